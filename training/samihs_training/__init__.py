@@ -1,0 +1,1 @@
+"""Training of SAMIHS: model, data, loss, fitting, evaluation."""

@@ -1,0 +1,1 @@
+"""Training data: readers of real sets and the phantom generator."""

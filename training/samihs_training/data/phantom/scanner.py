@@ -1,0 +1,199 @@
+"""What the scanner does to a painted slice: blur, noise, streaks, motion, table, scan circle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from scipy import fft, ndimage
+
+from .arrays import Array
+from .canvas import Canvas, _interpolation
+from .options import PhantomOptions, Tissue
+from .ranges import Range
+from .streaks import SIZE, streaks
+
+PIXEL_MM = Range(0.40, 0.50, "mm", "textbook: 205 to 256 mm field of view, 512 pixels")
+THICKNESS_MM = ((1.0, 0.07), (1.25, 0.06), (2.5, 0.12), (3.0, 0.1), (4.0, 0.1), (4.8, 0.08),
+                (5.0, 0.35), (6.0, 0.05), (7.0, 0.07))
+"""Slice thicknesses, mm, and their shares: head protocols, mostly 5 mm."""
+NOISE_HU = Range(2.0, 6.5, "HU", "measured 3.6 at 4 mm; textbook: 3 to 6 in 5 mm head slices")
+BLUR_MM = {
+    "soft": Range(1.25, 1.7, "mm", "textbook: FWHM, MTF50 near 0.3 / mm"),
+    "standard": Range(0.95, 1.3, "mm", "textbook: FWHM, MTF50 near 0.4 / mm"),
+    "sharp": Range(0.6, 0.85, "mm", "textbook: FWHM, MTF50 near 0.7 / mm"),
+}
+KERNEL_SHARES = {"soft": 0.4, "standard": 0.5, "sharp": 0.1}
+SHARP_NOISE = 1.8  # a sharp kernel keeps the high frequencies in which most of the noise lies
+TILT_DEG = Range(5, 22, "deg", "textbook: gantry tilted along the skull base")
+PAD_HU = -2000  # outside the scan circle, as GE writes it
+
+
+@dataclass(frozen=True)
+class Scan:
+    """Settings of one acquisition."""
+
+    matrix: int
+    pixel_mm: float
+    thickness_mm: float
+    spacing_mm: float
+    tilt_deg: float
+    kernel: str
+    blur_mm: float
+    """FWHM of the point spread in the slice, mm."""
+    edge: float
+    """Relative edge enhancement of the kernel."""
+    noise_hu: float
+    hardening: float
+    starvation: float
+    motion_mm: float
+    """Shift during the rotation, mm; 0 for a patient who keeps still."""
+    circle: bool
+    """Whether pixels outside the scan circle are padded."""
+    holder: str
+    """"none", "cup" (head holder) or "table"."""
+    turn_deg: tuple[float, float, float]
+    """The head's rotation about x, y, z."""
+    shift_mm: tuple[float, float]
+    """The head's offset from the middle of the image (x, y)."""
+
+
+def draw_scan(rng: np.random.Generator, options: PhantomOptions) -> Scan:
+    """Settings drawn from the ranges above, where the options leave them open."""
+    thicknesses, shares = zip(*THICKNESS_MM, strict=True)
+    thickness = float(rng.choice(thicknesses, p=np.array(shares) / sum(shares)))
+    pixel = PIXEL_MM.draw(rng) * 512 / options.matrix
+    tilt = TILT_DEG.draw(rng) if rng.random() < 0.3 else 0.0
+    kernel = str(rng.choice(list(KERNEL_SHARES), p=list(KERNEL_SHARES.values())))
+    noise = NOISE_HU.draw(rng) * (rng.uniform(1.0, 1.4) if thickness < 2.6 else 1.0)
+    moving = float(rng.uniform(0.5, 2.0)) if rng.random() < 0.08 else 0.0
+    hardening, starvation = float(rng.uniform(0.02, 0.22)), float(rng.uniform(0.1, 0.7))
+    if options.slice_thickness_mm is not None:
+        thickness = options.slice_thickness_mm
+    kernel = options.kernel or kernel
+    noise *= SHARP_NOISE if kernel == "sharp" else 1.0
+    if options.motion is not None:
+        moving = max(moving, 0.8) if options.motion else 0.0
+    return Scan(
+        matrix=options.matrix,
+        pixel_mm=options.pixel_spacing_mm or pixel,
+        thickness_mm=thickness,
+        spacing_mm=options.slice_spacing_mm or thickness,
+        tilt_deg=tilt if options.tilt_deg is None else options.tilt_deg,
+        kernel=kernel,
+        blur_mm=BLUR_MM[kernel].draw(rng),
+        edge=float(rng.uniform(0.0, 0.35)) if kernel != "soft" else 0.0,
+        noise_hu=noise if options.noise_hu is None else options.noise_hu,
+        hardening=hardening if options.artefacts else 0.0,
+        starvation=starvation if options.artefacts and options.noise_hu != 0 else 0.0,
+        motion_mm=moving,
+        circle=bool(rng.random() < 0.25),
+        holder=str(rng.choice(["none", "cup", "table"], p=[0.25, 0.6, 0.15])),
+        turn_deg=(float(rng.normal(0, 4)), float(rng.normal(0, 3)), float(rng.normal(0, 5))),
+        shift_mm=(float(rng.normal(0, 5)), float(rng.normal(0, 6))),
+    )
+
+
+def scan_slice(canvas: Canvas, scan: Scan, rng: np.random.Generator) -> Array:
+    """The image of a painted slice, int16 HU [matrix, matrix]; labels gain the head holder."""
+    hu = canvas.hu.mean(axis=0)
+    _add_holder(hu, canvas.tissues, scan)
+    if scan.motion_mm:
+        hu = _moved(hu, scan, rng)
+    hu = _blurred(np.clip(hu, -1000, 6000), scan)
+    level: Array | float = 1.0
+    if scan.hardening or scan.starvation:
+        errors, level = _streaks(hu, scan, rng)
+        hu += errors
+    if scan.noise_hu:
+        hu += correlated_noise(rng, scan) * level
+    hu = np.clip(np.rint(hu), -1024, 3071).astype(np.int16)
+    if scan.circle:
+        hu[~_circle(scan.matrix)] = PAD_HU
+    return hu
+
+
+def correlated_noise(rng: np.random.Generator, scan: Scan) -> Array:
+    """Noise with the spectrum of filtered back projection, standard deviation noise_hu, float32."""
+    n = scan.matrix
+    shape = (n, n // 2 + 1)
+    spectrum = rng.standard_normal((2, *shape), dtype=np.float32)
+    weighted = (spectrum[0] + 1j * spectrum[1]) * _noise_amplitude(
+        n, round(scan.pixel_mm, 2), round(scan.blur_mm, 1)
+    )
+    noise = fft.irfft2(weighted, s=(n, n), overwrite_x=True)
+    return (noise * (scan.noise_hu / max(float(noise.std()), 1e-9))).astype(np.float32)
+
+
+@lru_cache(maxsize=64)
+def _noise_amplitude(n: int, pixel_mm: float, blur_mm: float) -> Array:
+    """Square root of the noise power: the ramp filter's sqrt(f), times the kernel's roll-off."""
+    fy = np.fft.fftfreq(n, pixel_mm)[:, None]
+    fx = np.fft.rfftfreq(n, pixel_mm)[None, :]
+    f = np.hypot(fy, fx)  # cycles / mm
+    sigma = blur_mm / 2.355
+    amplitude = np.sqrt(f + 0.02) * np.exp(-2 * (np.pi * sigma * f) ** 2)
+    return amplitude.astype(np.float32)
+
+
+def _blurred(hu: Array, scan: Scan) -> Array:
+    sigma = scan.blur_mm / 2.355 / scan.pixel_mm  # pixels
+    blurred = ndimage.gaussian_filter(hu, sigma, truncate=3.0)
+    if scan.edge:
+        wide = ndimage.gaussian_filter(blurred, 1.6 * sigma, truncate=2.5)
+        blurred += scan.edge * (blurred - wide)
+    return np.asarray(blurred, np.float32)
+
+
+def _moved(hu: Array, scan: Scan, rng: np.random.Generator) -> Array:
+    angle = rng.uniform(0, 2 * np.pi)
+    shift = scan.motion_mm / scan.pixel_mm * np.array([np.sin(angle), np.cos(angle)])
+    other = ndimage.shift(hu, shift, order=1, mode="nearest")
+    share = float(rng.uniform(0.2, 0.45))
+    return np.asarray((1 - share) * hu + share * other, np.float32)
+
+
+def _streaks(hu: Array, scan: Scan, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Streaks in HU and relative noise, at full resolution."""
+    n = scan.matrix
+    factor = n // SIZE
+    if factor < 1 or n % SIZE:
+        return np.zeros_like(hu), np.ones_like(hu)
+    small = hu.reshape(SIZE, factor, SIZE, factor).mean(axis=(1, 3))
+    errors, level = streaks(
+        small, scan.pixel_mm * factor, rng, scan.hardening, scan.starvation
+    )
+    head = small > -200
+    if head.any():
+        errors -= np.median(errors[head])
+        level = level / np.median(level[head])
+    errors = np.clip(errors, -120, 120)
+    weights = _interpolation(n, SIZE, factor)
+    return weights @ errors @ weights.T, weights @ np.clip(level, 0.5, 2.5) @ weights.T
+
+
+@lru_cache(maxsize=4)
+def _circle(n: int) -> Array:
+    rows, columns = np.mgrid[0:n, 0:n] - (n - 1) / 2
+    return np.hypot(rows, columns) <= n / 2
+
+
+def _add_holder(hu: Array, tissues: Array, scan: Scan) -> None:
+    """A thin carbon shell under the head, or the table below it."""
+    if scan.holder == "none":
+        return
+    n = scan.matrix
+    rows, columns = np.mgrid[0:n, 0:n].astype(np.float32)
+    x = (columns - (n - 1) / 2) * scan.pixel_mm
+    y = (rows - (n - 1) / 2) * scan.pixel_mm
+    if scan.holder == "cup":
+        shell = np.abs(np.hypot(x * 1.05, (y - 8) * 0.98) - 106.0) - 1.1
+        shell = np.maximum(shell, 10.0 - y)
+        value = 120.0
+    else:
+        shell = np.abs(y - 108.0 - 0.0004 * x * x) - 2.0
+        value = -150.0
+    cover = np.clip(0.5 - shell / scan.pixel_mm, 0, 1) * (hu < -700)
+    hu += cover * (value - hu)
+    tissues[(cover > 0.5) & (tissues == 0)] = Tissue.TABLE

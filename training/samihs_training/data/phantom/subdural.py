@@ -1,0 +1,164 @@
+"""Subdural collections: over the convexity, along falx or tentorium; acute to chronic, septated."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .arrays import Array, Points, sigmoid
+from .bleeds import ACUTE_HU, CHRONIC_HU, MEMBRANE_HU, SUBACUTE_HU, Bleed, ExtraAxial
+from .canvas import Lifted
+from .layers import Layer
+from .options import BleedType, Tissue
+from .scene import Scene
+from .skull import Skull
+from .waves import Waves
+
+STAGES = ("acute", "mixed", "subacute", "chronic", "septated", "layered")
+STAGE_SHARES = (0.27, 0.08, 0.17, 0.2, 0.18, 0.1)  # chronic ones must be well represented
+
+
+class Content:
+    """HU inside a subdural collection: even, swirled, settled in a level, or in compartments."""
+
+    def __init__(self, rng: np.random.Generator, stage: str) -> None:
+        self.stage = stage
+        ranges = {
+            "acute": ACUTE_HU, "mixed": ACUTE_HU, "subacute": SUBACUTE_HU, "chronic": CHRONIC_HU,
+            "septated": CHRONIC_HU, "layered": CHRONIC_HU,
+        }
+        self.hu = ranges[stage].draw(rng)
+        self._spread = float(rng.uniform(0.5, 3.0))
+        self._swirl = float(rng.uniform(15, 35)) if stage == "mixed" else 0.0
+        self._low_hu = float(rng.uniform(38, 68)) if stage == "layered" else self.hu
+        self._sharp = float(rng.uniform(1.0, 6.0))  # mm over which a level turns
+        self._level = float(rng.uniform(-15, 25))  # mm behind the collection's centre
+        self._grain = Waves(rng, 16.0, 8)
+        self._walls = Waves(rng, float(rng.uniform(22, 45)), 10)
+        self._differ = float(rng.uniform(0, 7)) if stage == "septated" else 0.0
+        self.septum = float(rng.uniform(0.5, 1.3)) if stage == "septated" else 0.0  # half, mm
+        lined = stage in ("chronic", "septated", "layered") and rng.random() < 0.5
+        self.lining = float(rng.uniform(0.6, 1.4)) if lined else 0.0  # mm, inner membrane
+        self.membrane_hu = MEMBRANE_HU.draw(rng)
+
+    def paint(self, bleed: Bleed, scene: Scene, lifted: Lifted, cover: Array) -> None:
+        """HU and labels of the collection that `cover` outlines."""
+        p, grid, canvas = scene.p, scene.grid, scene.canvas
+        grain = self._grain.at(p)
+        hu = self.hu + self._spread * grain - self._swirl * sigmoid(3 * (grain - 0.4))
+        if self.stage == "layered":
+            low = scene.gravity - scene.gravity_of(bleed.centre) - self._level
+            hu = hu + (self._low_hu - self.hu) * sigmoid(low / self._sharp)
+        walls = self._walls.at(p) if self.septum else None
+        if walls is not None:
+            hu = hu + self._differ * np.tanh(walls * 4)
+        window = lifted.window
+        canvas.blend(window, cover, grid.lift_to(hu, window).middle, Tissue.BLOOD)
+        thin = np.zeros_like(cover)
+        if walls is not None:
+            spacing = grid.step * grid.pixel
+            slope = np.sqrt(
+                np.gradient(walls, axis=1) ** 2 + np.gradient(walls, axis=2) ** 2 + 1e-3
+            )
+            sheet = grid.lift_to(walls / slope * spacing, window)
+            thin = sheet.within(self.septum) * cover
+        if self.lining:
+            rim = (lifted.middle > -self.lining) & (lifted.middle < 0.5)
+            thin = np.maximum(thin, rim * cover)
+        if walls is not None or self.lining:
+            canvas.blend(window, thin, self.membrane_hu, Tissue.MEMBRANE)
+
+
+class Subdural(ExtraAxial):
+    """A crescent over one hemisphere."""
+
+    kind = BleedType.SUBDURAL
+
+    def __init__(
+        self, rng: np.random.Generator, skull: Skull, volume_ml: float, side: float | None = None
+    ) -> None:
+        self.volume_ml = volume_ml
+        side = float(rng.choice([-1.0, 1.0])) if side is None else side
+        direction = np.array([side, rng.normal(0, 0.45), rng.uniform(-0.05, 0.75)])
+        thickness = float(np.clip(2.7 * volume_ml ** (1 / 3) * rng.uniform(0.6, 1.3), 1.4, 28))
+        self._layer = Layer(rng, skull, direction, thickness, volume_ml, lens=False)
+        self.centre = self._layer.centre
+        self.half_height = 0.55 * self._layer.extent
+        stages = STAGES if volume_ml > 6 else STAGES[:4]
+        shares = np.array(STAGE_SHARES[: len(stages)])
+        self.content = Content(rng, str(rng.choice(stages, p=shares / shares.sum())))
+        self._reach = float(rng.uniform(22, 60))
+        self._strength = 1.0
+
+    def paint(self, scene: Scene) -> None:
+        """Fill the crescent between bone and brain."""
+        p = scene.p
+        field = np.maximum(-scene.inner - self._layer.at(p), 1.2 - p.x * self._layer.side)
+        lifted = scene.grid.lift(np.maximum(field, scene.inner - 2), 0.0)
+        if lifted is None:
+            return
+        cover = lifted.below()
+        self.content.paint(self, scene, lifted, cover)
+        self._label(scene, lifted.window, cover)
+
+
+class DuralSheet(Bleed):
+    """A thin subdural layer on the falx or on the tentorium."""
+
+    kind = BleedType.SUBDURAL
+
+    def __init__(self, rng: np.random.Generator, skull: Skull, volume_ml: float) -> None:
+        self.volume_ml = volume_ml
+        self.on_falx = bool(rng.random() < 0.7)
+        self.side = float(rng.choice([-1.0, 1.0]))
+        self.thickness = float(np.clip(2.2 * volume_ml ** (1 / 3) * rng.uniform(0.7, 1.3), 1.5, 14))
+        extent = (1000 * volume_ml / (np.pi * 0.6 * self.thickness)) ** 0.5
+        self._extent = float(np.clip(extent, 8, 75))
+        if self.on_falx:
+            y = float(rng.choice([rng.uniform(-60, -25), rng.uniform(15, 70)]))
+            high = skull.height * np.sqrt(max(0.05, 1 - (y / skull.half_length) ** 2))
+            self.centre = (self.side * 0.5 * self.thickness, y, float(0.62 * high))
+        else:
+            x = self.side * float(rng.uniform(18, 35))
+            y = float(rng.uniform(32, 62))
+            z = 4.0 - 0.52 * (abs(x) - 6) - 0.32 * max(y - 40, 0) + 0.5 * skull.floor
+            self.centre = (x, y, z)
+        self.half_height = self._extent * (0.6 if self.on_falx else 0.3)
+        self.content = Content(rng, str(rng.choice(["acute", "subacute"], p=[0.8, 0.2])))
+        self._uneven = Waves(rng, 30.0, 6)
+
+    def push(self, p: Points, depth: Array, q_depth: Array) -> tuple[Array, Array, Array] | None:
+        """A layer on the falx moves the hemisphere off it."""
+        if not self.on_falx:
+            return None
+        beside = np.clip(p.x * self.side, 0, None)
+        step = np.maximum(self._thickness(p), 0) * np.exp(-beside / 18.0) * (p.x * self.side > 0)
+        zero = np.zeros_like(step)
+        return -self.side * step, zero, zero
+
+    def _thickness(self, p: Points) -> Array:
+        if self.on_falx:
+            far2 = ((p.y - self.centre[1]) / 1.2) ** 2 + (p.z - self.centre[2]) ** 2
+        else:
+            far2 = ((p.y - self.centre[1]) / 1.2) ** 2 + (p.x - self.centre[0]) ** 2
+        far = np.sqrt(far2) / self._extent
+        profile = (1 - np.minimum(far, 1.0) ** 3) * (1 + 0.15 * self._uneven.at(p))
+        return self.thickness * profile - 4.0 * np.maximum(far - 1, 0)
+
+    def paint(self, scene: Scene) -> None:
+        """Lay the blood on its sheet."""
+        p, f = scene.p, scene.fields
+        if self.on_falx:
+            away = p.x * self.side - 0.6
+            hang = -20.0 * np.ones_like(p.x)
+            rim = (1 - np.sqrt(((p.y - 2) / 44) ** 2 + ((p.z - 4) / 29) ** 2)) * 29.0
+            edge = np.maximum(np.maximum(rim, hang), -2.0 - p.z - 12 * (p.y < 0))
+        else:
+            away = f.tentorium - 0.6
+            edge = np.maximum(f.tentorium_edge, 3.0 - p.x * self.side)
+        field = np.maximum(np.maximum(-away, away - self._thickness(p)), edge)
+        lifted = scene.grid.lift(np.maximum(field, scene.inner), 0.0)
+        if lifted is None:
+            return
+        cover = lifted.below()
+        self.content.paint(self, scene, lifted, cover)
+        self._label(scene, lifted.window, cover)
