@@ -51,7 +51,7 @@ class Blob:
         for shift, size in self._lobes:
             r = self.radius * size * self._shrink
             solid = np.minimum(solid, ellipsoid(local, shift, (r, r, r)))
-        return solid + self._bump * (0.8 * self._waves.at(p) + 0.35 * self._small.at(p))
+        return solid + self._bump * (0.9 * self._waves.at(p) + 0.2 * self._small.at(p))
 
     def push(self, p: Points, strength: float) -> tuple[Array, Array, Array]:
         """Step back from where tissue is to where it was before the solid grew (dx, dy, dz), mm.

@@ -76,7 +76,7 @@ class Brain:
         self.cistern_scale = 0.8 + 0.45 * wide + float(rng.uniform(-0.1, 0.15))
         self.sylvian_width = 0.7 + 2.6 * wide * float(rng.uniform(0.5, 1.2))
         self._gyri = Waves(rng, self.gyrus, 26)
-        self._bend = [Waves(rng, 34.0, 8) for _ in range(3)]
+        self._bend = [Waves(rng, 26.0, 8) for _ in range(3)]
         self._reach = Waves(rng, 30.0, 8)
         self._space = Waves(rng, 40.0, 6)
         self._folia = Waves(rng, 120.0, 4)
@@ -117,7 +117,7 @@ class Brain:
 
     def _sulcus(self, q: Points, spacing: tuple[float, float] | None) -> Array:
         level = np.maximum(self._skull.level(q), 0.25)
-        bent = [2.6 * wave.at(q) for wave in self._bend]
+        bent = [3.4 * wave.at(q) for wave in self._bend]
         surface = Points(*(c / level + b for c, b in zip(q, bent, strict=True)))
         wave = self._gyri.at(surface)
         floor = 2 * np.pi / self.gyrus * 0.6  # slope below this: the sheet is broken, not wide
@@ -150,7 +150,7 @@ class Brain:
         width = self.sylvian_width
         insula = ax - (37.0 - 0.012 * (q.y - 2) ** 2)
         reach = np.maximum(np.abs(q.y - 0) - 21, np.abs(q.z - 4 - 0.2 * q.y) - 13)
-        first = np.maximum(np.abs(insula) - width, reach)
+        first = np.maximum(np.abs(insula) - width * (1 + 0.6 * self._reach.at(q)), reach)
         sheet = 0.8 * (q.z - 2) - 0.6 * (q.y + 6) + 2.5 * self._reach.at(q)
         second = np.maximum(np.abs(sheet) - 0.9 * width, np.maximum(36 - ax, np.abs(q.y) - 24))
         return np.minimum(first, second)
@@ -163,7 +163,8 @@ class Brain:
         star = ellipsoid(q, (0.0, -12.0, -19.0 + floor), (12 * s, 8 * s, 7 * s))
         arms = ellipsoid(folded, (15.0, -13.0, -16.0 + floor), (13 * s, 3.2 * s, 4 * s))
         stem = self._stem(q)
-        shell = np.maximum(stem - 2.6 * s, np.maximum(q.z - 2, -58 - q.z))
+        width = 1.9 * s * (1 + 0.8 * self._reach.at(q)) + 1.3 * s * (q.y < 12)
+        shell = np.maximum(stem - width, np.maximum(q.z + 5, -58 - q.z))
         quadrigeminal = ellipsoid(q, (0.0, 30.0, 1.0), (11 * s, 5 * s, 6 * s))
         magna = ellipsoid(q, (0.0, 62.0, -54.0 + floor), (13 * s, 9 * s, 9 * s))
         angle = ellipsoid(folded, (20.0, 14.0, -38.0 + floor), (8 * s, 5 * s, 7 * s))

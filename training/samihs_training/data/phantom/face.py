@@ -31,10 +31,12 @@ class Face:
         self.muscle_hu = MUSCLE_HU.draw(rng)
         self.vitreous_hu = VITREOUS_HU.draw(rng)
         self.lens_hu = LENS_HU.draw(rng)
+        self.fatty = float(rng.uniform(0.05, 0.3))  # width of the fat planes between muscles
         self._scalp = Waves(rng, 60.0, 6)
-        self._planes = Waves(rng, 22.0, 10)
+        self._planes = Waves(rng, 30.0, 10)
         self._cells = Waves(rng, 9.0, 12)
-        self._fine = Waves(rng, 5.0, 10)
+        self._fine = Waves(rng, 7.0, 10)
+        self._walls = float(rng.uniform(0.3, 0.9))  # bone between the mastoid's air cells
 
     def skin(self, p: Points) -> Array:
         """Distance to the skin, mm; below the skull base the head goes on as face and neck."""
@@ -46,20 +48,23 @@ class Face:
         low = np.clip(-p.z - 10, 0, 20) * 0.35
         scalp = self.scalp * (1 + 0.2 * self._scalp.at(p)) + temporal + low
         head = skull.vault(q) - skull.bone_thickness(q) - scalp
-        nose = ellipsoid(p, (0.0, -skull.half_length - 14.0, -52.0), (14.0, 22.0, 26.0))
-        return smooth_min(head, nose, 5.0)
+        nose = ellipsoid(p, (0.0, -skull.half_length - 10.0, -56.0), (13.0, 20.0, 24.0))
+        front = ellipsoid(
+            p, (0.0, -skull.half_length + 50.0, -62.0), (skull.half_width + 2.0, 56.0, 62.0)
+        )
+        return smooth_min(smooth_min(head, front, 6.0), nose, 6.0)
 
     def paint_soft(self, canvas: Canvas, grid: Grid, skin: Array) -> None:
         """Skin, fat and muscle of the whole head; bone and brain are painted over them."""
         canvas.paint(grid, skin, self.skin_hu, Tissue.SCALP)
         p = grid.points
         canvas.paint(grid, skin + 1.8, self.fat_hu, Tissue.FAT)
-        outer = self._skull.outer(p)
         vault = self._skull.vault(p) - self._skull.bone_thickness(p)
         temporal = np.exp(-(((p.z + 12) / 26) ** 2)) * sigmoid(-(np.abs(p.y + 18) - 24) / 4)
         galea = vault - 1.4 - 10.0 * temporal * (np.abs(p.x) > 35) - 0.5 * self._planes.at(p)
-        neck = np.where((p.z < -30) & (outer > -4), 6.0 * (np.abs(self._planes.at(p)) - 0.0), 0.0)
-        deep = np.where(p.z < -18, np.maximum(skin + 7.0, 3.5 - neck), galea)
+        planes = 5.0 * (self.fatty - np.abs(self._planes.at(p)))
+        coat = 5.0 + 0.6 * self.scalp * (1 + 0.4 * self._scalp.at(p))
+        deep = np.where(p.z < -18, np.maximum(skin + coat, planes), galea)
         muscle = np.maximum(np.minimum(galea, deep), skin + 2.5)
         canvas.paint(grid, muscle, self.muscle_hu, Tissue.MUSCLE)
 
@@ -97,13 +102,13 @@ class Face:
         front = -self._skull.half_length
         outside = 3.0 - self._skull.outer(p)
         for side in (-1.0, 1.0):
-            eye = (side * 33.0, front + 2.0, -34.0)
-            apex = (side * 13.0, front + 45.0, -30.0)
+            eye = (side * 33.0, front + 9.0, -36.0)
+            apex = (side * 14.0, front + 50.0, -32.0)
             cone = np.maximum(capsule(p, eye, apex, 18.0, 5.0), outside)
             canvas.paint(grid, cone - 1.5, 700.0, Tissue.BONE)
             canvas.paint(grid, cone, self.fat_hu, Tissue.FAT)
             for turn in (-1.0, 1.0):
-                middle = (side * 23 + 13 * turn, front + 16, -32)
+                middle = (side * 24 + 12 * turn, front + 24, -34)
                 canvas.paint(
                     grid, tube(p, (eye, middle, apex), (1.0, 2.4, 1.5)),
                     self.muscle_hu, Tissue.MUSCLE,
@@ -123,21 +128,21 @@ class Face:
         p = grid.points
         front = -self._skull.half_length
         cells = self._cells.at(p)
-        ethmoid = np.maximum(np.abs(p.x) - 13, np.abs(p.y - (front + 32)) - 24)
+        ethmoid = np.maximum(np.abs(p.x) - 11 - 1.5 * cells, np.abs(p.y - (front + 32)) - 24)
         ethmoid = np.maximum(ethmoid, np.abs(p.z + 48 - self._skull.floor) - 18)
         sphenoid = ellipsoid(p, (0.0, -16.0, -40.0 + self._skull.floor), (12, 12, 9))
         canvas.paint(grid, ethmoid, 250.0, Tissue.BONE)
-        septa = 2.2 * (0.32 - np.abs(cells)) * 3.0
+        septa = 4.0 * (0.5 * self._walls - np.abs(self._fine.at(p)))
         canvas.paint(grid, np.maximum(ethmoid + 1.0, septa), -950.0, Tissue.AIR)
         canvas.paint(grid, sphenoid, -980.0, Tissue.AIR)
         for side in (-1.0, 1.0):
             maxilla = ellipsoid(p, (side * 29, front + 24, -68), (15, 17, 18))
             canvas.paint(grid, maxilla - 1.5, 600.0, Tissue.BONE)
             canvas.paint(grid, maxilla, -980.0, Tissue.AIR)
-            mastoid = ellipsoid(p, (side * 56, 27, -40), (11, 16, 17))
-            canvas.paint(grid, mastoid - 3.0, 900.0, Tissue.BONE)
-            septa = 6.0 * (0.25 - np.abs(self._fine.at(p)))
-            canvas.paint(grid, np.maximum(mastoid, septa), -850.0, Tissue.AIR)
+            mastoid = ellipsoid(p, (side * 56, 27, -40), (9, 14, 16)) + 2.5 * cells
+            canvas.paint(grid, mastoid - 2.5, 900.0, Tissue.BONE)
+            septa = 4.0 * (self._walls - np.abs(self._fine.at(p)))
+            canvas.paint(grid, np.maximum(mastoid, septa), -700.0, Tissue.AIR)
             canal = capsule(p, (side * 74, 6, -40), (side * 47, 11, -39), 3.5, 2.5)
             canvas.paint(grid, canal, -980.0, Tissue.AIR)
             pinna = ellipsoid(p, (side * 80, 16, -38), (4, 15, 26))

@@ -13,6 +13,9 @@ from .scene import Scene
 from .skull import bone_hu
 
 
+_BLOODY = (Tissue.BLOOD, Tissue.MEMBRANE)
+
+
 def paint_slice(patient: Patient, plane: SlicePlane, down: tuple[float, float, float]) -> Canvas:
     """HU [segments, matrix, matrix] and labels of one slice; `down` is gravity, head coordinates."""
     canvas = Canvas(plane)
@@ -31,6 +34,7 @@ def paint_slice(patient: Patient, plane: SlicePlane, down: tuple[float, float, f
     for thing in patient.incidentals:
         if thing_is_hardware(thing):
             thing.paint(scene)
+    canvas.bleeds[~np.isin(canvas.tissues, _BLOODY)] = 0
     return canvas
 
 
@@ -175,9 +179,6 @@ def _paint_skull(patient: Patient, scene: Scene, skin: Array) -> None:
     diploe = grid.lift_to(skull.diploe(scene.p), window).middle
     hu = bone_hu(inner.middle, lifted.middle, skull.table, skull.table_hu, diploe)
     canvas.blend(window, cover, hu, Tissue.BONE)
-    canvas.bleeds[window.index][cover.mean(axis=0) > 0.5] = 0
-    outside = lifted.below().mean(axis=0) < 0.5
-    canvas.bleeds[window.index][outside] = 0
     if float(scene.p.z.min()) < 15:
         canvas.paint(grid, skull.frontal_sinus(scene.p), -970.0, Tissue.AIR)
 

@@ -27,6 +27,7 @@ BLUR_MM = {
 KERNEL_SHARES = {"soft": 0.4, "standard": 0.5, "sharp": 0.1}
 SHARP_NOISE = 1.8  # a sharp kernel keeps the high frequencies in which most of the noise lies
 TILT_DEG = Range(5, 22, "deg", "textbook: gantry tilted along the skull base")
+GLARE_HU = 120  # white in the windows that hemorrhages are outlined in (level 40, width 80 to 160)
 PAD_HU = -2000  # outside the scan circle, as GE writes it
 
 
@@ -102,6 +103,9 @@ def scan_slice(canvas: Canvas, scan: Scan, rng: np.random.Generator) -> Array:
     if scan.motion_mm:
         hu = _moved(hu, scan, rng)
     hu = _blurred(np.clip(hu, -1000, 6000), scan)
+    # Who outlines blood in a brain window stops where bone begins to glare.
+    canvas.bleeds[(hu > GLARE_HU) | (hu < -60)] = 0
+    canvas.tissues[(canvas.tissues == Tissue.BLOOD) & (canvas.bleeds == 0)] = Tissue.BONE
     level: Array | float = 1.0
     if scan.hardening or scan.starvation:
         errors, level = _streaks(hu, scan, rng)

@@ -42,7 +42,8 @@ class Skull:
         self.sinus = float(rng.uniform(0.0, 1.3))  # size of the frontal sinus, 0 where aplastic
         self._shape = Waves(rng, 110.0, 6)
         self._bumps = Waves(rng, 28.0, 8)
-        self._thick = Waves(rng, 45.0, 8)
+        self._floor_bumps = Waves(rng, 26.0, 8)
+        self._thick = Waves(rng, 60.0, 8)
         self._diploe = Waves(rng, 9.0, 12)
 
     def level(self, p: Points) -> Array:
@@ -67,13 +68,14 @@ class Skull:
         level = self.level(p)
         x, y = p.x / np.float32(self.half_width), p.y / np.float32(self.half_length)
         z = p.z / np.where(p.z > 0, np.float32(self.height), np.float32(self.depth))
-        ellipse2 = x * x + y * y + z * z
+        ellipse2 = x * x + y * y + z * z + np.float32(1e-6)
         slope = np.sqrt(
             (x / self.half_width) ** 2 + (y / self.half_length) ** 2 + (z / self.height) ** 2
         )
-        distance = (level - 1) * ellipse2 / np.maximum(slope * np.sqrt(ellipse2), 1e-4)
-        crest = 5.0 * np.exp(-((p.x / 4.0) ** 2)) * (np.abs(y) > 0.6) * sigmoid(-p.z / 8.0)
-        return distance + crest + 0.5 * self._bumps.at(p)
+        distance = (level - 1) * ellipse2 / np.maximum(slope * np.sqrt(ellipse2), 1e-9)
+        ends = sigmoid((np.abs(y) - 0.62) / 0.05)
+        crest = 4.5 * np.exp(-((p.x / 4.0) ** 2)) * ends * sigmoid(-(p.z - 4) / 8.0)
+        return distance + crest + 0.4 * self._bumps.at(p)
 
     def floor_height(self, p: Points) -> tuple[Array, Array]:
         """Height of the skull base under each point and the thickness of its bone, mm."""
@@ -81,18 +83,19 @@ class Skull:
         y = p.y
         sphenoid = -16.0 - 0.5 * np.maximum(ax - 8, 0)  # edge of the lesser wing
         petrous = 3.0 + 0.5 * np.maximum(ax - 8, 0)  # crest of the petrous bone
-        orbit_roof = 5.0 * np.exp(-(((ax - 30) / 14) ** 2)) * np.exp(-(((y + 45) / 22) ** 2))
-        front = -18.0 - 6.0 * np.exp(-((p.x / 7) ** 2)) + orbit_roof
+        orbit_roof = 9.0 * np.exp(-(((ax - 32) / 13) ** 2)) * np.exp(-(((y + 52) / 22) ** 2))
+        front = -22.0 - 4.0 * np.exp(-((p.x / 7) ** 2)) + orbit_roof
         middle = np.where(ax < 9, -24.0, np.maximum(-24.0 - 3.0 * (ax - 9), -43.0))
-        middle = np.maximum(middle, np.minimum(-16.0 - 1.7 * (y - sphenoid), -16.0))
+        middle = np.maximum(middle, np.minimum(-18.0 - 1.5 * (y - sphenoid), -18.0))
         middle = np.maximum(middle, -25.0 - 1.2 * np.maximum(petrous - y, 0))
         back = np.maximum(-25.0 - 2.4 * np.maximum(y - petrous, 0), -64.0)
-        in_front = sigmoid((sphenoid - y) / 0.8)
-        behind = sigmoid((y - petrous) / 0.8)
+        in_front = sigmoid((sphenoid - y) / 2.0)
+        behind = sigmoid((y - petrous) / 1.2)
         height = front * in_front + behind * back + (1 - in_front - behind) * middle
         pyramid = np.exp(-(((y - petrous) / 8) ** 2)) * sigmoid((ax - 10) / 2) * 16.0
         clivus = np.exp(-((p.x / 11) ** 2) - ((y + 2) / 14) ** 2) * 12.0
-        return height + np.float32(self.floor), 3.0 + pyramid + clivus
+        bumps = 1.8 * self._floor_bumps.at(p)
+        return height + bumps + np.float32(self.floor), 2.6 + pyramid + clivus
 
     def inner(self, p: Points) -> Array:
         """Distance to the inner surface of the braincase (vault and base)."""
@@ -105,8 +108,9 @@ class Skull:
         temporal = np.exp(-(((p.z + 14) / 24) ** 2)) * np.clip(2.5 * ax - 1.25, 0, 1)
         y = p.y / np.float32(self.half_length)
         ends = 0.45 * np.clip(np.abs(y) - 0.6, 0, 0.4) / 0.4
-        brow = 7.0 * np.exp(-(((p.z + 14) / 14) ** 2) - (p.x / 30) ** 2) * (y < -0.6)
-        variation = 1 + 0.16 * self._thick.at(p)
+        brow = 5.0 * np.exp(-(((p.z + 14) / 16) ** 2) - (p.x / 26) ** 2)
+        brow = brow * sigmoid((-y - 0.75) / 0.08)
+        variation = 1 + 0.11 * self._thick.at(p)
         return self.thickness * variation * (1 - 0.5 * temporal) * (1 + ends) + brow
 
     def outer(self, p: Points) -> Array:

@@ -16,6 +16,7 @@ from .render import paint_slice
 from .scanner import Scan, draw_scan, scan_slice
 
 TOP_MARGIN_MM = 14.0  # above the inner vault: bone, scalp, a little air
+CENTRE_Y_MM = -7.0  # the image is centred in front of the brain's middle, to hold the face
 BOTTOM_MM = -62.0  # a study starts near the foramen magnum
 SLICE_RANGE = (-0.72, 0.97)  # single slices: share of the depth below and height above the origin
 
@@ -86,7 +87,7 @@ class Acquisition:
         """Centre of the first pixel of the slice whose middle lies `height` mm along the normal."""
         half = (self.scan.matrix - 1) / 2 * self.scan.pixel_mm
         shift = np.array([self.scan.shift_mm[0], self.scan.shift_mm[1], 0.0])
-        centre = np.array([0.0, 0.0, height / self.normal[2]]) - shift
+        centre = np.array([0.0, CENTRE_Y_MM, height / self.normal[2]]) - shift
         return centre - half * (self.row_direction + self.column_direction)
 
     def height_of(self, point: tuple[float, float, float]) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .arrays import Array, Points, smooth_min
+from .arrays import Array, Points, smooth_max, smooth_min
 from .ranges import Range
 from .shapes import Vector, ellipsoid, tube
 
@@ -53,9 +53,8 @@ class Ventricles:
         thalamus = ellipsoid(folded, (12.0, 10.0, 7.0), (8.0, 14.0, 9.0)) * (1 / scale)
         lateral = np.maximum(lateral, -np.minimum(caudate, thalamus))
         lateral = np.maximum(lateral, self.septum - folded.x)
-        third = np.maximum(
-            np.abs(q.x) - self.third, (np.hypot((q.y - 1) / 15, (q.z + 4) / 11) - 1) * 11
-        )
+        slit = np.abs(q.x) - self.third
+        third = smooth_max(slit, (np.hypot((q.y - 1) / 15, (q.z - 1) / 10) - 1) * 10, 3.0)
         fourth = ellipsoid(
             q, (0.0, 33.0, -34.0), (5.0 + 2.2 * self.calibre, 2.8 + 2 * self.calibre, 10.0)
         )
