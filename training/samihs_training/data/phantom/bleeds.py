@@ -45,8 +45,11 @@ class Bleed(ABC):
     half_height: float
     """It reaches about this far above and below its centre, mm."""
 
-    def push(self, p: Points, depth: Array, q_depth: Array) -> tuple[Array, Array, Array] | None:
-        """Step from displaced to undisplaced tissue, mm, or None where it displaces nothing."""
+    def push(self, p: Points, depth: Array, vault_depth: Array) -> tuple[Array, Array, Array] | None:
+        """Step from displaced to undisplaced tissue, mm, or None where it displaces nothing.
+
+        `depth` lies below the inner surface of the skull, `vault_depth` below the vault, mm.
+        """
         return None
 
     def widen_sulci(self, p: Points) -> Array | None:
@@ -93,7 +96,7 @@ class Intraparenchymal(Bleed):
         self._grain = Waves(rng, max(5.0, 0.8 * self._blob.radius), 10)
         self._eddies = Waves(rng, max(7.0, 1.1 * self._blob.radius), 8)
 
-    def push(self, p: Points, depth: Array, q_depth: Array) -> tuple[Array, Array, Array]:
+    def push(self, p: Points, depth: Array, vault_depth: Array) -> tuple[Array, Array, Array]:
         """Tissue gives way in all directions, less so next to the skull."""
         dx, dy, dz = self._blob.push(p, self._mass)
         damped = np.clip(depth / 14.0, 0, 1)
@@ -249,10 +252,10 @@ class ExtraAxial(Bleed):
     _reach: float
     _strength: float
 
-    def push(self, p: Points, depth: Array, q_depth: Array) -> tuple[Array, Array, Array]:
+    def push(self, p: Points, depth: Array, vault_depth: Array) -> tuple[Array, Array, Array]:
         """The brain under the collection moves away from the skull, and less the deeper it lies."""
         thick = np.maximum(self._layer.at(p), 0) * self._strength
-        step = thick * np.exp(-np.maximum(depth - thick, 0) / self._reach)
+        step = thick * np.exp(-np.maximum(vault_depth - thick, 0) / self._reach)
         out = self._layer.skull.outward(p)
         return out.x * step, out.y * step, out.z * step
 
@@ -283,7 +286,7 @@ class Epidural(ExtraAxial):
     def paint(self, scene: Scene) -> None:
         """Fill the lens up to the bone."""
         p = scene.p
-        lifted = scene.grid.lift(np.maximum(-scene.inner - self._layer.at(p), scene.inner - 2), 0.0)
+        lifted = scene.grid.lift(np.maximum(-scene.vault - self._layer.at(p), scene.inner - 2), 0.0)
         if lifted is None:
             return
         hu = self.hu + self._spread * self._grain.at(p)

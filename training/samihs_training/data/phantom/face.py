@@ -6,6 +6,7 @@ import numpy as np
 
 from .arrays import Array, Points, sigmoid, smooth_min
 from .canvas import Canvas, Grid
+from .layers import Layer
 from .options import Tissue
 from .ranges import Range
 from .shapes import Vector, capsule, ellipsoid, tube
@@ -16,6 +17,8 @@ SCALP = Range(3.5, 9.0, "mm", "textbook: scalp 3 to 10 mm")
 SKIN_HU = Range(10, 50, "HU", "measured: skin averaged with fat and air")
 FAT_HU = Range(-115, -80, "HU", "textbook: fat -120 to -80 HU")
 MUSCLE_HU = Range(48, 66, "HU", "textbook: muscle 45 to 70 HU")
+BRUISED = 0.12  # share of heads with a hematoma of the scalp: blood, but not inside the skull
+BRUISE_HU = Range(45, 75, "HU", "textbook: clotted blood, diluted by edema")
 VITREOUS_HU = Range(5, 15, "HU", "textbook: close to water")
 LENS_HU = Range(70, 110, "HU", "textbook: lens 70 to 120 HU")
 
@@ -29,8 +32,10 @@ class Face:
         self.skin_hu = SKIN_HU.draw(rng)
         self.fat_hu = FAT_HU.draw(rng)
         self.muscle_hu = MUSCLE_HU.draw(rng)
+        self.bruise_hu = BRUISE_HU.draw(rng)
         self.vitreous_hu = VITREOUS_HU.draw(rng)
         self.lens_hu = LENS_HU.draw(rng)
+        self.bruise = _draw_bruise(rng, skull) if rng.random() < BRUISED else None
         self.fatty = float(rng.uniform(0.05, 0.3))  # width of the fat planes between muscles
         self._scalp = Waves(rng, 60.0, 6)
         self._planes = Waves(rng, 30.0, 10)
@@ -48,6 +53,8 @@ class Face:
         low = np.clip(-p.z - 10, 0, 20) * 0.35
         scalp = self.scalp * (1 + 0.2 * self._scalp.at(p)) + temporal + low
         head = skull.vault(q) - skull.bone_thickness(q) - scalp
+        if self.bruise is not None:
+            head = head - np.maximum(self.bruise.at(p), 0)
         nose = ellipsoid(p, (0.0, -skull.half_length - 10.0, -56.0), (13.0, 20.0, 24.0))
         front = ellipsoid(
             p, (0.0, -skull.half_length + 50.0, -62.0), (skull.half_width + 2.0, 56.0, 62.0)
@@ -67,6 +74,9 @@ class Face:
         deep = np.where(p.z < -18, np.maximum(skin + coat, planes), galea)
         muscle = np.maximum(np.minimum(galea, deep), skin + 2.5)
         canvas.paint(grid, muscle, self.muscle_hu, Tissue.MUSCLE)
+        if self.bruise is not None:
+            swollen = np.maximum(vault - 1.5 - self.bruise.at(p), skin + 2.0)
+            canvas.paint(grid, swollen, self.bruise_hu, Tissue.SCALP_HEMATOMA)
 
     def paint_bones(self, canvas: Canvas, grid: Grid) -> None:
         """Facial bones, orbits and air spaces below the skull base."""
@@ -147,3 +157,9 @@ class Face:
             canvas.paint(grid, canal, -980.0, Tissue.AIR)
             pinna = ellipsoid(p, (side * 80, 16, -38), (4, 15, 26))
             canvas.paint(grid, np.abs(pinna) - 1.3, 20.0, Tissue.SCALP)
+
+
+def _draw_bruise(rng: np.random.Generator, skull: Skull) -> Layer:
+    direction = np.array([rng.normal(), rng.normal(), rng.uniform(-0.1, 0.9)])
+    thickness = float(rng.uniform(3, 14))
+    return Layer(rng, skull, direction, thickness, float(rng.uniform(2, 30)), lens=True)

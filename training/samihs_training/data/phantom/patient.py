@@ -21,6 +21,7 @@ from .waves import Waves
 AGE = Range(18, 95, "years", "chosen: adults")
 WARP_MM = Range(1.0, 2.6, "mm", "chosen: individual and left-right differences of the brain")
 WITHOUT_BLEED = 0.12  # share of patients without bleeding when the mix is left to chance
+BILATERAL = 0.12  # share of subdural collections with another over the other hemisphere
 COUNT_SHARES = (0.62, 0.25, 0.13)  # one, two, three bleeds
 TYPE_SHARES = {
     BleedType.INTRAPARENCHYMAL: 0.26,
@@ -45,13 +46,16 @@ class Patient:
         self.bleeds = self._draw_bleeds(rng, options)
         self.incidentals = self._draw_incidentals(rng, options)
 
-    def displaced(self, p: Points, depth: Array) -> Points:
-        """Where the tissue at p would lie in a symmetric head without any mass, mm."""
+    def displaced(self, p: Points, depth: Array, vault_depth: Array) -> Points:
+        """Where the tissue at p would lie in a symmetric head without any mass, mm.
+
+        `depth` below the inner surface of the skull, `vault_depth` below the vault alone, mm.
+        """
         damped = np.clip(depth / 10.0, 0, 1)
         q = p.moved(*(np.float32(size) * wave.at(p) * damped for size, wave in self._warp))
         total = [np.zeros_like(p.x) for _ in range(3)]
         for bleed in self.bleeds:
-            push = bleed.push(p, depth, depth)
+            push = bleed.push(p, depth, vault_depth)
             if push is not None:
                 for axis in range(3):
                     total[axis] += push[axis]
@@ -90,10 +94,21 @@ class Patient:
             count = int(rng.choice([1, 2, 3], p=COUNT_SHARES))
             picked = rng.choice(len(types), count, p=list(TYPE_SHARES.values()))
             kinds = [types[int(i)] for i in picked]
-        return [self._draw_bleed(rng, kind, options) for kind in kinds]
+            if BleedType.SUBDURAL in kinds and rng.random() < BILATERAL:
+                kinds = [*kinds, BleedType.SUBDURAL]
+        drawn: list[Bleed] = []
+        for kind in kinds:
+            # A second collection over the convexity lies over the other hemisphere.
+            sides = [-b.side for b in drawn if isinstance(b, Subdural)]
+            drawn.append(self._draw_bleed(rng, kind, options, sides[0] if sides else None))
+        return drawn
 
     def _draw_bleed(
-        self, rng: np.random.Generator, kind: BleedType, options: PhantomOptions
+        self,
+        rng: np.random.Generator,
+        kind: BleedType,
+        options: PhantomOptions,
+        side: float | None,
     ) -> Bleed:
         volumes = VOLUMES[kind]
         if options.volume_range_ml is not None:
@@ -109,7 +124,7 @@ class Patient:
             return Epidural(rng, self.skull, volume)
         if rng.random() < 0.15:
             return DuralSheet(rng, self.skull, min(volume, 40.0))
-        return Subdural(rng, self.skull, volume)
+        return Subdural(rng, self.skull, volume, side)
 
     def _draw_incidentals(
         self, rng: np.random.Generator, options: PhantomOptions

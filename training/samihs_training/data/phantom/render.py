@@ -61,13 +61,14 @@ def _scene(
     patient: Patient, canvas: Canvas, grid: Grid, down: tuple[float, float, float]
 ) -> Scene:
     p = grid.points
-    inner = patient.skull.inner(p)
-    depth = -inner
-    q = patient.displaced(p, depth)
+    vault = patient.skull.vault(p)
+    inner = patient.skull.inner(p, vault)
+    q = patient.displaced(p, -inner, -vault)
     gap = float(np.diff(canvas.plane.offsets).mean())
     fields = patient.brain.fields(q, -patient.skull.inner(q), (gap, grid.step * grid.pixel))
     return Scene(
-        canvas=canvas, grid=grid, inner=inner, outer=patient.skull.outer(p), q=q, fields=fields,
+        canvas=canvas, grid=grid, vault=vault, inner=inner, outer=patient.skull.outer(p, vault),
+        q=q, fields=fields,
         ventricles=patient.ventricles.distance(q), down=down,
         effacement=patient.effacement(p), swelling=patient.swelling(p),
     )

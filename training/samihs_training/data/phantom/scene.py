@@ -18,6 +18,8 @@ class Scene:
     canvas: Canvas
     grid: Grid
     """Coarse points over the head."""
+    vault: Array
+    """Distance to the inner surface of the vault alone (the skull without its base)."""
     inner: Array
     """Distance to the inner surface of the skull, negative inside."""
     outer: Array

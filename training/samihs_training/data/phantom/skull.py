@@ -97,10 +97,10 @@ class Skull:
         bumps = 1.8 * self._floor_bumps.at(p)
         return height + bumps + np.float32(self.floor), 2.6 + pyramid + clivus
 
-    def inner(self, p: Points) -> Array:
-        """Distance to the inner surface of the braincase (vault and base)."""
+    def inner(self, p: Points, vault: Array | None = None) -> Array:
+        """Distance to the inner surface of the braincase (vault, computed if not given, and base)."""
         height, _ = self.floor_height(p)
-        return smooth_max(self.vault(p), 0.75 * (height - p.z), 2.0)
+        return smooth_max(self.vault(p) if vault is None else vault, 0.75 * (height - p.z), 2.0)
 
     def bone_thickness(self, p: Points) -> Array:
         """Thickness of the vault, mm."""
@@ -113,11 +113,12 @@ class Skull:
         variation = 1 + 0.11 * self._thick.at(p)
         return self.thickness * variation * (1 - 0.5 * temporal) * (1 + ends) + brow
 
-    def outer(self, p: Points) -> Array:
+    def outer(self, p: Points, vault: Array | None = None) -> Array:
         """Distance to the outer surface of the skull bone, base included."""
+        vault = self.vault(p) if vault is None else vault
         height, thickness = self.floor_height(p)
         base = 0.75 * (height - p.z) - thickness
-        bone = smooth_max(self.vault(p) - self.bone_thickness(p), base, 2.0)
+        bone = smooth_max(vault - self.bone_thickness(p), base, 2.0)
         foramen = np.hypot(p.x / 15.0, (p.y - 26.0) / 18.0) - 1.0  # foramen magnum
         hole = np.where(p.z < -45, foramen * 15.0, 20.0)
         return np.where(hole < 0, np.maximum(bone, -hole), bone)

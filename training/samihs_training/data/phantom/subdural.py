@@ -77,9 +77,9 @@ class Subdural(ExtraAxial):
         self, rng: np.random.Generator, skull: Skull, volume_ml: float, side: float | None = None
     ) -> None:
         self.volume_ml = volume_ml
-        side = float(rng.choice([-1.0, 1.0])) if side is None else side
-        direction = np.array([side, rng.normal(0, 0.45), rng.uniform(-0.05, 0.75)])
-        thickness = float(np.clip(2.7 * volume_ml ** (1 / 3) * rng.uniform(0.6, 1.3), 1.4, 28))
+        self.side = float(rng.choice([-1.0, 1.0])) if side is None else side
+        direction = np.array([self.side, rng.normal(0, 0.45), rng.uniform(-0.05, 0.75)])
+        thickness = float(np.clip(3.4 * volume_ml ** (1 / 3) * rng.uniform(0.55, 1.4), 1.5, 30))
         self._layer = Layer(rng, skull, direction, thickness, volume_ml, lens=False)
         self.centre = self._layer.centre
         self.half_height = 0.55 * self._layer.extent
@@ -92,7 +92,7 @@ class Subdural(ExtraAxial):
     def paint(self, scene: Scene) -> None:
         """Fill the crescent between bone and brain."""
         p = scene.p
-        field = np.maximum(-scene.inner - self._layer.at(p), 1.2 - p.x * self._layer.side)
+        field = np.maximum(-scene.vault - self._layer.at(p), 1.2 - p.x * self._layer.side)
         lifted = scene.grid.lift(np.maximum(field, scene.inner - 2), 0.0)
         if lifted is None:
             return
@@ -126,7 +126,7 @@ class DuralSheet(Bleed):
         self.content = Content(rng, str(rng.choice(["acute", "subacute"], p=[0.8, 0.2])))
         self._uneven = Waves(rng, 30.0, 6)
 
-    def push(self, p: Points, depth: Array, q_depth: Array) -> tuple[Array, Array, Array] | None:
+    def push(self, p: Points, depth: Array, vault_depth: Array) -> tuple[Array, Array, Array] | None:
         """A layer on the falx moves the hemisphere off it."""
         if not self.on_falx:
             return None
