@@ -4,11 +4,24 @@
 same implicit model of a patient. Needs numpy and scipy only.
 """
 
+from .dicom import write_dicom
+from .nifti import write_nifti
 from .options import BleedType, PhantomOptions, Tissue
 from .study import PhantomSlice, PhantomStudy, generate_slice, generate_study
+from .truth import suggested_click, truth
 from .wear import wear_8bit
 
 __all__ = [
-    "BleedType", "PhantomOptions", "PhantomSlice", "PhantomStudy", "Tissue", "generate_slice",
-    "generate_study", "wear_8bit",
+    "BleedType",
+    "PhantomOptions",
+    "PhantomSlice",
+    "PhantomStudy",
+    "Tissue",
+    "generate_slice",
+    "generate_study",
+    "suggested_click",
+    "truth",
+    "wear_8bit",
+    "write_dicom",
+    "write_nifti",
 ]

@@ -20,8 +20,12 @@ from .ventricles import Ventricles
 from .waves import Waves
 
 VOLUMES = {
-    BleedType.INTRAPARENCHYMAL: Range(0.1, 90, "mL", "textbook; log so that small ones count", True),
-    BleedType.INTRAVENTRICULAR: Range(0.3, 45, "mL", "textbook: up to a cast of the ventricles", True),
+    BleedType.INTRAPARENCHYMAL: Range(
+        0.1, 90, "mL", "textbook; log so that small ones count", True
+    ),
+    BleedType.INTRAVENTRICULAR: Range(
+        0.3, 45, "mL", "textbook: up to a cast of the ventricles", True
+    ),
     BleedType.SUBARACHNOID: Range(0.5, 40, "mL", "textbook: thin layers to filled cisterns", True),
     BleedType.SUBDURAL: Range(1.0, 150, "mL", "textbook: thin film to 150 mL chronic", True),
     BleedType.EPIDURAL: Range(0.8, 110, "mL", "textbook", True),
@@ -31,7 +35,7 @@ SUBACUTE_HU = Range(32, 48, "HU", "textbook: isodense after one to three weeks")
 CHRONIC_HU = Range(8, 28, "HU", "textbook: chronic subdural 0 to 30 HU")
 MEMBRANE_HU = Range(32, 52, "HU", "measured: septa of chronic collections")
 EDEMA_DROP_HU = Range(5, 13, "HU", "textbook: edema 5 to 15 HU below brain")
-SAH_HU = Range(42, 72, "HU", "textbook: blood mixed with CSF, above grey matter")
+SAH_HU = Range(46, 75, "HU", "textbook: blood mixed with CSF, above grey matter")
 
 
 class Bleed(ABC):
@@ -45,7 +49,9 @@ class Bleed(ABC):
     half_height: float
     """It reaches about this far above and below its centre, mm."""
 
-    def push(self, p: Points, depth: Array, vault_depth: Array) -> tuple[Array, Array, Array] | None:
+    def push(
+        self, p: Points, depth: Array, vault_depth: Array
+    ) -> tuple[Array, Array, Array] | None:
         """Step from displaced to undisplaced tissue, mm, or None where it displaces nothing.
 
         `depth` lies below the inner surface of the skull, `vault_depth` below the vault, mm.
@@ -105,6 +111,8 @@ class Intraparenchymal(Bleed):
     def paint(self, scene: Scene) -> None:
         """Edema first, then blood over it."""
         p = scene.p
+        if self._blob.far_from(p, 2 * self._rim + 2):
+            return
         distance = self._blob.distance(p)
         rim = distance - self._rim * (1 + 0.35 * self._eddies.at(p))
         lifted = scene.grid.lift(rim, 1.5)
@@ -150,10 +158,14 @@ class Intraventricular(Bleed):
         ventricles.widen(float(rng.uniform(0.0, 0.35)) * min(1.0, volume_ml / 10))
         self.hu = ACUTE_HU.draw(rng)
         self.settled = bool(rng.random() < 0.6)
-        self._seat: Vector = ((12.0, -20.0, 12.0), (-12.0, -20.0, 12.0), (0.0, 5.0, -2.0),
-                              (22.0, 28.0, 12.0), (-22.0, 28.0, 12.0), (0.0, 33.0, -34.0))[
-            int(rng.integers(6))
-        ]
+        self._seat: Vector = (
+            (12.0, -20.0, 12.0),
+            (-12.0, -20.0, 12.0),
+            (0.0, 5.0, -2.0),
+            (22.0, 28.0, 12.0),
+            (-22.0, 28.0, 12.0),
+            (0.0, 33.0, -34.0),
+        )[int(rng.integers(6))]
         self._edge = Waves(rng, 14.0, 8)
         self._grain = Waves(rng, 9.0, 8)
         self._spread = float(rng.uniform(1, 6))
@@ -183,7 +195,7 @@ class Intraventricular(Bleed):
         """The order in which points fill, mm: the lowest first, or those nearest a clot's seat."""
         if self.settled:
             other = 25.0 * (q.x * self._one_sided < 0)
-            return -low + other + 0.6 * self._edge.at(q)
+            return np.asarray(-low + other + 0.6 * self._edge.at(q))
         d = [a - b for a, b in zip(q, self._seat, strict=True)]
         return np.sqrt(d[0] ** 2 + d[1] ** 2 + d[2] ** 2) + 3.0 * self._edge.at(q)
 
@@ -206,27 +218,43 @@ class Subarachnoid(Bleed):
 
     kind = BleedType.SUBARACHNOID
 
-    def __init__(self, rng: np.random.Generator, skull: Skull, volume_ml: float) -> None:
+    def __init__(
+        self, rng: np.random.Generator, skull: Skull, brain: Brain, volume_ml: float
+    ) -> None:
         self.volume_ml = volume_ml
         self.basal = bool(rng.random() < 0.5)
         if self.basal:
             self.centre = (float(rng.normal(0, 12)), float(rng.normal(-10, 8)), -12.0)
         else:
             self.centre = _convexity_site(rng, skull, 0.88)
-        # About an eighth of the volume near the brain's surface is subarachnoid space.
-        radius = (volume_ml * 1000 * 8 * 3 / (4 * np.pi)) ** (1 / 3)
-        self._radius = float(np.clip(radius, 8, 62))
-        self.half_height = 0.6 * self._radius
         self.hu = SAH_HU.draw(rng)
         self._widen = float(rng.uniform(0.35, 1.1))  # mm
-        self._patch = Waves(rng, max(14.0, 0.6 * self._radius), 10)
+        self._patch = Waves(rng, float(np.clip(9 * volume_ml ** (1 / 3), 14, 40)), 10)
         self._grain = Waves(rng, 12.0, 8)
+        self._radius = self._fit(rng, brain)
+        self.half_height = 0.6 * self._radius
+
+    def _fit(self, rng: np.random.Generator, brain: Brain) -> float:
+        """The radius, mm, within which the subarachnoid space holds the volume asked for.
+
+        Points scattered evenly over radii find the share of CSF around the centre.
+        """
+        samples, largest = 6000, 75.0
+        far = np.sort(rng.uniform(0, largest, samples))
+        unit = rng.normal(size=(3, samples))
+        unit *= far / np.linalg.norm(unit, axis=0)
+        p = Points(*((u + c).astype(np.float32) for u, c in zip(unit, self.centre, strict=True)))
+        fluid = brain.is_fluid(p, self._widen)
+        volume = np.cumsum(fluid * 4 * np.pi * far**2) * (largest / samples) / 1000  # mL
+        order = int(np.searchsorted(volume, self.volume_ml))
+        self.volume_ml = min(self.volume_ml, float(volume[-1]))
+        return float(max(far[min(order, samples - 1)], 5.0))
 
     def _region(self, p: Points) -> Array:
         """Below 0 where blood has spread, mm."""
         d = [a - b for a, b in zip(p, self.centre, strict=True)]
         far = np.sqrt(d[0] ** 2 + d[1] ** 2 + d[2] ** 2)
-        return far - self._radius * (1 + 0.3 * self._patch.at(p))
+        return far - self._radius * (1 + 0.25 * self._patch.at(p))
 
     def widen_sulci(self, p: Points) -> Array:
         """Blood holds sulci open."""
@@ -313,8 +341,9 @@ def _at_level(skull: Skull, direction: Array, level: float) -> Vector:
 def _parenchymal_site(rng: np.random.Generator, skull: Skull) -> Vector:
     """Deep (hypertensive), lobar, cerebellar, pontine, or a contusion near the skull."""
     side = float(rng.choice([-1.0, 1.0]))
-    where = rng.choice(["deep", "lobar", "cerebellum", "stem", "contusion"],
-                       p=[0.36, 0.32, 0.1, 0.04, 0.18])
+    where = rng.choice(
+        ["deep", "lobar", "cerebellum", "stem", "contusion"], p=[0.36, 0.32, 0.1, 0.04, 0.18]
+    )
     if where == "deep":
         base = (25.0, 0.0, 5.0) if rng.random() < 0.65 else (13.0, 10.0, 6.0)
         return tuple(  # type: ignore[return-value]
@@ -332,8 +361,11 @@ def _parenchymal_site(rng: np.random.Generator, skull: Skull) -> Vector:
         return (float(rng.normal(0, 4)), float(rng.normal(14, 3)), float(rng.uniform(-38, -8)))
     pole = rng.random()
     if pole < 0.5:  # under the frontal lobe
-        return _at_level(skull, np.array([side * rng.uniform(0.1, 0.6), -1.0,
-                                          rng.uniform(-0.1, 0.5)]), float(rng.uniform(0.8, 0.95)))
+        return _at_level(
+            skull,
+            np.array([side * rng.uniform(0.1, 0.6), -1.0, rng.uniform(-0.1, 0.5)]),
+            float(rng.uniform(0.8, 0.95)),
+        )
     if pole < 0.8:  # temporal pole
         return (side * float(rng.uniform(40, 54)), float(rng.uniform(-22, 5)), -24.0)
     return _convexity_site(rng, skull, float(rng.uniform(0.85, 0.95)))

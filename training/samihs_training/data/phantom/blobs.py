@@ -43,6 +43,11 @@ class Blob:
             max(self._radii) / self.radius + 3 * roughness + (0.8 if self._lobes else 0.0)
         )
 
+    def far_from(self, p: Points, margin: float) -> bool:
+        """Whether all points lie more than `margin` mm outside: spares evaluating them."""
+        d2 = sum((c - np.float32(o)) ** 2 for c, o in zip(p, self.centre, strict=True))
+        return bool(float(np.min(d2)) > (self.reach + margin) ** 2)
+
     def distance(self, p: Points) -> Array:
         """Distance to the surface, mm, negative inside."""
         local = self._frame.local(p)
@@ -51,7 +56,7 @@ class Blob:
         for shift, size in self._lobes:
             r = self.radius * size * self._shrink
             solid = np.minimum(solid, ellipsoid(local, shift, (r, r, r)))
-        return solid + self._bump * (0.9 * self._waves.at(p) + 0.2 * self._small.at(p))
+        return np.asarray(solid + self._bump * (0.9 * self._waves.at(p) + 0.2 * self._small.at(p)))
 
     def push(self, p: Points, strength: float) -> tuple[Array, Array, Array]:
         """Step back from where tissue is to where it was before the solid grew (dx, dy, dz), mm.

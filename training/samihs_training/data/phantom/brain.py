@@ -111,6 +111,19 @@ class Brain:
         front = 1 + 0.6 * self.atrophy * sigmoid(-(q.y + 20) / 12)
         return self.space * front * (1 + 0.35 * self._space.at(q))
 
+    def is_fluid(self, q: Points, widened: float) -> Array:
+        """Whether scattered points lie in sulci (widened by mm), fissures or cisterns; bool."""
+        depth = -self._skull.inner(q)
+        f = self.fields(q, depth, None)
+        half = self.sulcus + widened
+        petrous = 3.0 + 0.5 * np.maximum(np.abs(q.x) - 8, 0)
+        cerebrum = np.maximum(f.tentorium, petrous - q.y) > 0
+        furrow = (np.abs(f.sulcus) < half) & (f.sulcus_floor < 0)
+        split = (np.abs(f.fissure) < 0.35 + 0.5 * half) & (f.fissure_floor < 0)
+        space = depth < self.space_width(q) + widened
+        open_space = (f.sylvian < widened) | (f.cistern < 0)
+        return np.asarray((depth > 0.5) & (((furrow | split) & cerebrum) | space | open_space))
+
     def tone(self, q: Points) -> Array:
         """Slow unevenness of the parenchyma, unit variance."""
         return self._tone.at(q)
@@ -153,7 +166,7 @@ class Brain:
         first = np.maximum(np.abs(insula) - width * (1 + 0.6 * self._reach.at(q)), reach)
         sheet = 0.8 * (q.z - 2) - 0.6 * (q.y + 6) + 2.5 * self._reach.at(q)
         second = np.maximum(np.abs(sheet) - 0.9 * width, np.maximum(36 - ax, np.abs(q.y) - 24))
-        return np.minimum(first, second)
+        return np.asarray(np.minimum(first, second))
 
     def _cisterns(self, q: Points) -> Array:
         s = self.cistern_scale
@@ -178,7 +191,7 @@ class Brain:
         along = 9.5 + 4.0 * pons
         centre = 16.0 + 0.12 * (-20 - z)
         flat = np.hypot(q.x / across, (q.y - centre) / along)
-        return np.maximum((flat - 1) * along, q.z - 4)
+        return np.asarray(np.maximum((flat - 1) * along, q.z - 4))
 
     def _nuclei(self, q: Points, ax: Array) -> Array:
         folded = Points(ax, q.y, q.z)
@@ -186,12 +199,12 @@ class Brain:
         turned = Points(ax * 0.94 - (q.y + 2) * 0.34, ax * 0.34 + (q.y + 2) * 0.94, q.z)
         lentiform = ellipsoid(turned, (23.5, 6.5, 3.0), (6.0, 15.0, 10.0))
         caudate = ellipsoid(folded, (14.5, -21.0, 9.0), (5.0, 9.0, 10.0))
-        return np.minimum.reduce([thalamus, lentiform, caudate])
+        return np.asarray(np.minimum.reduce([thalamus, lentiform, caudate]))
 
     def folia(self, q: Points) -> Array:
         """Ripple of the cerebellar folia, -1 to 1."""
         radius = np.sqrt(q.x**2 * 0.6 + (q.y - 22) ** 2 + (q.z + 30) ** 2)
-        return np.sin(radius * (2 * np.pi / 4.6) + 2.5 * self._folia.at(q))
+        return np.asarray(np.sin(radius * (2 * np.pi / 4.6) + 2.5 * self._folia.at(q)))
 
 
 def _between(young: Range, old: Range, share: float, rng: np.random.Generator) -> float:

@@ -88,7 +88,7 @@ class Lifted:
 
     def below(self, level: float | Array = 0.0) -> Array:
         """Share of each pixel's segment where the function (a distance, mm) is below `level`."""
-        return np.clip(0.5 - (self.middle - level) / self._width, 0.0, 1.0)
+        return np.asarray(np.clip(0.5 - (self.middle - level) / self._width, 0.0, 1.0))
 
     def within(self, half_width: float | Array) -> Array:
         """Share of each pixel's segment closer than `half_width` mm to the zero level (a sheet)."""
@@ -115,7 +115,7 @@ class Grid:
         """
         a0, a1, b0, b1 = 0, self._rows, 0, self._columns
         if level is not None:
-            near = (field < level + self.step * self.pixel * 0.75).any(axis=0)
+            near = np.any(field < level + self.step * self.pixel * 0.75, axis=0)
             rows = np.flatnonzero(near.any(axis=1))
             if rows.size == 0:
                 return None
@@ -224,7 +224,7 @@ class Canvas:
     def blend(
         self, window: Window, cover: Array, value: float | Array, tissue: Tissue | None = None
     ) -> None:
-        """Mix `value` HU in by `cover` (0 to 1) [segments, rows, columns] and label the majority."""
+        """Mix `value` HU in by `cover` (0 to 1) [segments, rows, columns]; label the majority."""
         part = self.hu[:, *window.index]
         part += cover * (value - part)
         if tissue is not None:

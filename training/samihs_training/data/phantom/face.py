@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from .arrays import Array, Points, sigmoid, smooth_min
@@ -90,11 +92,14 @@ class Face:
         bones = []
         for side in (-1.0, 1.0):
             cheek: list[Vector] = [
-                (side * 42, -length + 14, -50), (side * 60, -40, -48), (side * 66, -8, -46)
+                (side * 42, -length + 14, -50),
+                (side * 60, -40, -48),
+                (side * 66, -8, -46),
             ]
             bones.append(tube(p, cheek, (5.0, 2.5, 3.0)))
             rim: list[Vector] = [
-                (side * 48, -length + 12, -12), (side * 51, -length + 20, -30),
+                (side * 48, -length + 12, -12),
+                (side * 51, -length + 20, -30),
                 (side * 44, -length + 12, -48),
             ]
             bones.append(tube(p, rim, (3.5, 3.5, 4.0)))
@@ -120,18 +125,21 @@ class Face:
             for turn in (-1.0, 1.0):
                 middle = (side * 24 + 12 * turn, front + 24, -34)
                 canvas.paint(
-                    grid, tube(p, (eye, middle, apex), (1.0, 2.4, 1.5)),
-                    self.muscle_hu, Tissue.MUSCLE,
+                    grid,
+                    tube(p, (eye, middle, apex), (1.0, 2.4, 1.5)),
+                    self.muscle_hu,
+                    Tissue.MUSCLE,
                 )
             canvas.paint(grid, capsule(p, eye, apex, 2.0, 2.0), 30.0, Tissue.MUSCLE)
             canvas.paint(grid, ellipsoid(p, eye, (12.5, 12.5, 12.5)), 45.0, Tissue.EYE)
-            canvas.paint(
-                grid, ellipsoid(p, eye, (11.3, 11.3, 11.3)), self.vitreous_hu, Tissue.EYE
-            )
+            canvas.paint(grid, ellipsoid(p, eye, (11.3, 11.3, 11.3)), self.vitreous_hu, Tissue.EYE)
             lens = (eye[0], eye[1] - 8.0, eye[2])
             canvas.paint_around(
-                lens, 6.0, lambda q, lens=lens: ellipsoid(q, lens, (4.5, 2.2, 4.5)),
-                self.lens_hu, Tissue.LENS,
+                lens,
+                6.0,
+                partial(ellipsoid, centre=lens, radii=(4.5, 2.2, 4.5)),
+                self.lens_hu,
+                Tissue.LENS,
             )
 
     def _paint_air(self, canvas: Canvas, grid: Grid) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -41,8 +42,11 @@ class Rod:
             reach = float(np.linalg.norm(b - a)) / 2 + max(self.radii) + 1.0
             piece, radii = self.path[i : i + 2], self.radii[i : i + 2]
             scene.canvas.paint_around(
-                (float(middle[0]), float(middle[1]), float(middle[2])), reach,
-                lambda p, piece=piece, radii=radii: tube(p, piece, radii), self.hu, self.tissue,
+                (float(middle[0]), float(middle[1]), float(middle[2])),
+                reach,
+                partial(tube, path=piece, radii=radii),
+                self.hu,
+                self.tissue,
             )
 
 
@@ -58,8 +62,11 @@ class Grain:
     def paint(self, scene: Scene) -> None:
         """Every pixel near it is evaluated."""
         scene.canvas.paint_around(
-            self.centre, max(self.radii) + 0.5,
-            lambda p: ellipsoid(p, self.centre, self.radii), self.hu, self.tissue,
+            self.centre,
+            max(self.radii) + 0.5,
+            lambda p: ellipsoid(p, self.centre, self.radii),
+            self.hu,
+            self.tissue,
         )
 
 
@@ -67,8 +74,13 @@ class Patch:
     """An infarct, a tumour or loose edema: a blob that shifts the brain's HU."""
 
     def __init__(
-        self, rng: np.random.Generator, centre: Vector, volume_ml: float, shift: float,
-        tissue: Tissue, floor_hu: float,
+        self,
+        rng: np.random.Generator,
+        centre: Vector,
+        volume_ml: float,
+        shift: float,
+        tissue: Tissue,
+        floor_hu: float,
     ) -> None:
         self._blob = Blob(rng, centre, volume_ml, float(rng.uniform(0.1, 0.3)))
         self._shift = shift
@@ -79,6 +91,8 @@ class Patch:
 
     def paint(self, scene: Scene) -> None:
         """Shift the HU of brain tissue inside."""
+        if self._blob.far_from(scene.p, self._soft + 2):
+            return
         lifted = scene.grid.lift(self._blob.distance(scene.p), self._soft)
         if lifted is None:
             return
@@ -105,22 +119,36 @@ def vessels(rng: np.random.Generator, skull: Skull) -> list[Incidental]:
     found: list[Incidental] = []
     wide = float(rng.uniform(0.8, 1.25))
     for side in (-1.0, 1.0):
-        carotid = ((side * 11, -14, -30 + f), (side * 9, -15, -20 + f), (side * 15, -13, -16 + f),
-                   (side * 27, -11, -15 + f), (side * 37, -7, -11 + f))
+        carotid = (
+            (side * 11, -14, -30 + f),
+            (side * 9, -15, -20 + f),
+            (side * 15, -13, -16 + f),
+            (side * 27, -11, -15 + f),
+            (side * 37, -7, -11 + f),
+        )
         radii = tuple(wide * r for r in (2.4, 2.2, 1.6, 1.4, 1.0))
         found.append(Rod(carotid, radii, artery_hu(), Tissue.VESSEL))
         x_sinus, z_sinus = side * 0.72 * skull.half_width, -14.0 + f
-        transverse = ((0.0, skull.half_length - 4.0, z_sinus + 4),
-                      (side * 30, skull.half_length - 10.0, z_sinus),
-                      (x_sinus, 0.42 * skull.half_length, z_sinus - 6),
-                      (side * 0.66 * skull.half_width, 22.0, -42.0))
+        transverse = (
+            (0.0, skull.half_length - 4.0, z_sinus + 4),
+            (side * 30, skull.half_length - 10.0, z_sinus),
+            (x_sinus, 0.42 * skull.half_length, z_sinus - 6),
+            (side * 0.66 * skull.half_width, 22.0, -42.0),
+        )
         size = float(rng.uniform(2.0, 4.2))
         found.append(Rod(transverse, (size, size, size, size), hu + 6, Tissue.VESSEL))
-    basilar = ((0.0, 0.0, -50.0 + f), (float(rng.normal(0, 2)), -1.0, -34.0 + f),
-               (0.0, -1.0, -18.0 + f))
+    basilar = (
+        (0.0, 0.0, -50.0 + f),
+        (float(rng.normal(0, 2)), -1.0, -34.0 + f),
+        (0.0, -1.0, -18.0 + f),
+    )
     found.append(Rod(basilar, (1.7 * wide, 1.7 * wide, 1.6 * wide), artery_hu(), Tissue.VESSEL))
-    straight = ((0.0, 28.0, 3.0), (0.0, 36.0, 7.0), (0.0, 0.66 * skull.half_length, 0.0),
-                (0.0, skull.half_length - 4.0, -10.0))
+    straight = (
+        (0.0, 28.0, 3.0),
+        (0.0, 36.0, 7.0),
+        (0.0, 0.66 * skull.half_length, 0.0),
+        (0.0, skull.half_length - 4.0, -10.0),
+    )
     found.append(Rod(straight, (1.2, 2.0, 2.0, 2.6), hu + 5, Tissue.VESSEL))
     angles = np.linspace(-1.0, 1.75, 9)
     path = tuple(
@@ -140,9 +168,12 @@ def calcifications(rng: np.random.Generator, skull: Skull, age: float) -> list[I
         radii = size * np.exp(rng.normal(0, 0.25, 3)) * np.array([flat, 1, 1])
         spot = np.asarray(centre) + rng.normal(0, 0.8, 3) * (flat == 1.0)
         found.append(
-            Grain((float(spot[0]), float(spot[1]), float(spot[2])),
-                  (float(radii[0]), float(radii[1]), float(radii[2])),
-                  CALCIFICATION_HU.draw(rng), Tissue.CALCIFICATION)
+            Grain(
+                (float(spot[0]), float(spot[1]), float(spot[2])),
+                (float(radii[0]), float(radii[1]), float(radii[2])),
+                CALCIFICATION_HU.draw(rng),
+                Tissue.CALCIFICATION,
+            )
         )
 
     if rng.random() < 0.75 * old:
@@ -151,8 +182,10 @@ def calcifications(rng: np.random.Generator, skull: Skull, age: float) -> list[I
     for side in (-1.0, 1.0):
         if rng.random() < 0.65 * old:
             for _ in range(int(rng.integers(1, 5))):
-                add((side * 22.0, 28.0 + rng.normal(0, 2), 11.0 + rng.normal(0, 3)),
-                    float(rng.uniform(0.7, 2.6)))
+                add(
+                    (side * 22.0, 28.0 + rng.normal(0, 2), 11.0 + rng.normal(0, 3)),
+                    float(rng.uniform(0.7, 2.6)),
+                )
         if rng.random() < 0.12 * old:
             for _ in range(int(rng.integers(1, 4))):
                 add((side * 21.0, -2.0 + rng.normal(0, 4), 3.0), float(rng.uniform(0.8, 2.5)))
@@ -170,18 +203,31 @@ def lesions(rng: np.random.Generator, skull: Skull, age: float) -> list[Incident
     found: list[Incidental] = []
     if rng.random() < 0.10 + 0.12 * (age > 60):
         volume = float(np.exp(rng.uniform(np.log(1.0), np.log(90.0))))
-        found.append(Patch(rng, _site(rng, skull), volume, -INFARCT_DROP_HU.draw(rng),
-                           Tissue.INFARCT, 6.0))
+        found.append(
+            Patch(rng, _site(rng, skull), volume, -INFARCT_DROP_HU.draw(rng), Tissue.INFARCT, 6.0)
+        )
     for _ in range(int(rng.poisson(0.7 * max(0.0, (age - 45) / 40)))):
-        centre = (float(rng.choice([-1, 1]) * rng.uniform(8, 28)), float(rng.normal(-2, 12)),
-                  float(rng.uniform(-2, 24)))
-        found.append(Patch(rng, centre, float(rng.uniform(0.04, 0.7)), -float(rng.uniform(8, 20)),
-                           Tissue.INFARCT, 8.0))
+        centre = (
+            float(rng.choice([-1, 1]) * rng.uniform(8, 28)),
+            float(rng.normal(-2, 12)),
+            float(rng.uniform(-2, 24)),
+        )
+        found.append(
+            Patch(
+                rng,
+                centre,
+                float(rng.uniform(0.04, 0.7)),
+                -float(rng.uniform(8, 20)),
+                Tissue.INFARCT,
+                8.0,
+            )
+        )
     if rng.random() < 0.07:
         centre = _site(rng, skull)
         volume = float(np.exp(rng.uniform(np.log(0.8), np.log(40.0))))
-        found.append(Patch(rng, centre, 3.0 * volume, -float(rng.uniform(5, 12)),
-                           Tissue.EDEMA, 12.0))
+        found.append(
+            Patch(rng, centre, 3.0 * volume, -float(rng.uniform(5, 12)), Tissue.EDEMA, 12.0)
+        )
         found.append(Patch(rng, centre, volume, float(rng.uniform(-3, 16)), Tissue.TUMOUR, 5.0))
     return found
 
@@ -191,14 +237,23 @@ def hardware(rng: np.random.Generator, skull: Skull) -> list[Incidental]:
     found: list[Incidental] = []
     if rng.random() < 0.06:
         side = float(rng.choice([-1.0, 1.0]))
-        entry = (side * 30.0, -45.0, skull.height * 0.82) if rng.random() < 0.6 else (
-            side * 42.0, 50.0, skull.height * 0.55)
+        entry = (
+            (side * 30.0, -45.0, skull.height * 0.82)
+            if rng.random() < 0.6
+            else (side * 42.0, 50.0, skull.height * 0.55)
+        )
         tip = (side * 5.0, -12.0, 8.0)
         found.append(Rod((entry, tip), (1.3, 1.3), CATHETER_HU.draw(rng), Tissue.CATHETER))
     if rng.random() < 0.035:
         centre = (float(rng.normal(0, 14)), -13.0, -14.0)
-        found.append(Grain(centre, (1.2, 5.0, 2.0) if rng.random() < 0.5 else (4.0, 4.0, 3.5),
-                           METAL_HU.draw(rng), Tissue.METAL))
+        found.append(
+            Grain(
+                centre,
+                (1.2, 5.0, 2.0) if rng.random() < 0.5 else (4.0, 4.0, 3.5),
+                METAL_HU.draw(rng),
+                Tissue.METAL,
+            )
+        )
     return found
 
 

@@ -8,6 +8,7 @@ from .arrays import Array, Points
 from .skull import Skull
 from .waves import Waves
 
+GLARE_MM = 0.7  # measured: what the blur of the bone hides of a layer, in the masks as to the eye
 _SAMPLES = 6000  # directions used to measure a layer's volume: one per about 12 mm2 of skull
 
 
@@ -69,14 +70,12 @@ class Layer:
         b = s[0] * self._up[0] + s[1] * self._up[1] + s[2] * self._up[2]
         long, short = self.extent * self._aspect**0.5, self.extent / self._aspect**0.5
         far = np.sqrt((a / long) ** 2 + (b / short) ** 2)
-        behind = (
-            p.x * self._centre[0] + p.y * self._centre[1] + p.z * self._centre[2]
-        ) < 0
+        behind = (p.x * self._centre[0] + p.y * self._centre[1] + p.z * self._centre[2]) < 0
         far = np.where(behind, 2.0, far * (1 + 0.12 * self._wobble.at(p)))
         inside = 1 - np.minimum(far, 1.0) ** (2.0 if self._lens else self._tip)
         profile = inside if self._lens else inside**0.7
         uneven = 1 + self._unevenness * self._uneven.at(p)
-        return self.thickness * profile * uneven - 3.0 * np.maximum(far - 1, 0)
+        return np.asarray(self.thickness * profile * uneven - 3.0 * np.maximum(far - 1, 0))
 
     def _fit(self, volume_ml: float) -> None:
         """Scale the extent (and, where the skull is too small, the thickness) to the volume."""
@@ -96,7 +95,7 @@ class Layer:
         wanted = volume_ml * 1000
         limit = 55.0 if self._lens else 95.0
         for _ in range(4):
-            thick = np.maximum(self._over(surface, one), 0)
+            thick = np.maximum(self._over(surface, one) - GLARE_MM, 0)
             # A layer under a curved skull holds less than area times thickness.
             volume = float((area * thick * (1 - thick / np.sqrt(radius2))).sum())
             ratio = wanted / max(volume, 1.0)

@@ -67,7 +67,7 @@ class PhantomOptions:
     matrix: int = 512
     """Rows and columns, pixels."""
     pixel_spacing_mm: float | None = None
-    """Pixel size, mm; drawn from 0.40 to 0.50 at 512 pixels (the field of view stays for others)."""
+    """Pixel size, mm; drawn from 0.40 to 0.50 for 512 pixels (other matrices: same field)."""
     slice_thickness_mm: float | None = None
     """Slice thickness, mm; drawn from 1 to 7, mostly 4 to 5."""
     slice_spacing_mm: float | None = None

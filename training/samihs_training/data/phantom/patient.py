@@ -119,7 +119,7 @@ class Patient:
         if kind is BleedType.INTRAVENTRICULAR:
             return Intraventricular(rng, self.skull, self.ventricles, volume)
         if kind is BleedType.SUBARACHNOID:
-            return Subarachnoid(rng, self.skull, volume)
+            return Subarachnoid(rng, self.skull, self.brain, volume)
         if kind is BleedType.EPIDURAL:
             return Epidural(rng, self.skull, volume)
         if rng.random() < 0.15:

@@ -12,12 +12,11 @@ from .patient import Patient
 from .scene import Scene
 from .skull import bone_hu
 
-
 _BLOODY = (Tissue.BLOOD, Tissue.MEMBRANE)
 
 
 def paint_slice(patient: Patient, plane: SlicePlane, down: tuple[float, float, float]) -> Canvas:
-    """HU [segments, matrix, matrix] and labels of one slice; `down` is gravity, head coordinates."""
+    """HU [segments, matrix, matrix] and labels of a slice; `down` is gravity, head coordinates."""
     canvas = Canvas(plane)
     window = _head_window(patient, canvas)
     if window is None:
@@ -47,19 +46,19 @@ def _head_window(patient: Patient, canvas: Canvas) -> Window | None:
     matrix = canvas.plane.matrix
     step = max(4, matrix // 64)
     grid = canvas.grid(Window(0, matrix, 0, matrix), step)
-    near = (patient.face.skin(grid.points) < 4.0).any(axis=0)
+    near = np.any(patient.face.skin(grid.points) < 4.0, axis=0)
     rows, columns = np.flatnonzero(near.any(axis=1)), np.flatnonzero(near.any(axis=0))
     if rows.size == 0:
         return None
     return Window(
-        max(0, (rows[0] - 1) * step), min(matrix, (rows[-1] + 1) * step + 1),
-        max(0, (columns[0] - 1) * step), min(matrix, (columns[-1] + 1) * step + 1),
+        max(0, (rows[0] - 1) * step),
+        min(matrix, (rows[-1] + 1) * step + 1),
+        max(0, (columns[0] - 1) * step),
+        min(matrix, (columns[-1] + 1) * step + 1),
     )
 
 
-def _scene(
-    patient: Patient, canvas: Canvas, grid: Grid, down: tuple[float, float, float]
-) -> Scene:
+def _scene(patient: Patient, canvas: Canvas, grid: Grid, down: tuple[float, float, float]) -> Scene:
     p = grid.points
     vault = patient.skull.vault(p)
     inner = patient.skull.inner(p, vault)
@@ -67,10 +66,17 @@ def _scene(
     gap = float(np.diff(canvas.plane.offsets).mean())
     fields = patient.brain.fields(q, -patient.skull.inner(q), (gap, grid.step * grid.pixel))
     return Scene(
-        canvas=canvas, grid=grid, vault=vault, inner=inner, outer=patient.skull.outer(p, vault),
-        q=q, fields=fields,
-        ventricles=patient.ventricles.distance(q), down=down,
-        effacement=patient.effacement(p), swelling=patient.swelling(p),
+        canvas=canvas,
+        grid=grid,
+        vault=vault,
+        inner=inner,
+        outer=patient.skull.outer(p, vault),
+        q=q,
+        fields=fields,
+        ventricles=patient.ventricles.distance(q),
+        down=down,
+        effacement=patient.effacement(p),
+        swelling=patient.swelling(p),
     )
 
 

@@ -15,8 +15,17 @@ from .ranges import Range
 from .streaks import SIZE, streaks
 
 PIXEL_MM = Range(0.40, 0.50, "mm", "textbook: 205 to 256 mm field of view, 512 pixels")
-THICKNESS_MM = ((1.0, 0.07), (1.25, 0.06), (2.5, 0.12), (3.0, 0.1), (4.0, 0.1), (4.8, 0.08),
-                (5.0, 0.35), (6.0, 0.05), (7.0, 0.07))
+THICKNESS_MM = (
+    (1.0, 0.07),
+    (1.25, 0.06),
+    (2.5, 0.12),
+    (3.0, 0.1),
+    (4.0, 0.1),
+    (4.8, 0.08),
+    (5.0, 0.35),
+    (6.0, 0.05),
+    (7.0, 0.07),
+)
 """Slice thicknesses, mm, and their shares: head protocols, mostly 5 mm."""
 NOISE_HU = Range(2.0, 6.5, "HU", "measured 3.6 at 4 mm; textbook: 3 to 6 in 5 mm head slices")
 BLUR_MM = {
@@ -127,7 +136,7 @@ def correlated_noise(rng: np.random.Generator, scan: Scan) -> Array:
         n, round(scan.pixel_mm, 2), round(scan.blur_mm, 1)
     )
     noise = fft.irfft2(weighted, s=(n, n), overwrite_x=True)
-    return (noise * (scan.noise_hu / max(float(noise.std()), 1e-9))).astype(np.float32)
+    return np.asarray((noise * (scan.noise_hu / max(float(noise.std()), 1e-9))).astype(np.float32))
 
 
 @lru_cache(maxsize=64)
@@ -138,7 +147,7 @@ def _noise_amplitude(n: int, pixel_mm: float, blur_mm: float) -> Array:
     f = np.hypot(fy, fx)  # cycles / mm
     sigma = blur_mm / 2.355
     amplitude = np.sqrt(f + 0.02) * np.exp(-2 * (np.pi * sigma * f) ** 2)
-    return amplitude.astype(np.float32)
+    return np.asarray(amplitude.astype(np.float32))
 
 
 def _blurred(hu: Array, scan: Scan) -> Array:
@@ -165,9 +174,7 @@ def _streaks(hu: Array, scan: Scan, rng: np.random.Generator) -> tuple[Array, Ar
     if factor < 1 or n % SIZE:
         return np.zeros_like(hu), np.ones_like(hu)
     small = hu.reshape(SIZE, factor, SIZE, factor).mean(axis=(1, 3))
-    errors, level = streaks(
-        small, scan.pixel_mm * factor, rng, scan.hardening, scan.starvation
-    )
+    errors, level = streaks(small, scan.pixel_mm * factor, rng, scan.hardening, scan.starvation)
     head = small > -200
     if head.any():
         errors -= np.median(errors[head])
@@ -180,7 +187,7 @@ def _streaks(hu: Array, scan: Scan, rng: np.random.Generator) -> tuple[Array, Ar
 @lru_cache(maxsize=4)
 def _circle(n: int) -> Array:
     rows, columns = np.mgrid[0:n, 0:n] - (n - 1) / 2
-    return np.hypot(rows, columns) <= n / 2
+    return np.asarray(np.hypot(rows, columns) <= n / 2)
 
 
 def _add_holder(hu: Array, tissues: Array, scan: Scan) -> None:

@@ -31,10 +31,12 @@ def capsule(
     away = np.sqrt(
         (dx - along * axis[0]) ** 2 + (dy - along * axis[1]) ** 2 + (dz - along * axis[2]) ** 2
     )
-    return away - (start_radius + (end_radius - start_radius) * along)
+    return np.asarray(away - (start_radius + (end_radius - start_radius) * along))
 
 
-def tube(points: Points, path: Sequence[Vector], radii: Sequence[float], join: float = 0.0) -> Array:
+def tube(
+    points: Points, path: Sequence[Vector], radii: Sequence[float], join: float = 0.0
+) -> Array:
     """Distance to a chain of capsules through `path`; `join` mm rounds the joints."""
     distance: Array | None = None
     for i in range(len(path) - 1):

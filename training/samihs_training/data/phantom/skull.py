@@ -75,7 +75,7 @@ class Skull:
         distance = (level - 1) * ellipse2 / np.maximum(slope * np.sqrt(ellipse2), 1e-9)
         ends = sigmoid((np.abs(y) - 0.62) / 0.05)
         crest = 4.5 * np.exp(-((p.x / 4.0) ** 2)) * ends * sigmoid(-(p.z - 4) / 8.0)
-        return distance + crest + 0.4 * self._bumps.at(p)
+        return np.asarray(distance + crest + 0.4 * self._bumps.at(p))
 
     def floor_height(self, p: Points) -> tuple[Array, Array]:
         """Height of the skull base under each point and the thickness of its bone, mm."""
@@ -98,7 +98,7 @@ class Skull:
         return height + bumps + np.float32(self.floor), 2.6 + pyramid + clivus
 
     def inner(self, p: Points, vault: Array | None = None) -> Array:
-        """Distance to the inner surface of the braincase (vault, computed if not given, and base)."""
+        """Distance to the inner surface of the braincase: vault (computed if not given), base."""
         height, _ = self.floor_height(p)
         return smooth_max(self.vault(p) if vault is None else vault, 0.75 * (height - p.z), 2.0)
 

@@ -19,10 +19,8 @@ def _rays() -> Array:
     centre = (SIZE - 1) / 2
     rows, columns = np.mgrid[0:SIZE, 0:SIZE] - centre
     angles = np.arange(ANGLES) * np.pi / ANGLES
-    across = (
-        np.cos(angles)[:, None] * columns.ravel() + np.sin(angles)[:, None] * rows.ravel()
-    )
-    return np.clip(np.rint(across + centre), 0, SIZE - 1).astype(np.int32)
+    across = np.cos(angles)[:, None] * columns.ravel() + np.sin(angles)[:, None] * rows.ravel()
+    return np.asarray(np.clip(np.rint(across + centre), 0, SIZE - 1).astype(np.int32))
 
 
 def project(image: Array) -> Array:

@@ -61,10 +61,28 @@ class PhantomStudy:
     parameters: dict[str, Any]
     """What was drawn, for the record."""
 
+    @property
+    def extents_mm(self) -> Array:
+        """What each slice stands for along the normal, mm, float64 [slices].
+
+        Half the distance to each neighbour, half the thickness at an open end.
+        """
+        extents = np.full(self.hu.shape[0], self.spacing_mm)
+        extents[0] += (self.thickness_mm - self.spacing_mm) / 2
+        extents[-1] += (self.thickness_mm - self.spacing_mm) / 2
+        return extents
+
+    @property
+    def step_mm(self) -> Array:
+        """From one slice's first pixel to the next one's, patient coordinates, float64 [3]."""
+        tilt = np.deg2rad(self.tilt_deg)
+        return np.array([0.0, 0.0, self.spacing_mm / np.cos(tilt)])
+
     def volume_ml(self, kind: BleedType | None = None) -> float:
-        """Volume of one type of bleeding (all when None), mL: area times distance of slices."""
+        """Volume of one type of bleeding (all when None), mL: area times extent, summed."""
         mask = self.bleeds > 0 if kind is None else self.bleeds == kind
-        return float(mask.sum()) * self.pixel_spacing**2 * self.spacing_mm / 1000
+        areas = mask.sum(axis=(1, 2)) * self.pixel_spacing**2
+        return float(areas @ self.extents_mm) / 1000
 
 
 class Acquisition:
@@ -88,7 +106,7 @@ class Acquisition:
         half = (self.scan.matrix - 1) / 2 * self.scan.pixel_mm
         shift = np.array([self.scan.shift_mm[0], self.scan.shift_mm[1], 0.0])
         centre = np.array([0.0, CENTRE_Y_MM, height / self.normal[2]]) - shift
-        return centre - half * (self.row_direction + self.column_direction)
+        return np.asarray(centre - half * (self.row_direction + self.column_direction))
 
     def height_of(self, point: tuple[float, float, float]) -> float:
         """Height along the normal at which a point of the head lies in the slice, mm."""
@@ -127,9 +145,7 @@ def generate_slice(
     if patient.bleeds and rng.random() < options.crossing_probability:
         bleed = patient.bleeds[int(rng.integers(len(patient.bleeds)))]
         offset = bleed.half_height * float(rng.uniform(-0.85, 0.85))
-        height = acquisition.height_of(
-            (bleed.centre[0], bleed.centre[1], bleed.centre[2] + offset)
-        )
+        height = acquisition.height_of((bleed.centre[0], bleed.centre[1], bleed.centre[2] + offset))
     else:
         height = float(
             rng.uniform(SLICE_RANGE[0] * patient.skull.depth, SLICE_RANGE[1] * patient.skull.height)
@@ -177,7 +193,12 @@ def _heights(acquisition: Acquisition, options: PhantomOptions) -> Array:
     patient, spacing = acquisition.patient, acquisition.scan.spacing_mm
     top = acquisition.height_of((0.0, 0.0, patient.skull.height + TOP_MARGIN_MM))
     bottom = acquisition.height_of((0.0, 0.0, BOTTOM_MM))
-    count = options.slices or int(np.ceil((top - bottom) / spacing)) + 1
+    whole = int(np.ceil((top - bottom) / spacing)) + 1
+    count = options.slices or whole
+    if count < whole and patient.bleeds:
+        # A short series is moved down from the vertex until it shows the lowest bleed.
+        lowest = min(acquisition.height_of(bleed.centre) - 10.0 for bleed in patient.bleeds)
+        top = max(min(top, lowest + spacing * (count - 1)), bottom + spacing * (count - 1))
     return top - spacing * np.arange(count)[::-1]
 
 

@@ -23,8 +23,12 @@ class Content:
     def __init__(self, rng: np.random.Generator, stage: str) -> None:
         self.stage = stage
         ranges = {
-            "acute": ACUTE_HU, "mixed": ACUTE_HU, "subacute": SUBACUTE_HU, "chronic": CHRONIC_HU,
-            "septated": CHRONIC_HU, "layered": CHRONIC_HU,
+            "acute": ACUTE_HU,
+            "mixed": ACUTE_HU,
+            "subacute": SUBACUTE_HU,
+            "chronic": CHRONIC_HU,
+            "septated": CHRONIC_HU,
+            "layered": CHRONIC_HU,
         }
         self.hu = ranges[stage].draw(rng)
         self._spread = float(rng.uniform(0.5, 3.0))
@@ -126,7 +130,9 @@ class DuralSheet(Bleed):
         self.content = Content(rng, str(rng.choice(["acute", "subacute"], p=[0.8, 0.2])))
         self._uneven = Waves(rng, 30.0, 6)
 
-    def push(self, p: Points, depth: Array, vault_depth: Array) -> tuple[Array, Array, Array] | None:
+    def push(
+        self, p: Points, depth: Array, vault_depth: Array
+    ) -> tuple[Array, Array, Array] | None:
         """A layer on the falx moves the hemisphere off it."""
         if not self.on_falx:
             return None

@@ -15,7 +15,13 @@ ASYMMETRY = Range(-0.18, 0.18, "1", "textbook: ventricles differ mildly from sid
 
 # Course of the left lateral ventricle, mm, and its radius at each station for calibre 1.
 _FRONT_TO_BACK: tuple[Vector, ...] = (
-    (10, -34, 8), (9, -22, 14), (10, -4, 20), (14, 14, 21), (22, 28, 14), (25, 42, 8), (22, 56, 6),
+    (10, -34, 8),
+    (9, -22, 14),
+    (10, -4, 20),
+    (14, 14, 21),
+    (22, 28, 14),
+    (25, 42, 8),
+    (22, 56, 6),
 )
 _BODY_RADII = (2.6, 4.2, 4.2, 4.6, 6.8, 4.2, 1.6)
 _TEMPORAL: tuple[Vector, ...] = ((22, 28, 14), (31, 22, 0), (33, 4, -13), (30, -8, -17))
@@ -32,7 +38,9 @@ class Ventricles:
         if self.hydrocephalus:
             self.calibre = HYDROCEPHALUS.draw(rng)
         self.asymmetry = ASYMMETRY.draw(rng)
-        self.third = float(np.clip(0.6 + 2.6 * (self.calibre - 0.4) * rng.uniform(0.6, 1.2), 0.7, 7))
+        self.third = float(
+            np.clip(0.6 + 2.6 * (self.calibre - 0.4) * rng.uniform(0.6, 1.2), 0.7, 7)
+        )
         self.septum = float(rng.uniform(0.5, 0.9))  # half thickness, mm
 
     def widen(self, share: float) -> None:
@@ -58,4 +66,4 @@ class Ventricles:
         fourth = ellipsoid(
             q, (0.0, 33.0, -34.0), (5.0 + 2.2 * self.calibre, 2.8 + 2 * self.calibre, 10.0)
         )
-        return np.minimum.reduce([lateral, third, fourth])
+        return np.asarray(np.minimum.reduce([lateral, third, fourth]))
