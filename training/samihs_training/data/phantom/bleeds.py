@@ -139,7 +139,7 @@ class Intraparenchymal(Bleed):
         if self._level:
             low = scene.gravity - scene.gravity_of(self.centre) - self._level_at
             hu = hu - 28.0 * sigmoid(-low / 1.2)
-        field = scene.grid.lift_to(hu, lifted.window).middle
+        field = scene.grid.values(hu, lifted.window)
         cover = np.clip(0.5 - lifted.middle / (2 * self._soft), 0, 1) * lifted.below(self._soft)
         cover = np.minimum(cover * 1.0, inside_skull(scene, lifted) + 1.0)
         scene.canvas.blend(lifted.window, cover, field, Tissue.BLOOD)
@@ -207,7 +207,7 @@ class Intraventricular(Bleed):
         if lifted is None:
             return
         hu = self.hu + self._spread * self._grain.at(scene.q)
-        value = scene.grid.lift_to(hu, lifted.window).middle
+        value = scene.grid.values(hu, lifted.window)
         cover = lifted.below()
         scene.canvas.blend(lifted.window, cover, value, Tissue.BLOOD)
         self._label(scene, lifted.window, cover)
@@ -268,7 +268,7 @@ class Subarachnoid(Bleed):
         window = lifted.window
         soft = 1 - np.clip((lifted.middle + 2.0) / 4.0, 0, 1)
         cover = scene.csf[:, *window.index] * soft
-        value = scene.grid.lift_to(self.hu + 4.0 * self._grain.at(scene.p), window).middle
+        value = scene.grid.values(self.hu + 4.0 * self._grain.at(scene.p), window)
         scene.canvas.blend(window, cover, value, Tissue.BLOOD)
         self._label(scene, window, cover)
 
@@ -320,7 +320,7 @@ class Epidural(ExtraAxial):
         hu = self.hu + self._spread * self._grain.at(p)
         hu = hu - self._swirl * sigmoid(4 * (self._eddies.at(p) - 0.6))
         cover = lifted.below()
-        value = scene.grid.lift_to(hu, lifted.window).middle
+        value = scene.grid.values(hu, lifted.window)
         scene.canvas.blend(lifted.window, cover, value, Tissue.BLOOD)
         self._label(scene, lifted.window, cover)
 

@@ -128,25 +128,27 @@ class Grid:
             self.window.c0 + b0 * self.step,
             min(self.window.c0 + (b1 - 1) * self.step + 1, self.window.c1),
         )
-        return self._lift_part(field, a0, a1, b0, b1, window)
+        return self.lift_to(field, window)
 
     def lift_to(self, field: Array, window: Window) -> Lifted:
         """Interpolate a coarse field to a window that `lift` chose."""
+        return Lifted(window, self._to_pixels(field, window), self.pixel)
+
+    def values(self, field: Array, window: Window) -> Array:
+        """Mean of a coarse field over each segment at the pixels of a window [segments, h, w]."""
+        return self._to_pixels(0.5 * (field[1:] + field[:-1]), window)
+
+    def _to_pixels(self, field: Array, window: Window) -> Array:
         a0 = (window.r0 - self.window.r0) // self.step
         b0 = (window.c0 - self.window.c0) // self.step
         a1 = a0 - (-(window.r1 - 1 - window.r0) // self.step) + 1
         b1 = b0 - (-(window.c1 - 1 - window.c0) // self.step) + 1
-        return self._lift_part(field, a0, a1, b0, b1, window)
-
-    def _lift_part(
-        self, field: Array, a0: int, a1: int, b0: int, b1: int, window: Window
-    ) -> Lifted:
         part = np.ascontiguousarray(field[:, a0:a1, b0:b1], np.float32)
         if self.step == 1:
-            return Lifted(window, part, self.pixel)
+            return part
         down = _interpolation(window.r1 - window.r0, a1 - a0, self.step)
         across = _interpolation(window.c1 - window.c0, b1 - b0, self.step)
-        return Lifted(window, down @ part @ across.T, self.pixel)
+        return np.asarray(down @ part @ across.T)
 
 
 @lru_cache(maxsize=512)

@@ -99,7 +99,7 @@ class Patch:
         window = lifted.window
         brain = scene.parenchyma[:, *window.index]
         cover = (1 - np.clip((lifted.middle / self._soft + 1) / 2, 0, 1)) * brain
-        grain = scene.grid.lift_to(self._grain.at(scene.p), window).middle
+        grain = scene.grid.values(self._grain.at(scene.p), window)
         part = scene.canvas.hu[:, *window.index]
         value = np.maximum(part + self._shift * (1 + 0.2 * grain), np.minimum(self._floor, part))
         scene.canvas.blend(window, cover, value, self._tissue)

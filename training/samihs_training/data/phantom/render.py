@@ -94,7 +94,7 @@ def _paint_brain(patient: Patient, scene: Scene) -> None:
 
     cover_in = inside.below()
     open_share = 1 - 0.9 * scene.effacement
-    half_width = lift(brain.sulcus * open_share + scene.swelling).middle
+    half_width = grid.values(brain.sulcus * open_share + scene.swelling, window)
     below_space = f.depth - brain.space_width(scene.q) * open_share - scene.swelling
     surface = lift(-below_space)
     sulcus, sulcus_floor = lift(f.sulcus), lift(f.sulcus_floor)
@@ -121,9 +121,9 @@ def _paint_brain(patient: Patient, scene: Scene) -> None:
     deep = lift(f.deep).below() * 0.85
     grey = np.maximum(cortex, deep)
     aged = brain.leukoaraiosis * np.exp(-np.maximum(ventricle.middle, 0) / 7.0)
-    tone = lift(brain.tone(scene.q)).middle
+    tone = grid.values(brain.tone(scene.q), window)
     hu = brain.white_hu - aged + 0.7 * tone + (brain.grey_hu - brain.white_hu + aged) * grey
-    folia = lift(brain.folia(scene.q)).middle
+    folia = grid.values(brain.folia(scene.q), window)
     hu += cover_infra * (brain.grey_hu - 1.0 + 1.1 * folia - hu)
     stem = lift(f.stem).below()
     hu += stem * (0.5 * (brain.white_hu + brain.grey_hu) - hu)
@@ -183,7 +183,7 @@ def _paint_skull(patient: Patient, scene: Scene, skin: Array) -> None:
     window = lifted.window
     inner = grid.lift_to(scene.inner, window)
     cover = lifted.below() * (1 - inner.below())
-    diploe = grid.lift_to(skull.diploe(scene.p), window).middle
+    diploe = grid.values(skull.diploe(scene.p), window)
     hu = bone_hu(inner.middle, lifted.middle, skull.table, skull.table_hu, diploe)
     canvas.blend(window, cover, hu, Tissue.BONE)
     if float(scene.p.z.min()) < 15:

@@ -152,7 +152,7 @@ def _noise_amplitude(n: int, pixel_mm: float, blur_mm: float) -> Array:
 
 def _blurred(hu: Array, scan: Scan) -> Array:
     sigma = scan.blur_mm / 2.355 / scan.pixel_mm  # pixels
-    blurred = ndimage.gaussian_filter(hu, sigma, truncate=3.0)
+    blurred: Array = ndimage.gaussian_filter(hu, sigma, truncate=3.0)
     if scan.edge:
         wide = ndimage.gaussian_filter(blurred, 1.6 * sigma, truncate=2.5)
         blurred += scan.edge * (blurred - wide)

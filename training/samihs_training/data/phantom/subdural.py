@@ -56,7 +56,7 @@ class Content:
         if walls is not None:
             hu = hu + self._differ * np.tanh(walls * 4)
         window = lifted.window
-        canvas.blend(window, cover, grid.lift_to(hu, window).middle, Tissue.BLOOD)
+        canvas.blend(window, cover, grid.values(hu, window), Tissue.BLOOD)
         thin = np.zeros_like(cover)
         if walls is not None:
             spacing = grid.step * grid.pixel
