@@ -1,0 +1,1 @@
+"""Where the graphs run: one small protocol, one module per backend."""

@@ -1,0 +1,126 @@
+"""Everything that SAMIHS raises on purpose.
+
+::
+
+    SamihsError                    exit 1: a fault of ours, or of the machine
+    └── UserError                  exit 2: something the user can mend; the message says how
+        ├── UsageError             an option or a combination of options
+        ├── StudyError             what was given is no CT study that can be read rightly
+        ├── PromptError            a point, box or slice outside the image, or malformed
+        ├── BundleError            a bundle that is missing, changed or of another schema
+        ├── BackendError           a backend that is not installed or cannot run here
+        ├── OutputError            a place that cannot be written, or would be overwritten
+        ├── CheckpointError        a training or base checkpoint that does not fit
+        ├── DataError              a training case that is wrong; names the file
+        └── ExportError            an export step that cannot be done
+            └── ParityError        a numerical gate that failed: nothing was written
+
+A message is one line: the thing, what came, what was expected, how to mend it. Commands print it
+to stderr and exit with the code above; a traceback is shown only with ``--debug``.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn, ParamSpec, TypeVar
+
+EXIT_OWN_FAULT = 1
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class SamihsError(Exception):
+    """Base of all; caught by the commands."""
+
+    exit_code = EXIT_OWN_FAULT
+
+
+class UserError(SamihsError):
+    """Something the user can mend."""
+
+    exit_code = EXIT_USER_ERROR
+
+
+class UsageError(UserError):
+    """An option, or a combination of options, that makes no sense."""
+
+
+class StudyError(UserError):
+    """What was given is no CT study that can be read rightly."""
+
+
+class PromptError(UserError):
+    """A point, box or slice that is malformed or outside the image."""
+
+
+class BundleError(UserError):
+    """A bundle that is missing, changed, unsafe or of another schema."""
+
+
+class BackendError(UserError):
+    """A backend that is not installed or cannot run on this machine."""
+
+
+class OutputError(UserError):
+    """A place that cannot be written, or that would be overwritten."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint that is unreadable or does not fit the model."""
+
+
+class DataError(UserError):
+    """A training case that is wrong; the message names the file."""
+
+
+class ExportError(UserError):
+    """An export step that cannot be done."""
+
+
+class ParityError(ExportError):
+    """A numerical gate that failed: no bundle was written."""
+
+
+def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
+    """Wrap a command's body: a :class:`SamihsError` becomes one line on stderr and its exit code.
+
+    Other exceptions are faults of ours: one line as well, exit 1, unless ``SAMIHS_DEBUG=1`` (which
+    ``--debug`` sets) asks for the traceback.
+    """
+
+    @functools.wraps(command)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except SamihsError as error:
+            if _debug():
+                raise
+            _exit(f"error: {_one_line(error)}", error.exit_code)
+        except KeyboardInterrupt:
+            _exit("interrupted", EXIT_INTERRUPTED)
+        except (OSError, ValueError, TypeError, RuntimeError, LookupError, MemoryError) as error:
+            if _debug():
+                raise
+            text = f"{type(error).__name__}: {_one_line(error)}"
+            _exit(f"internal error: {text} (--debug shows where)", EXIT_OWN_FAULT)
+
+    return guarded
+
+
+def _debug() -> bool:
+    return os.environ.get("SAMIHS_DEBUG") == "1"
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def _exit(message: str, code: int) -> NoReturn:
+    print(message, file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,91 @@
+"""Parameter-refactoring (PR) adapters, SAMIHS's way to adapt SAM (arXiv 2311.08190).
+
+For tokens x: ``y = x + (x (D * s)) D^T + b`` with D [C, r] shared by all blocks, s [r] and b [C] of
+each block's own; s = b = 0 at the start, so an untrained adapter is the identity. One D serves the
+attention adapters, another the MLP adapters. An adapter sits between a LayerNorm and what follows
+it, and is linear, so it folds into the following linear layer (``samihs_export.merge``).
+
+It is put in by composition, with no fork of SAM: ``attn`` becomes ``Sequential(adapter, attn)`` and
+``mlp`` becomes ``Sequential(adapter, mlp)``. There the windows are padded with zeros *after* the
+norm, as SAM does it, and the adapter answers b on pad tokens. The SAMIHS authors' code pads
+*before* the norm; ``pad_before_norm=True`` builds theirs: ``norm1`` moves inside the window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+Site = Literal["attn", "mlp"]
+
+
+class PRAdapter(nn.Module):
+    """``y = x + (x (D * s)) D^T + b`` over the last axis; see the module's text."""
+
+    def __init__(self, direction: nn.Parameter) -> None:
+        """``direction``: the shared D [C, r]; registered by whoever owns it, once."""
+        super().__init__()
+        width, rank = direction.shape
+        self.direction = direction
+        self.scale = nn.Parameter(torch.zeros(rank))
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        # x: [..., C] -> [..., r] -> [..., C]
+        return x + (x @ (self.direction * self.scale)) @ self.direction.mT + self.bias
+
+    def matrix(self) -> Tensor:
+        """M = I + D diag(s) D^T in float64 [C, C]: y = M x + b (M is symmetric)."""
+        direction, scale = self.direction.double(), self.scale.double()
+        eye = torch.eye(direction.shape[0], dtype=torch.float64, device=direction.device)
+        return eye + (direction * scale) @ direction.mT
+
+
+@dataclass(frozen=True)
+class PRConfig:
+    """Options of the PR adapters. The defaults are the paper's."""
+
+    rank: int = 100
+    sites: tuple[Site, ...] = ("attn", "mlp")
+    pad_before_norm: bool = False
+    """The authors' order of padding and normalising; see the module's text."""
+
+
+def insert_pr_adapters(sam: nn.Module, config: PRConfig) -> None:
+    """Put PR adapters into every block of ``sam.image_encoder``, in place.
+
+    With s = b = 0 the encoder computes what it did before.
+    """
+    encoder: Any = sam.image_encoder
+    directions = {site: _new_direction(encoder, config.rank) for site in config.sites}
+    for block in encoder.blocks:
+        if "attn" in directions:
+            adapter = PRAdapter(directions["attn"])
+            if config.pad_before_norm:
+                block.attn = nn.Sequential(block.norm1, adapter, block.attn)
+                block.norm1 = nn.Identity()
+            else:
+                block.attn = nn.Sequential(adapter, block.attn)
+        if "mlp" in directions:
+            block.mlp = nn.Sequential(PRAdapter(directions["mlp"]), block.mlp)
+
+
+def pr_adapters(sam: nn.Module) -> Iterator[tuple[int, Site, PRAdapter]]:
+    """Every PR adapter of the encoder, as (block, site, adapter), in order."""
+    encoder: Any = sam.image_encoder
+    for index, block in enumerate(encoder.blocks):
+        sites: tuple[tuple[Site, nn.Module], ...] = (("attn", block.attn), ("mlp", block.mlp))
+        for site, module in sites:
+            children = module.children() if isinstance(module, nn.Sequential) else ()
+            for child in children:
+                if isinstance(child, PRAdapter):
+                    yield index, site, child
+
+
+def _new_direction(encoder: Any, rank: int) -> nn.Parameter:
+    width = encoder.pos_embed.shape[-1]
+    return nn.Parameter(nn.init.xavier_uniform_(torch.empty(width, rank)))

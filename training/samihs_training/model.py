@@ -1,0 +1,98 @@
+"""SAM as it is trained and exported here: Hounsfield units and points in, mask logits out.
+
+segment-anything's decoder takes one image's embedding and repeats it for each prompt; a training
+batch and a batched export pair embedding i with prompt i. :class:`SamihsModel` does that with
+segment-anything's own submodules. The same pre- and post-processing stands in the exported graphs
+(``samihs_export.graphs``), which are tested against this class.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from samihs_training.sam import SamConfig
+
+
+class SamihsModel(nn.Module):
+    """A SAM with everything between Hounsfield units and low-resolution logits."""
+
+    def __init__(self, sam: nn.Module, config: SamConfig) -> None:
+        super().__init__()
+        self.sam: Any = sam
+        self.config = config
+
+    def encode(self, hu: Tensor, window: Tensor) -> Tensor:
+        """``hu`` [B, 1, S, S] float, ``window`` [B, 2] (low, high HU) -> embedding [B, E, G, G].
+
+        The window is scaled to [0, 1] and clipped, then resized to the model's frame (bilinear,
+        half-pixel centres), then repeated to three channels and normalised.
+        """
+        low, high = window[:, 0].view(-1, 1, 1, 1), window[:, 1].view(-1, 1, 1, 1)
+        image = ((hu - low) / (high - low)).clamp(0, 1)
+        size = self.config.image_size
+        if image.shape[-1] != size:
+            image = F.interpolate(image, size=(size, size), mode="bilinear", align_corners=False)
+        mean = image.new_tensor(self.config.pixel_mean).view(1, 3, 1, 1)
+        std = image.new_tensor(self.config.pixel_std).view(1, 3, 1, 1)
+        embedding: Tensor = self.sam.image_encoder((image.expand(-1, 3, -1, -1) - mean) / std)
+        return embedding
+
+    def decode(
+        self,
+        embedding: Tensor,
+        points: Tensor,
+        labels: Tensor,
+        prior: Tensor | None = None,
+        *,
+        slice_size: int,
+    ) -> tuple[Tensor, Tensor]:
+        """Logits [B, 1, 4G, 4G] and scores [B] of prompt i on embedding i.
+
+        ``embedding`` [B, E, G, G]; ``points`` [B, N, 2] in pixels of the ``slice_size`` slice,
+        column first; ``labels`` [B, N] (1 foreground, 0 background, 2/3 box corners, -1 not a
+        point: exactly one where there is no box); ``prior`` [B, 1, 4G, 4G] logits.
+        """
+        prompt_encoder, decoder = self.sam.prompt_encoder, self.sam.mask_decoder
+        sparse = self.embed_points(points, labels, slice_size)
+        if prior is None:
+            no_mask = prompt_encoder.no_mask_embed.weight
+            dense = no_mask.view(1, -1, 1, 1).expand_as(embedding)
+        else:
+            dense = prompt_encoder.mask_downscaling(prior)
+        tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+        tokens = torch.cat([tokens.expand(len(sparse), -1, -1), sparse], dim=1)  # [B, 5+N, E]
+        position = prompt_encoder.get_dense_pe().expand_as(embedding)
+        answers, source = decoder.transformer(embedding + dense, position, tokens)
+        source = source.mT.reshape(embedding.shape)
+        upscaled = decoder.output_upscaling(source)  # [B, E/8, 4G, 4G]
+        # One mask for one click: the first token is SAM's single-mask output.
+        weights = decoder.output_hypernetworks_mlps[0](answers[:, 1])  # [B, E/8]
+        logits = torch.einsum("bc,bchw->bhw", weights, upscaled)[:, None]
+        scores = decoder.iou_prediction_head(answers[:, 0])[:, 0]
+        return logits, scores
+
+    def embed_points(self, points: Tensor, labels: Tensor, slice_size: int) -> Tensor:
+        """Sparse prompt embeddings [B, N, E]: segment-anything's, without masked assignment.
+
+        A slice pixel p lies at ``p * scale + 0.5`` of the model's frame (pixel centres).
+        """
+        prompt_encoder = self.sam.prompt_encoder
+        size = self.config.image_size
+        coords = points * (size / slice_size) + 0.5
+        encoded = prompt_encoder.pe_layer.forward_with_coords(coords, (size, size))
+        kind = labels[..., None]
+        encoded = torch.where(kind == -1, torch.zeros_like(encoded), encoded)
+        encoded = encoded + (kind == -1) * prompt_encoder.not_a_point_embed.weight
+        for label, embedding in enumerate(prompt_encoder.point_embeddings):
+            encoded = encoded + (kind == label) * embedding.weight
+        return encoded
+
+
+def mask_at_slice_size(logits: Tensor, slice_size: int) -> Tensor:
+    """Boolean mask [B, 1, S, S]: logits up-sampled bilinearly, above 0 (SAM's own rule)."""
+    size = (slice_size, slice_size)
+    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False) > 0
