@@ -16,9 +16,10 @@ GREY_HU = Range(34, 41, "HU", "textbook: grey matter 32 to 42 HU")
 CONTRAST_HU = Range(5, 9, "HU", "textbook: grey minus white 5 to 10 HU")
 CSF_HU = Range(2, 12, "HU", "textbook: CSF 0 to 15 HU")
 DURA_HU = Range(42, 62, "HU", "textbook: dura denser than brain")
-GYRUS_MM = Range(19, 27, "mm", "textbook: wavelength of two gyri, each 8 to 14 mm wide")
+UNEVENNESS_HU = Range(0.4, 1.6, "HU", "measured: slow variation inside white matter")
+GYRUS_MM = Range(17, 25, "mm", "textbook: wavelength of two gyri, each 8 to 14 mm wide")
 RIBBON_MM = Range(2.4, 3.6, "mm", "textbook: cortex 2 to 4 mm thick, plus blur")
-SULCUS_YOUNG_MM = Range(0.05, 0.5, "mm", "chosen: half width of sulci at 20 years")
+SULCUS_YOUNG_MM = Range(0.1, 0.6, "mm", "chosen: half width of sulci at 20 years")
 SULCUS_OLD_MM = Range(0.4, 1.6, "mm", "chosen: half width of sulci at 90 years")
 SPACE_YOUNG_MM = Range(0.5, 1.5, "mm", "textbook: subarachnoid space over the convexity")
 SPACE_OLD_MM = Range(1.0, 4.0, "mm", "textbook: subarachnoid space with atrophy")
@@ -72,7 +73,8 @@ class Brain:
         self.sulcus = _between(SULCUS_YOUNG_MM, SULCUS_OLD_MM, wide, rng)
         self.space = _between(SPACE_YOUNG_MM, SPACE_OLD_MM, wide, rng)
         self.leukoaraiosis = LEUKOARAIOSIS_HU.draw(rng) * max(0.0, old)
-        self.falx = float(rng.uniform(0.5, 0.95))  # half thickness, mm
+        self.unevenness = UNEVENNESS_HU.draw(rng)
+        self.falx = float(rng.uniform(0.35, 0.85))  # half thickness, mm
         self.cistern_scale = 0.8 + 0.45 * wide + float(rng.uniform(-0.1, 0.15))
         self.sylvian_width = 0.7 + 2.6 * wide * float(rng.uniform(0.5, 1.2))
         self._gyri = Waves(rng, self.gyrus, 26)
@@ -125,8 +127,8 @@ class Brain:
         return np.asarray((depth > 0.5) & (((furrow | split) & cerebrum) | space | open_space))
 
     def tone(self, q: Points) -> Array:
-        """Slow unevenness of the parenchyma, unit variance."""
-        return self._tone.at(q)
+        """Slow unevenness of the parenchyma, HU."""
+        return self.unevenness * self._tone.at(q)
 
     def _sulcus(self, q: Points, spacing: tuple[float, float] | None) -> Array:
         level = np.maximum(self._skull.level(q), 0.25)

@@ -122,7 +122,7 @@ def _paint_brain(patient: Patient, scene: Scene) -> None:
     grey = np.maximum(cortex, deep)
     aged = brain.leukoaraiosis * np.exp(-np.maximum(ventricle.middle, 0) / 7.0)
     tone = grid.values(brain.tone(scene.q), window)
-    hu = brain.white_hu - aged + 0.7 * tone + (brain.grey_hu - brain.white_hu + aged) * grey
+    hu = brain.white_hu - aged + tone + (brain.grey_hu - brain.white_hu + aged) * grey
     folia = grid.values(brain.folia(scene.q), window)
     hu += cover_infra * (brain.grey_hu - 1.0 + 1.1 * folia - hu)
     stem = lift(f.stem).below()

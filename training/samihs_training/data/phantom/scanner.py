@@ -35,9 +35,22 @@ BLUR_MM = {
 }
 KERNEL_SHARES = {"soft": 0.4, "standard": 0.5, "sharp": 0.1}
 SHARP_NOISE = 1.8  # a sharp kernel keeps the high frequencies in which most of the noise lies
+HARDENING = Range(0.02, 0.3, "1", "chosen: share of the correction that fails; by eye", log=True)
+STARVATION = Range(0.1, 0.9, "1", "chosen: noise streaks along dense bone, judged by eye")
 TILT_DEG = Range(5, 22, "deg", "textbook: gantry tilted along the skull base")
 GLARE_HU = 120  # white in the windows that hemorrhages are outlined in (level 40, width 80 to 160)
+DARK_HU = -60  # no brain, blood or CSF is as dark: fat or air takes part
 PAD_HU = -2000  # outside the scan circle, as GE writes it
+
+
+_DENSE = (
+    Tissue.BONE,
+    Tissue.CALCIFICATION,
+    Tissue.METAL,
+    Tissue.CATHETER,
+    Tissue.LENS,
+    Tissue.TABLE,
+)  # may glare themselves
 
 
 @dataclass(frozen=True)
@@ -78,7 +91,7 @@ def draw_scan(rng: np.random.Generator, options: PhantomOptions) -> Scan:
     kernel = str(rng.choice(list(KERNEL_SHARES), p=list(KERNEL_SHARES.values())))
     noise = NOISE_HU.draw(rng) * (rng.uniform(1.0, 1.4) if thickness < 2.6 else 1.0)
     moving = float(rng.uniform(0.5, 2.0)) if rng.random() < 0.08 else 0.0
-    hardening, starvation = float(rng.uniform(0.02, 0.22)), float(rng.uniform(0.1, 0.7))
+    hardening, starvation = HARDENING.draw(rng), STARVATION.draw(rng)
     if options.slice_thickness_mm is not None:
         thickness = options.slice_thickness_mm
     kernel = options.kernel or kernel
@@ -112,9 +125,7 @@ def scan_slice(canvas: Canvas, scan: Scan, rng: np.random.Generator) -> Array:
     if scan.motion_mm:
         hu = _moved(hu, scan, rng)
     hu = _blurred(np.clip(hu, -1000, 6000), scan)
-    # Who outlines blood in a brain window stops where bone begins to glare.
-    canvas.bleeds[(hu > GLARE_HU) | (hu < -60)] = 0
-    canvas.tissues[(canvas.tissues == Tissue.BLOOD) & (canvas.bleeds == 0)] = Tissue.BONE
+    _relabel(canvas, hu)
     level: Array | float = 1.0
     if scan.hardening or scan.starvation:
         errors, level = _streaks(hu, scan, rng)
@@ -124,7 +135,18 @@ def scan_slice(canvas: Canvas, scan: Scan, rng: np.random.Generator) -> Array:
     hu = np.clip(np.rint(hu), -1024, 3071).astype(np.int16)
     if scan.circle:
         hu[~_circle(scan.matrix)] = PAD_HU
+        canvas.tissues[~_circle(scan.matrix)] = Tissue.AIR
     return hu
+
+
+def _relabel(canvas: Canvas, hu: Array) -> None:
+    """Who outlines in a brain window stops where bone begins to glare; `hu` is free of noise."""
+    glare = hu > GLARE_HU
+    canvas.bleeds[glare | (hu < DARK_HU)] = 0
+    lost = np.isin(canvas.tissues, (Tissue.BLOOD, Tissue.MEMBRANE)) & (canvas.bleeds == 0)
+    soft = glare & ~np.isin(canvas.tissues, _DENSE)
+    canvas.tissues[soft | (lost & glare)] = Tissue.BONE
+    canvas.tissues[lost & ~glare] = Tissue.AIR
 
 
 def correlated_noise(rng: np.random.Generator, scan: Scan) -> Array:
@@ -175,7 +197,7 @@ def _streaks(hu: Array, scan: Scan, rng: np.random.Generator) -> tuple[Array, Ar
         return np.zeros_like(hu), np.ones_like(hu)
     small = hu.reshape(SIZE, factor, SIZE, factor).mean(axis=(1, 3))
     errors, level = streaks(small, scan.pixel_mm * factor, rng, scan.hardening, scan.starvation)
-    head = small > -200
+    head = (small > 0) & (small < 80)  # scanners are calibrated to show brain right
     if head.any():
         errors -= np.median(errors[head])
         level = level / np.median(level[head])

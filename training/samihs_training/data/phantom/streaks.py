@@ -54,10 +54,10 @@ def streaks(
     dense = np.clip(hu - 150, 0, 8000) / 1000
     bone = project(dense) * pixel_mm / 10  # cm x density of bone
     water = project(tissue) * pixel_mm / 10  # cm of water
-    error = -7.0 * hardening * bone**2 * (1 + 0.12 * bone)
+    error = -180.0 * hardening * bone**2 * (1 + 0.12 * bone)
     few = np.exp(0.5 * 0.19 * np.minimum(water + 0.6 * bone, 60.0))  # 0.19 / cm at 70 keV
     few /= np.median(few[water > 8]) if (water > 8).any() else 1.0
-    error += starvation * 4.0 * few**1.5 * rng.standard_normal(error.shape).astype(np.float32)
+    error += starvation * 30.0 * few**1.5 * rng.standard_normal(error.shape).astype(np.float32)
     counts = np.zeros(SIZE * SIZE, np.float32)
     for ray, line in zip(_rays()[::6], (few[::6] ** 2).astype(np.float32), strict=True):
         counts += line[ray]
