@@ -1,0 +1,114 @@
+"""The sidecar of a TensorRT engine: what it was built from, by what, and for which device.
+
+``<bundle>/engines/<name>.engine`` stands beside ``<name>.json``. An engine is machine code: the
+runtime deserialises one only when its own hash, its source graph, the TensorRT flavour and version,
+and the GPU's compute capability all agree.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from samihs_runtime.bundle import sha256_of
+from samihs_runtime.errors import BackendError
+
+FLAVOURS = ("tensorrt", "tensorrt_rtx")
+"""Python modules, in the order in which they are preferred."""
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class EngineSidecar:
+    """What ``<name>.json`` says of ``<name>.engine``."""
+
+    part: str
+    """``encoder`` or ``decoder``."""
+    engine_sha256: str
+    onnx_sha256: str
+    """Of the bundle's graph that the engine was built from."""
+    flavour: str
+    """``tensorrt`` or ``tensorrt_rtx``: their engines are not interchangeable."""
+    version: str
+    """Full version of the package that built it; engines fit exactly one."""
+    compute_capability: tuple[str, ...]
+    """Targets, such as ``("8.9",)``; TensorRT-RTX may build for several."""
+    precision: str
+    profiles: tuple[Mapping[str, tuple[Shape, Shape, Shape]], ...]
+    """One per optimization profile: input name -> (min, opt, max) shape."""
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read and check a sidecar.
+
+        Raises:
+            BackendError: unreadable, or a field missing, unknown or of the wrong kind.
+        """
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+            known = {each.name for each in dataclasses.fields(cls)}
+            if not isinstance(raw, dict) or set(raw) != known:
+                raise ValueError(f"expected the fields {', '.join(sorted(known))}")
+            raw["compute_capability"] = tuple(str(each) for each in raw["compute_capability"])
+            raw["profiles"] = tuple(_profile(each) for each in raw["profiles"])
+            sidecar = cls(**raw)
+            sidecar._check()
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise BackendError(
+                f"engine sidecar {path} cannot be used: {error}; build the engines again"
+            ) from error
+        return sidecar
+
+    def write(self, path: Path) -> None:
+        """Write ``<name>.json``."""
+        text = json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+        path.write_text(text, encoding="utf-8")
+
+    def mismatch(
+        self, engine: Path, onnx_sha256: str, flavour: str, version: str, compute_capability: str
+    ) -> str | None:
+        """Why the engine must not be loaded here, in words; None where everything agrees.
+
+        Args:
+            engine: the engine file, which is hashed last, since that takes longest.
+            onnx_sha256: of the bundle's graph.
+            flavour: module in hand.
+            version: its version.
+            compute_capability: of the GPU in hand, such as ``8.9``.
+        """
+        if self.flavour != flavour:
+            return f"built by {self.flavour}, {flavour} is installed"
+        if self.version != version:
+            return f"built by {flavour} {self.version}, {version} is installed"
+        if compute_capability not in self.compute_capability:
+            targets = ", ".join(self.compute_capability)
+            return f"built for compute capability {targets}, this GPU has {compute_capability}"
+        if self.onnx_sha256 != onnx_sha256:
+            return "built from another graph than this bundle's"
+        if not engine.is_file() or sha256_of(engine) != self.engine_sha256:
+            return "the engine file is missing, truncated or changed"
+        return None
+
+    def _check(self) -> None:
+        for key in ("part", "engine_sha256", "onnx_sha256", "flavour", "version", "precision"):
+            if not isinstance(getattr(self, key), str):
+                raise ValueError(f"{key} is {getattr(self, key)!r}, expected a text")
+        if self.part not in ("encoder", "decoder"):
+            raise ValueError(f"part is {self.part!r}, expected encoder or decoder")
+        if self.flavour not in FLAVOURS:
+            raise ValueError(f"flavour is {self.flavour!r}, expected one of {', '.join(FLAVOURS)}")
+        if not self.profiles:
+            raise ValueError("it names no optimization profile")
+
+
+def _profile(raw: Mapping[str, Any]) -> dict[str, tuple[Shape, Shape, Shape]]:
+    profile = {}
+    for name, shapes in raw.items():
+        low, best, high = (tuple(int(size) for size in shape) for shape in shapes)
+        profile[name] = (low, best, high)
+    return profile

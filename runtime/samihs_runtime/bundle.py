@@ -1,0 +1,264 @@
+"""A bundle: the folder in which a model travels from export to runtime.
+
+::
+
+    <bundle>/manifest.json     description, and sha256 and size of every other file
+            /onnx/, /trt/      encoder and decoder graphs, for ONNX Runtime and as TensorRT's source
+            /engines/          built on the machine that runs them; each has its own sidecar
+                               (``backends/sidecar.py``), so the manifest does not list them
+
+Nothing in it is loaded before :meth:`Bundle.open` has compared every byte with the manifest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path, PurePosixPath
+from typing import Self
+
+from samihs_runtime.errors import BundleError, OutputError
+from samihs_runtime.manifest import FileEntry, GraphEntry, Manifest, WindowRule, check_relative
+
+__all__ = [
+    "ENGINES",
+    "MANIFEST",
+    "Bundle",
+    "FileEntry",
+    "GraphEntry",
+    "GraphFiles",
+    "Manifest",
+    "WindowRule",
+    "sha256_of",
+    "shipped_bundle",
+    "write_bundle",
+]
+
+MANIFEST = "manifest.json"
+ENGINES = "engines"
+_MAX_MANIFEST_BYTES = 4 << 20  # a manifest is some kB; a larger one is not ours
+
+
+@dataclass(frozen=True)
+class GraphFiles:
+    """One verified encoder and decoder."""
+
+    encoder: Path
+    decoder: Path
+    precision: str
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle: every listed file was there, of the right size and hash."""
+
+    root: Path
+    manifest: Manifest
+    id: str
+    """sha256 of manifest.json, and so of everything that it lists."""
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Self:
+        """Read the manifest and check every file it lists, before anything is loaded.
+
+        Raises:
+            BundleError: no such folder, a manifest that is wrong (:meth:`Manifest.from_json`), a
+                path that leaves the folder, a file that is missing or changed, a graph that is
+                not listed, or a file beside the graphs that is not listed.
+        """
+        root = Path(path)
+        text = _read_manifest(root)
+        manifest = Manifest.from_json(text)
+        for name, entry in manifest.files.items():
+            _check_file(root, name, entry)
+        _check_graphs_listed(root, manifest)
+        return cls(root, manifest, hashlib.sha256(text).hexdigest())
+
+    def graph(self, family: str, precision: str | None = None) -> GraphFiles:
+        """Encoder and decoder of a family; without a precision, the first that is listed.
+
+        Raises:
+            BundleError: the bundle holds no such pair.
+        """
+        for entry in self.manifest.graphs:
+            if entry.family == family and precision in (None, entry.precision):
+                encoder, decoder = self.root / entry.encoder, self.root / entry.decoder
+                return GraphFiles(encoder, decoder, entry.precision)
+        have = ", ".join(f"{each.family} {each.precision}" for each in self.manifest.graphs)
+        raise BundleError(
+            f"bundle {self.root} has no {' '.join(filter(None, (family, precision)))} graphs, "
+            f"only {have}; export it with that precision"
+        )
+
+    @property
+    def engines(self) -> Path:
+        """Where TensorRT engines of this bundle lie, or would."""
+        return self.root / ENGINES
+
+
+def write_bundle(
+    folder: str | os.PathLike[str], manifest: Manifest, destination: str | os.PathLike[str]
+) -> Bundle:
+    """Make a bundle of a folder's files; a bundle already at the destination is replaced.
+
+    The new one is built and verified under a temporary name beside the destination, then renamed:
+    a failure leaves the old one as it was.
+
+    Args:
+        folder: the files as the manifest's graphs name them. A manifest in it is left out; its
+            ``engines/`` is copied, unlisted.
+        manifest: its ``files`` are ignored and written anew.
+        destination: the bundle's folder.
+
+    Raises:
+        BundleError: the manifest does not fit the files.
+        OutputError: the destination is something else than a bundle, or cannot be written.
+    """
+    source, target = Path(folder), Path(destination)
+    if target.exists() and not (target / MANIFEST).is_file() and not _is_empty_folder(target):
+        raise OutputError(
+            f"{target} exists and is no bundle (no {MANIFEST} in it): name another place, or "
+            "remove it yourself"
+        )
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    except OSError as error:
+        raise OutputError(f"cannot write beside {target}: {error.strerror}") from error
+    try:
+        fresh = scratch / "new"
+        shutil.copytree(source, fresh, ignore=_ignore_manifest(source))
+        files = {
+            name: FileEntry(sha256_of(fresh / name), (fresh / name).stat().st_size)
+            for name in _files_below(fresh)
+        }
+        listed = dataclasses.replace(manifest, files=files)
+        (fresh / MANIFEST).write_text(listed.to_json(), encoding="utf-8")
+        Bundle.open(fresh)
+        _swap(fresh, target, scratch / "old")
+    except OSError as error:
+        raise OutputError(f"cannot write the bundle {target}: {error}") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return Bundle.open(target)
+
+
+def shipped_bundle() -> Path:
+    """The bundle inside the package.
+
+    Raises:
+        BundleError: there is none, or more than one.
+    """
+    folder = Path(str(resources.files("samihs_runtime"))) / "bundles"
+    found = sorted(each.parent for each in folder.glob(f"*/{MANIFEST}"))
+    if len(found) != 1:
+        names = ", ".join(each.name for each in found) or "none"
+        raise BundleError(
+            f"{folder} should hold exactly one bundle, found {names}: "
+            "install samihs again, or name a bundle with --bundle"
+        )
+    return found[0]
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 of a file, in lower-case hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_manifest(root: Path) -> bytes:
+    path = root / MANIFEST
+    if not root.is_dir():
+        raise BundleError(f"no bundle at {root}: expected a folder with a {MANIFEST}")
+    if not path.is_file():
+        raise BundleError(f"{root} is no bundle: it holds no {MANIFEST}")
+    _check_inside(root, MANIFEST)
+    if path.stat().st_size > _MAX_MANIFEST_BYTES:
+        raise BundleError(f"{path} has {path.stat().st_size} bytes: no manifest is that large")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _check_inside(root: Path, name: str) -> None:
+    check_relative(name)
+    if not (root / name).resolve().is_relative_to(root.resolve()):
+        raise BundleError(
+            f"bundle path {name!r} leads out of {root} through a symbolic link: "
+            "replace the link by the file"
+        )
+
+
+def _check_file(root: Path, name: str, entry: FileEntry) -> None:
+    _check_inside(root, name)
+    path = root / name
+    if not path.is_file():
+        raise BundleError(f"bundle {root}: {name} is missing; copy or export the bundle again")
+    size = path.stat().st_size
+    if size != entry.bytes:
+        raise BundleError(
+            f"bundle {root}: {name} has {size} bytes, the manifest says {entry.bytes}: "
+            "it was changed or copied in part; copy or export the bundle again"
+        )
+    try:
+        digest = sha256_of(path)
+    except OSError as error:
+        raise BundleError(f"cannot read {path}: {error.strerror}") from error
+    if digest != entry.sha256:
+        raise BundleError(
+            f"bundle {root}: {name} was changed: its sha256 is {digest[:12]}..., the manifest "
+            f"says {entry.sha256[:12]}...; copy or export the bundle again"
+        )
+
+
+def _check_graphs_listed(root: Path, manifest: Manifest) -> None:
+    """Graphs, and whatever lies beside them: ONNX external data is loaded by its name alone."""
+    graphs = {name for each in manifest.graphs for name in (each.encoder, each.decoder)}
+    for name in sorted(graphs - set(manifest.files)):
+        raise BundleError(
+            f"bundle {root}: graph {name} is not under 'files'; export the bundle again"
+        )
+    for folder in sorted({PurePosixPath(name).parent for name in graphs} - {PurePosixPath(".")}):
+        for path in sorted((root / folder).rglob("*")):
+            name = path.relative_to(root).as_posix()
+            if not path.is_dir() and name not in manifest.files:
+                raise BundleError(
+                    f"bundle {root}: {name} is not in the manifest; remove it, or export again"
+                )
+
+
+def _files_below(root: Path) -> list[str]:
+    """Relative names of all files but the manifest and the engines."""
+    names = (path.relative_to(root) for path in root.rglob("*") if path.is_file())
+    return sorted(name.as_posix() for name in names if name.parts[0] not in (MANIFEST, ENGINES))
+
+
+def _ignore_manifest(source: Path) -> Callable[[str, list[str]], list[str]]:
+    def ignore(folder: str, names: list[str]) -> list[str]:
+        return [MANIFEST] if Path(folder) == source and MANIFEST in names else []
+
+    return ignore
+
+
+def _is_empty_folder(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
+
+
+def _swap(fresh: Path, target: Path, old: Path) -> None:
+    """Put ``fresh`` in the target's place; put the old one back where that fails."""
+    if not target.exists():
+        fresh.rename(target)
+        return
+    target.rename(old)
+    try:
+        fresh.rename(target)
+    except OSError:
+        old.rename(target)
+        raise

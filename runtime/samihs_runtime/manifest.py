@@ -1,0 +1,259 @@
+"""``manifest.json``: everything the runtime believes about a bundle, checked field by field.
+
+The manifest is the contract between export and runtime (see ``bundle.py`` for the files it lists).
+Tensor contract of every graph, at every precision::
+
+    encoder: hu f32 [B,1,S,S], window f32 [B,2] (low, high HU)  ->  embedding f32 [B,E,G,G]
+    decoder: embedding, points f32 [B,N,2], labels i32 [B,N], prior f32 [B,1,4G,4G],
+             has_prior f32 [B]  ->  logits f32 [B,1,4G,4G], mask u8 [B,S,S], score f32 [B]
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any, Self
+
+from samihs_runtime.errors import BundleError
+
+SCHEMA = 1
+FAMILIES = ("onnx", "trt")
+"""Graph families: for ONNX Runtime, and TensorRT's source."""
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+WINDOW_RULES = ("fixed", "percentiles")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class WindowRule:
+    """How the two numbers of the encoder's ``window`` input come about."""
+
+    rule: str
+    """``fixed``: low and high are HU. ``percentiles``: they are percentiles of the slice."""
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if self.rule not in WINDOW_RULES:
+            raise _wrong("window.rule", self.rule, f"one of {', '.join(WINDOW_RULES)}")
+        if not self.low < self.high:
+            raise _wrong("window", f"low {self.low}, high {self.high}", "low below high")
+        if self.rule == "percentiles" and not (self.low >= 0 and self.high <= 100):
+            raise _wrong("window", f"{self.low} to {self.high}", "percentiles from 0 to 100")
+
+
+@dataclass(frozen=True)
+class GraphEntry:
+    """One encoder and decoder of one family and precision; paths relative to the bundle."""
+
+    family: str
+    precision: str
+    encoder: str
+    decoder: str
+
+    def __post_init__(self) -> None:
+        if self.family not in FAMILIES:
+            raise _wrong("graphs.family", self.family, f"one of {', '.join(FAMILIES)}")
+        if self.precision not in PRECISIONS:
+            raise _wrong("graphs.precision", self.precision, f"one of {', '.join(PRECISIONS)}")
+        check_relative(self.encoder)
+        check_relative(self.decoder)
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """What a listed file must be, to the byte."""
+
+    sha256: str
+    bytes: int
+
+    def __post_init__(self) -> None:
+        if not _SHA256.fullmatch(self.sha256):
+            raise _wrong("files.sha256", self.sha256, "64 lower-case hexadecimal digits")
+        if self.bytes < 0:
+            raise _wrong("files.bytes", self.bytes, "a size of at least 0")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A bundle's description. Every field is required in the file; none other is accepted."""
+
+    name: str
+    version: str
+    preset: str
+    """Model preset the graphs were built from, such as ``vit_mini``."""
+    intended_use: str
+    training_data: str
+    clinical_use: bool
+    slice_size: int
+    """S: rows and columns of the slices the graphs take and of the masks they give."""
+    image_size: int
+    """Side of the model's own frame, pixels (inside the graphs)."""
+    grid: int
+    """G: tokens along one side of the embedding; logits are 4G x 4G."""
+    embedding_channels: int
+    """E."""
+    window: WindowRule
+    score_threshold: float
+    """A mask whose score lies below is reported as ``found: false``."""
+    plausible_hu: tuple[float, float]
+    """Mean HU that a clicked spot must have for a slice to be tried, when none is named."""
+    graphs: tuple[GraphEntry, ...]
+    files: Mapping[str, FileEntry] = field(default_factory=dict)
+    """Relative path -> hash and size; filled in by :func:`samihs_runtime.bundle.write_bundle`."""
+    method: Mapping[str, Any] = field(default_factory=dict)
+    merge: Mapping[str, Any] = field(default_factory=dict)
+    parity: Mapping[str, Any] = field(default_factory=dict)
+    accuracy: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for key in ("slice_size", "image_size", "grid", "embedding_channels"):
+            if getattr(self, key) < 1:
+                raise _wrong(key, getattr(self, key), "a positive integer")
+        if not self.plausible_hu[0] < self.plausible_hu[1]:
+            raise _wrong("plausible_hu", list(self.plausible_hu), "[low, high] with low below high")
+        if not self.graphs:
+            raise _wrong("graphs", "none", "at least one graph pair")
+        pairs = [(graph.family, graph.precision) for graph in self.graphs]
+        if len(set(pairs)) < len(pairs):
+            raise _wrong("graphs", pairs, "each family and precision once")
+        for path in self.files:
+            check_relative(path)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """Read and check a manifest.
+
+        Raises:
+            BundleError: no JSON object, another schema, or a field that is missing, unknown, of
+                the wrong type or out of range; the message names it.
+        """
+        try:
+            raw = json.loads(text)
+        except ValueError as error:
+            raise BundleError(
+                f"manifest.json is no JSON ({error}); export the bundle again"
+            ) from error
+        if not isinstance(raw, dict):
+            raise _wrong("the top level", type(raw).__name__, "a JSON object")
+        schema = raw.pop("schema", None)
+        if schema != SCHEMA:
+            raise _wrong("schema", schema, f"{SCHEMA}, which this version of samihs reads")
+        _check_keys(raw, {each.name for each in dataclasses.fields(cls)}, "manifest.json")
+        return cls(**{key: _READERS[key](key, value) for key, value in raw.items()})
+
+    def to_json(self) -> str:
+        """The manifest as text; ``from_json`` of it gives an equal manifest."""
+        data = {"schema": SCHEMA, **dataclasses.asdict(self)}
+        return json.dumps(data, indent=2, allow_nan=False) + "\n"
+
+
+def check_relative(path: str) -> None:
+    """Refuse a path that could name anything outside the bundle's folder.
+
+    Raises:
+        BundleError: absolute, with a drive, a backslash, or a ``..`` part.
+    """
+    pure = PurePosixPath(path)
+    if not path or pure.is_absolute() or ".." in pure.parts or "\\" in path or ":" in path:
+        raise BundleError(
+            f"bundle path {path!r} could leave the bundle's folder: expected a relative path "
+            "without '..'; do not use this bundle unless you know who made it"
+        )
+
+
+def _wrong(key: str, came: object, expected: str) -> BundleError:
+    return BundleError(
+        f"manifest.json: {key} is {came!r}, expected {expected}; export the bundle again"
+    )
+
+
+def _check_keys(raw: Mapping[str, Any], known: set[str], where: str) -> None:
+    missing, unknown = sorted(known - set(raw)), sorted(set(raw) - known)
+    if missing or unknown:
+        faults = [f"missing {', '.join(missing)}"] if missing else []
+        faults += [f"unknown {', '.join(unknown)}"] if unknown else []
+        raise BundleError(f"{where}: {'; '.join(faults)}; export the bundle again")
+
+
+def _text(key: str, value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise _wrong(key, value, "a text")
+    return value
+
+
+def _flag(key: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise _wrong(key, value, "true or false")
+    return value
+
+
+def _integer(key: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise _wrong(key, value, "an integer")
+    return value
+
+
+def _number(key: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise _wrong(key, value, "a finite number")
+    return float(value)
+
+
+def _mapping(key: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise _wrong(key, value, "a JSON object")
+    return value
+
+
+def _range(key: str, value: Any) -> tuple[float, float]:
+    if not isinstance(value, list) or len(value) != 2:
+        raise _wrong(key, value, "[low, high]")
+    return _number(key, value[0]), _number(key, value[1])
+
+
+def _window(key: str, value: Any) -> WindowRule:
+    raw = _mapping(key, value)
+    _check_keys(raw, {"rule", "low", "high"}, f"manifest.json: {key}")
+    low, high = _number("window.low", raw["low"]), _number("window.high", raw["high"])
+    return WindowRule(_text("window.rule", raw["rule"]), low, high)
+
+
+def _graphs(key: str, value: Any) -> tuple[GraphEntry, ...]:
+    if not isinstance(value, list):
+        raise _wrong(key, value, "a list")
+    names = {each.name for each in dataclasses.fields(GraphEntry)}
+    for entry in value:
+        _check_keys(_mapping(key, entry), names, f"manifest.json: {key}")
+    return tuple(
+        GraphEntry(**{name: _text(f"{key}.{name}", entry[name]) for name in names})
+        for entry in value
+    )
+
+
+def _files(key: str, value: Any) -> dict[str, FileEntry]:
+    files = {}
+    for path, entry in _mapping(key, value).items():
+        _check_keys(_mapping(key, entry), {"sha256", "bytes"}, f"manifest.json: {key}: {path}")
+        sha256 = _text(f"files.{path}.sha256", entry["sha256"])
+        files[path] = FileEntry(sha256, _integer(f"files.{path}.bytes", entry["bytes"]))
+    return files
+
+
+_READERS: dict[str, Callable[[str, Any], Any]] = {
+    **dict.fromkeys(("name", "version", "preset", "intended_use", "training_data"), _text),
+    "clinical_use": _flag,
+    **dict.fromkeys(("slice_size", "image_size", "grid", "embedding_channels"), _integer),
+    "window": _window,
+    "score_threshold": _number,
+    "plausible_hu": _range,
+    "graphs": _graphs,
+    "files": _files,
+    **dict.fromkeys(("method", "merge", "parity", "accuracy", "provenance"), _mapping),
+}
