@@ -84,7 +84,8 @@ class Intraparenchymal(Bleed):
     def __init__(self, rng: np.random.Generator, skull: Skull, volume_ml: float) -> None:
         self.volume_ml = volume_ml
         small = volume_ml < 3
-        self.centre = _parenchymal_site(rng, skull)
+        radius = (volume_ml * 1000 * 3 / (4 * np.pi)) ** (1 / 3)
+        self.centre = _moved_inward(_parenchymal_site(rng, skull), skull, 0.85 * radius)
         lobes = 1 if small else int(rng.choice([1, 2, 3], p=[0.55, 0.3, 0.15]))
         self._blob = Blob(rng, self.centre, volume_ml, float(rng.uniform(0.05, 0.2)), lobes=lobes)
         self.half_height = 0.75 * self._blob.radius
@@ -323,6 +324,21 @@ class Epidural(ExtraAxial):
         value = scene.grid.values(hu, lifted.window)
         scene.canvas.blend(lifted.window, cover, value, Tissue.BLOOD)
         self._label(scene, lifted.window, cover)
+
+
+def _moved_inward(site: Vector, skull: Skull, depth: float) -> Vector:
+    """The site moved toward the middle of its part of the head until it lies `depth` mm deep."""
+    goal = np.array([0.35 * site[0], 0.6 * site[1], 10.0 if site[2] > -20 else -32.0])
+    here = np.array(site)
+    for _ in range(8):
+        p = Points(*(np.full(1, c, np.float32) for c in here))
+        missing = depth + float(skull.inner(p)[0])
+        away = goal - here
+        distance = float(np.linalg.norm(away))
+        if missing <= 0 or distance < 1:
+            break
+        here = here + away * min(1.0, (missing + 0.5) / distance)
+    return (float(here[0]), float(here[1]), float(here[2]))
 
 
 def _convexity_site(rng: np.random.Generator, skull: Skull, level: float) -> Vector:

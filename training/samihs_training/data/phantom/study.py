@@ -95,7 +95,7 @@ class Acquisition:
     def __init__(self, patient: Patient, scan: Scan) -> None:
         self.patient = patient
         self.scan = scan
-        self._turn = _rotation(scan.turn_deg)  # head <- scanner
+        self.turn = _rotation(scan.turn_deg)  # head <- scanner
         tilt = np.deg2rad(scan.tilt_deg)
         self.row_direction = np.array([1.0, 0.0, 0.0])
         self.column_direction = np.array([0.0, np.cos(tilt), -np.sin(tilt)])
@@ -110,7 +110,7 @@ class Acquisition:
 
     def height_of(self, point: tuple[float, float, float]) -> float:
         """Height along the normal at which a point of the head lies in the slice, mm."""
-        return float(self._turn.T @ np.asarray(point) @ self.normal) + float(
+        return float(self.turn.T @ np.asarray(point) @ self.normal) + float(
             np.array([self.scan.shift_mm[0], self.scan.shift_mm[1], 0.0]) @ self.normal
         )
 
@@ -118,14 +118,14 @@ class Acquisition:
         """The slice at a height along the normal, mm."""
         scan = self.scan
         plane = SlicePlane(
-            origin=self._turn @ self.corner(height),
-            u=self._turn @ self.row_direction * scan.pixel_mm,
-            v=self._turn @ self.column_direction * scan.pixel_mm,
-            normal=self._turn @ self.normal,
+            origin=self.turn @ self.corner(height),
+            u=self.turn @ self.row_direction * scan.pixel_mm,
+            v=self.turn @ self.column_direction * scan.pixel_mm,
+            normal=self.turn @ self.normal,
             thickness=scan.thickness_mm,
             matrix=scan.matrix,
         )
-        down = self._turn @ np.array([0.0, 1.0, 0.0])
+        down = self.turn @ np.array([0.0, 1.0, 0.0])
         canvas = paint_slice(self.patient, plane, (float(down[0]), float(down[1]), float(down[2])))
         hu = scan_slice(canvas, scan, rng)
         return PhantomSlice(hu, canvas.bleeds, canvas.tissues, scan.pixel_mm)
