@@ -1,0 +1,85 @@
+# Every target makes what it needs: a fresh machine needs Python 3.11+ and make, nothing else.
+# Targets share one virtual environment (.venv); a stamp in it says which extra is installed.
+
+PYTHON  ?= python3
+VENV    ?= .venv
+BIN     := $(VENV)/bin
+# Pinned here, a range in the package metadata: a CPU build of exactly this is what we test with.
+TORCH   ?= torch==2.13.0
+SEED    ?= 7
+OUT     ?=
+BUNDLE  ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow test-gpu lint format phantom train evaluate export bench bench-gpu clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# --- environments -----------------------------------------------------------------------------
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11+ is needed")'
+	$(PYTHON) -m venv $(VENV)
+
+# The runtime alone: no torch.
+$(VENV)/.cpu: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[cpu]'
+	touch $@
+
+# Everything: training, export, tests and checks.
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet --disable-pip-version-check '$(TORCH)'
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[cpu,dev]'
+	touch $@ $(VENV)/.cpu
+
+# --- what users run ---------------------------------------------------------------------------
+
+demo: $(VENV)/.cpu  ## phantom CT study -> samihs-infer -> mask, volume, DICOM SEG (no torch)
+	rm -rf demo
+	$(BIN)/samihs-phantom demo/study --seed $(SEED) --slices 28 --thickness 5 --bleed intraparenchymal
+	$(BIN)/samihs-infer demo/study/dicom --click-file demo/study/truth.json --out demo/result
+	@echo "truth: demo/study/truth.json"
+
+phantom: $(VENV)/.cpu  ## write phantom studies: OUT=phantoms SEED=7
+	$(BIN)/samihs-phantom $(or $(OUT),phantoms) --seed $(SEED) --format both
+
+train: $(VENV)/.dev  ## train base and adapters (QUICK=1: prove the path in 2 minutes)
+	$(BIN)/samihs-train fit $(if $(QUICK),--quick) --out $(or $(OUT),runs/$(if $(QUICK),quick,vit_mini))
+
+evaluate: $(VENV)/.dev  ## Dice and HD95 of the shipped bundle (or BUNDLE=) on unseen phantoms
+	$(BIN)/samihs-evaluate $(if $(BUNDLE),--bundle $(BUNDLE))
+
+export: $(VENV)/.dev  ## merge, export, prove, bundle, engines (CHECKPOINT= BASE= OUT=)
+	$(BIN)/samihs-export bundle $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) \
+	    $(if $(BASE),--base $(BASE)) $(if $(OUT),--out $(OUT))
+
+# --- checks -----------------------------------------------------------------------------------
+
+test: $(VENV)/.dev  ## the whole suite, but for GPU and slow tests
+	$(BIN)/python -m pytest -m 'not gpu and not slow' -q
+
+test-slow: $(VENV)/.dev  ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+test-gpu: $(VENV)/.dev  ## the tests that need an NVIDIA GPU; fails without one
+	$(BIN)/python -m pytest -m gpu
+
+lint: $(VENV)/.dev  ## ruff, formatting, mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev  ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.dev  ## latency and memory on this CPU -> benchmarks/results/
+	$(BIN)/python benchmarks/latency.py
+
+bench-gpu: $(VENV)/.dev  ## latency on this GPU -> benchmarks/results/; fails without one
+	$(BIN)/python benchmarks/latency.py --require-gpu
+
+clean:  ## remove what the targets made (not trained runs)
+	rm -rf $(VENV) build dist demo phantoms .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

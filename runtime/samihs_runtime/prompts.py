@@ -1,0 +1,101 @@
+"""What the user typed after ``--point``, ``--negative``, ``--box`` and ``--slice``, checked.
+
+Points are ``x,y[,z]``: zero-based column, row and slice of the stored image, pixel centres at
+integers. Slices count in the order of :class:`~samihs_runtime.series.CTSeries`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from samihs_runtime.errors import PromptError
+from samihs_runtime.segmentation import BACKGROUND, FOREGROUND, Prompt
+
+
+@dataclass(frozen=True)
+class Request:
+    """One lesion to look for: a prompt, and the slice it was drawn on where that was said."""
+
+    prompt: Prompt
+    slice_index: int | None = None
+
+
+def parse_request(
+    points: Sequence[str],
+    negatives: Sequence[str] = (),
+    box: str | None = None,
+    slice_index: int | None = None,
+) -> Request:
+    """The options' texts as one request.
+
+    Raises:
+        PromptError: a text that is no point or box, or two different slices in one request.
+    """
+    clicks = [(text, FOREGROUND) for text in points] + [(text, BACKGROUND) for text in negatives]
+    parsed = [(_point(text), label) for text, label in clicks]
+    slices = {z for (_, _, z), _ in parsed if z is not None}
+    if slice_index is not None:
+        slices.add(slice_index)
+    if len(slices) > 1:
+        named = ", ".join(str(index) for index in sorted(slices))
+        raise PromptError(f"the clicks name different slices ({named}): one lesion, one slice")
+    if not points and box is None:
+        raise PromptError("nothing was clicked: give --point x,y[,z] or --box x0,y0,x1,y1")
+    prompt = Prompt(
+        points=tuple((x, y) for (x, y, _), _ in parsed),
+        labels=tuple(label for _, label in parsed),
+        box=None if box is None else _box(box),
+    )
+    return Request(prompt, next(iter(slices), None))
+
+
+def check_inside(request: Request, shape: tuple[int, int], slices: int) -> None:
+    """Refuse clicks outside the image.
+
+    Args:
+        request: what was asked.
+        shape: (rows, columns) of a slice.
+        slices: how many slices there are.
+
+    Raises:
+        PromptError: naming what is outside, and the range that is inside.
+    """
+    rows, columns = shape
+    prompt, index = request.prompt, request.slice_index
+    corners = () if prompt.box is None else (prompt.box[:2], prompt.box[2:])
+    for x, y in (*prompt.points, *corners):
+        if not (-0.5 <= x <= columns - 0.5 and -0.5 <= y <= rows - 0.5):
+            raise PromptError(
+                f"the point {x:g},{y:g} lies outside the image: x is 0 to {columns - 1}, "
+                f"y is 0 to {rows - 1}"
+            )
+    if index is not None and not 0 <= index < slices:
+        raise PromptError(f"slice {index} is out of range: this series has 0 to {slices - 1}")
+
+
+def _numbers(text: str, counts: tuple[int, ...], form: str) -> list[float]:
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in counts or not all(math.isfinite(number) for number in numbers):
+        raise PromptError(f"{text!r} is not of the form {form}")
+    return numbers
+
+
+def _point(text: str) -> tuple[float, float, int | None]:
+    x, y, *rest = _numbers(text, (2, 3), "x,y or x,y,z (column, row, slice; zero-based)")
+    if not rest:
+        return x, y, None
+    if not rest[0].is_integer():
+        raise PromptError(f"the slice in {text!r} is {rest[0]:g}: a whole number was expected")
+    return x, y, int(rest[0])
+
+
+def _box(text: str) -> tuple[float, float, float, float]:
+    x0, y0, x1, y1 = _numbers(text, (4,), "x0,y0,x1,y1 (columns and rows, zero-based)")
+    if x1 <= x0 or y1 <= y0:
+        raise PromptError(f"the box {text!r} is empty: x0 < x1 and y0 < y1 were expected")
+    return x0, y0, x1, y1

@@ -1,0 +1,169 @@
+"""One request, start to end: find the slice, segment the click, follow the lesion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samihs_runtime.errors import PromptError
+from samihs_runtime.prompts import Request, check_inside
+from samihs_runtime.propagation import PropagationOptions, propagate
+from samihs_runtime.segmentation import FOREGROUND, Lesion, Prediction, Prompt, SliceMask
+
+if TYPE_CHECKING:
+    from samihs_runtime.segmenter import Segmenter
+    from samihs_runtime.series import CTSeries
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, eq=False)
+class _Located:
+    """The slice that a request was answered on."""
+
+    index: int
+    prediction: Prediction
+    notes: tuple[str, ...] = ()
+
+
+def segment_lesion(
+    segmenter: Segmenter,
+    series: CTSeries,
+    request: Request,
+    *,
+    propagation: bool = True,
+    say: Say = lambda text: None,
+) -> Lesion:
+    """Answer one request. A click that hits no hemorrhage is an answer, with ``found`` False.
+
+    Args:
+        segmenter: an open segmenter.
+        series: the series that was clicked on.
+        request: the prompt, and its slice where it was given.
+        propagation: whether to follow the lesion into the neighbouring slices.
+        say: told what is being done, for a progress line.
+
+    Raises:
+        PromptError: the request lies outside the series, or names no slice and none qualifies.
+    """
+    check_inside(request, series.shape, len(series))
+    located = _locate(segmenter, series, request, say)
+    prediction, index = located.prediction, located.index
+    threshold = segmenter.bundle.manifest.score_threshold
+    mask = _clicked_parts(prediction.mask, request.prompt)
+    if prediction.score < threshold or not mask.any():
+        why = f"score {prediction.score:.2f}, at least {threshold:.2f} was needed"
+        if not mask.any():
+            why = f"the model drew no mask at the click (score {prediction.score:.2f})"
+        return Lesion(
+            found=False,
+            score=prediction.score,
+            clicked_slice=index,
+            slices=(),
+            notes=(*located.notes, f"no hemorrhage found at this click: {why}"),
+        )
+    clicked = SliceMask(index, mask, prediction.score, "clicked", request.prompt)
+    slices: tuple[SliceMask, ...] = (clicked,)
+    stops: tuple[str, ...] = ()
+    if propagation and len(series) > 1:
+        options = PropagationOptions(min_score=threshold)
+        slices, stops = propagate(
+            segmenter, series, clicked, options, lambda z: say(f"following into slice {z}")
+        )
+    return Lesion(
+        found=True,
+        score=prediction.score,
+        clicked_slice=index,
+        slices=slices,
+        stop_reasons=stops,
+        notes=located.notes,
+    )
+
+
+def _locate(segmenter: Segmenter, series: CTSeries, request: Request, say: Say) -> _Located:
+    """Predict on the slice that was named, the only one there is, or the best that qualifies."""
+    if request.slice_index is not None or len(series) == 1:
+        index = request.slice_index or 0
+        say(f"encoding slice {index}")
+        return _Located(index, _predict(segmenter, series, index, request.prompt))
+    candidates = _candidate_slices(series, request.prompt, _plausible(segmenter))
+    if not candidates:
+        low, high = _plausible(segmenter)
+        raise PromptError(
+            f"on none of the {len(series)} slices is the clicked spot between {low:g} and "
+            f"{high:g} HU, as blood is: name the slice with --slice N or --point x,y,z"
+        )
+    located: list[_Located] = []
+    for done, index in enumerate(candidates, start=1):
+        say(f"trying the click on slice {index} ({done} of {len(candidates)})")
+        located.append(_Located(index, _predict(segmenter, series, index, request.prompt)))
+    best = max(located, key=lambda answer: answer.prediction.score)
+    note = (
+        f"no slice was named: the click could be blood on {len(candidates)} of {len(series)} "
+        f"slices; slice {best.index} has the best score"
+    )
+    return _Located(best.index, best.prediction, (note,))
+
+
+def _predict(segmenter: Segmenter, series: CTSeries, index: int, prompt: Prompt) -> Prediction:
+    return segmenter.predict(segmenter.encode(series.hu[index]), prompt)
+
+
+def _plausible(segmenter: Segmenter) -> tuple[float, float]:
+    return segmenter.bundle.manifest.plausible_hu
+
+
+def _candidate_slices(
+    series: CTSeries, prompt: Prompt, plausible: tuple[float, float]
+) -> list[int]:
+    """Slices where every foreground click could be blood: its 5 x 5 mean lies in the range.
+
+    A request with a box alone is judged by the box's centre.
+    """
+    low, high = plausible
+    spots = [
+        point
+        for point, label in zip(prompt.points, prompt.labels, strict=True)
+        if label == FOREGROUND
+    ]
+    if not spots and prompt.box is not None:
+        x0, y0, x1, y1 = prompt.box
+        spots = [((x0 + x1) / 2, (y0 + y1) / 2)]
+    means = np.array([[_mean_hu(plane, *spot) for spot in spots] for plane in series.hu])
+    return [int(z) for z in np.flatnonzero(((means >= low) & (means <= high)).all(axis=1))]
+
+
+def _mean_hu(plane: NDArray[np.generic], x: float, y: float, radius: int = 2) -> float:
+    column, row = round(x), round(y)
+    window = plane[
+        max(row - radius, 0) : row + radius + 1, max(column - radius, 0) : column + radius + 1
+    ]
+    return float(window.mean())
+
+
+def _clicked_parts(mask: NDArray[np.bool_], prompt: Prompt) -> NDArray[np.bool_]:
+    """The parts of ``mask`` that a foreground click lies in or within 3 pixels of.
+
+    Stray specks elsewhere are no part of the clicked lesion. With a box alone, everything counts.
+    """
+    from scipy import ndimage
+
+    clicks = [
+        point
+        for point, label in zip(prompt.points, prompt.labels, strict=True)
+        if label == FOREGROUND
+    ]
+    if not clicks:
+        return mask
+    labels, _ = ndimage.label(mask, structure=np.ones((3, 3)))
+    kept: set[int] = set()
+    for x, y in clicks:
+        column, row = round(x), round(y)
+        near = labels[max(row - 3, 0) : row + 4, max(column - 3, 0) : column + 4]
+        kept.update(int(part) for part in np.unique(near) if part)
+    clicked: NDArray[np.bool_] = np.isin(labels, sorted(kept))
+    return clicked
