@@ -34,7 +34,7 @@ ACUTE_HU = Range(52, 82, "HU", "textbook: clotted blood 50 to 90 HU, by hematocr
 SUBACUTE_HU = Range(32, 48, "HU", "textbook: isodense after one to three weeks")
 CHRONIC_HU = Range(8, 28, "HU", "textbook: chronic subdural 0 to 30 HU")
 MEMBRANE_HU = Range(32, 52, "HU", "measured: septa of chronic collections")
-EDEMA_DROP_HU = Range(5, 13, "HU", "textbook: edema 5 to 15 HU below brain")
+EDEMA_DROP_HU = Range(6, 16, "HU", "textbook: edema 5 to 20 HU below brain")
 SAH_HU = Range(46, 75, "HU", "textbook: blood mixed with CSF, above grey matter")
 
 

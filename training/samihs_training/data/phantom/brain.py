@@ -13,7 +13,7 @@ from .skull import Skull
 from .waves import Waves
 
 GREY_HU = Range(34, 41, "HU", "textbook: grey matter 32 to 42 HU")
-CONTRAST_HU = Range(5, 9, "HU", "textbook: grey minus white 5 to 10 HU")
+CONTRAST_HU = Range(5.5, 9.5, "HU", "textbook: grey minus white 5 to 10 HU")
 CSF_HU = Range(2, 12, "HU", "textbook: CSF 0 to 15 HU")
 DURA_HU = Range(42, 62, "HU", "textbook: dura denser than brain")
 UNEVENNESS_HU = Range(0.4, 1.6, "HU", "measured: slow variation inside white matter")
