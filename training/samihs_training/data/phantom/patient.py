@@ -7,13 +7,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from .arrays import Array, Points
-from .bleeds import VOLUMES, Bleed, Epidural, Intraparenchymal, Intraventricular, Subarachnoid
+from .bleed import VOLUMES, Bleed
 from .brain import Brain
+from .extraaxial import Epidural
 from .face import Face
 from .incidentals import Incidental, calcifications, hardware, lesions, vessels
+from .intraparenchymal import Intraparenchymal
+from .intraventricular import Intraventricular
 from .options import BleedType, PhantomOptions
 from .ranges import Range
 from .skull import Skull
+from .subarachnoid import Subarachnoid
 from .subdural import DuralSheet, Subdural
 from .ventricles import Ventricles
 from .waves import Waves
@@ -117,7 +121,7 @@ class Patient:
         if kind is BleedType.INTRAPARENCHYMAL:
             return Intraparenchymal(rng, self.skull, volume)
         if kind is BleedType.INTRAVENTRICULAR:
-            return Intraventricular(rng, self.skull, self.ventricles, volume)
+            return Intraventricular(rng, self.ventricles, volume)
         if kind is BleedType.SUBARACHNOID:
             return Subarachnoid(rng, self.skull, self.brain, volume)
         if kind is BleedType.EPIDURAL:

@@ -9,10 +9,10 @@ import numpy as np
 from scipy import fft, ndimage
 
 from .arrays import Array
-from .canvas import Canvas, _interpolation
+from .canvas import Canvas
 from .options import PhantomOptions, Tissue
 from .ranges import Range
-from .streaks import SIZE, streaks
+from .streaks import SIZE, resampling, streaks
 
 PIXEL_MM = Range(0.40, 0.50, "mm", "textbook: 205 to 256 mm field of view, 512 pixels")
 THICKNESS_MM = (
@@ -190,20 +190,20 @@ def _moved(hu: Array, scan: Scan, rng: np.random.Generator) -> Array:
 
 
 def _streaks(hu: Array, scan: Scan, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Streaks in HU and relative noise, at full resolution."""
-    n = scan.matrix
-    factor = n // SIZE
-    if factor < 1 or n % SIZE:
+    """Streaks in HU and relative noise, at full resolution; none on matrices below SIZE."""
+    if scan.matrix < SIZE:
         return np.zeros_like(hu), np.ones_like(hu)
-    small = hu.reshape(SIZE, factor, SIZE, factor).mean(axis=(1, 3))
-    errors, level = streaks(small, scan.pixel_mm * factor, rng, scan.hardening, scan.starvation)
+    up = resampling(scan.matrix)
+    down = (up / up.sum(axis=0)).T
+    small = down @ hu @ down.T
+    pixel_mm = scan.pixel_mm * scan.matrix / SIZE
+    errors, level = streaks(small, pixel_mm, rng, scan.hardening, scan.starvation)
     head = (small > 0) & (small < 80)  # scanners are calibrated to show brain right
     if head.any():
         errors -= np.median(errors[head])
         level = level / np.median(level[head])
     errors = np.clip(errors, -120, 120)
-    weights = _interpolation(n, SIZE, factor)
-    return weights @ errors @ weights.T, weights @ np.clip(level, 0.5, 2.5) @ weights.T
+    return up @ errors @ up.T, up @ np.clip(level, 0.5, 2.5) @ up.T
 
 
 @lru_cache(maxsize=4)

@@ -15,7 +15,7 @@ from samihs_runtime.errors import OutputError, one_line_errors
 from scipy import ndimage
 
 from .arrays import Array
-from .bleeds import VOLUMES
+from .bleed import VOLUMES
 from .contact_sheet import write_contact_sheet
 from .options import BleedType, PhantomOptions, Tissue
 from .patient import Patient

@@ -23,6 +23,17 @@ def _rays() -> Array:
     return np.asarray(np.clip(np.rint(across + centre), 0, SIZE - 1).astype(np.int32))
 
 
+@lru_cache(maxsize=8)
+def resampling(n: int) -> Array:
+    """Linear weights from the coarse image to `n` pixels over the same field, float32 [n, SIZE]."""
+    position = np.clip((np.arange(n) + 0.5) * SIZE / n - 0.5, 0, SIZE - 1)
+    left = np.minimum(position.astype(int), SIZE - 2)
+    matrix = np.zeros((n, SIZE), np.float32)
+    matrix[np.arange(n), left] = 1 - (position - left)
+    matrix[np.arange(n), left + 1] = position - left
+    return matrix
+
+
 def project(image: Array) -> Array:
     """Line sums of a coarse image [SIZE, SIZE], float32 [angles, SIZE], in pixels x value."""
     flat = image.ravel()
