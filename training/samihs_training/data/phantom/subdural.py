@@ -33,7 +33,7 @@ class Subdural(ExtraAxial):
         stages = STAGES if volume_ml > 6 else STAGES[:4]
         shares = np.array(STAGE_SHARES[: len(stages)])
         self.content = Content(rng, str(rng.choice(stages, p=shares / shares.sum())))
-        self._reach = float(rng.uniform(22, 60))
+        self._reach = float(rng.uniform(30, 80))
 
     def paint(self, scene: Scene) -> None:
         """Fill the crescent between bone and brain."""
