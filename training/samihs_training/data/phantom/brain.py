@@ -16,14 +16,14 @@ GREY_HU = Range(34, 41, "HU", "textbook: grey matter 32 to 42 HU")
 CONTRAST_HU = Range(5.5, 9.5, "HU", "textbook: grey minus white 5 to 10 HU")
 CSF_HU = Range(2, 12, "HU", "textbook: CSF 0 to 15 HU")
 DURA_HU = Range(42, 62, "HU", "textbook: dura denser than brain")
-UNEVENNESS_HU = Range(0.4, 1.6, "HU", "measured: slow variation inside white matter")
+UNEVENNESS_HU = Range(0.4, 1.6, "HU", "chosen: by eye beside a real scan")
 GYRUS_MM = Range(17, 25, "mm", "textbook: wavelength of two gyri, each 8 to 14 mm wide")
 RIBBON_MM = Range(2.4, 3.6, "mm", "textbook: cortex 2 to 4 mm thick, plus blur")
 SULCUS_YOUNG_MM = Range(0.1, 0.6, "mm", "chosen: half width of sulci at 20 years")
 SULCUS_OLD_MM = Range(0.4, 1.6, "mm", "chosen: half width of sulci at 90 years")
 SPACE_YOUNG_MM = Range(0.5, 1.5, "mm", "textbook: subarachnoid space over the convexity")
 SPACE_OLD_MM = Range(1.0, 4.0, "mm", "textbook: subarachnoid space with atrophy")
-LEUKOARAIOSIS_HU = Range(0, 9, "HU", "measured: white matter darkening beside old ventricles")
+LEUKOARAIOSIS_HU = Range(0, 9, "HU", "chosen: by eye beside a real scan")
 
 
 @dataclass

@@ -16,7 +16,7 @@ from .skull import Skull
 from .waves import Waves
 
 SCALP = Range(3.5, 9.0, "mm", "textbook: scalp 3 to 10 mm")
-SKIN_HU = Range(10, 50, "HU", "measured: skin averaged with fat and air")
+SKIN_HU = Range(10, 50, "HU", "chosen: skin averaged with fat and air")
 FAT_HU = Range(-115, -80, "HU", "textbook: fat -120 to -80 HU")
 MUSCLE_HU = Range(48, 66, "HU", "textbook: muscle 45 to 70 HU")
 BRUISED = 0.12  # share of heads with a hematoma of the scalp: blood, but not inside the skull
