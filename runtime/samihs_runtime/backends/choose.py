@@ -1,0 +1,90 @@
+"""Which backend serves a bundle on this machine, and why not the others.
+
+``auto`` takes the first that opens, fastest first. A backend that was asked for by name runs or is
+an error: it is never replaced by another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from samihs_runtime.backends.base import Backend
+from samihs_runtime.bundle import Bundle
+from samihs_runtime.errors import BackendError, BundleError, UsageError
+from samihs_runtime.timing import Timings
+
+ORDER = ("tensorrt", "cuda", "cpu")
+"""What ``--backend`` takes besides ``auto``; fastest first."""
+
+Opener = Callable[[Bundle, Timings], Backend]
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """The backend that opened, and what was said of each one before it."""
+
+    backend: Backend
+    reasons: tuple[str, ...]
+    """Such as ``tensorrt: no NVIDIA GPU can be used: no NVIDIA driver is installed``."""
+
+
+def choose(bundle: Bundle, wanted: str = "auto", timings: Timings | None = None) -> Choice:
+    """Open the backend that is wanted, or the first that opens.
+
+    Args:
+        bundle: an opened bundle.
+        wanted: ``auto``, a name of :data:`ORDER`, or ``fake`` (tests).
+        timings: where the loading of sessions and engines is noted.
+
+    Raises:
+        UsageError: no such backend.
+        BackendError: the wanted one cannot run, or, for ``auto``, none can; one line says why.
+    """
+    timings = timings if timings is not None else Timings()
+    openers = _openers()
+    if wanted != "auto":
+        if wanted not in openers:
+            raise UsageError(f"backend {wanted!r}: expected auto, {', '.join(ORDER)}")
+        try:
+            return Choice(openers[wanted](bundle, timings), ("asked for by name",))
+        except BackendError as error:
+            raise BackendError(f"backend {wanted} was asked for and cannot run: {error}") from error
+    reasons: list[str] = []
+    for name in ORDER:
+        try:
+            return Choice(openers[name](bundle, timings), tuple(reasons))
+        except (BackendError, BundleError) as error:
+            reasons.append(f"{name}: {error}")
+    raise BackendError(f"no backend can run: {'; '.join(reasons)}")
+
+
+def _openers() -> Mapping[str, Opener]:
+    return {"tensorrt": _tensorrt, "cuda": _cuda, "cpu": _cpu, "fake": _fake}
+
+
+# Each imports its module only when it is tried: a CPU run loads nothing of CUDA or TensorRT.
+
+
+def _tensorrt(bundle: Bundle, timings: Timings) -> Backend:
+    from samihs_runtime.backends.tensorrt import open_tensorrt
+
+    return open_tensorrt(bundle, timings)
+
+
+def _cuda(bundle: Bundle, timings: Timings) -> Backend:
+    from samihs_runtime.backends.onnx_runtime import open_cuda
+
+    return open_cuda(bundle, timings)
+
+
+def _cpu(bundle: Bundle, timings: Timings) -> Backend:
+    from samihs_runtime.backends.onnx_runtime import open_cpu
+
+    return open_cpu(bundle, timings)
+
+
+def _fake(bundle: Bundle, timings: Timings) -> Backend:
+    from samihs_runtime.backends.fake import FakeBackend
+
+    return FakeBackend.for_manifest(bundle.manifest)

@@ -1,0 +1,261 @@
+"""The device layer: buffers, streams, events and captured graphs of one GPU.
+
+::
+
+    open_device() -> Device ── CudaApi: pycuda where installed, else cuda-python
+      ├── DeviceBuffer   device memory          one owner: who allocated it closes it
+      ├── PinnedBuffer   page-locked host memory, as a numpy array
+      ├── Stream         ordered work; ``urgent`` ones go before the others
+      ├── Event          a mark in a stream, for waiting and for timing
+      └── Graph          work captured from a stream, launched again as one
+
+Both APIs use the device's *primary* context, the one that torch and TensorRT use, too. Closing
+anything twice is harmless. A process forked after the device was opened gets an error rather than
+CUDA's undefined behaviour.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samihs_runtime.errors import BackendError
+
+Bytes = NDArray[np.uint8]
+
+
+class DeviceMemoryError(BackendError):
+    """The GPU's memory is full."""
+
+
+class CudaApi(Protocol):
+    """The CUDA calls used here. Streams, events and graphs are whatever the package has."""
+
+    name: str
+    supports_graphs: bool
+
+    def allocate(self, nbytes: int) -> int: ...
+    def free(self, address: int) -> None: ...
+    def allocate_pinned(self, nbytes: int) -> Bytes: ...
+    def free_pinned(self, array: Bytes) -> None: ...
+    def to_device(self, address: int, host: Bytes, stream: Any) -> None: ...
+    def to_host(self, host: Bytes, address: int, stream: Any) -> None: ...
+    def on_device(self, destination: int, source: int, nbytes: int, stream: Any) -> None: ...
+    def create_stream(self, urgent: bool) -> Any: ...
+    def stream_handle(self, stream: Any) -> int: ...
+    def synchronize(self, stream: Any) -> None: ...
+    def destroy_stream(self, stream: Any) -> None: ...
+    def create_event(self) -> Any: ...
+    def record(self, event: Any, stream: Any) -> None: ...
+    def wait(self, stream: Any, event: Any) -> None: ...
+    def elapsed_ms(self, start: Any, end: Any) -> float: ...
+    def destroy_event(self, event: Any) -> None: ...
+    def begin_capture(self, stream: Any) -> None: ...
+    def end_capture(self, stream: Any) -> Any: ...
+    def launch(self, graph: Any, stream: Any) -> None: ...
+    def destroy_graph(self, graph: Any) -> None: ...
+
+
+class Device:
+    """One GPU, through one API."""
+
+    def __init__(self, api: CudaApi) -> None:
+        self.api = api
+        self._pid = os.getpid()
+
+    def check(self) -> None:
+        """Refuse to go on in a forked child.
+
+        Raises:
+            BackendError: this process was forked after the device was opened.
+        """
+        if os.getpid() != self._pid:
+            raise BackendError(
+                "this process was forked after CUDA was started: open the segmenter in the child, "
+                "or start it with multiprocessing's 'spawn' method"
+            )
+
+    def allocate(self, nbytes: int) -> DeviceBuffer:
+        """Device memory, contents undefined.
+
+        Raises:
+            DeviceMemoryError: there is not enough.
+        """
+        self.check()
+        return DeviceBuffer(self.api, nbytes)
+
+    def pinned(self, shape: tuple[int, ...], dtype: str) -> PinnedBuffer:
+        """Page-locked host memory, zeroed."""
+        self.check()
+        return PinnedBuffer(self.api, shape, dtype)
+
+    def stream(self, *, urgent: bool = False) -> Stream:
+        """A stream that does not wait for the default stream."""
+        self.check()
+        return Stream(self, urgent)
+
+    def event(self) -> Event:
+        """An event that can be timed."""
+        self.check()
+        return Event(self.api)
+
+
+class DeviceBuffer:
+    """Device memory; the maker is its one owner."""
+
+    def __init__(self, api: CudaApi, nbytes: int) -> None:
+        self._api = api
+        self.nbytes = nbytes
+        self.address = api.allocate(nbytes)
+
+    def close(self) -> None:
+        """Free it."""
+        address, self.address = self.address, 0
+        if address:
+            self._api.free(address)
+
+
+class PinnedBuffer:
+    """Page-locked host memory: the only kind that is copied without blocking the host."""
+
+    def __init__(self, api: CudaApi, shape: tuple[int, ...], dtype: str) -> None:
+        self._api = api
+        nbytes = math.prod(shape) * np.dtype(dtype).itemsize
+        self._raw: Bytes | None = api.allocate_pinned(nbytes)
+        self._raw[:] = 0
+        self.dtype = np.dtype(dtype)
+        self.nbytes = nbytes
+
+    def bytes(self, nbytes: int) -> Bytes:
+        """The first bytes."""
+        if self._raw is None:
+            raise BackendError("a pinned buffer was used after it was closed")
+        return self._raw[:nbytes]
+
+    def view(self, shape: tuple[int, ...]) -> NDArray[Any]:
+        """The first elements as an array; valid until the buffer is closed."""
+        return self.bytes(math.prod(shape) * self.dtype.itemsize).view(self.dtype).reshape(shape)
+
+    def close(self) -> None:
+        """Free it."""
+        raw, self._raw = self._raw, None
+        if raw is not None:
+            self._api.free_pinned(raw)
+
+
+class Stream:
+    """Work that the device does in order."""
+
+    def __init__(self, device: Device, urgent: bool) -> None:
+        self._device = device
+        self._api = device.api
+        self._raw = self._api.create_stream(urgent)
+
+    @property
+    def handle(self) -> int:
+        """``cudaStream_t`` as TensorRT takes it."""
+        return self._api.stream_handle(self._raw)
+
+    def upload(self, target: DeviceBuffer, source: PinnedBuffer, nbytes: int) -> None:
+        """Copy the first bytes of pinned memory to the device."""
+        self._api.to_device(target.address, source.bytes(nbytes), self._raw)
+
+    def download(self, target: PinnedBuffer, source: DeviceBuffer, nbytes: int) -> None:
+        """Copy the first bytes of a device buffer to pinned memory."""
+        self._api.to_host(target.bytes(nbytes), source.address, self._raw)
+
+    def copy(
+        self, target: DeviceBuffer, source: DeviceBuffer, nbytes: int, to: int = 0, start: int = 0
+    ) -> None:
+        """Copy bytes within the device, from offset ``start`` to offset ``to``."""
+        if to + nbytes > target.nbytes or start + nbytes > source.nbytes:
+            raise ValueError(f"copy of {nbytes} bytes leaves a buffer")
+        self._api.on_device(target.address + to, source.address + start, nbytes, self._raw)
+
+    def synchronize(self) -> None:
+        """Wait for all work, and raise what went wrong in it."""
+        self._device.check()
+        self._api.synchronize(self._raw)
+
+    def wait(self, event: Event) -> None:
+        """Let later work here wait for the event."""
+        self._api.wait(self._raw, event.raw)
+
+    def begin_capture(self) -> None:
+        """Note the work that follows instead of doing it."""
+        self._api.begin_capture(self._raw)
+
+    def end_capture(self) -> Graph:
+        """Everything since :meth:`begin_capture`."""
+        return Graph(self._api, self._api.end_capture(self._raw))
+
+    def launch(self, graph: Graph) -> None:
+        """Do captured work."""
+        self._api.launch(graph.raw, self._raw)
+
+    def record(self, event: Event) -> None:
+        """Set the event here."""
+        self._api.record(event.raw, self._raw)
+
+    def close(self) -> None:
+        """Destroy it."""
+        raw, self._raw = self._raw, None
+        if raw is not None:
+            self._api.destroy_stream(raw)
+
+
+class Event:
+    """A mark in a stream."""
+
+    def __init__(self, api: CudaApi) -> None:
+        self._api = api
+        self.raw = api.create_event()
+
+    def milliseconds_since(self, start: Event) -> float:
+        """Time between two events that have happened."""
+        return self._api.elapsed_ms(start.raw, self.raw)
+
+    def close(self) -> None:
+        """Destroy it."""
+        raw, self.raw = self.raw, None
+        if raw is not None:
+            self._api.destroy_event(raw)
+
+
+class Graph:
+    """Captured work. It holds addresses: the buffers in it must outlive it."""
+
+    def __init__(self, api: CudaApi, raw: Any) -> None:
+        self._api = api
+        self.raw = raw
+
+    def close(self) -> None:
+        """Destroy it."""
+        raw, self.raw = self.raw, None
+        if raw is not None:
+            self._api.destroy_graph(raw)
+
+
+def open_device() -> Device:
+    """The first visible GPU (``CUDA_VISIBLE_DEVICES`` chooses).
+
+    Raises:
+        BackendError: neither pycuda nor cuda-python is installed, or CUDA does not start.
+    """
+    try:
+        from samihs_runtime.backends.cuda_pycuda import PycudaApi
+
+        return Device(PycudaApi())
+    except ImportError:
+        pass
+    try:
+        from samihs_runtime.backends.cuda_python import CudaPythonApi
+    except ImportError as error:
+        raise BackendError(
+            f"neither pycuda nor cuda-python is installed ({error}): pip install 'samihs[gpu]'"
+        ) from error
+    return Device(CudaPythonApi())

@@ -1,0 +1,151 @@
+"""Which engine of a bundle may be loaded here: the flavour at hand, and the sidecars.
+
+Nothing here needs a GPU, and nothing is deserialised.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from samihs_runtime.backends.sidecar import FLAVOURS, EngineSidecar
+from samihs_runtime.bundle import Bundle
+from samihs_runtime.errors import BackendError
+
+PACKAGES = {"tensorrt": "samihs[tensorrt]", "tensorrt_rtx": "samihs[gpu]"}
+"""What brings each flavour's module."""
+
+
+@dataclass(frozen=True)
+class EnginePair:
+    """An encoder and a decoder engine that fit this machine."""
+
+    encoder: Path
+    decoder: Path
+    encoder_sidecar: EngineSidecar
+    decoder_sidecar: EngineSidecar
+    flavour: str
+    precision: str
+
+
+def sidecars(bundle: Bundle) -> list[Path]:
+    """The engine sidecars that lie in the bundle."""
+    return sorted(bundle.engines.glob("*.json")) if bundle.engines.is_dir() else []
+
+
+def mend_command(bundle: Bundle) -> str:
+    """What builds the engines anew."""
+    return f"samihs-export engines {bundle.root}"
+
+
+def import_flavour(flavour: str) -> Any:
+    """The module of a flavour.
+
+    Raises:
+        BackendError: not installed, or installed without its libraries: the ``tensorrt`` package
+            of PyPI is a stub that fetches them from NVIDIA's own index.
+    """
+    mend = f"pip install '{PACKAGES[flavour]}'"
+    if importlib.util.find_spec(flavour) is None:
+        raise BackendError(f"{flavour} is not installed: {mend}")
+    try:
+        module = importlib.import_module(flavour)
+    except (ImportError, OSError, RuntimeError) as error:
+        raise BackendError(
+            f"{flavour} is installed without the libraries it needs ({error}): {mend} "
+            "--extra-index-url https://pypi.nvidia.com"
+        ) from error
+    if not hasattr(module, "Runtime"):
+        raise BackendError(f"{flavour} is a stub without a runtime: {mend}")
+    return module
+
+
+def find_engines(bundle: Bundle, compute_capability: str) -> tuple[EnginePair, Any]:
+    """The first encoder and decoder that fit, by the order of :data:`FLAVOURS`.
+
+    Args:
+        bundle: an opened bundle.
+        compute_capability: of the GPU, such as ``8.9``.
+
+    Returns:
+        The engines and the TensorRT module that loads them.
+
+    Raises:
+        BackendError: none fit; says what was wrong with each, and the command that mends it.
+    """
+    paths = sidecars(bundle)
+    mend = mend_command(bundle)
+    if not paths:
+        raise BackendError(f"the bundle holds no TensorRT engines: build them with {mend}")
+    refusals: list[str] = []
+    for flavour in FLAVOURS:
+        try:
+            module = import_flavour(flavour)
+        except BackendError as error:
+            refusals.append(str(error))
+            continue
+        version = str(module.__version__)
+        found = _fitting(bundle, paths, flavour, version, compute_capability, refusals)
+        pair = _pair(found, flavour)
+        if pair is not None:
+            return pair, module
+    raise BackendError(
+        f"no TensorRT engine of {bundle.root} fits: {'; '.join(dict.fromkeys(refusals))}; "
+        f"build them here with {mend}"
+    )
+
+
+def refusal_of(
+    bundle: Bundle, path: Path, flavour: str, version: str, compute_capability: str
+) -> tuple[EngineSidecar, str | None]:
+    """Read one sidecar and say why its engine must not be loaded; None where it may.
+
+    Raises:
+        BackendError: the sidecar cannot be read.
+    """
+    sidecar = EngineSidecar.read(path)
+    hashes = {
+        bundle.manifest.files[getattr(each, sidecar.part)].sha256
+        for each in bundle.manifest.graphs
+        if each.precision == sidecar.precision
+    }
+    # A graph of this precision, of either family: an engine is built from exactly one of them.
+    source = sidecar.onnx_sha256 if sidecar.onnx_sha256 in hashes else ""
+    engine = path.with_suffix(".engine")
+    return sidecar, sidecar.mismatch(engine, source, flavour, version, compute_capability)
+
+
+def _fitting(
+    bundle: Bundle,
+    paths: Sequence[Path],
+    flavour: str,
+    version: str,
+    compute_capability: str,
+    refusals: list[str],
+) -> list[tuple[Path, EngineSidecar]]:
+    found = []
+    for path in paths:
+        try:
+            sidecar, refusal = refusal_of(bundle, path, flavour, version, compute_capability)
+        except BackendError as error:
+            refusals.append(str(error))
+            continue
+        if refusal is None:
+            found.append((path.with_suffix(".engine"), sidecar))
+        elif sidecar.flavour == flavour:
+            refusals.append(f"{path.stem}: {refusal}")
+    return found
+
+
+def _pair(found: Sequence[tuple[Path, EngineSidecar]], flavour: str) -> EnginePair | None:
+    """Encoder and decoder of one precision; the fastest first."""
+    for precision in ("int8", "fp16", "bf16", "fp32"):
+        parts = {each.part: (path, each) for path, each in found if each.precision == precision}
+        if len(parts) == 2:
+            (encoder, its), (decoder, other) = parts["encoder"], parts["decoder"]
+            return EnginePair(encoder, decoder, its, other, flavour, precision)
+    return None

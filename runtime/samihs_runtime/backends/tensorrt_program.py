@@ -1,0 +1,276 @@
+"""One TensorRT engine at work: buffers made once, one context and one CUDA graph per shape.
+
+A captured graph holds addresses and shapes, so every shape in use has a context of its own; they
+share the engine's weights, the buffers and the scratch memory, since a program runs on one stream.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samihs_runtime.backends.contract import GraphContract
+from samihs_runtime.backends.cuda import Device, DeviceBuffer, Graph, PinnedBuffer, Stream
+from samihs_runtime.backends.sidecar import EngineSidecar, Shape
+from samihs_runtime.errors import BackendError
+
+MAX_SHAPES = 32
+"""Contexts kept: 1 to 8 clicks on one lesion, 1 to 16 prompts of equal length, and some more."""
+
+Shapes = Mapping[str, Shape]
+
+
+class Program:
+    """An engine, deserialised; not for two threads at once."""
+
+    def __init__(
+        self,
+        trt: Any,
+        device: Device,
+        stream: Stream,
+        engine: Path,
+        sidecar: EngineSidecar,
+        contract: GraphContract,
+        *,
+        batch_limit: int,
+        on_device: tuple[str, ...],
+    ) -> None:
+        """Deserialise and allocate.
+
+        Args:
+            trt: ``tensorrt`` or ``tensorrt_rtx``.
+            device: where it runs.
+            stream: on which it runs.
+            engine: file whose sidecar has been checked.
+            sidecar: it, for the profiles.
+            contract: tensors it must have.
+            batch_limit: most slices or prompts in one run, whatever the profiles allow.
+            on_device: tensors that stay on the device: neither uploaded nor downloaded.
+
+        Raises:
+            BackendError: it does not deserialise; DeviceMemoryError where memory is short.
+            BundleError: its tensors are not the contract's.
+        """
+        self.stream = stream
+        self._trt = trt
+        self._profiles = sidecar.profiles
+        self._limit = batch_limit
+        self._shaped: OrderedDict[tuple[Shape, ...], _Shaped] = OrderedDict()
+        self._graphs = device.api.supports_graphs
+        self._contract = contract
+        self._uploads = [each for each in contract.inputs if each not in on_device]
+        self._downloads = [each for each in contract.outputs if each not in on_device]
+        self._runtime, self._engine = _deserialise(trt, engine)
+        contract.check(*_tensors(trt, self._engine), str(engine))
+        self.buffers: dict[str, DeviceBuffer] = {}
+        self._host: dict[str, PinnedBuffer] = {}
+        self._scratch: DeviceBuffer | None = None
+        try:
+            self._allocate(device)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def max_batch(self) -> int:
+        """Most slices or prompts in one run."""
+        first = next(iter(self._contract.inputs))
+        return min(self._limit, max(each[first][2][0] for each in self._profiles))
+
+    def enqueue(self, feeds: Mapping[str, NDArray[Any]], device_shapes: Shapes) -> Shapes:
+        """Put one run on the stream.
+
+        Args:
+            feeds: host inputs, by name.
+            device_shapes: shapes of the inputs that lie in :attr:`buffers` already.
+
+        Returns:
+            The shapes of the outputs. Host outputs may be read after the stream's end.
+
+        Raises:
+            BackendError: no profile takes these shapes, or TensorRT refuses to run.
+        """
+        shapes = {name: feed.shape for name, feed in feeds.items()} | dict(device_shapes)
+        shaped = self._shaped_for({name: shapes[name] for name in self._contract.inputs})
+        for name, feed in feeds.items():
+            np.copyto(self._host[name].view(feed.shape), feed)
+        if shaped.graph is not None:
+            self.stream.launch(shaped.graph)
+        elif shaped.runs > 0 and self._capturable(shaped.context):
+            # The first run of a context is never captured: TensorRT sets itself up in it.
+            shaped.graph = self._capture(shaped)
+            self.stream.launch(shaped.graph)
+        else:
+            self._put(shaped)
+        shaped.runs += 1
+        return shaped.outputs
+
+    def read(self, name: str, shape: Shape) -> NDArray[Any]:
+        """A copy of a host output of the run that has ended."""
+        return self._host[name].view(shape).copy()
+
+    def close(self) -> None:
+        """Free everything; calling it twice is harmless."""
+        for shaped in self._shaped.values():
+            shaped.close()
+        self._shaped.clear()
+        self._engine = self._runtime = None
+        for buffer in self.buffers.values():
+            buffer.close()
+        for pinned in self._host.values():
+            pinned.close()
+        if self._scratch is not None:
+            self._scratch.close()
+
+    def _allocate(self, device: Device) -> None:
+        types = {**self._contract.inputs, **self._contract.outputs}
+        for name, shape in self._largest().items():
+            dtype = types[name]
+            nbytes = math.prod(shape) * np.dtype(dtype).itemsize
+            self.buffers[name] = device.allocate(nbytes)
+            if name in self._uploads or name in self._downloads:
+                self._host[name] = device.pinned(shape, dtype)
+        scratch = int(self._engine.device_memory_size_v2)
+        self._scratch = device.allocate(scratch) if scratch else None
+
+    def _largest(self) -> dict[str, Shape]:
+        """The largest shape of every tensor, over all profiles, within the batch limit."""
+        largest: dict[str, Shape] = {}
+        batch = self.max_batch
+        for name in self._contract.inputs:
+            shapes = [each[name][2] for each in self._profiles]
+            _, *rest = (max(sizes) for sizes in zip(*shapes, strict=True))
+            largest[name] = (batch, *rest)
+        for name in self._contract.outputs:
+            _, *rest = self._engine.get_tensor_shape(name)
+            if any(size < 0 for size in rest):
+                raise BackendError(
+                    f"engine output {name} has a size that is not fixed: build the engines again"
+                )
+            largest[name] = (batch, *rest)
+        return largest
+
+    def _shaped_for(self, inputs: Shapes) -> _Shaped:
+        key = tuple(inputs.values())
+        shaped = self._shaped.get(key)
+        if shaped is None:
+            shaped = self._make(inputs)
+            self._shaped[key] = shaped
+            if len(self._shaped) > MAX_SHAPES:
+                self.stream.synchronize()
+                self._shaped.popitem(last=False)[1].close()
+        self._shaped.move_to_end(key)
+        return shaped
+
+    def _make(self, inputs: Shapes) -> _Shaped:
+        profile = self._profile_for(inputs)
+        strategy = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        context = self._engine.create_execution_context(strategy)
+        if context is None:
+            raise BackendError("TensorRT gave no execution context: the GPU's memory may be full")
+        if self._scratch is not None:
+            context.set_device_memory(self._scratch.address, self._scratch.nbytes)
+        if profile and not context.set_optimization_profile_async(profile, self.stream.handle):
+            raise BackendError(f"TensorRT refused optimization profile {profile}")
+        self.stream.synchronize()
+        for name, shape in inputs.items():
+            if not context.set_input_shape(name, shape):
+                raise BackendError(f"TensorRT refused {name} of shape {shape}")
+        for name, buffer in self.buffers.items():
+            context.set_tensor_address(name, buffer.address)
+        outputs = {name: tuple(context.get_tensor_shape(name)) for name in self._contract.outputs}
+        return _Shaped(context, dict(inputs), outputs)
+
+    def _profile_for(self, inputs: Shapes) -> int:
+        for index, profile in enumerate(self._profiles):
+            if all(_within(shape, profile[name]) for name, shape in inputs.items()):
+                return index
+        raise BackendError(
+            f"no profile of the {self._contract.part} engine takes {dict(inputs)}: build the "
+            "engines with larger profiles, or give fewer points"
+        )
+
+    def _put(self, shaped: _Shaped) -> None:
+        for name in self._uploads:
+            self.stream.upload(
+                self.buffers[name], self._host[name], shaped.nbytes(name, self._host)
+            )
+        if not shaped.context.execute_async_v3(self.stream.handle):
+            raise BackendError(
+                f"TensorRT could not run the {self._contract.part}: open the segmenter again"
+            )
+        for name in self._downloads:
+            self.stream.download(
+                self._host[name], self.buffers[name], shaped.nbytes(name, self._host)
+            )
+
+    def _capturable(self, context: Any) -> bool:
+        if not self._graphs:
+            return False
+        # TensorRT-RTX compiles kernels while it runs, and says when it is through with that.
+        asks = getattr(context, "is_stream_capturable", None)
+        return asks is None or bool(asks(self.stream.handle))
+
+    def _capture(self, shaped: _Shaped) -> Graph:
+        self.stream.begin_capture()
+        try:
+            self._put(shaped)
+        except BaseException:
+            self.stream.end_capture().close()
+            raise
+        return self.stream.end_capture()
+
+
+class _Shaped:
+    """A context set to one shape, and its graph once captured."""
+
+    def __init__(self, context: Any, inputs: Shapes, outputs: Shapes) -> None:
+        self.context = context
+        self.inputs = inputs
+        self.outputs = outputs
+        self.graph: Graph | None = None
+        self.runs = 0
+
+    def nbytes(self, name: str, host: Mapping[str, PinnedBuffer]) -> int:
+        shape = self.inputs[name] if name in self.inputs else self.outputs[name]
+        return math.prod(shape) * host[name].dtype.itemsize
+
+    def close(self) -> None:
+        if self.graph is not None:
+            self.graph.close()
+        self.context = None
+
+
+def _within(shape: Shape, bounds: tuple[Shape, Shape, Shape]) -> bool:
+    low, _, high = bounds
+    return len(shape) == len(low) and all(
+        a <= size <= b for a, size, b in zip(low, shape, high, strict=True)
+    )
+
+
+def _deserialise(trt: Any, path: Path) -> tuple[Any, Any]:
+    logger = trt.Logger(trt.Logger.ERROR)
+    runtime = trt.Runtime(logger)
+    engine = runtime.deserialize_cuda_engine(path.read_bytes()) if runtime is not None else None
+    if engine is None:
+        raise BackendError(
+            f"TensorRT could not load {path}: build the engines again on this machine"
+        )
+    return runtime, engine
+
+
+def _tensors(trt: Any, engine: Any) -> tuple[dict[str, str], dict[str, str]]:
+    """Names and numpy dtype names of the engine's inputs and outputs."""
+    inputs: dict[str, str] = {}
+    outputs: dict[str, str] = {}
+    for index in range(engine.num_io_tensors):
+        name = engine.get_tensor_name(index)
+        side = inputs if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT else outputs
+        side[name] = np.dtype(trt.nptype(engine.get_tensor_dtype(name))).name
+    return inputs, outputs

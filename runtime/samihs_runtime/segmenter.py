@@ -1,0 +1,305 @@
+"""Encode a slice once, click on it many times.
+
+::
+
+    with Segmenter.from_bundle(None) as segmenter:        # the shipped model, the best backend
+        encoded = segmenter.encode(series.hu[14])
+        answer = segmenter.predict(encoded, Prompt(points=((300, 260),), labels=(1,)))
+
+A click needs the decoder alone; what the encoder made stays where the backend keeps it (device
+memory on a GPU), in a cache bounded by bytes. One thread may encode while another clicks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samihs_runtime.backends.base import Backend, Embedding
+from samihs_runtime.backends.cuda import DeviceMemoryError
+from samihs_runtime.bundle import Bundle, shipped_bundle
+from samihs_runtime.cache import ByteLRU
+from samihs_runtime.encode_ahead import SeriesSession
+from samihs_runtime.errors import BackendError, PromptError
+from samihs_runtime.preprocessing import SliceFrame, as_pixels, check_prompt, window_of
+from samihs_runtime.segmentation import Prediction, Prompt
+from samihs_runtime.series import CTSeries
+from samihs_runtime.timing import Timings
+
+DEFAULT_CACHE_MB = 256.0
+"""64 slices of a ViT-B at 1024 (4 MiB each): more than a head CT of 5 mm slices has."""
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedSlice:
+    """What the encoder made of one slice: a handle for clicks, tied to its segmenter."""
+
+    embedding: Embedding
+    frame: SliceFrame
+    window: tuple[float, float]
+    """Low and high HU that the encoder saw."""
+    key: str
+    """Hash of bundle and pixels."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its embedding."""
+        return self.embedding.nbytes
+
+
+class Segmenter:
+    """A bundle on a backend. A context manager; close it to free the backend."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        backend: Backend,
+        *,
+        cache_mb: float = DEFAULT_CACHE_MB,
+        reasons: tuple[str, ...] = (),
+        timings: Timings | None = None,
+    ) -> None:
+        self.bundle = bundle
+        self.backend = backend
+        self.reasons = reasons
+        """Why this backend: what each one before it was refused for, in words."""
+        self.timings = timings if timings is not None else Timings()
+        self._cache: ByteLRU[EncodedSlice] = ByteLRU(int(cache_mb * 2**20))
+        self._encoder = _Gate()
+        self._decoder = threading.Lock()
+        self._closed = False
+
+    @classmethod
+    def from_bundle(
+        cls,
+        path: str | os.PathLike[str] | None = None,
+        backend: str = "auto",
+        cache_mb: float = DEFAULT_CACHE_MB,
+    ) -> Self:
+        """Open and verify a bundle, and choose where it runs.
+
+        Args:
+            path: the bundle's folder; None is the shipped one.
+            backend: ``auto``, ``tensorrt``, ``cuda`` or ``cpu``. A named one is never replaced.
+            cache_mb: bound of the embeddings kept, MiB.
+
+        Raises:
+            BundleError: the bundle is missing, changed or unsafe.
+            BackendError: no backend can run, or the named one cannot; says why for each.
+        """
+        from samihs_runtime.backends.choose import choose
+
+        timings = Timings()
+        with timings.stage("verify bundle"):
+            bundle = Bundle.open(path if path is not None else shipped_bundle())
+        choice = choose(bundle, backend, timings)
+        return cls(
+            bundle, choice.backend, cache_mb=cache_mb, reasons=choice.reasons, timings=timings
+        )
+
+    def encode(self, hu: NDArray[np.int16] | NDArray[np.float32]) -> EncodedSlice:
+        """Encode one slice, or take it from the cache.
+
+        Args:
+            hu: [rows, columns] Hounsfield units, of any matrix size.
+
+        Raises:
+            StudyError: no two-dimensional slice of finite values.
+            BackendError: the device failed, or the segmenter is closed.
+        """
+        return self._encode(hu, background=False)
+
+    def predict(
+        self,
+        encoded: EncodedSlice,
+        prompt: Prompt,
+        prior: NDArray[np.float32] | None = None,
+    ) -> Prediction:
+        """Answer one prompt on one encoded slice.
+
+        Args:
+            encoded: from :meth:`encode` of this segmenter.
+            prompt: in pixels of the stored slice.
+            prior: [4G, 4G] logits of an earlier answer on the same slice.
+
+        Raises:
+            PromptError: the prompt is empty, or lies outside the slice.
+        """
+        priors = None if prior is None else [prior]
+        return self.predict_batch([encoded], [prompt], priors)[0]
+
+    def predict_batch(
+        self,
+        encoded: Sequence[EncodedSlice],
+        prompts: Sequence[Prompt],
+        priors: Sequence[NDArray[np.float32]] | None = None,
+    ) -> list[Prediction]:
+        """Answer B prompts, prompt i on slice i, in one run of the decoder.
+
+        All prompts must come to the same number of points: padding the shorter ones would change
+        their answers (see :meth:`Prompt.arrays`).
+
+        Raises:
+            PromptError: a prompt is empty or outside its slice, or their lengths differ.
+            ValueError: the sequences differ in length.
+        """
+        self._check_open()
+        if not prompts:
+            return []
+        points, labels = self._prompt_arrays(encoded, prompts)
+        prior = None if priors is None else np.stack(priors).astype(np.float32, copy=False)
+        if prior is not None and len(prior) != len(prompts):
+            raise ValueError(f"{len(prior)} priors for {len(prompts)} prompts")
+        with self.timings.stage("click"):
+            with self._decoder:
+                embeddings = [each.embedding for each in encoded]
+                decoded = self.backend.decode(embeddings, points, labels, prior)
+            masks = [
+                each.frame.mask_to_slice(logits, mask)
+                for each, logits, mask in zip(encoded, decoded.logits, decoded.masks, strict=True)
+            ]
+        return [
+            Prediction(mask, logits, float(score))
+            for mask, logits, score in zip(masks, decoded.logits, decoded.scores, strict=True)
+        ]
+
+    def open(self, series: CTSeries, start: int | None = None) -> SeriesSession:
+        """Encode a series ahead in the background, outward from a slice.
+
+        Args:
+            series: what is to be clicked on.
+            start: zero-based slice to begin at; None is the middle.
+
+        Returns:
+            A context manager that gives encoded slices and stops the background on exit.
+        """
+        self._check_open()
+        return SeriesSession(self, series, start)
+
+    @property
+    def cached_bytes(self) -> int:
+        """Bytes of embeddings kept now."""
+        return self._cache.nbytes
+
+    @property
+    def cache_capacity(self) -> int:
+        """Bytes of embeddings kept at most."""
+        return self._cache.max_bytes
+
+    def close(self) -> None:
+        """Free the embeddings and the backend; calling it twice is harmless."""
+        if self._closed:
+            return
+        self._closed = True
+        with self._encoder.enter(background=False), self._decoder:
+            self._cache.clear()
+            self.backend.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _encode(
+        self, hu: NDArray[np.int16] | NDArray[np.float32], *, background: bool
+    ) -> EncodedSlice:
+        self._check_open()
+        pixels = as_pixels(hu)
+        key = _pixel_key(self.bundle.id, pixels)
+        known = self._cache.get(key)
+        if known is not None:
+            return known
+        manifest = self.bundle.manifest
+        rows, columns = pixels.shape
+        frame = SliceFrame(rows, columns, manifest.slice_size)
+        window = window_of(pixels, manifest.window)
+        model_slice = frame.slice_to_model(pixels)[None, None]  # [1, 1, S, S]
+        with self._encoder.enter(background=background):
+            known = self._cache.get(key)  # the background may have encoded it meanwhile
+            if known is not None:
+                return known
+            self._check_open()
+            with self.timings.stage("encode"):
+                embedding = self._embed(model_slice, np.asarray([window], np.float32))
+            encoded = EncodedSlice(embedding, frame, window, key)
+            self._cache.put(key, encoded)
+        return encoded
+
+    def _embed(self, hu: NDArray[np.float32], window: NDArray[np.float32]) -> Embedding:
+        try:
+            return self.backend.encode(hu, window)[0]
+        except DeviceMemoryError:
+            self._cache.clear()  # what others still hold stays; the rest makes room
+            return self.backend.encode(hu, window)[0]
+
+    def _prompt_arrays(
+        self, encoded: Sequence[EncodedSlice], prompts: Sequence[Prompt]
+    ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        """Points [B, N, 2] in the S x S slice and labels [B, N]."""
+        points, labels = [], []
+        for each, prompt in zip(encoded, prompts, strict=True):
+            check_prompt(prompt, each.frame.rows, each.frame.columns)
+            stored, kinds = prompt.arrays()
+            points.append(each.frame.points_to_model(stored))
+            labels.append(kinds)
+        counts = sorted({len(each) for each in labels})
+        if len(counts) > 1:
+            raise PromptError(
+                f"prompts of {' and '.join(map(str, counts))} points in one batch: padding would "
+                "change their answers; batch prompts of equal length"
+            )
+        return np.stack(points), np.stack(labels)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BackendError("the segmenter is closed: make a new one")
+
+
+class _Gate:
+    """One encode at a time; the background waits whenever the foreground wants its turn."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._busy = False
+        self._foreground_waiting = 0
+
+    @contextmanager
+    def enter(self, *, background: bool) -> Iterator[None]:
+        with self._condition:
+            if background:
+                self._condition.wait_for(lambda: not self._busy and not self._foreground_waiting)
+            else:
+                self._foreground_waiting += 1
+                try:
+                    self._condition.wait_for(lambda: not self._busy)
+                finally:
+                    self._foreground_waiting -= 1
+            self._busy = True
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._busy = False
+                self._condition.notify_all()
+
+
+def _pixel_key(bundle_id: str, pixels: NDArray[np.float32]) -> str:
+    """blake2b over bundle, matrix size and pixels: 1 ms for 512 x 512."""
+    digest = hashlib.blake2b(f"{bundle_id}/{pixels.shape}".encode(), digest_size=20)
+    digest.update(pixels.data)
+    return digest.hexdigest()
