@@ -1,0 +1,171 @@
+"""DICOM in, :class:`~samihs_runtime.series.CTSeries` out.
+
+>>> from samihs_runtime.study import list_series, read_study
+>>> series = read_study("study/")  # a file, a folder, a zip, a DICOMDIR
+>>> series.hu.shape, series.notes
+
+Two passes: all headers first, without pixels; then the pixels of the one series that was chosen.
+Nothing is written, nothing is fetched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from samihs_runtime.errors import StudyError
+from samihs_runtime.geometry import UNKNOWN_THICKNESS_MM, slice_extents
+from samihs_runtime.series import CTSeries, SlicePlane, SourceSlice
+from .choosing import choose
+from .fields import quiet_dicom, text
+from .files import study_files
+from .frames import Frame, spacing_between_slices
+from .headers import Headers, read_headers
+from .judging import Candidate, candidates
+from .pixels import ignored_padding, lossy_compression
+from .stacking import geometry_notes, read_stack, stack
+
+__all__ = ["SeriesSummary", "list_series", "read_study"]
+
+_HEAD = ("", "HEAD", "BRAIN", "SKULL", "HEADNECK", "NEUROCRANIUM", "CRANIUM")
+
+
+@dataclass(frozen=True)
+class SeriesSummary:
+    """One line of ``--list``."""
+
+    uid: str
+    number: int | None
+    description: str
+    modality: str
+    slices: int
+    kind: str
+    """axial, coronal, sagittal, oblique, localizer, secondary capture, map, mixed orientations,
+    damaged, or the modality where it is not CT."""
+    eligible: bool
+    """Whether it may be chosen without ``--series``."""
+    reason: str
+    """Why it is eligible, or why not."""
+
+
+def list_series(path: str | Path) -> list[SeriesSummary]:
+    """All series below `path`, in the order of their numbers. StudyError where there are none."""
+    path = Path(path)
+    with quiet_dicom(), study_files(path) as files:
+        headers = read_headers(files, follow_dicomdir=len(files) == 1)
+        found = _series(headers, path)
+    return sorted(map(_summary, found), key=lambda s: (s.number is None, s.number or 0, s.uid))
+
+
+def read_study(
+    path: str | Path,
+    *,
+    series: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> CTSeries:
+    """Read the CT series of a DICOM file, a folder, a zip or a DICOMDIR.
+
+    The original, axial, non-contrast, soft-kernel one with most slices is chosen; `series` (a UID,
+    a series number, or the beginning of a UID) asks for another. ``progress(slices done, slices)``
+    is called as pixels are read. Raises StudyError, in one line, where no series can be read
+    rightly; what was unusual but readable is in the result's notes.
+    """
+    path = Path(path)
+    with quiet_dicom(), study_files(path) as files:
+        headers = read_headers(files, follow_dicomdir=len(files) == 1)
+        found = _series(headers, path)
+        chosen, notes = choose(found, series, path.name)
+        ordered = stack(chosen)
+        hu, alike = read_stack(ordered.places, progress)
+        first = [frames[0] for frames in ordered.places]
+        planes = _with_thickness(ordered.planes, first)
+        notes += headers.notes + _file_notes(headers) + _left_out(chosen, found) + ordered.notes
+        if alike:
+            notes.append(f"{alike} slices lie where an identical one does: left out")
+        notes += _series_notes(chosen, first) + geometry_notes(planes, first[0])
+        if len(planes) == 1 and planes[0].thickness is None:
+            notes.append(f"slice thickness unknown: volumes are per {UNKNOWN_THICKNESS_MM:g} mm")
+        return CTSeries(
+            hu=hu,
+            planes=tuple(planes),
+            extents_mm=slice_extents(planes),
+            sources=tuple(map(_source, first)),
+            series_uid=chosen.uid,
+            description=chosen.description,
+            notes=tuple(notes),
+        )
+
+
+def _series(headers: Headers, path: Path) -> list[Candidate]:
+    if headers.images:
+        return candidates(headers.images)
+    if headers.damaged:
+        named = headers.damaged[0].name
+        raise StudyError(f"{named}: a damaged DICOM file, and there is no other image to read")
+    count = headers.others
+    what = "no DICOM image" if count == 1 else f"no DICOM image among {count} files"
+    raise StudyError(f"{path.name}: {what}; expected CT as DICOM: a file, folder, zip or DICOMDIR")
+
+
+def _summary(candidate: Candidate) -> SeriesSummary:
+    return SeriesSummary(
+        uid=candidate.uid,
+        number=candidate.number,
+        description=candidate.description,
+        modality=text(candidate.first, "Modality"),
+        slices=candidate.slices,
+        kind=candidate.verdict.kind,
+        eligible=candidate.verdict.eligible,
+        reason=candidate.verdict.reason,
+    )
+
+
+def _source(frame: Frame) -> SourceSlice:
+    dataset = frame.header.dataset
+    return SourceSlice(
+        path=frame.header.source.path,
+        sop_class_uid=text(dataset, "SOPClassUID"),
+        sop_instance_uid=text(dataset, "SOPInstanceUID"),
+        frame=frame.number,
+        header=dataset,
+    )
+
+
+def _with_thickness(planes: list[SlicePlane], frames: list[Frame]) -> list[SlicePlane]:
+    """A single slice without SliceThickness: SpacingBetweenSlices is the next best word for it."""
+    if len(planes) > 1 or planes[0].thickness is not None:
+        return planes
+    return [replace(planes[0], thickness=spacing_between_slices(frames[0]))]
+
+
+def _file_notes(headers: Headers) -> list[str]:
+    if not headers.damaged:
+        return []
+    named = ", ".join(source.name for source in headers.damaged[:3])
+    return [f"{len(headers.damaged)} damaged DICOM files were left out: {named}"]
+
+
+def _left_out(chosen: Candidate, found: list[Candidate]) -> list[str]:
+    same = [c for c in found if c is not chosen and c.uid == chosen.uid]
+    return [f"{c.slices} images of the same series left out: {c.verdict.reason}" for c in same]
+
+
+def _series_notes(chosen: Candidate, frames: list[Frame]) -> list[str]:
+    notes = []
+    lossy = {words for words in map(lossy_compression, frames) if words}
+    if lossy:
+        notes.append(
+            f"lossy compression ({', '.join(sorted(lossy))}): HU are not the scanner's own"
+        )
+    if chosen.enhanced_by_contrast:
+        notes.append("a contrast agent is recorded: the model was made for non-contrast CT")
+    if chosen.sharpness == "sharp":
+        notes.append("a sharp kernel: noise and edges may be taken for blood")
+    part = text(chosen.first, "BodyPartExamined").upper()
+    if part not in _HEAD:
+        notes.append(f"BodyPartExamined is {part[:16]}, not the head")
+    padding = ignored_padding(frames[0])
+    if padding is not None:
+        notes.append(f"PixelPaddingValue means {padding:g} HU, which is tissue: ignored")
+    return notes

@@ -1,0 +1,99 @@
+"""Which series is the scan: by rule, with the reason, or as the user says."""
+
+from __future__ import annotations
+
+from samihs_runtime.errors import StudyError
+from .judging import Candidate
+
+_FEW_SLICES = 4
+"""Fewer than these is a key image or a test slice rather than a scan of a head."""
+
+
+def choose(found: list[Candidate], wanted: str | None, where: str) -> tuple[Candidate, list[str]]:
+    """The series to read and notes that say why; StudyError, naming the choices, where none is."""
+    if wanted is not None:
+        return _as_asked(found, wanted.strip(), where)
+    eligible = [candidate for candidate in found if candidate.verdict.eligible]
+    if not eligible:
+        raise StudyError(f"{where}: no axial CT series in HU; found {_reasons(found)}")
+    if len({candidate.study_uid for candidate in eligible}) > 1:
+        numbers = sorted({_label(candidate) for candidate in eligible})
+        raise StudyError(
+            f"{where}: holds CT of several studies; choose one with --series: {'; '.join(numbers)}"
+        )
+    chosen = max(eligible, key=_rank)
+    if len(found) == 1:
+        return chosen, []
+    return chosen, [_why(chosen, eligible, found)]
+
+
+def _rank(candidate: Candidate) -> tuple[object, ...]:
+    """What is better sorts higher; between equals the lower series number."""
+    return (
+        candidate.slices >= _FEW_SLICES,
+        candidate.original,
+        not candidate.enhanced_by_contrast,
+        ("sharp", "unknown", "soft").index(candidate.sharpness),
+        candidate.slices,
+        -(candidate.number or 0),
+    )
+
+
+def _why(chosen: Candidate, eligible: list[Candidate], found: list[Candidate]) -> str:
+    traits = ["original" if chosen.original else "derived", "axial"]
+    if chosen.sharpness != "unknown":
+        traits.append("soft kernel" if chosen.sharpness == "soft" else "sharp kernel")
+    traits.append(f"{chosen.slices} slices")
+    others = [c for c in eligible if c is not chosen]
+    rest = (
+        f"preferred to {len(others)} other axial series" if others else "the only axial CT series"
+    )
+    return (
+        f"{_label(chosen)} chosen of {len(found)} ({', '.join(traits)}; {rest}); "
+        "--series takes another"
+    )
+
+
+def _as_asked(found: list[Candidate], wanted: str, where: str) -> tuple[Candidate, list[str]]:
+    matches = _matching(found, wanted)
+    if not matches:
+        raise StudyError(f"{where}: no series {wanted!r}; there are {_labels(found)}")
+    if len({(match.study_uid, match.uid) for match in matches}) > 1:
+        raise StudyError(
+            f"{where}: series {wanted!r} is not unique: {_uids(matches)}; give its UID"
+        )
+    readable = [match for match in matches if match.verdict.readable]
+    if not readable:
+        raise StudyError(f"{where}: series {wanted!r} cannot be read: {matches[0].verdict.reason}")
+    chosen = max(readable, key=lambda match: match.slices)
+    notes = [f"{_label(chosen)} read as asked for"]
+    if not chosen.verdict.eligible:
+        notes.append(f"this series is {chosen.verdict.reason}: the model was made for axial slices")
+    return chosen, notes
+
+
+def _matching(found: list[Candidate], wanted: str) -> list[Candidate]:
+    """By whole UID, else by number, else by a UID's beginning."""
+    by_uid = [c for c in found if wanted and c.uid == wanted]
+    by_number = [c for c in found if wanted.isdecimal() and c.number == int(wanted)]
+    by_start = [c for c in found if wanted and c.uid.startswith(wanted)]
+    return by_uid or by_number or by_start
+
+
+def _label(candidate: Candidate) -> str:
+    number = "without number" if candidate.number is None else str(candidate.number)
+    named = f" '{candidate.description}'" if candidate.description else ""
+    return f"series {number}{named}"
+
+
+def _labels(found: list[Candidate]) -> str:
+    return ", ".join(sorted({_label(candidate) for candidate in found})[:8]) or "none"
+
+
+def _uids(found: list[Candidate]) -> str:
+    return ", ".join(sorted({candidate.uid for candidate in found})[:8])
+
+
+def _reasons(found: list[Candidate]) -> str:
+    shown = [f"{_label(c)}: {c.verdict.reason}" for c in found[:4]]
+    return "; ".join(shown) + (f"; and {len(found) - 4} more" if len(found) > 4 else "")

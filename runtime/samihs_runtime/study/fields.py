@@ -1,0 +1,87 @@
+"""Header values, or None: whatever a broken header holds, these do not raise.
+
+pydicom converts a value when it is first looked at, and a malformed one may raise almost anything
+there; a header that merely carries one somewhere must still be readable.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+_DECODERS = r"(pydicom|pylibjpeg|libjpeg|openjpeg|rle)(\.|$)"
+
+
+@contextmanager
+def quiet_dicom() -> Iterator[None]:
+    """Keep pydicom's warnings from the user: they quote header values, which may name the patient.
+
+    What matters of them (lossy or short pixel data, unusable geometry) the reader finds itself and
+    says in its notes. Warnings of other packages pass.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module=_DECODERS)
+        yield
+
+
+def value(dataset: Any, keyword: str) -> Any:
+    """The value of a keyword, or None where it is missing, empty or cannot be converted."""
+    try:
+        found = dataset.get(keyword)
+    except Exception:  # any: see the module's docstring
+        return None
+    return None if found is None or (isinstance(found, str) and not found.strip()) else found
+
+
+def text(dataset: Any, keyword: str) -> str:
+    """A value as printable text of one line; empty where missing."""
+    found = value(dataset, keyword)
+    return "" if found is None else "".join(c for c in str(found) if c.isprintable()).strip()
+
+
+def words(dataset: Any, keyword: str) -> tuple[str, ...]:
+    """A multi-valued code string, upper case; empty where missing."""
+    found = value(dataset, keyword)
+    if found is None:
+        return ()
+    parts = [found] if isinstance(found, str) else found
+    try:
+        return tuple(str(part).strip().upper() for part in parts)
+    except TypeError:
+        return ()
+
+
+def numbers(dataset: Any, keyword: str, count: int) -> tuple[float, ...] | None:
+    """Exactly `count` finite numbers, or None."""
+    found = value(dataset, keyword)
+    if found is None or isinstance(found, (str, bytes)):
+        return None
+    try:
+        values = tuple(float(v) for v in (found if hasattr(found, "__iter__") else [found]))
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return values if len(values) == count and all(map(math.isfinite, values)) else None
+
+
+def number(dataset: Any, keyword: str) -> float | None:
+    """One finite number, or None."""
+    found = numbers(dataset, keyword, 1)
+    return found[0] if found else None
+
+
+def integer(dataset: Any, keyword: str) -> int | None:
+    """One whole number, or None."""
+    found = number(dataset, keyword)
+    return int(found) if found is not None and found == int(found) else None
+
+
+def items(dataset: Any, keyword: str) -> list[Any]:
+    """The items of a sequence; empty where it is missing or no sequence."""
+    found = value(dataset, keyword)
+    try:
+        return [item for item in found if hasattr(item, "get")] if found is not None else []
+    except Exception:  # a broken sequence raises while its items are parsed
+        return []

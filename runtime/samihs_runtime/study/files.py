@@ -1,0 +1,141 @@
+"""Finding the files of a study: one file, a folder, a zip, or what a DICOMDIR refers to."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from samihs_runtime.errors import StudyError
+from .limits import (
+    MAX_FILE_BYTES,
+    MAX_FILES,
+    MAX_NESTING,
+    MAX_ZIP_BYTES,
+    MAX_ZIP_MEMBER_BYTES,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class SourceFile:
+    """One file to be tried. Nothing is ever unpacked on disk."""
+
+    path: Path
+    """Where it is; for a member of a zip the zip's path with the member's name behind it."""
+    open: Callable[[], BinaryIO]
+    """A fresh, seekable stream from the start."""
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+
+@contextmanager
+def study_files(path: Path) -> Iterator[list[SourceFile]]:
+    """All files below `path`, sorted by path; the streams are valid within the context.
+
+    Raises StudyError: nothing there, more than the limits, an unsafe or damaged zip.
+    """
+    if not path.exists():
+        raise StudyError(f"{path.name or path}: no such file or folder")
+    if path.is_dir():
+        yield _in_folder(path)
+    elif not path.is_file():
+        raise StudyError(f"{path.name}: neither a file nor a folder")
+    elif not _is_dicom(path) and zipfile.is_zipfile(path):
+        with _zip(path) as archive:
+            yield _in_zip(path, archive)
+    else:
+        yield [file_on_disk(path)]
+
+
+def file_on_disk(path: Path) -> SourceFile:
+    """One file as a source; StudyError where it is too large."""
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise StudyError(f"{path.name}: larger than the limit of {MAX_FILE_BYTES / 2**30:g} GiB")
+    return SourceFile(path, lambda: path.open("rb"))
+
+
+def _is_dicom(path: Path) -> bool:
+    try:
+        with path.open("rb") as stream:
+            return stream.read(132)[128:] == b"DICM"
+    except OSError as error:
+        raise StudyError(f"{path.name}: cannot be read ({error.strerror})") from error
+
+
+def _in_folder(folder: Path) -> list[SourceFile]:
+    """Regular files below a folder. Links to folders are not followed, so there are no cycles."""
+    found: list[SourceFile] = []
+    for parent, folders, names in os.walk(folder):
+        depth = len(Path(parent).relative_to(folder).parts)
+        if depth >= MAX_NESTING:
+            folders.clear()
+        for name in names:
+            path = Path(parent, name)
+            if path.is_file() and os.access(path, os.R_OK):
+                found.append(file_on_disk(path))
+            if len(found) > MAX_FILES:
+                raise StudyError(
+                    f"{folder.name}: more than {MAX_FILES} files; point to the study's own folder"
+                )
+    return sorted(found, key=lambda source: source.path)
+
+
+@contextmanager
+def _zip(path: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise StudyError(f"{path.name}: a damaged zip file") from error
+    with archive:
+        yield archive
+
+
+def _in_zip(path: Path, archive: zipfile.ZipFile) -> list[SourceFile]:
+    members = [info for info in archive.infolist() if not info.is_dir()]
+    if len(members) > MAX_FILES:
+        raise StudyError(f"{path.name}: more than {MAX_FILES} files in the zip")
+    if sum(info.file_size for info in members) > MAX_ZIP_BYTES:
+        raise StudyError(f"{path.name}: expands to more than {MAX_ZIP_BYTES / 2**30:g} GiB")
+    for info in members:
+        _check_member(path, info)
+    sources = [
+        SourceFile(path / info.filename, _member_opener(path, archive, info)) for info in members
+    ]
+    return sorted(sources, key=lambda source: source.path)
+
+
+def _check_member(path: Path, info: zipfile.ZipInfo) -> None:
+    """Names are only shown, never written to; one that tries to escape is still no honest zip."""
+    name = PurePosixPath(info.filename.replace("\\", "/"))
+    drive = len(info.filename) > 1 and info.filename[1] == ":"
+    if name.is_absolute() or ".." in name.parts or drive:
+        raise StudyError(f"{path.name}: the zip has a member whose path leaves it; not read")
+    if stat.S_ISLNK(info.external_attr >> 16):
+        raise StudyError(f"{path.name}: the zip holds a symbolic link; not read")
+    if info.flag_bits & 0x1:
+        raise StudyError(f"{path.name}: the zip is encrypted; unpack it first")
+    if info.file_size > MAX_ZIP_MEMBER_BYTES:
+        limit = MAX_ZIP_MEMBER_BYTES / 2**30
+        raise StudyError(f"{path.name}: a member expands to more than {limit:g} GiB")
+
+
+def _member_opener(
+    path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo
+) -> Callable[[], BinaryIO]:
+    def opened() -> BinaryIO:
+        # Buffered, since reading a header looks back a few bytes and a zip stream would restart.
+        # zipfile stops at the stated size, so a lying directory cannot expand beyond the limit.
+        try:
+            return io.BufferedReader(archive.open(info), 2**16)  # type: ignore[type-var]
+        except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError) as error:
+            raise StudyError(f"{path.name}: a damaged or unusual zip file") from error
+
+    return opened

@@ -1,0 +1,155 @@
+"""Reading headers: everything before the pixels, from whatever calls itself DICOM."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pydicom
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from samihs_runtime.errors import StudyError
+from .fields import items, text, value, words
+from .files import SourceFile, file_on_disk
+from .limits import MAX_DEFLATED_BYTES
+
+DICOMDIR = "1.2.840.10008.1.3.10"  # Media Storage Directory Storage, PS3.4 B.5
+_DEFLATED = b"1.2.840.10008.1.2.1.99"  # Deflated Explicit VR Little Endian, PS3.5 A.5
+_PREFIX_END = 132  # PS3.10 7.1: 128 bytes of preamble and "DICM"
+
+
+@dataclass(frozen=True, eq=False)
+class Header:
+    """One DICOM object without its pixels."""
+
+    source: SourceFile
+    dataset: Any
+    """pydicom.Dataset, whose file_meta always has a TransferSyntaxUID."""
+
+
+@dataclass(frozen=True, eq=False)
+class Headers:
+    """What was found in a study's files."""
+
+    images: list[Header]
+    damaged: list[SourceFile]
+    """Files that are DICOM by their first bytes, but could not be parsed."""
+    others: int
+    """Files that are no DICOM at all, and DICOM objects that are no images."""
+    notes: list[str]
+
+
+def read_headers(sources: Iterable[SourceFile], follow_dicomdir: bool) -> Headers:
+    """Headers of all images; a DICOMDIR given alone leads to the files that it refers to.
+
+    In a folder a DICOMDIR is passed over, since its files are met there anyway.
+    """
+    found = Headers([], [], 0, [])
+    others = 0
+    for source in sources:
+        dataset = _try(source, found.damaged)
+        if dataset is None:
+            others += 1
+        elif _is_dicomdir(dataset):
+            if follow_dicomdir:
+                return _follow(source, dataset)
+            others += 1
+        elif value(dataset, "Rows") is None:
+            others += 1  # a report, an index, a presentation state
+        else:
+            found.images.append(Header(source, dataset))
+    return Headers(found.images, found.damaged, others - len(found.damaged), found.notes)
+
+
+def open_dataset(source: SourceFile, header_only: bool) -> Any:
+    """The parsed object; None where the file is no DICOM. Raises what pydicom raises."""
+    with source.open() as stream:
+        start = stream.read(_PREFIX_END)
+        if start[128:] != b"DICM" and not _looks_headerless(start):
+            return None
+        if _DEFLATED in (rest := stream.read(2**12)):
+            _check_deflated(source, start + rest, stream)
+        stream.seek(0)
+        dataset = pydicom.dcmread(stream, stop_before_pixels=header_only, force=True)
+        if not header_only:
+            _ = dataset.get("PixelData")  # read while the stream is open
+    _ensure_transfer_syntax(dataset)
+    return dataset
+
+
+def _try(source: SourceFile, damaged: list[SourceFile]) -> Any:
+    try:
+        dataset = open_dataset(source, header_only=True)
+    except StudyError:
+        raise
+    except Exception:  # a mutated header makes pydicom raise nearly anything, MemoryError too
+        damaged.append(source)
+        return None
+    if dataset is not None and not text(dataset, "SOPClassUID") and not _is_dicomdir(dataset):
+        damaged.append(source)
+        return None
+    return dataset
+
+
+def _looks_headerless(start: bytes) -> bool:
+    """A data set without preamble, as some exports have it: it starts with group 0002 or 0008."""
+    return start[:4] in (b"\x02\0\0\0", b"\x08\0\0\0", b"\x08\0\x01\0", b"\x08\0\x05\0")
+
+
+def _ensure_transfer_syntax(dataset: Any) -> None:
+    """Files without meta information: pydicom has found out how they are encoded."""
+    meta = getattr(dataset, "file_meta", None)
+    if meta is None:
+        meta = dataset.file_meta = FileMetaDataset()
+    if not text(meta, "TransferSyntaxUID"):
+        implicit, little = dataset.original_encoding
+        explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
+
+
+def _check_deflated(source: SourceFile, start: bytes, stream: BinaryIO) -> None:
+    """pydicom inflates without a limit, so measure first."""
+    meta_length = int.from_bytes(start[140:144], "little")  # (0002,0000) UL, right behind "DICM"
+    packed = (start + stream.read())[144 + meta_length :]
+    if len(zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, MAX_DEFLATED_BYTES)) >= (
+        MAX_DEFLATED_BYTES
+    ):
+        limit = MAX_DEFLATED_BYTES / 2**20
+        raise StudyError(f"{source.name}: a deflated file that expands beyond {limit:g} MiB")
+
+
+def _is_dicomdir(dataset: Any) -> bool:
+    return text(getattr(dataset, "file_meta", {}), "MediaStorageSOPClassUID") == DICOMDIR
+
+
+def _follow(directory: SourceFile, dataset: Any) -> Headers:
+    """The images that a DICOMDIR's records name and that exist (PS3.3 F.3)."""
+    root = directory.path.parent
+    records = items(dataset, "DirectoryRecordSequence")
+    named = [words(record, "ReferencedFileID") for record in records]
+    named = [parts for parts in named if parts]
+    paths = [path for path in (_locate(root, parts) for parts in named) if path]
+    if not paths:
+        raise StudyError(
+            f"{directory.name}: refers to {len(named)} files, none of which is beside it"
+        )
+    headers = read_headers([file_on_disk(path) for path in paths], follow_dicomdir=False)
+    if len(paths) < len(named):
+        missing = len(named) - len(paths)
+        headers.notes.append(f"{missing} of the {len(named)} files the DICOMDIR names are missing")
+    return headers
+
+
+def _locate(root: Path, parts: tuple[str, ...]) -> Path | None:
+    """A referenced file, below the DICOMDIR's folder only; media are often copied in lower case."""
+    if any(part in ("", ".", "..") or "/" in part or "\\" in part for part in parts):
+        return None
+    for spelled in (parts, tuple(part.lower() for part in parts)):
+        path = root.joinpath(*spelled)
+        if path.is_file():
+            return path
+    return None

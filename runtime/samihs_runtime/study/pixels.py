@@ -1,0 +1,191 @@
+"""From stored values to Hounsfield units."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.encaps import get_frame
+from pydicom.pixels import get_decoder
+from pydicom.uid import UID
+
+from samihs_runtime.errors import StudyError
+from .codestream import codestream_problem
+from .fields import integer, text, value
+from .files import SourceFile
+from .frames import Frame, rescale_of
+from .headers import open_dataset
+
+AIR_HU = -1000
+"""What padding outside the scanner's field of view becomes."""
+_TISSUE_HU = (-200, 200)
+"""A PixelPaddingValue in here is a wrong header: taking it at its word would punch air into brain.
+Seen as a padding of 0 in series whose stored values are HU already."""
+_RLE = "1.2.840.10008.1.2.5"
+LOSSY = {  # transfer syntaxes that lose by design, and those that may: PS3.5 section 10 and A.4
+    "1.2.840.10008.1.2.4.50": "JPEG",
+    "1.2.840.10008.1.2.4.51": "JPEG",
+    "1.2.840.10008.1.2.4.81": "JPEG-LS near-lossless",
+}
+
+Stored = NDArray[np.signedinteger[Any]] | NDArray[np.unsignedinteger[Any]]
+
+
+def read_frames(source: SourceFile, frames: list[Frame]) -> Iterator[NDArray[Any]]:
+    """HU [rows, columns] of each of the file's frames: int32 where exact, else float32.
+
+    Raises StudyError, naming the file, where the pixels are cut short or cannot be decoded.
+    """
+    try:
+        dataset = open_dataset(source, header_only=False)
+    except StudyError:
+        raise
+    except (
+        Exception
+    ) as error:  # it could be read a moment ago: cut off or damaged behind the header
+        raise StudyError(f"{source.name}: the pixel data cannot be read, it is damaged") from error
+    for frame in frames:
+        raw = _decode(source, dataset, (frame.number or 1) - 1)
+        yield _to_hu(raw, dataset, *rescale_of(frame))
+
+
+def _decode(source: SourceFile, dataset: Any, index: int) -> Stored:
+    """Stored values as they lie in the file, unused bits and all."""
+    syntax = UID(dataset.file_meta.TransferSyntaxUID)
+    data = value(dataset, "PixelData")
+    if not isinstance(data, bytes) or not data:
+        raise StudyError(f"{source.name}: has no pixel data")
+    if syntax.is_compressed and not syntax.is_deflated:
+        _check_compressed(source, dataset, data, index, syntax)
+    else:
+        _check_native(source, dataset, data)
+    options: dict[str, Any] = {"index": index}
+    if syntax.is_encapsulated:
+        # The decoders that the package depends on, whatever else is installed.
+        options["decoding_plugin"] = "pylibjpeg"
+    try:
+        decoder = get_decoder(syntax)
+        decoded = decoder.as_array(dataset, correct_unused_bits=False, **options)[0]
+    except Exception as error:  # decoders raise nearly anything on damaged data
+        raise StudyError(
+            f"{source.name}: the pixel data cannot be decoded ({_syntax_name(syntax)}); "
+            "it is damaged, or of a kind that is not supported"
+        ) from error
+    if decoded.shape != (dataset.Rows, dataset.Columns):
+        raise StudyError(f"{source.name}: decodes to {decoded.shape}, not {_matrix(dataset)}")
+    return np.asarray(decoded)
+
+
+def _syntax_name(syntax: UID) -> str:
+    return syntax.name if syntax.is_transfer_syntax else "an unknown transfer syntax"
+
+
+def _matrix(dataset: Any) -> str:
+    return f"{dataset.Rows} x {dataset.Columns}"
+
+
+def _check_native(source: SourceFile, dataset: Any, data: bytes) -> None:
+    frames = integer(dataset, "NumberOfFrames") or 1
+    expected = dataset.Rows * dataset.Columns * dataset.BitsAllocated // 8 * frames
+    if len(data) < expected:
+        raise StudyError(
+            f"{source.name}: pixel data is cut short: {len(data)} bytes, expected {expected}"
+        )
+
+
+def _check_compressed(
+    source: SourceFile, dataset: Any, data: bytes, index: int, syntax: UID
+) -> None:
+    if syntax == _RLE:  # its decoder checks the length of what comes out
+        return
+    try:
+        frames = integer(dataset, "NumberOfFrames") or 1
+        frame = get_frame(data, index, number_of_frames=frames)
+    except Exception as error:
+        raise StudyError(f"{source.name}: pixel data is cut short or damaged") from error
+    problem = codestream_problem(frame, dataset.Rows, dataset.Columns)
+    if problem:
+        raise StudyError(f"{source.name}: {problem}")
+
+
+def _to_hu(raw: Stored, dataset: Any, slope: float, intercept: float) -> NDArray[Any]:
+    """Rescale (PS3.3 C.11.1.1.2), padding to air. `slope` and `intercept` are the frame's own."""
+    stored = _without_unused_bits(raw, dataset)
+    whole = slope.is_integer() and intercept.is_integer() and abs(slope) < 2**8
+    if whole and stored.dtype.itemsize <= 2 and abs(intercept) < 2**20:
+        hu: NDArray[Any] = stored.astype(np.int32) * int(slope) + int(intercept)
+    else:
+        hu = (stored.astype(np.float64) * slope + intercept).astype(np.float32)
+    padding = padding_range(dataset)
+    if padding and not _is_tissue(padding[0] * slope + intercept):
+        low, high = padding
+        # Padding may use the unused bits: -2000 in 16 bits where 12 are stored.
+        is_padding = ((raw >= low) & (raw <= high)) | ((stored >= low) & (stored <= high))
+        hu[is_padding] = AIR_HU
+    return hu
+
+
+def _is_tissue(hu: float) -> bool:
+    return _TISSUE_HU[0] <= hu <= _TISSUE_HU[1]
+
+
+def padding_range(dataset: Any) -> tuple[int, int] | None:
+    """Lowest and highest stored value that is padding (PS3.3 C.7.5.1.1.2), or None.
+
+    The value's representation may not be the pixels' (63536 for -2000): it is taken in theirs.
+    """
+    first = integer(dataset, "PixelPaddingValue")
+    if first is None:
+        return None
+    limit = integer(dataset, "PixelPaddingRangeLimit")
+    ends = [_as_pixel(end, dataset) for end in (first, first if limit is None else limit)]
+    return min(ends), max(ends)
+
+
+def ignored_padding(frame: Frame) -> float | None:
+    """The HU of a PixelPaddingValue that was ignored since it is that of tissue, or None."""
+    padding = padding_range(frame.header.dataset)
+    if padding is None:
+        return None
+    slope, intercept = rescale_of(frame)
+    hu = padding[0] * slope + intercept
+    return hu if _is_tissue(hu) else None
+
+
+def _as_pixel(number: int, dataset: Any) -> int:
+    bits = integer(dataset, "BitsAllocated") or 16
+    number %= 2**bits
+    signed = integer(dataset, "PixelRepresentation") == 1
+    return number - 2**bits if signed and number >= 2 ** (bits - 1) else number
+
+
+def _without_unused_bits(raw: Stored, dataset: Any) -> Stored:
+    """Keep BitsStored bits and extend the sign: the others may hold anything (PS3.5 8.1.1)."""
+    allocated = raw.dtype.itemsize * 8
+    stored = integer(dataset, "BitsStored") or allocated
+    syntax = UID(dataset.file_meta.TransferSyntaxUID)
+    # JPEG 2000 and JPEG-LS carry their own precision, by which pydicom has extended the sign.
+    if syntax.is_encapsulated and text(dataset.file_meta, "TransferSyntaxUID") in _OWN_PRECISION:
+        return raw
+    shift = allocated - stored
+    return raw if not 0 < shift < allocated else (raw << shift) >> shift
+
+
+_OWN_PRECISION = {
+    *("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"),
+    *("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91"),
+    *(f"1.2.840.10008.1.2.4.20{k}" for k in (1, 2, 3)),
+}
+
+
+def lossy_compression(frame: Frame) -> str:
+    """How the frame lost precision, in words; empty where it did not (PS3.3 C.7.6.1.1.5)."""
+    dataset = frame.header.dataset
+    syntax = text(dataset.file_meta, "TransferSyntaxUID")
+    if syntax in LOSSY:
+        return LOSSY[syntax]
+    if text(dataset, "LossyImageCompression") == "01":
+        return text(dataset, "LossyImageCompressionMethod")[:32] or "method not stated"
+    return ""

@@ -1,0 +1,145 @@
+"""Putting a series' frames in order along the normal, and saying what is unusual about them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samihs_runtime.errors import StudyError
+from samihs_runtime.geometry import along_normal, fit_grid, shear_angle, slice_gaps
+from samihs_runtime.series import SlicePlane
+from .fields import number, text
+from .files import SourceFile
+from .frames import Frame, instance_number
+from .judging import Candidate
+from .pixels import read_frames
+
+SAME_PLACE_MM = 0.01
+"""Slices closer than this share a place: a twentieth of the thinnest that CT makes."""
+_TILT_WORTH_SAYING = 0.1  # degrees
+_HOLE = 1.5  # a gap this many times the usual one, and the slices' own thickness, misses slices
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """Frames in order, duplicates of one place together."""
+
+    places: list[list[Frame]]
+    """[Z] the frames at each place: one, but for duplicates."""
+    planes: list[SlicePlane]
+    """[Z] the plane of each place's first frame."""
+    notes: list[str]
+
+
+def stack(candidate: Candidate) -> Stack:
+    """Order along the normal (not by InstanceNumber), and drop copies of the same object."""
+    heights = along_normal(candidate.planes)
+    order = sorted(
+        range(len(heights)),
+        key=lambda k: (heights[k], instance_number(candidate.frames[k])),
+    )
+    places: list[list[Frame]] = []
+    planes: list[SlicePlane] = []
+    copies = 0
+    last = -np.inf
+    for k in order:
+        frame, plane = candidate.frames[k], candidate.planes[k]
+        if heights[k] - last > SAME_PLACE_MM:
+            places.append([frame])
+            planes.append(plane)
+            last = heights[k]
+        elif any(_identity(frame) == _identity(other) for other in places[-1]):
+            copies += 1
+        else:
+            places[-1].append(frame)
+    notes = [f"{copies} files are copies of others of the series: left out"] if copies else []
+    return Stack(places, planes, notes)
+
+
+def _identity(frame: Frame) -> tuple[str, int | None]:
+    return text(frame.header.dataset, "SOPInstanceUID"), frame.number
+
+
+def read_stack(
+    places: list[list[Frame]], progress: Callable[[int, int], None] | None
+) -> tuple[NDArray[np.int16] | NDArray[np.float32], int]:
+    """HU [Z, rows, columns] of a stack, and how many duplicate slices were found alike.
+
+    Each file is opened once. StudyError where two different images lie at one place.
+    """
+    jobs: dict[SourceFile, list[tuple[int, Frame]]] = {}
+    for index, frames in enumerate(places):
+        for frame in frames:
+            jobs.setdefault(frame.header.source, []).append((index, frame))
+    first = places[0][0].header.dataset
+    shape = (len(places), int(first.Rows), int(first.Columns))
+    volume: NDArray[np.int16] | NDArray[np.float32] = np.empty(shape, dtype=np.int16)
+    filled = np.zeros(len(places), dtype=bool)
+    done, total = 0, sum(map(len, places))
+    for source, job in jobs.items():
+        for (index, _), hu in zip(job, read_frames(source, [f for _, f in job]), strict=True):
+            volume = _fitting(volume, hu)
+            if filled[index] and not np.array_equal(volume[index], hu.astype(volume.dtype)):
+                raise StudyError(
+                    f"{source.name}: a second, different image lies at the same place; the series "
+                    "mixes phases or reconstructions: keep the files of one of them"
+                )
+            volume[index] = hu
+            filled[index] = True
+            done += 1
+            if progress is not None:
+                progress(done, total)
+    return volume, total - len(places)
+
+
+def _fitting(
+    volume: NDArray[np.int16] | NDArray[np.float32], hu: NDArray[np.generic]
+) -> NDArray[np.int16] | NDArray[np.float32]:
+    """The volume, as float32 from the first slice on that int16 cannot hold exactly."""
+    if volume.dtype == np.float32:
+        return volume
+    limits = np.iinfo(np.int16)
+    if hu.dtype.kind == "i" and limits.min <= int(hu.min()) and int(hu.max()) <= limits.max:
+        return volume
+    return volume.astype(np.float32)
+
+
+def geometry_notes(planes: list[SlicePlane], frame: Frame) -> list[str]:
+    """Tilt, uneven gaps, holes: what the user should know about the stack's shape."""
+    if len(planes) == 1:
+        return []
+    notes = []
+    grid = fit_grid(planes)
+    if not grid.uniform:
+        notes.append(f"uneven stack: {grid.reason}; volumes use each slice's own extent")
+    notes += _holes(planes)
+    tilt = shear_angle(planes)
+    header = abs(number(frame.place("GantryDetectorTilt"), "GantryDetectorTilt") or 0.0)
+    if tilt > _TILT_WORTH_SAYING:
+        notes.append(f"gantry tilt of {tilt:.1f} degrees: slices keep their sheared places")
+    if abs(header - tilt) > 1.0:
+        notes.append(
+            f"the header states a gantry tilt of {header:.1f} degrees, the slices' positions one "
+            f"of {tilt:.1f}: the positions are followed"
+        )
+    return notes
+
+
+def _holes(planes: list[SlicePlane]) -> list[str]:
+    gaps = slice_gaps(planes)
+    usual = float(np.median(gaps))
+    wide = []
+    for k, gap in enumerate(gaps):
+        own = max(planes[k].thickness or usual, planes[k + 1].thickness or usual)
+        if gap > _HOLE * max(usual, own):
+            wide.append(float(gap))
+    if not wide:
+        return []
+    missing = sum(round(gap / usual) - 1 for gap in wide)
+    return [
+        f"about {missing} slices seem to be missing: {len(wide)} gaps of up to {max(wide):.2f} mm "
+        f"where {usual:.2f} mm is usual"
+    ]
