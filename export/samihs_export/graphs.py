@@ -1,0 +1,194 @@
+"""Encoder and decoder as they are exported: the tensor contract around segment-anything's layers.
+
+The contract (names, shapes, types) stands in ``samihs_runtime.manifest``. Pre- and post-processing
+are inside, so that every backend gives the same answer. What differs from segment-anything's own
+forward is exact: one-channel patch embedding with the normalisation folded in, relative-position
+tables as constants, ``where`` for masked assignment. The tests hold both against
+:class:`samihs_training.model.SamihsModel`.
+
+Inputs and outputs stay float32 at every precision; ``precision.to_precision`` sets what lies
+between.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from samihs_export.attention import AttentionForm, RelativeAttention, TwoWayAttention
+from samihs_training.model import SamihsModel
+from samihs_training.sam import segment_anything_modeling
+
+
+class EncoderGraph(nn.Module):
+    """hu [B, 1, S, S] float32, window [B, 2] (low, high HU) -> embedding [B, E, G, G] float32."""
+
+    def __init__(self, model: SamihsModel, attention: AttentionForm = "bias") -> None:
+        super().__init__()
+        encoder = copy.deepcopy(model.sam.image_encoder)
+        config = model.config
+        self.image_size = config.image_size
+        self.patch_embed = one_channel_patches(
+            encoder.patch_embed.proj, config.pixel_mean, config.pixel_std
+        )
+        self.pos_embed = encoder.pos_embed
+        self.blocks = nn.ModuleList(
+            BlockGraph(block, config.grid, attention) for block in encoder.blocks
+        )
+        self.neck = encoder.neck
+
+    def forward(self, hu: Tensor, window: Tensor) -> Tensor:
+        low, high = window[:, 0].view(-1, 1, 1, 1), window[:, 1].view(-1, 1, 1, 1)
+        image = ((hu - low) / (high - low)).clamp(0, 1)
+        image = _resized(image, self.image_size)
+        tokens = self.patch_embed(image.to(self.pos_embed.dtype)).permute(0, 2, 3, 1)
+        tokens = tokens + self.pos_embed  # [B, G, G, C]
+        for block in self.blocks:
+            tokens = block(tokens)
+        embedding: Tensor = self.neck(tokens.permute(0, 3, 1, 2))
+        return embedding.float()
+
+
+class BlockGraph(nn.Module):
+    """One encoder block: tokens [B, G, G, C] -> the same shape.
+
+    What stands before the attention inside the window (``norm1`` in the authors' pad order, or an
+    adapter that was not merged) stays there.
+    """
+
+    def __init__(self, block: Any, grid: int, form: AttentionForm) -> None:
+        super().__init__()
+        inner = list(block.attn) if isinstance(block.attn, nn.Sequential) else [block.attn]
+        self.norm1, self.norm2, self.mlp = block.norm1, block.norm2, block.mlp
+        self.before_attention = nn.Sequential(*inner[:-1])
+        self.grid, self.window = grid, int(block.window_size)
+        self.attention = RelativeAttention(inner[-1], self.window or grid, form)
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed = self.norm1(x)
+        tokens = self._into_windows(normed) if self.window else normed
+        tokens = self.attention(self.before_attention(tokens))
+        x = x + (self._out_of_windows(tokens) if self.window else tokens)
+        x = x + self.mlp(self.norm2(x))
+        return x
+
+    def _into_windows(self, x: Tensor) -> Tensor:
+        """[B, G, G, C] -> [B windows, w, w, C], padded with zeros at the far edges as SAM does."""
+        side, width, pad = self.window, x.shape[-1], -self.grid % self.window
+        if pad:
+            x = F.pad(x, (0, 0, 0, pad, 0, pad))
+        count = (self.grid + pad) // side
+        x = x.reshape(-1, count, side, count, side, width).transpose(2, 3)
+        return x.reshape(-1, side, side, width)
+
+    def _out_of_windows(self, x: Tensor) -> Tensor:
+        side, width, pad = self.window, x.shape[-1], -self.grid % self.window
+        padded = self.grid + pad
+        count = padded // side
+        x = x.reshape(-1, count, count, side, side, width).transpose(2, 3)
+        x = x.reshape(-1, padded, padded, width)
+        return x[:, : self.grid, : self.grid] if pad else x
+
+
+class DecoderGraph(nn.Module):
+    """Prompt i on embedding i; names and shapes as the contract has them."""
+
+    def __init__(self, model: SamihsModel, slice_size: int) -> None:
+        super().__init__()
+        prompt = copy.deepcopy(model.sam.prompt_encoder)
+        decoder = copy.deepcopy(model.sam.mask_decoder)
+        self.image_size, self.slice_size = model.config.image_size, slice_size
+        self.points = PromptPoints(prompt, model.config.image_size, slice_size)
+        self.mask_downscaling = prompt.mask_downscaling
+        self.no_mask = nn.Parameter(prompt.no_mask_embed.weight.detach().view(1, -1, 1, 1))
+        self.register_buffer("position", prompt.get_dense_pe().detach())  # [1, E, G, G]
+        tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+        self.tokens = nn.Parameter(tokens.detach()[None])  # [1, 5, E]
+        self.transformer = _with_exportable_attention(decoder.transformer)
+        self.upscaling = decoder.output_upscaling
+        self.hypernetwork = decoder.output_hypernetworks_mlps[0]
+        self.score_head = decoder.iou_prediction_head
+
+    def forward(
+        self, embedding: Tensor, points: Tensor, labels: Tensor, prior: Tensor, has_prior: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        dtype = self.tokens.dtype
+        sparse = self.points(points, labels).to(dtype)  # [B, N, E]
+        dense = torch.where(
+            has_prior.view(-1, 1, 1, 1) > 0.5, self.mask_downscaling(prior.to(dtype)), self.no_mask
+        )
+        tokens = torch.cat([self.tokens.expand(sparse.shape[0], -1, -1), sparse], dim=1)
+        answers, source = self.transformer(embedding.to(dtype) + dense, self.position, tokens)
+        channels, grid = self.position.shape[1], self.position.shape[2]
+        upscaled = self.upscaling(source.mT.reshape(-1, channels, grid, grid))
+        weights = self.hypernetwork(answers[:, 1])[:, None]  # [B, 1, E/8]
+        side = upscaled.shape[-1]
+        logits = (weights @ upscaled.flatten(2)).reshape(-1, 1, side, side).float()
+        score = self.score_head(answers[:, 0])[:, 0].float()
+        mask = _resized(logits, self.slice_size)[:, 0] > 0
+        return logits, mask.to(torch.uint8), score
+
+
+class PromptPoints(nn.Module):
+    """points [B, N, 2] (slice pixels), labels [B, N] -> sparse embeddings [B, N, E], float32.
+
+    A slice pixel p lies at ``p * scale + 0.5`` of the model's frame. Labels other than -1 to 3 are
+    given no kind at all. Sines of large angles: this stays in float32 at every precision.
+    """
+
+    def __init__(self, prompt_encoder: Any, image_size: int, slice_size: int) -> None:
+        super().__init__()
+        self.image_size, self.scale = image_size, image_size / slice_size
+        self.frequencies = prompt_encoder.pe_layer.positional_encoding_gaussian_matrix
+        kinds = [prompt_encoder.not_a_point_embed, *prompt_encoder.point_embeddings]
+        self.kinds = nn.Parameter(torch.cat([kind.weight.detach() for kind in kinds]))  # [5, E]
+        self.register_buffer("kind_labels", torch.arange(-1, 4, dtype=torch.int32))
+
+    def forward(self, points: Tensor, labels: Tensor) -> Tensor:
+        coords = 2 * ((points * self.scale + 0.5) / self.image_size) - 1
+        angles = 2 * torch.pi * (coords @ self.frequencies)
+        encoded = torch.cat([angles.sin(), angles.cos()], dim=-1)
+        encoded = torch.where(labels[..., None] == -1, 0.0, encoded)
+        return encoded + (labels[..., None] == self.kind_labels).float() @ self.kinds
+
+
+def one_channel_patches(
+    conv: nn.Conv2d, mean: tuple[float, ...], std: tuple[float, ...]
+) -> nn.Conv2d:
+    """The patch embedding of ``(image repeated to 3 channels - mean) / std``, on one channel.
+
+    Exact, since the convolution is linear and unpadded; folded in float64.
+    """
+    weight = conv.weight.detach().double()
+    shift, scale = weight.new_tensor(mean), weight.new_tensor(std)
+    weight = weight / scale.view(1, -1, 1, 1)
+    bias = -(weight.sum((2, 3)) @ shift)
+    if conv.bias is not None:
+        bias = bias + conv.bias.detach().double()
+    height, width = conv.weight.shape[2:]
+    folded = nn.Conv2d(1, conv.out_channels, (height, width), stride=(height, width))
+    folded.weight = nn.Parameter(weight.sum(1, keepdim=True).to(conv.weight.dtype))
+    folded.bias = nn.Parameter(bias.to(conv.weight.dtype))
+    return folded
+
+
+def _with_exportable_attention(transformer: Any) -> nn.Module:
+    """SAM's two-way transformer with each attention replaced by :class:`TwoWayAttention`."""
+    theirs: Any = segment_anything_modeling().transformer.Attention
+    for parent in list(transformer.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, theirs):
+                setattr(parent, name, TwoWayAttention(child))
+    result: nn.Module = transformer
+    return result
+
+
+def _resized(image: Tensor, side: int) -> Tensor:
+    """[B, 1, h, h] -> [B, 1, side, side]: bilinear, half-pixel centres; nothing where equal."""
+    if image.shape[-1] == side:
+        return image
+    return F.interpolate(image, size=(side, side), mode="bilinear", align_corners=False)

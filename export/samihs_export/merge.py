@@ -1,0 +1,126 @@
+"""Fold PR adapters into the linear layers that follow them.
+
+An adapter is ``y = M x + b`` with a symmetric M; the linear layer (W, c) after it becomes
+``(W M, c + W b)``. The products are done in float64 and rounded once, so that the merged model
+differs from the adapted one by float32 rounding only, and costs what plain SAM costs. Both pad
+orders merge exactly: where the authors' order is built, ``norm1`` stays inside the window and pad
+tokens are still normalised before the merged projection sees them.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from samihs_training.adapters import PRAdapter, Site
+from samihs_training.model import SamihsModel
+
+_PROBES = 64
+"""Tokens on which a layer's residual is measured; standard normal, as a LayerNorm gives them."""
+
+
+@dataclass(frozen=True)
+class LayerResidual:
+    """What merging one layer cost in accuracy."""
+
+    block: int
+    site: Site
+    rounding: float
+    """Largest float32 rounding of a merged weight, relative to the largest weight."""
+    output: float
+    """Adapted against merged layer in float32: max abs difference over max abs output."""
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """All layers that were merged; empty for a model without adapters."""
+
+    layers: tuple[LayerResidual, ...]
+
+    @property
+    def worst_output(self) -> float:
+        """The largest relative output residual of any layer; 0 where nothing was merged."""
+        return max((layer.output for layer in self.layers), default=0.0)
+
+    def summary(self) -> dict[str, Any]:
+        """As the manifest's ``merge`` field holds it."""
+        return {
+            "layers": len(self.layers),
+            "worst_output_residual": self.worst_output,
+            "residuals": [
+                {
+                    "layer": f"{layer.block}.{layer.site}",
+                    "rounding": layer.rounding,
+                    "output": layer.output,
+                }
+                for layer in self.layers
+            ],
+        }
+
+
+@torch.no_grad()
+def merge(model: SamihsModel) -> tuple[SamihsModel, MergeReport]:
+    """A copy of the model with every PR adapter folded away, and what that cost.
+
+    The model given is left as it was. Merging a merged model is a no-op: an equal copy and an empty
+    report.
+    """
+    merged = copy.deepcopy(model).eval()
+    residuals = []
+    for index, block in enumerate(merged.sam.image_encoder.blocks):
+        for site, adapter, follower in _adapted_layers(block):
+            residuals.append(LayerResidual(index, site, *_fold(adapter, follower)))
+        _drop_adapters(block)
+    return merged, MergeReport(tuple(residuals))
+
+
+def _adapted_layers(block: Any) -> Iterator[tuple[Site, PRAdapter, nn.Linear]]:
+    """(site, adapter, linear layer that follows it) of one block."""
+    sites: tuple[tuple[Site, str], ...] = (("attn", "qkv"), ("mlp", "lin1"))
+    for site, follower in sites:
+        children = list(getattr(block, site)) if _is_sequence(getattr(block, site)) else []
+        for position, child in enumerate(children):
+            if isinstance(child, PRAdapter):
+                yield site, child, getattr(children[position + 1], follower)
+
+
+def _fold(adapter: PRAdapter, linear: nn.Linear) -> tuple[float, float]:
+    """Replace the linear layer's weight and bias; (rounding, output residual)."""
+    probes = torch.randn(
+        _PROBES, linear.in_features, generator=torch.Generator().manual_seed(0)
+    ).to(linear.weight)
+    before = linear(adapter(probes))
+    weight = linear.weight.double()
+    exact = weight @ adapter.matrix()
+    linear.bias = nn.Parameter(_folded_bias(linear, weight @ adapter.bias.double()))
+    linear.weight = nn.Parameter(exact.to(linear.weight.dtype))
+    return relative_error(linear.weight, exact), relative_error(linear(probes), before)
+
+
+def _folded_bias(linear: nn.Linear, shift: Tensor) -> Tensor:
+    bias = shift if linear.bias is None else linear.bias.double() + shift
+    return bias.to(linear.weight.dtype)
+
+
+def _drop_adapters(block: Any) -> None:
+    """Take the adapters out of a block; a lone module leaves its Sequential."""
+    for site in ("attn", "mlp"):
+        module = getattr(block, site)
+        if _is_sequence(module):
+            kept = [child for child in module if not isinstance(child, PRAdapter)]
+            setattr(block, site, kept[0] if len(kept) == 1 else nn.Sequential(*kept))
+
+
+def _is_sequence(module: nn.Module) -> bool:
+    return isinstance(module, nn.Sequential)
+
+
+def relative_error(value: Tensor, reference: Tensor) -> float:
+    """Max abs difference over the reference's max abs, computed in float64."""
+    difference = (value.double() - reference.double()).abs().max()
+    return float(difference / reference.double().abs().max().clamp_min(1e-30))

@@ -1,0 +1,144 @@
+"""The graphs as ONNX files: opset 23, dynamic batch and point count, the same bytes each time."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir
+import torch
+from torch import Tensor, nn
+
+from samihs_export.graphs import DecoderGraph, EncoderGraph
+from samihs_runtime.errors import ExportError
+from samihs_training.sam import SamConfig
+
+OPSET = 23
+"""The first with ``Attention``; RMSNormalization apart, the rest is as in 20 (``Gelu``)."""
+ENCODER_INPUTS, ENCODER_OUTPUTS = ("hu", "window"), ("embedding",)
+DECODER_INPUTS = ("embedding", "points", "labels", "prior", "has_prior")
+DECODER_OUTPUTS = ("logits", "mask", "score")
+_EMBEDDED_LIMIT = 1_800_000_000
+"""Bytes of weights above which they lie in a file beside: protobuf ends at 2 GB (ViT-H in fp32)."""
+_SOFTMAX_IN_FLOAT = 1
+"""``softmax_precision`` of ``Attention``: TensorProto.FLOAT."""
+
+
+def export_encoder(graph: EncoderGraph, slice_size: int, path: Path) -> None:
+    """Write the encoder; batch B is dynamic. Raises :class:`ExportError`."""
+    hu = torch.zeros(2, 1, slice_size, slice_size)
+    window = torch.tensor([[0.0, 80.0], [0.0, 80.0]])
+    batch = torch.export.Dim("batch")
+    shapes = {"hu": {0: batch}, "window": {0: batch}}
+    _export(graph, (hu, window), shapes, ENCODER_INPUTS, ENCODER_OUTPUTS, path)
+
+
+def export_decoder(graph: DecoderGraph, config: SamConfig, path: Path) -> None:
+    """Write the decoder; batch B and point count N are dynamic. Raises :class:`ExportError`."""
+    batch, count = torch.export.Dim("batch"), torch.export.Dim("points")
+    examples = (
+        torch.zeros(2, config.prompt_width, config.grid, config.grid),
+        torch.zeros(2, 3, 2),
+        torch.tensor([[1, 0, -1], [1, 0, -1]], dtype=torch.int32),
+        torch.zeros(2, 1, config.mask_size, config.mask_size),
+        torch.zeros(2),
+    )
+    shapes: dict[str, dict[int, Any]] = {name: {0: batch} for name in DECODER_INPUTS}
+    shapes["points"][1] = shapes["labels"][1] = count
+    _export(graph, examples, shapes, DECODER_INPUTS, DECODER_OUTPUTS, path)
+
+
+@torch.no_grad()
+def _export(
+    graph: nn.Module,
+    examples: tuple[Tensor, ...],
+    shapes: dict[str, dict[int, Any]],
+    inputs: tuple[str, ...],
+    outputs: tuple[str, ...],
+    path: Path,
+) -> None:
+    with _quiet_exporter():
+        try:
+            program = torch.onnx.export(
+                graph.eval(),
+                examples,
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=list(inputs),
+                output_names=list(outputs),
+                dynamic_shapes=shapes,
+                verbose=False,
+            )
+        except Exception as error:  # the exporter's own classes share no base
+            raise ExportError(f"{path.name}: torch cannot export the graph: {error}") from error
+    if program is None:
+        raise ExportError(f"{path.name}: torch's exporter gave no graph")
+    model = program.model
+    _strip(model, path.stem)
+    _softmax_in_float(model)
+    _save(model, path)
+
+
+def _strip(model: onnx_ir.Model, name: str) -> None:
+    """Drop what differs between machines and runs: stack traces, paths, scopes, doc strings."""
+    model.graph.name = name
+    model.metadata_props.clear()
+    model.doc_string = None
+    for item in _everything_in(model.graph):
+        item.metadata_props.clear()
+        item.doc_string = None
+
+
+def _everything_in(graph: onnx_ir.Graph) -> Iterator[Any]:
+    yield graph
+    yield from graph.inputs
+    yield from graph.initializers.values()
+    for node in graph:
+        yield node
+        yield from node.outputs
+
+
+def _softmax_in_float(model: onnx_ir.Model) -> None:
+    """Ask every ``Attention`` for a float32 softmax (``precision.py``)."""
+    for node in model.graph:
+        if node.op_type == "Attention":
+            node.attributes["softmax_precision"] = onnx_ir.AttrInt64(
+                "softmax_precision", _SOFTMAX_IN_FLOAT
+            )
+
+
+def _save(model: onnx_ir.Model, path: Path) -> None:
+    """Write and check; weights inside the file wherever protobuf can hold them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    weights = sum(_bytes(model.graph.initializers.values()))
+    beside = f"{path.name}.data" if weights > _EMBEDDED_LIMIT else None
+    onnx_ir.save(model, path, external_data=beside)
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"{path.name}: onnx's checker refuses the graph: {error}") from error
+
+
+def _bytes(values: Iterable[onnx_ir.Value]) -> Iterator[int]:
+    for value in values:
+        if value.const_value is not None:
+            yield value.const_value.nbytes
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Keep the exporter's talk off the terminal; its errors are raised."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

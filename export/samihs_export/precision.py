@@ -1,0 +1,66 @@
+"""Which part of a graph computes in which type. TensorRT decides nothing: its networks are typed.
+
+::
+
+    float32 always              why
+    inputs, outputs             the contract
+    HU window and resize        HU of thousands, a window of tens: differences of large numbers
+    prompt points               sines of large angles
+    every LayerNorm             mean and variance of outliers overflow float16 in SAM encoders
+    every softmax               exponentials and their sum (inside ``Attention``: softmax_precision)
+    mask up-sampling            the sign near 0 is the mask
+
+    the compute type            all other layers: convolutions, linear layers, attention products,
+                                GELU, residual sums
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from samihs_export.graphs import PromptPoints
+from samihs_training.sam import segment_anything_modeling
+
+Precision = Literal["fp32", "fp16", "bf16"]
+COMPUTE_TYPES: dict[Precision, torch.dtype] = {
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+}
+
+
+class InFloat32(nn.Module):
+    """A module that computes in float32 within a graph of a narrower type."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.module(x.float())
+        return out.to(x.dtype)
+
+
+def to_precision(graph: nn.Module, precision: Precision) -> nn.Module:
+    """Set a graph's types, in place, as the table above has them; returns the graph."""
+    if precision != "fp32":
+        _narrow(graph, COMPUTE_TYPES[precision])
+    return graph
+
+
+def _narrow(module: nn.Module, dtype: torch.dtype) -> None:
+    """The module's own tensors, then its children; what stays in float32 is never rounded."""
+    norms: Any = (nn.LayerNorm, segment_anything_modeling().common.LayerNorm2d)
+    for parameter in module.parameters(recurse=False):
+        parameter.data = parameter.data.to(dtype)
+    for name, buffer in list(module.named_buffers(recurse=False)):
+        if buffer.is_floating_point():
+            setattr(module, name, buffer.to(dtype))
+    for name, child in list(module.named_children()):
+        if isinstance(child, norms):
+            setattr(module, name, InFloat32(child))
+        elif not isinstance(child, PromptPoints):
+            _narrow(child, dtype)
