@@ -85,7 +85,7 @@ def test_a_link_that_leads_out_is_refused(tiny_bundle: Path) -> None:
     outside = tiny_bundle.parent / "elsewhere.onnx"
     inside.rename(outside)  # same bytes, so that only the link can be the reason
     inside.symlink_to(outside)
-    with pytest.raises(BundleError, match="leads out of .* through a symbolic link"):
+    with pytest.raises(BundleError, match=r"leads out of .* through a symbolic link"):
         Bundle.open(tiny_bundle)
 
 
@@ -105,7 +105,7 @@ def test_truncated_missing_and_stray_files_are_refused(tiny_bundle: Path) -> Non
     with pytest.raises(BundleError, match=r"has \d+ bytes, the manifest says"):
         Bundle.open(tiny_bundle)
     path.unlink()
-    with pytest.raises(BundleError, match="onnx/decoder.onnx is missing"):
+    with pytest.raises(BundleError, match=r"onnx/decoder.onnx is missing"):
         Bundle.open(tiny_bundle)
     path.write_bytes(content)
     (tiny_bundle / "onnx/decoder.onnx.data").write_bytes(b"weights from nowhere")

@@ -1,0 +1,235 @@
+"""``samihs-doctor``: what runs on this machine, what does not, and the command that mends it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from samihs_runtime.backends.base import Backend
+from samihs_runtime.backends.choose import ORDER, choose
+from samihs_runtime.backends.probe import GpuProbe, probe_gpus
+from samihs_runtime.backends.sidecar import EngineSidecar
+from samihs_runtime.backends.tensorrt_engines import (
+    import_flavour,
+    mend_command,
+    refusal_of,
+    sidecars,
+)
+from samihs_runtime.bundle import Bundle, shipped_bundle
+from samihs_runtime.environment import Conflict, conflicts, installed
+from samihs_runtime.errors import SamihsError, one_line_errors
+from samihs_runtime.segmentation import FOREGROUND, NOT_A_POINT
+
+
+@dataclass(frozen=True)
+class BackendState:
+    """Whether a backend answered a click on an empty slice."""
+
+    name: str
+    works: bool
+    detail: str
+    """What runs, or why nothing does and what mends it."""
+    encode_s: float | None = None
+    click_s: float | None = None
+
+
+@dataclass(frozen=True)
+class EngineState:
+    """Whether an engine of the bundle may be loaded here."""
+
+    name: str
+    fits: bool
+    detail: str
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """All that the doctor found."""
+
+    python: str
+    platform: str
+    gpu: GpuProbe
+    packages: dict[str, str]
+    conflicts: list[Conflict]
+    bundle: str
+    """Its path and what it is, or why it cannot be opened."""
+    bundle_opens: bool
+    engines: list[EngineState]
+    backends: list[BackendState]
+
+    @property
+    def works(self) -> bool:
+        """Whether some backend works."""
+        return any(each.works for each in self.backends)
+
+
+def diagnose(bundle_path: Path | None = None) -> Diagnosis:
+    """Look at everything; raises nothing that belongs in the diagnosis.
+
+    Args:
+        bundle_path: a bundle; None is the shipped one.
+    """
+    gpu = probe_gpus()
+    packages = installed()
+    bundle: Bundle | None = None
+    try:
+        bundle = Bundle.open(bundle_path if bundle_path is not None else shipped_bundle())
+        manifest = bundle.manifest
+        words = f"{bundle.root}: {manifest.name} {manifest.version} ({manifest.preset})"
+    except SamihsError as error:
+        words = str(error)
+    return Diagnosis(
+        python=platform.python_version(),
+        platform=platform.platform(),
+        gpu=gpu,
+        packages=packages,
+        conflicts=conflicts(packages, gpu.cuda),
+        bundle=words,
+        bundle_opens=bundle is not None,
+        engines=_engines(bundle, gpu) if bundle is not None else [],
+        backends=[_try_backend(bundle, name) for name in ORDER] if bundle is not None else [],
+    )
+
+
+def as_json(diagnosis: Diagnosis) -> str:
+    """The diagnosis as text for programs."""
+    data: dict[str, Any] = {"works": diagnosis.works, **dataclasses.asdict(diagnosis)}
+    return json.dumps(data, indent=2)
+
+
+def render(diagnosis: Diagnosis, console: Console) -> None:
+    """Print the diagnosis for people."""
+    _line(console, f"Python {diagnosis.python} on {diagnosis.platform}")
+    _line(console, _gpu_words(diagnosis.gpu))
+    words = ", ".join(f"{name} {version}" for name, version in diagnosis.packages.items())
+    _line(console, f"packages: {words or 'none of those it uses'}")
+    mark = "bundle: " if diagnosis.bundle_opens else "bundle cannot be opened: "
+    _line(console, mark + diagnosis.bundle)
+    for engine in diagnosis.engines:
+        _line(console, f"engine {engine.name}: {'fits' if engine.fits else engine.detail}")
+    for conflict in diagnosis.conflicts:
+        _line(console, f"conflict: {conflict.problem}", "yellow")
+        _line(console, f"    mend: {conflict.mend}", "bold")
+    if diagnosis.backends:
+        _render_backends(diagnosis.backends, console)
+    works = [each.name for each in diagnosis.backends if each.works]
+    if works:
+        _line(console, f"samihs-infer will use: {works[0]}", "green")
+    else:
+        _line(console, "nothing works here yet; each line above says what mends it", "red")
+
+
+@click.command()
+@click.option(
+    "--bundle",
+    "bundle_path",
+    type=click.Path(path_type=Path),
+    help="Bundle to look at.  [default: the shipped one]",
+)
+@click.option("--json", "to_json", is_flag=True, help="Print JSON.")
+@one_line_errors
+def main(bundle_path: Path | None, to_json: bool) -> None:
+    """Say which backends work on this machine, and what mends the others.
+
+    Exits 0 when at least one works, 1 otherwise.
+    """
+    diagnosis = diagnose(bundle_path)
+    if to_json:
+        click.echo(as_json(diagnosis))
+    else:
+        render(diagnosis, Console())
+    raise SystemExit(0 if diagnosis.works else 1)
+
+
+def _try_backend(bundle: Bundle, name: str) -> BackendState:
+    """Open it, encode one empty slice, and click on it: what works is what has run."""
+    try:
+        with choose(bundle, name).backend as backend:
+            return _exercise(bundle, backend, name)
+    except SamihsError as error:
+        return BackendState(name, False, _cause(error))
+
+
+def _exercise(bundle: Bundle, backend: Backend, name: str) -> BackendState:
+    size = bundle.manifest.slice_size
+    slice_hu = np.zeros((1, 1, size, size), np.float32)
+    window = np.asarray([(0.0, 100.0)], np.float32)
+    points = np.asarray([[(size / 2, size / 2), (0, 0)]], np.float32)
+    labels = np.asarray([(FOREGROUND, NOT_A_POINT)], np.int32)
+    backend.decode(backend.encode(slice_hu, window), points, labels, None)  # loads, warms up
+    start = time.perf_counter()
+    embeddings = backend.encode(slice_hu, window)
+    encoded = time.perf_counter()
+    decoded = backend.decode(embeddings, points, labels, None)
+    end = time.perf_counter()
+    if not np.isfinite(decoded.logits).all():
+        return BackendState(name, False, f"{backend.description}: gives values that are not finite")
+    return BackendState(name, True, backend.description, encoded - start, end - encoded)
+
+
+def _cause(error: SamihsError) -> str:
+    """What the backend itself said, without ``was asked for and cannot run``."""
+    return str(error.__cause__ if isinstance(error.__cause__, SamihsError) else error)
+
+
+def _engines(bundle: Bundle, gpu: GpuProbe) -> list[EngineState]:
+    capability = gpu.devices[0].compute_capability if gpu.devices else "none"
+    states = []
+    for path in sidecars(bundle):
+        try:
+            flavour = _flavour_of(path)
+            version = str(import_flavour(flavour).__version__)
+            _, refusal = refusal_of(bundle, path, flavour, version, capability)
+        except SamihsError as error:
+            refusal = str(error)
+        if refusal is not None:
+            refusal = f"{refusal}; mend: {mend_command(bundle)}"
+        states.append(EngineState(path.stem, refusal is None, refusal or ""))
+    return states
+
+
+def _flavour_of(path: Path) -> str:
+    return EngineSidecar.read(path).flavour
+
+
+def _gpu_words(gpu: GpuProbe) -> str:
+    if not gpu.devices:
+        return f"GPU: none ({gpu.reason})"
+    cuda = f"driver serves CUDA {gpu.cuda[0]}.{gpu.cuda[1]}" if gpu.cuda else "driver unknown"
+    names = "; ".join(
+        f"{each.name}, compute capability {each.compute_capability}, "
+        f"{each.memory_bytes / 2**30:.0f} GiB"
+        for each in gpu.devices
+    )
+    return f"GPU: {names} ({cuda})"
+
+
+def _render_backends(backends: list[BackendState], console: Console) -> None:
+    table = Table("backend", "works", "encode", "click")
+    for each in backends:
+        encode = f"{each.encode_s * 1e3:.1f} ms" if each.encode_s is not None else ""
+        answer = f"{each.click_s * 1e3:.1f} ms" if each.click_s is not None else ""
+        table.add_row(each.name, "yes" if each.works else "no", encode, answer)
+    console.print(table)
+    for each in backends:
+        _line(console, f"{each.name}: {each.detail}")
+
+
+def _line(console: Console, text: str, style: str = "") -> None:
+    # Text, not markup: 'samihs[cpu]' is no tag. Soft wrap: a command can be copied whole.
+    console.print(Text(text, style=style), soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()
