@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -83,14 +82,7 @@ class TensorRTBackend:
         self._slots = _Slots(device, self._embedding_bytes)
         self._programs: dict[str, Program] = {}
         try:
-            for contract, path, sidecar, most in (
-                (ENCODER, pair.encoder, pair.encoder_sidecar, MAX_ENCODE_BATCH),
-                (DECODER, pair.decoder, pair.decoder_sidecar, MAX_DECODE_BATCH),
-            ):
-                with timings.stage(f"load {contract.part}"):
-                    stream = self._streams[contract.part]
-                    make = partial(Program, trt, device, stream, path, sidecar, contract)
-                    self._programs[contract.part] = _fitting_program(make, most)
+            self._load(pair, timings)
         except BaseException:
             self.close()
             raise
@@ -154,6 +146,36 @@ class TensorRTBackend:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _load(self, pair: EnginePair, timings: Timings) -> None:
+        """Both programs, with the largest batches that the memory allows."""
+        parts = (
+            (ENCODER, pair.encoder, pair.encoder_sidecar, MAX_ENCODE_BATCH),
+            (DECODER, pair.decoder, pair.decoder_sidecar, MAX_DECODE_BATCH),
+        )
+        share = 1
+        while True:
+            try:
+                for contract, path, sidecar, most in parts:
+                    with timings.stage(f"load {contract.part}"):
+                        self._programs[contract.part] = Program(
+                            self._trt,
+                            self._device,
+                            self._streams[contract.part],
+                            path,
+                            sidecar,
+                            contract,
+                            batch_limit=max(1, most // share),
+                            on_device=("embedding",),
+                        )
+            except DeviceMemoryError:
+                for program in self._programs.values():
+                    program.close()
+                if share >= max(MAX_ENCODE_BATCH, MAX_DECODE_BATCH):
+                    raise
+                share *= 2
+            else:
+                return
 
     def _decode(
         self,
@@ -231,18 +253,6 @@ class _Slots:
                 slot.close()
             self._all.clear()
             self._free.clear()
-
-
-def _fitting_program(make: Callable[..., Program], most: int) -> Program:
-    """The program with the largest batch that the memory allows."""
-    batch = most
-    while True:
-        try:
-            return make(batch_limit=batch, on_device=("embedding",))
-        except DeviceMemoryError:
-            if batch == 1:
-                raise
-            batch //= 2
 
 
 def open_tensorrt(bundle: Bundle, timings: Timings) -> TensorRTBackend:

@@ -1,0 +1,277 @@
+"""A GPU made of host memory and a TensorRT made of ONNX Runtime, to test what drives them.
+
+Both are as strict as the real ones where it matters: work put on a stream happens at the stream's
+end and no sooner, a captured graph replays the addresses and shapes it was captured with, memory
+is counted, and freeing twice is an error. An engine file holds an ONNX graph.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+from samihs_runtime.backends.contract import DECODER, ENCODER, tensor_shapes
+from samihs_runtime.backends.cuda import DeviceMemoryError
+from samihs_runtime.backends.probe import Gpu, GpuProbe
+from samihs_runtime.backends.sidecar import EngineSidecar
+from samihs_runtime.bundle import Bundle, sha256_of
+from samihs_runtime.errors import BackendError
+
+Work = Callable[[], None]
+GPU = GpuProbe((Gpu(0, "Planted GPU", "8.9", 24 << 30),), (13, 0), "")
+VERSION = "1.7.1"
+TYPES = {"tensor(float)": np.float32, "tensor(int32)": np.int32, "tensor(uint8)": np.uint8}
+
+
+class PlantedStream:
+    def __init__(self, handle: int, urgent: bool) -> None:
+        self.handle = handle
+        self.urgent = urgent
+        self.queue: list[Work] = []
+        self.capture: list[Work] | None = None
+
+    def put(self, work: Work) -> None:
+        (self.queue if self.capture is None else self.capture).append(work)
+
+
+class PlantedCuda:
+    """The device layer's API over host memory."""
+
+    name = "planted"
+
+    def __init__(self, memory: int = 1 << 30, supports_graphs: bool = True) -> None:
+        self.supports_graphs = supports_graphs
+        self.memory = memory
+        self.live: dict[int, NDArray[np.uint8]] = {}
+        self.pinned: dict[int, NDArray[np.uint8]] = {}
+        self.streams: dict[int, PlantedStream] = {}
+        self.graphs: list[list[Work]] = []
+        self.downloads: list[int] = []
+        self.allocations = self.launches = 0
+        self.lost = False
+
+    def allocate(self, nbytes: int) -> int:
+        if sum(each.nbytes for each in self.live.values()) + nbytes > self.memory:
+            raise DeviceMemoryError("the GPU's memory is full")
+        block = np.full(nbytes, 0xA5, np.uint8)  # real device memory is not zero either
+        self.live[block.ctypes.data] = block
+        self.allocations += 1
+        return int(block.ctypes.data)
+
+    def free(self, address: int) -> None:
+        del self.live[address]
+
+    def allocate_pinned(self, nbytes: int) -> NDArray[np.uint8]:
+        block = np.empty(nbytes, np.uint8)
+        self.pinned[block.ctypes.data] = block
+        self.allocations += 1
+        return block
+
+    def free_pinned(self, array: NDArray[np.uint8]) -> None:
+        del self.pinned[array.ctypes.data]
+
+    def to_device(self, address: int, host: NDArray[np.uint8], stream: PlantedStream) -> None:
+        source, count = host.ctypes.data, host.nbytes
+        stream.put(lambda: move(address, source, count))
+
+    def to_host(self, host: NDArray[np.uint8], address: int, stream: PlantedStream) -> None:
+        target, count = host.ctypes.data, host.nbytes
+        self.downloads.append(count)
+        stream.put(lambda: move(target, address, count))
+
+    def on_device(self, destination: int, source: int, nbytes: int, stream: PlantedStream) -> None:
+        stream.put(lambda: move(destination, source, nbytes))
+
+    def create_stream(self, urgent: bool) -> PlantedStream:
+        stream = PlantedStream(0x1000 + len(self.streams), urgent)
+        self.streams[stream.handle] = stream
+        return stream
+
+    def stream_handle(self, stream: PlantedStream) -> int:
+        return stream.handle
+
+    def synchronize(self, stream: PlantedStream) -> None:
+        if self.lost:
+            raise BackendError("the GPU could not finish its work: cudaErrorDevicesUnavailable")
+        assert stream.capture is None, "synchronising a stream under capture is an error in CUDA"
+        queue, stream.queue = stream.queue, []
+        for work in queue:
+            work()
+
+    def destroy_stream(self, stream: PlantedStream) -> None:
+        del self.streams[stream.handle]
+
+    def create_event(self) -> object:
+        return object()
+
+    def record(self, event: object, stream: PlantedStream) -> None: ...
+
+    def wait(self, stream: PlantedStream, event: object) -> None: ...
+
+    def elapsed_ms(self, start: object, end: object) -> float:
+        return 0.0
+
+    def destroy_event(self, event: object) -> None: ...
+
+    def begin_capture(self, stream: PlantedStream) -> None:
+        stream.capture = []
+
+    def end_capture(self, stream: PlantedStream) -> list[Work]:
+        assert stream.capture is not None
+        graph, stream.capture = stream.capture, None
+        self.graphs.append(graph)
+        return graph
+
+    def launch(self, graph: list[Work], stream: PlantedStream) -> None:
+        assert any(graph is each for each in self.graphs), "a destroyed graph was launched"
+        self.launches += 1
+        stream.queue.extend(graph)
+
+    def destroy_graph(self, graph: list[Work]) -> None:
+        self.graphs = [each for each in self.graphs if each is not graph]
+
+
+def move(target: int, source: int, nbytes: int) -> None:
+    ctypes.memmove(target, source, nbytes)
+
+
+class PlantedContext:
+    def __init__(self, engine: PlantedEngine) -> None:
+        self.engine = engine
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.addresses: dict[str, int] = {}
+        self.has_memory = False
+
+    def set_device_memory(self, address: int, nbytes: int) -> None:
+        assert nbytes >= self.engine.device_memory_size_v2
+        self.has_memory = True
+
+    def set_optimization_profile_async(self, index: int, stream: int) -> bool:
+        return True
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self.shapes[name] = tuple(shape)
+        return True
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        self.addresses[name] = address
+        return True
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        batch = next(iter(self.shapes.values()))[0]
+        return tuple(batch if size < 0 else size for size in self.engine.get_tensor_shape(name))
+
+    def is_stream_capturable(self, stream: int) -> bool:
+        return self.engine.world.capturable
+
+    def execute_async_v3(self, handle: int) -> bool:
+        assert self.has_memory, "no scratch memory was given"
+        if self.engine.world.refuses:
+            return False
+        shapes, addresses = dict(self.shapes), dict(self.addresses)
+        self.engine.world.cuda.streams[handle].put(lambda: self._run(shapes, addresses))
+        return True
+
+    def _run(self, shapes: dict[str, tuple[int, ...]], addresses: dict[str, int]) -> None:
+        session = self.engine.session
+        feeds = {
+            each.name: memory(addresses[each.name], shapes[each.name], TYPES[each.type])
+            for each in session.get_inputs()
+        }
+        for output, array in zip(session.get_outputs(), session.run(None, feeds), strict=True):
+            memory(addresses[output.name], array.shape, TYPES[output.type])[...] = array
+
+
+def memory(address: int, shape: tuple[int, ...], dtype: type) -> NDArray[Any]:
+    count = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    block = np.ctypeslib.as_array((ctypes.c_uint8 * count).from_address(address))
+    return block.view(dtype).reshape(shape)
+
+
+class PlantedEngine:
+    device_memory_size_v2 = 4096
+
+    def __init__(self, world: PlantedTensorRT, content: bytes) -> None:
+        self.world = world
+        self.session = ort.InferenceSession(content, providers=["CPUExecutionProvider"])
+        self.tensors = [*self.session.get_inputs(), *self.session.get_outputs()]
+        self.num_io_tensors = len(self.tensors)
+
+    def _named(self, name: str) -> Any:
+        return next(each for each in self.tensors if each.name == name)
+
+    def get_tensor_name(self, index: int) -> str:
+        return str(self.tensors[index].name)
+
+    def get_tensor_mode(self, name: str) -> str:
+        inputs = [each.name for each in self.session.get_inputs()]
+        return "input" if name in inputs else "output"
+
+    def get_tensor_dtype(self, name: str) -> type:
+        return TYPES[self._named(name).type]
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return tuple(each if isinstance(each, int) else -1 for each in self._named(name).shape)
+
+    def create_execution_context(self, strategy: object) -> PlantedContext:
+        self.world.contexts += 1
+        return PlantedContext(self)
+
+
+class PlantedTensorRT(SimpleNamespace):
+    """The module: ``Runtime`` deserialises an ONNX graph."""
+
+    def __init__(self, cuda: PlantedCuda) -> None:
+        super().__init__(
+            __version__=VERSION,
+            cuda=cuda,
+            capturable=True,
+            refuses=False,
+            contexts=0,
+            TensorIOMode=SimpleNamespace(INPUT="input", OUTPUT="output"),
+            ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED=2),
+            nptype=lambda dtype: dtype,
+        )
+
+    class Logger:
+        ERROR = 1
+
+        def __init__(self, severity: int) -> None: ...
+
+    def Runtime(self, logger: object) -> Any:
+        return SimpleNamespace(deserialize_cuda_engine=self._deserialize)
+
+    def _deserialize(self, content: bytes) -> PlantedEngine | None:
+        try:
+            return PlantedEngine(self, content)
+        except Exception:  # as TensorRT: None, whatever was wrong
+            return None
+
+
+def plant_engines(bundle: Bundle, batch: int = 4, points: int = 6, **changes: Any) -> None:
+    """Write ``engines/`` for the bundle: its ONNX graphs under other names, with sidecars."""
+    bundle.engines.mkdir(exist_ok=True)
+    files = bundle.graph("onnx")
+    low = tensor_shapes(bundle.manifest, 1, 2)
+    high = tensor_shapes(bundle.manifest, batch, points)
+    for contract, source in ((ENCODER, files.encoder), (DECODER, files.decoder)):
+        engine = bundle.engines / f"{contract.part}.engine"
+        engine.write_bytes(Path(source).read_bytes())
+        profile = {name: (low[name], low[name], high[name]) for name in contract.inputs}
+        fields: dict[str, Any] = {
+            "part": contract.part,
+            "engine_sha256": sha256_of(engine),
+            "onnx_sha256": sha256_of(source),
+            "flavour": "tensorrt_rtx",
+            "version": VERSION,
+            "compute_capability": ("8.9",),
+            "precision": "fp32",
+            "profiles": (profile,),
+        }
+        EngineSidecar(**{**fields, **changes}).write(engine.with_suffix(".json"))

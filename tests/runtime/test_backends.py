@@ -1,0 +1,193 @@
+"""One suite for every backend present and the fake; and ONNX Runtime against numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from samihs_runtime.backends.base import Backend, Embedding
+from samihs_runtime.backends.choose import ORDER, choose
+from samihs_runtime.backends.fake import FakeBackend
+from samihs_runtime.backends.onnx_runtime import cpu_threads, open_cpu
+from samihs_runtime.bundle import Bundle
+from samihs_runtime.errors import BackendError, BundleError
+from samihs_runtime.timing import Timings
+
+from .tiny_model import CHANNELS, GRID, LOW, SIZE, reference_embedding, reference_logits
+
+WINDOW = np.asarray([(0, 100)], np.float32)
+
+
+@pytest.fixture(params=["fake", *ORDER])
+def backend(request: pytest.FixtureRequest, tiny_bundle: Path) -> Iterator[Backend]:
+    try:
+        opened = choose(Bundle.open(tiny_bundle), request.param).backend
+    except BackendError as error:
+        if request.param == "cpu":
+            raise
+        pytest.skip(f"{request.param} is not present: {error}")
+    with opened:
+        yield opened
+
+
+def batch(bright_slice: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+    return np.stack([np.roll(bright_slice, -5 * i, axis=1) for i in range(count)])[:, None]
+
+
+def clicks(*spots: tuple[float, float]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """One click each, and the "not a point" that SAM adds."""
+    points = np.asarray([(spot, (0, 0)) for spot in spots], np.float32)
+    return points, np.tile(np.asarray([1, -1], np.int32), (len(spots), 1))
+
+
+def test_shapes_types_and_a_click_on_the_bright_spot(
+    backend: Backend, bright_slice: NDArray[np.float32]
+) -> None:
+    hu = batch(bright_slice, 3)
+    embeddings = backend.encode(hu, np.repeat(WINDOW, 3, axis=0))
+    assert len(embeddings) == 3
+    assert all(isinstance(each, Embedding) and each.nbytes > 0 for each in embeddings)
+    answer = backend.decode(embeddings, *clicks((40, 24), (35, 24), (30, 24)), None)
+    assert answer.logits.shape == (3, LOW, LOW)
+    assert answer.logits.dtype == np.float32
+    assert answer.masks.shape == (3, SIZE, SIZE)
+    assert answer.masks.dtype == bool
+    assert answer.scores.shape == (3,)
+    for mask, column in zip(answer.masks, (40, 35, 30), strict=True):
+        assert mask[24, column]
+        assert not mask[55, 10]
+    assert (answer.scores > 0.5).all()
+
+
+def test_a_click_on_nothing_scores_low(backend: Backend, bright_slice: NDArray[np.float32]) -> None:
+    embeddings = backend.encode(bright_slice[None, None], WINDOW)
+    answer = backend.decode(embeddings, *clicks((10, 55)), None)
+    assert not answer.masks.any()
+    assert answer.scores[0] < 0.5
+
+
+def test_a_batch_answers_as_its_parts(backend: Backend, bright_slice: NDArray[np.float32]) -> None:
+    hu = batch(bright_slice, 3)
+    embeddings = backend.encode(hu, np.repeat(WINDOW, 3, axis=0))
+    points, labels = clicks((40, 24), (35, 22), (30, 26))
+    together = backend.decode(embeddings, points, labels, None)
+    for i in range(3):
+        one = backend.encode(hu[i : i + 1], WINDOW)
+        alone = backend.decode(one, points[i : i + 1], labels[i : i + 1], None)
+        np.testing.assert_allclose(together.logits[i], alone.logits[0], atol=1e-4)
+        np.testing.assert_array_equal(together.masks[i], alone.masks[0])
+
+
+def test_the_same_answer_twice(backend: Backend, bright_slice: NDArray[np.float32]) -> None:
+    embeddings = backend.encode(bright_slice[None, None], WINDOW)
+    first = backend.decode(embeddings, *clicks((40, 24)), None)
+    second = backend.decode(embeddings, *clicks((40, 24)), None)
+    np.testing.assert_array_equal(first.logits, second.logits)
+
+
+def test_closing_twice_is_harmless_and_using_it_then_is_an_error(
+    backend: Backend, bright_slice: NDArray[np.float32]
+) -> None:
+    backend.close()
+    backend.close()
+    with pytest.raises(BackendError, match="closed"):
+        backend.encode(bright_slice[None, None], WINDOW)
+
+
+def test_onnx_runtime_agrees_with_numpy(
+    tiny_bundle: Path, bright_slice: NDArray[np.float32]
+) -> None:
+    prior = np.random.default_rng(0).normal(size=(1, LOW, LOW)).astype(np.float32)
+    with open_cpu(Bundle.open(tiny_bundle), Timings()) as backend:
+        embeddings = backend.encode(bright_slice[None, None], WINDOW)
+        assert embeddings[0].nbytes == CHANNELS * GRID * GRID * 4
+        np.testing.assert_allclose(
+            embeddings[0].numpy(), reference_embedding(bright_slice), atol=1e-6
+        )
+        points, labels = clicks((40, 24))
+        for given in (None, prior):
+            answer = backend.decode(embeddings, points, labels, given)
+            expected = reference_logits(
+                bright_slice, points[0], labels[0], None if given is None else given[0]
+            )
+            np.testing.assert_allclose(answer.logits[0], expected, atol=1e-4)
+
+
+def test_sessions_load_when_first_needed(
+    tiny_bundle: Path, bright_slice: NDArray[np.float32]
+) -> None:
+    timings = Timings()
+    with open_cpu(Bundle.open(tiny_bundle), timings) as backend:
+        assert timings["load encoder"].count == 0
+        backend.encode(bright_slice[None, None], WINDOW)
+        assert (timings["load encoder"].count, timings["load decoder"].count) == (1, 0)
+
+
+def test_what_the_graph_refuses_is_a_backend_error(tiny_bundle: Path) -> None:
+    with (
+        open_cpu(Bundle.open(tiny_bundle), Timings()) as backend,
+        pytest.raises(BackendError, match="the cpu backend could not encode a slice"),
+    ):
+        backend.encode(np.zeros((1, 1, 32, 32), np.float32), WINDOW)
+
+
+def test_embeddings_of_another_backend_are_refused(
+    tiny_bundle: Path, bright_slice: NDArray[np.float32]
+) -> None:
+    foreign = FakeBackend(SIZE, GRID).encode(bright_slice[None, None], WINDOW)
+    with (
+        open_cpu(Bundle.open(tiny_bundle), Timings()) as backend,
+        pytest.raises(BackendError, match="another backend"),
+    ):
+        backend.decode(foreign, *clicks((1, 1)), None)
+
+
+def test_a_graph_of_another_contract_is_refused(tmp_path: Path, tiny_bundle: Path) -> None:
+    """A bundle whose files are intact, with the two graphs exchanged."""
+    from samihs_runtime.bundle import GraphEntry, write_bundle
+
+    from .tiny_model import manifest
+
+    swapped = (GraphEntry("onnx", "fp32", "onnx/decoder.onnx", "onnx/encoder.onnx"),)
+    bundle = write_bundle(tiny_bundle, manifest(graphs=swapped), tmp_path / "swapped")
+    with (
+        open_cpu(bundle, Timings()) as backend,
+        pytest.raises(BundleError, match=r"encoder .*inputs are .*expected hu float32, window"),
+    ):
+        backend.load()
+
+
+def test_a_file_that_is_no_graph_is_refused(tmp_path: Path, tiny_bundle: Path) -> None:
+    from samihs_runtime.bundle import write_bundle
+
+    from .tiny_model import manifest
+
+    (tiny_bundle / "onnx/encoder.onnx").write_bytes(b"no graph")
+    bundle = write_bundle(tiny_bundle, manifest(), tmp_path / "broken")
+    with (
+        open_cpu(bundle, Timings()) as backend,
+        pytest.raises(BundleError, match=r"onnxruntime .*cannot load .*encoder.onnx"),
+    ):
+        backend.load()
+
+
+def test_threads_follow_the_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 3, 5}, raising=False)
+    assert cpu_threads() == 3
+
+
+def test_the_fake_takes_boxes_and_background(bright_slice: NDArray[np.float32]) -> None:
+    backend = FakeBackend(SIZE, GRID)
+    embeddings = backend.encode(bright_slice[None, None], WINDOW)
+    whole = backend.decode(embeddings, *clicks((40, 24)), None).masks[0]
+    points = np.asarray([[(40, 24), (44, 24)]], np.float32)
+    less = backend.decode(embeddings, points, np.asarray([[1, 0]], np.int32), None).masks[0]
+    assert not less[24, 44]
+    assert less[24, 36]
+    box = np.asarray([[(32, 16), (39, 32)]], np.float32)
+    boxed = backend.decode(embeddings, box, np.asarray([[2, 3]], np.int32), None).masks[0]
+    np.testing.assert_array_equal(boxed[:, 40:], False)
+    assert boxed.sum() > whole.sum() * 0.3

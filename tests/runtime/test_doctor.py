@@ -1,0 +1,148 @@
+"""samihs-doctor: what it finds, its advice, its exit codes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from samihs_runtime import doctor, environment
+from samihs_runtime.bundle import Bundle
+from samihs_runtime.environment import conflicts
+
+from .planted_gpu import GPU, plant_engines
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(doctor.main, list(arguments))
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    return result.exit_code, result.output
+
+
+def test_a_working_backend_exits_0(tiny_bundle: Path) -> None:
+    code, text = run("--bundle", str(tiny_bundle))
+    assert code == 0
+    assert "samihs-infer will use: " in text
+    assert "tiny 0 (tiny)" in text
+    assert "cpu: onnxruntime" in text
+
+
+def test_json_says_the_same(tiny_bundle: Path) -> None:
+    code, text = run("--bundle", str(tiny_bundle), "--json")
+    data = json.loads(text)
+    assert code == 0
+    assert data["works"] is True
+    cpu = next(each for each in data["backends"] if each["name"] == "cpu")
+    assert cpu["works"]
+    assert cpu["encode_s"] > 0
+    assert data["packages"]["numpy"]
+
+
+def test_nothing_works_without_onnxruntime_and_the_command_is_whole(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setattr(environment.metadata, "version", missing)
+    code, text = run("--bundle", str(tiny_bundle))
+    assert code == 1
+    assert "pip install 'samihs[cpu]'" in text
+    assert "nothing works here yet" in text
+
+
+def missing(name: str) -> str:
+    raise environment.metadata.PackageNotFoundError(name)
+
+
+def test_a_broken_bundle_is_part_of_the_diagnosis(tiny_bundle: Path) -> None:
+    (tiny_bundle / "onnx/encoder.onnx").write_bytes(b"changed")
+    code, text = run("--bundle", str(tiny_bundle))
+    assert code == 1
+    assert "bundle cannot be opened: " in text
+    assert "onnx/encoder.onnx" in text
+
+
+def test_engines_are_judged(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Module:
+        __version__ = "1.7.1"
+
+    plant_engines(Bundle.open(tiny_bundle))
+    plant_engines(Bundle.open(tiny_bundle), compute_capability=("12.0",))
+    monkeypatch.setattr(doctor, "probe_gpus", lambda: GPU)
+    monkeypatch.setattr(doctor, "import_flavour", lambda flavour: Module)
+    _, text = run("--bundle", str(tiny_bundle))
+    assert "engine decoder: built for compute capability 12.0, this GPU has 8.9" in text
+    assert f"samihs-export engines {tiny_bundle}" in text
+    assert "GPU: Planted GPU, compute capability 8.9, 24 GiB (driver serves CUDA 13.0)" in text
+    plant_engines(Bundle.open(tiny_bundle))
+    _, text = run("--bundle", str(tiny_bundle))
+    assert "engine decoder: fits" in text
+
+
+GOOD = {
+    "onnxruntime-gpu": "1.31.0",
+    "tensorrt-rtx-cu13": "1.7.1",
+    "cuda-python": "13.0.0",
+    "cuda-bindings": "13.0.0",
+}
+
+
+@pytest.mark.parametrize(
+    ("packages", "driver", "problem", "mend"),
+    [
+        (
+            {**GOOD, "onnxruntime": "1.32.0"},
+            (13, 0),
+            "overwrite each other",
+            "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'samihs[gpu]'",
+        ),
+        (
+            {"tensorrt": "10.13.0", "cuda-bindings": "13.0.0"},
+            (13, 0),
+            "PyPI's stub",
+            "pip install 'samihs[tensorrt]' --extra-index-url https://pypi.nvidia.com",
+        ),
+        (
+            {
+                "tensorrt": "11.3.0",
+                "tensorrt-cu13": "11.3.0",
+                "tensorrt-cu13-libs": "10.13.3",
+                "cuda-bindings": "13.0.0",
+            },
+            (13, 0),
+            "different major versions",
+            "pip uninstall -y tensorrt tensorrt-cu13 tensorrt-cu13-libs",
+        ),
+        (
+            {**GOOD, "cuda-bindings": "12.9.0"},
+            (13, 0),
+            r"different CUDA versions: .*tensorrt-rtx-cu13 \(CUDA 13\)",
+            "pip uninstall -y cuda-bindings",
+        ),
+        (GOOD, (12, 4), "wants CUDA 13, the driver serves CUDA 12.4", "newer NVIDIA driver"),
+        ({"tensorrt-rtx-cu13": "1.7.1"}, (13, 0), "without cuda-python", "pip install cuda-python"),
+    ],
+)
+def test_known_conflicts_are_named_with_their_cure(
+    packages: dict[str, str], driver: tuple[int, int], problem: str, mend: str
+) -> None:
+    import re
+
+    found = conflicts(packages, driver)
+    assert len(found) == 1
+    assert re.search(problem, found[0].problem)
+    assert mend in found[0].mend
+
+
+@pytest.mark.parametrize("driver", [None, (13, 0), (14, 1)])
+def test_a_sound_installation_has_no_conflict(driver: tuple[int, int] | None) -> None:
+    assert conflicts(GOOD, driver) == []
+    assert conflicts({"onnxruntime": "1.32.0"}, driver) == []
+
+
+def test_conflicts_are_printed(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "installed", lambda: {**GOOD, "onnxruntime": "1.32.0"})
+    _, text = run("--bundle", str(tiny_bundle))
+    assert "conflict: onnxruntime and onnxruntime-gpu" in text
+    assert "mend: pip uninstall -y onnxruntime onnxruntime-gpu" in text
