@@ -48,7 +48,7 @@ def to_pixel(plane: SlicePlane, point: ArrayLike) -> tuple[float, float, float]:
 
 
 def nearest_slice(planes: Sequence[SlicePlane], point: ArrayLike) -> tuple[int, float, float]:
-    """``(index, x, y)``: the slice that a patient point [3] lies nearest to, and the pixel there."""
+    """The slice that a patient point [3] lies nearest to, and the pixel: ``(index, x, y)``."""
     feet = [to_pixel(plane, point) for plane in planes]
     index = min(range(len(feet)), key=lambda k: abs(feet[k][2]))
     return index, feet[index][0], feet[index][1]

@@ -17,6 +17,7 @@ from pathlib import Path
 from samihs_runtime.errors import StudyError
 from samihs_runtime.geometry import UNKNOWN_THICKNESS_MM, slice_extents
 from samihs_runtime.series import CTSeries, SlicePlane, SourceSlice
+
 from .choosing import choose
 from .fields import quiet_dicom, text
 from .files import study_files
@@ -28,6 +29,8 @@ from .stacking import geometry_notes, read_stack, stack
 
 __all__ = ["SeriesSummary", "list_series", "read_study"]
 
+_AIR_EXPECTED_BELOW_HU = -500
+"""Every head CT shows air around the head; where none is, the rescale is likely wrong."""
 _HEAD = ("", "HEAD", "BRAIN", "SKULL", "HEADNECK", "NEUROCRANIUM", "CRANIUM")
 
 
@@ -51,7 +54,7 @@ class SeriesSummary:
 
 def list_series(path: str | Path) -> list[SeriesSummary]:
     """All series below `path`, in the order of their numbers. StudyError where there are none."""
-    path = Path(path)
+    path = Path(path).absolute()
     with quiet_dicom(), study_files(path) as files:
         headers = read_headers(files, follow_dicomdir=len(files) == 1)
         found = _series(headers, path)
@@ -71,7 +74,7 @@ def read_study(
     is called as pixels are read. Raises StudyError, in one line, where no series can be read
     rightly; what was unusual but readable is in the result's notes.
     """
-    path = Path(path)
+    path = Path(path).absolute()
     with quiet_dicom(), study_files(path) as files:
         headers = read_headers(files, follow_dicomdir=len(files) == 1)
         found = _series(headers, path)
@@ -84,6 +87,8 @@ def read_study(
         if alike:
             notes.append(f"{alike} slices lie where an identical one does: left out")
         notes += _series_notes(chosen, first) + geometry_notes(planes, first[0])
+        if (lowest := hu.min()) > _AIR_EXPECTED_BELOW_HU:
+            notes.append(f"no air: the lowest value is {lowest:g}, so the values may not be HU")
         if len(planes) == 1 and planes[0].thickness is None:
             notes.append(f"slice thickness unknown: volumes are per {UNKNOWN_THICKNESS_MM:g} mm")
         return CTSeries(
@@ -153,11 +158,9 @@ def _left_out(chosen: Candidate, found: list[Candidate]) -> list[str]:
 
 def _series_notes(chosen: Candidate, frames: list[Frame]) -> list[str]:
     notes = []
-    lossy = {words for words in map(lossy_compression, frames) if words}
+    lossy = {lossy_compression(frame.header.dataset) for frame in frames} - {""}
     if lossy:
-        notes.append(
-            f"lossy compression ({', '.join(sorted(lossy))}): HU are not the scanner's own"
-        )
+        notes.append(f"lossy compression ({', '.join(sorted(lossy))}): HU were changed by it")
     if chosen.enhanced_by_contrast:
         notes.append("a contrast agent is recorded: the model was made for non-contrast CT")
     if chosen.sharpness == "sharp":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from samihs_runtime.errors import StudyError
+
 from .judging import Candidate
 
 _FEW_SLICES = 4

@@ -56,3 +56,34 @@ def _jpeg_size(frame: bytes) -> tuple[int, int] | None:
         length = int.from_bytes(frame[at + 2 : at + 4], "big")
         at += 2 + max(length, 2)
     return None
+
+
+def rle_adds_up(frame: bytes, pixels: int) -> bool:
+    """Whether every segment of an RLE frame expands to exactly one byte per pixel (PS3.5 G)."""
+    header = [int.from_bytes(frame[k : k + 4], "little") for k in range(0, 64, 4)]
+    count = header[0]
+    if len(frame) < 64 or not 1 <= count <= 15:
+        return False
+    bounds = [*header[1 : count + 1], len(frame)]
+    if bounds[0] != 64 or any(a >= b for a, b in zip(bounds[:-1], bounds[1:], strict=True)):
+        return False
+    return all(
+        _rle_length(frame[a:b]) == pixels for a, b in zip(bounds[:-1], bounds[1:], strict=True)
+    )
+
+
+def _rle_length(segment: bytes) -> int:
+    """Bytes that a segment expands to; -1 where it ends within a run."""
+    at = length = 0
+    end = len(segment)
+    while at < end - 1:  # a single byte at the end is padding
+        run = segment[at]
+        if run < 128:  # this many and one more literal bytes
+            at += run + 2
+            length += run + 1
+        elif run > 128:  # one byte repeated
+            at += 2
+            length += 257 - run
+        else:
+            at += 1
+    return length if at <= end else -1

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from samihs_runtime.errors import StudyError
+
 from .limits import (
     MAX_FILE_BYTES,
     MAX_FILES,
@@ -43,7 +44,7 @@ def study_files(path: Path) -> Iterator[list[SourceFile]]:
     Raises StudyError: nothing there, more than the limits, an unsafe or damaged zip.
     """
     if not path.exists():
-        raise StudyError(f"{path.name or path}: no such file or folder")
+        raise StudyError(f"{path.name}: no such file or folder")
     if path.is_dir():
         yield _in_folder(path)
     elif not path.is_file():

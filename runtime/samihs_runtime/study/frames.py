@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from samihs_runtime.series import SlicePlane
+
 from .fields import integer, items, number, numbers, text, words
 from .headers import Header
 

@@ -13,6 +13,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from samihs_runtime.errors import StudyError
+
 from .fields import items, text, value, words
 from .files import SourceFile, file_on_disk
 from .limits import MAX_DEFLATED_BYTES
@@ -97,7 +98,7 @@ def _try(source: SourceFile, damaged: list[SourceFile]) -> Any:
 
 def _looks_headerless(start: bytes) -> bool:
     """A data set without preamble, as some exports have it: it starts with group 0002 or 0008."""
-    return start[:4] in (b"\x02\0\0\0", b"\x08\0\0\0", b"\x08\0\x01\0", b"\x08\0\x05\0")
+    return start[:2] in (b"\x02\0", b"\x08\0") and start[3:4] == b"\0"
 
 
 def _ensure_transfer_syntax(dataset: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from samihs_runtime.geometry import same_orientation
 from samihs_runtime.series import SlicePlane
+
 from .fields import integer, items, text, value
 from .frames import (
     CT_CLASSES,
@@ -104,6 +105,8 @@ def _key(header: Header) -> tuple[object, ...]:
     dataset = header.dataset
     uids = (text(dataset, "StudyInstanceUID"), text(dataset, "SeriesInstanceUID"))
     kinds = (text(dataset, "Modality"), text(dataset, "SOPClassUID"))
+    if kinds[1] not in CT_CLASSES:
+        return (*uids, *kinds)
     localizer = "LOCALIZER" in Frame(header, None).image_type
     return (*uids, *kinds, localizer, integer(dataset, "SamplesPerPixel"))
 
@@ -163,13 +166,14 @@ def _check_matrix(dataset: Any) -> None:
     if integer(dataset, "BitsAllocated") not in (8, 16, 32):
         raise _RefusedError("damaged", "BitsAllocated is not 8, 16 or 32")
     count = integer(dataset, "NumberOfFrames") or 1
-    if text(dataset, "SOPClassUID") == CT_IMAGE and count > 1:
-        raise _RefusedError("damaged", "a classic CT image with several frames: none is placed")
+    if text(dataset, "SOPClassUID") == CT_IMAGE:
+        if count > 1:
+            raise _RefusedError("damaged", "a classic CT image with several frames: none is placed")
+    elif count != (groups := len(items(dataset, "PerFrameFunctionalGroupsSequence"))):
+        raise _RefusedError("damaged", f"{count} frames, but functional groups for {groups}")
 
 
 def _checked_planes(frames: list[Frame]) -> list[SlicePlane]:
-    if not frames:
-        raise _RefusedError("damaged", "an Enhanced CT image without functional groups")
     for frame in frames:
         try:
             rescale_of(frame)

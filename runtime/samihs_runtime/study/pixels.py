@@ -12,7 +12,8 @@ from pydicom.pixels import get_decoder
 from pydicom.uid import UID
 
 from samihs_runtime.errors import StudyError
-from .codestream import codestream_problem
+
+from .codestream import codestream_problem, rle_adds_up
 from .fields import integer, text, value
 from .files import SourceFile
 from .frames import Frame, rescale_of
@@ -42,9 +43,7 @@ def read_frames(source: SourceFile, frames: list[Frame]) -> Iterator[NDArray[Any
         dataset = open_dataset(source, header_only=False)
     except StudyError:
         raise
-    except (
-        Exception
-    ) as error:  # it could be read a moment ago: cut off or damaged behind the header
+    except Exception as error:  # the header could be read: damaged behind it
         raise StudyError(f"{source.name}: the pixel data cannot be read, it is damaged") from error
     for frame in frames:
         raw = _decode(source, dataset, (frame.number or 1) - 1)
@@ -53,33 +52,28 @@ def read_frames(source: SourceFile, frames: list[Frame]) -> Iterator[NDArray[Any
 
 def _decode(source: SourceFile, dataset: Any, index: int) -> Stored:
     """Stored values as they lie in the file, unused bits and all."""
-    syntax = UID(dataset.file_meta.TransferSyntaxUID)
+    syntax = UID(text(dataset.file_meta, "TransferSyntaxUID"))
+    if not syntax.is_transfer_syntax:
+        raise StudyError(f"{source.name}: its transfer syntax is private, unknown or damaged")
     data = value(dataset, "PixelData")
     if not isinstance(data, bytes) or not data:
         raise StudyError(f"{source.name}: has no pixel data")
-    if syntax.is_compressed and not syntax.is_deflated:
-        _check_compressed(source, dataset, data, index, syntax)
-    else:
-        _check_native(source, dataset, data)
     options: dict[str, Any] = {"index": index}
     if syntax.is_encapsulated:
-        # The decoders that the package depends on, whatever else is installed.
-        options["decoding_plugin"] = "pylibjpeg"
+        options["decoding_plugin"] = _checked_decoder(source, dataset, data, index, syntax)
+    else:
+        _check_native(source, dataset, data)
     try:
         decoder = get_decoder(syntax)
         decoded = decoder.as_array(dataset, correct_unused_bits=False, **options)[0]
     except Exception as error:  # decoders raise nearly anything on damaged data
         raise StudyError(
-            f"{source.name}: the pixel data cannot be decoded ({_syntax_name(syntax)}); "
+            f"{source.name}: the pixel data cannot be decoded ({syntax.name}); "
             "it is damaged, or of a kind that is not supported"
         ) from error
     if decoded.shape != (dataset.Rows, dataset.Columns):
         raise StudyError(f"{source.name}: decodes to {decoded.shape}, not {_matrix(dataset)}")
     return np.asarray(decoded)
-
-
-def _syntax_name(syntax: UID) -> str:
-    return syntax.name if syntax.is_transfer_syntax else "an unknown transfer syntax"
 
 
 def _matrix(dataset: Any) -> str:
@@ -95,19 +89,25 @@ def _check_native(source: SourceFile, dataset: Any, data: bytes) -> None:
         )
 
 
-def _check_compressed(
-    source: SourceFile, dataset: Any, data: bytes, index: int, syntax: UID
-) -> None:
-    if syntax == _RLE:  # its decoder checks the length of what comes out
-        return
+def _checked_decoder(source: SourceFile, dataset: Any, data: bytes, index: int, syntax: UID) -> str:
+    """The pydicom plugin for a frame that is fit to be decoded; StudyError where it is not.
+
+    Plugins are named so that what decodes is what the package depends on and was tested with,
+    whatever else is installed.
+    """
     try:
         frames = integer(dataset, "NumberOfFrames") or 1
         frame = get_frame(data, index, number_of_frames=frames)
     except Exception as error:
         raise StudyError(f"{source.name}: pixel data is cut short or damaged") from error
+    if syntax == _RLE:
+        # The fast decoder panics, past any except clause, on what does not add up.
+        exact = rle_adds_up(frame, dataset.Rows * dataset.Columns)
+        return "pylibjpeg" if exact else "pydicom"
     problem = codestream_problem(frame, dataset.Rows, dataset.Columns)
     if problem:
         raise StudyError(f"{source.name}: {problem}")
+    return "pylibjpeg"
 
 
 def _to_hu(raw: Stored, dataset: Any, slope: float, intercept: float) -> NDArray[Any]:
@@ -122,8 +122,11 @@ def _to_hu(raw: Stored, dataset: Any, slope: float, intercept: float) -> NDArray
     if padding and not _is_tissue(padding[0] * slope + intercept):
         low, high = padding
         # Padding may use the unused bits: -2000 in 16 bits where 12 are stored.
-        is_padding = ((raw >= low) & (raw <= high)) | ((stored >= low) & (stored <= high))
-        hu[is_padding] = AIR_HU
+        hu[((raw >= low) & (raw <= high)) | ((stored >= low) & (stored <= high))] = AIR_HU
+        below_air = high * slope + intercept - AIR_HU
+        if below_air < 0 and lossy_compression(dataset):
+            # Compression has spread the padding's value: what is nearer to it than to air is it.
+            hu[hu < AIR_HU + below_air / 2] = AIR_HU
     return hu
 
 
@@ -180,9 +183,8 @@ _OWN_PRECISION = {
 }
 
 
-def lossy_compression(frame: Frame) -> str:
-    """How the frame lost precision, in words; empty where it did not (PS3.3 C.7.6.1.1.5)."""
-    dataset = frame.header.dataset
+def lossy_compression(dataset: Any) -> str:
+    """How an object lost precision, in words; empty where it did not (PS3.3 C.7.6.1.1.5)."""
     syntax = text(dataset.file_meta, "TransferSyntaxUID")
     if syntax in LOSSY:
         return LOSSY[syntax]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from samihs_runtime.errors import StudyError
 from samihs_runtime.geometry import along_normal, fit_grid, shear_angle, slice_gaps
 from samihs_runtime.series import SlicePlane
+
 from .fields import number, text
 from .files import SourceFile
 from .frames import Frame, instance_number
