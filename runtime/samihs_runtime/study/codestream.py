@@ -6,6 +6,8 @@ image with grey without a word. So its size is compared and its end marker looke
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 _SOC_SIZ = b"\xff\x4f\xff\x51"  # JPEG 2000: start of codestream, image size (ISO 15444-1 A.5.1)
 _SOI = b"\xff\xd8"
 _END = b"\xff\xd9"  # EOI of JPEG and JPEG-LS, EOC of JPEG 2000
@@ -65,11 +67,9 @@ def rle_adds_up(frame: bytes, pixels: int) -> bool:
     if len(frame) < 64 or not 1 <= count <= 15:
         return False
     bounds = [*header[1 : count + 1], len(frame)]
-    if bounds[0] != 64 or any(a >= b for a, b in zip(bounds[:-1], bounds[1:], strict=True)):
+    if bounds[0] != 64 or any(a >= b for a, b in pairwise(bounds)):
         return False
-    return all(
-        _rle_length(frame[a:b]) == pixels for a, b in zip(bounds[:-1], bounds[1:], strict=True)
-    )
+    return all(_rle_length(frame[a:b]) == pixels for a, b in pairwise(bounds))
 
 
 def _rle_length(segment: bytes) -> int:
