@@ -26,6 +26,11 @@ AttentionForm = Literal["bias", "augmented"]
 class RelativeAttention(nn.Module):
     """segment-anything's ``image_encoder.Attention``: tokens [B, H, W, C] -> the same shape."""
 
+    table_h: Tensor
+    """Buffers: [side of the query, head width, side of the key]."""
+    table_w: Tensor
+    key_positions: Tensor
+
     def __init__(self, attention: Any, side: int, form: AttentionForm) -> None:
         """``attention``: SAM's module, whose layers are shared; ``side``: H = W, tokens."""
         super().__init__()
@@ -33,7 +38,6 @@ class RelativeAttention(nn.Module):
         self.heads, self.scale = int(attention.num_heads), float(attention.scale)
         self.side, self.form = side, form
         gather: Any = segment_anything_modeling().image_encoder.get_rel_pos
-        # [side of the query, head width, side of the key]
         tables = [
             gather(side, side, table).detach().mT.contiguous()
             for table in (attention.rel_pos_h, attention.rel_pos_w)

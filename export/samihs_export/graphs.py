@@ -73,8 +73,8 @@ class BlockGraph(nn.Module):
         tokens = self._into_windows(normed) if self.window else normed
         tokens = self.attention(self.before_attention(tokens))
         x = x + (self._out_of_windows(tokens) if self.window else tokens)
-        x = x + self.mlp(self.norm2(x))
-        return x
+        out: Tensor = x + self.mlp(self.norm2(x))
+        return out
 
     def _into_windows(self, x: Tensor) -> Tensor:
         """[B, G, G, C] -> [B windows, w, w, C], padded with zeros at the far edges as SAM does."""
@@ -96,6 +96,9 @@ class BlockGraph(nn.Module):
 
 class DecoderGraph(nn.Module):
     """Prompt i on embedding i; names and shapes as the contract has them."""
+
+    position: Tensor
+    """Buffer [1, E, G, G]: where each token of the embedding lies."""
 
     def __init__(self, model: SamihsModel, slice_size: int) -> None:
         super().__init__()
@@ -140,6 +143,9 @@ class PromptPoints(nn.Module):
     given no kind at all. Sines of large angles: this stays in float32 at every precision.
     """
 
+    kind_labels: Tensor
+    """Buffer [5]: the label of each row of ``kinds``."""
+
     def __init__(self, prompt_encoder: Any, image_size: int, slice_size: int) -> None:
         super().__init__()
         self.image_size, self.scale = image_size, image_size / slice_size
@@ -153,7 +159,9 @@ class PromptPoints(nn.Module):
         angles = 2 * torch.pi * (coords @ self.frequencies)
         encoded = torch.cat([angles.sin(), angles.cos()], dim=-1)
         encoded = torch.where(labels[..., None] == -1, 0.0, encoded)
-        return encoded + (labels[..., None] == self.kind_labels).float() @ self.kinds
+        kind = torch.eq(labels[..., None], self.kind_labels)  # [B, N, 5]
+        out: Tensor = encoded + kind.float() @ self.kinds
+        return out
 
 
 def one_channel_patches(

@@ -25,8 +25,6 @@ DECODER_INPUTS = ("embedding", "points", "labels", "prior", "has_prior")
 DECODER_OUTPUTS = ("logits", "mask", "score")
 _EMBEDDED_LIMIT = 1_800_000_000
 """Bytes of weights above which they lie in a file beside: protobuf ends at 2 GB (ViT-H in fp32)."""
-_SOFTMAX_IN_FLOAT = 1
-"""``softmax_precision`` of ``Attention``: TensorProto.FLOAT."""
 
 
 def export_encoder(graph: EncoderGraph, slice_size: int, path: Path) -> None:
@@ -80,7 +78,6 @@ def _export(
         raise ExportError(f"{path.name}: torch's exporter gave no graph")
     model = program.model
     _strip(model, path.stem)
-    _softmax_in_float(model)
     _save(model, path)
 
 
@@ -101,15 +98,6 @@ def _everything_in(graph: onnx_ir.Graph) -> Iterator[Any]:
     for node in graph:
         yield node
         yield from node.outputs
-
-
-def _softmax_in_float(model: onnx_ir.Model) -> None:
-    """Ask every ``Attention`` for a float32 softmax (``precision.py``)."""
-    for node in model.graph:
-        if node.op_type == "Attention":
-            node.attributes["softmax_precision"] = onnx_ir.AttrInt64(
-                "softmax_precision", _SOFTMAX_IN_FLOAT
-            )
 
 
 def _save(model: onnx_ir.Model, path: Path) -> None:

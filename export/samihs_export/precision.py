@@ -7,7 +7,8 @@
     HU window and resize        HU of thousands, a window of tens: differences of large numbers
     prompt points               sines of large angles
     every LayerNorm             mean and variance of outliers overflow float16 in SAM encoders
-    every softmax               exponentials and their sum (inside ``Attention``: softmax_precision)
+    every softmax               exponentials and their sum (TensorRT's attention layer does so by
+                                itself: its parser refuses ``Attention``'s softmax_precision)
     mask up-sampling            the sign near 0 is the mask
 
     the compute type            all other layers: convolutions, linear layers, attention products,
@@ -16,7 +17,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ from samihs_export.graphs import PromptPoints
 from samihs_training.sam import segment_anything_modeling
 
 Precision = Literal["fp32", "fp16", "bf16"]
+G = TypeVar("G", bound=nn.Module)
 COMPUTE_TYPES: dict[Precision, torch.dtype] = {
     "fp32": torch.float32,
     "fp16": torch.float16,
@@ -44,7 +46,7 @@ class InFloat32(nn.Module):
         return out.to(x.dtype)
 
 
-def to_precision(graph: nn.Module, precision: Precision) -> nn.Module:
+def to_precision(graph: G, precision: Precision) -> G:
     """Set a graph's types, in place, as the table above has them; returns the graph."""
     if precision != "fp32":
         _narrow(graph, COMPUTE_TYPES[precision])

@@ -1,0 +1,221 @@
+"""``samihs-export``: bundle, engines, verify. The last two import no torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from importlib import metadata, resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from samihs_runtime.bundle import Bundle
+from samihs_runtime.errors import CheckpointError, one_line_errors
+
+if TYPE_CHECKING:
+    from samihs_export.pipeline import BundleMetadata
+    from samihs_training.checkpoint import LoadedAdapters
+
+CHECKPOINT = Path("models/vit_mini/adapters.safetensors")
+BASE = Path("models/vit_mini/base.safetensors")
+SHIPPED_NAME = "vit_mini_phantom"
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@click.version_option(package_name="samihs")
+def main(debug: bool) -> None:
+    """Turn a trained checkpoint into a bundle that the runtime serves."""
+    if debug:
+        os.environ["SAMIHS_DEBUG"] = "1"
+
+
+@main.command()
+@click.option("--checkpoint", type=Path, default=CHECKPOINT, show_default=True)
+@click.option("--base", type=Path, default=BASE, show_default=True)
+@click.option("--out", type=Path, help="Bundle folder; the shipped bundle where not given.")
+@click.option("--name", help="The bundle's name; its folder's where not given.")
+@click.option("--target", help="Also build engines for these, such as sm80,sm89,sm120.")
+@click.option(
+    "--engines", type=Path, help="Where --target's engines go; <bundle>/engines if not given."
+)
+@click.option("--untrained", is_flag=True, help="Random weights: judge numbers, not masks.")
+@one_line_errors
+def bundle(
+    checkpoint: Path,
+    base: Path,
+    out: Path | None,
+    name: str | None,
+    target: str | None,
+    engines: Path | None,
+    untrained: bool,
+) -> None:
+    """Merge, export, prove and write a bundle. Nothing is written unless every gate holds."""
+    from samihs_export.tensorrt import choose_flavour, parse_targets
+
+    targets = parse_targets(target) if target else ()
+    if targets:
+        choose_flavour()  # before the minutes of work, not after
+    place = out or Path(str(resources.files("samihs_runtime"))) / "bundles" / SHIPPED_NAME
+    console = Console()
+    with _steps(console) as step:
+        written = _export(checkpoint, base, place, name or place.name, untrained, step)
+    size = sum(entry.bytes for entry in written.manifest.files.values())
+    console.print(f"{written.root}  {size / 1e6:.1f} MB, {len(written.manifest.files)} files")
+    console.print(_parity_table(written.manifest.parity["results"]))
+    if targets:
+        _build(written, targets, engines or written.engines, None, "auto", console)
+
+
+@main.command()
+@click.argument("path", metavar="BUNDLE", type=Path)
+@click.option("--target", help="Such as sm80,sm89,sm120; this machine's GPU where not given.")
+@click.option("--out", type=Path, help="Folder; BUNDLE/engines, where the runtime looks.")
+@click.option("--precision", help="Which of the bundle's TensorRT graphs; its first if not given.")
+@click.option("--flavour", default="auto", help="auto, tensorrt_rtx or tensorrt.")
+@one_line_errors
+def engines(
+    path: Path, target: str | None, out: Path | None, precision: str | None, flavour: str
+) -> None:
+    """Build TensorRT engines from a bundle. Needs no torch, and for named targets no GPU."""
+    from samihs_export.tensorrt import parse_targets
+
+    opened = Bundle.open(path)
+    targets = parse_targets(target)
+    _build(opened, targets, out or opened.engines, precision, flavour, Console())
+
+
+@main.command()
+@click.argument("path", metavar="BUNDLE", type=Path)
+@one_line_errors
+def verify(path: Path) -> None:
+    """Check every hash, and ask every graph what torch was asked at export. Needs no torch."""
+    from samihs_export.verify import verify_bundle
+
+    opened, results = verify_bundle(path)
+    console = Console()
+    console.print(f"{opened.root}  {opened.manifest.name} {opened.manifest.version}: intact")
+    console.print(_parity_table([result.summary() for result in results]))
+
+
+def _export(
+    checkpoint: Path,
+    base: Path,
+    out: Path,
+    name: str,
+    untrained: bool,
+    step: Callable[[str], None],
+) -> Bundle:
+    from samihs_export.pipeline import ExportOptions, export_bundle
+    from samihs_training.checkpoint import load_adapters
+
+    step("loading the checkpoint")
+    loaded = load_adapters(checkpoint, base)
+    options = ExportOptions(trained=not untrained)
+    return export_bundle(
+        loaded.model, loaded.pr, _metadata(loaded, name), out, options, progress=step
+    )
+
+
+def _metadata(loaded: LoadedAdapters, name: str) -> BundleMetadata:
+    """What the adapter checkpoint says of its training, as the bundle says it."""
+    from samihs_export.pipeline import BundleMetadata
+
+    about = loaded.description
+    optional: dict[str, Any] = {}
+    if "score_threshold" in about:
+        optional["score_threshold"] = float(about["score_threshold"])
+    if "plausible_hu" in about:
+        low, high = about["plausible_hu"]
+        optional["plausible_hu"] = (float(low), float(high))
+    return BundleMetadata(
+        name=name,
+        version=metadata.version("samihs"),
+        training_data=str(_needed(about, "training_data")),
+        window=_window(_needed(about, "window")),
+        accuracy=about.get("metrics", {}),
+        provenance={
+            "base_sha256": loaded.base_sha256,
+            "adapters_sha256": loaded.adapter_sha256,
+        },
+        **optional,
+    )
+
+
+def _needed(about: Mapping[str, Any], key: str) -> Any:
+    if key not in about:
+        raise CheckpointError(
+            f"the adapter checkpoint's description has no {key!r}: train it with samihs-train"
+        )
+    return about[key]
+
+
+def _window(raw: Any) -> Any:
+    """A pair of HU, or the manifest's own form."""
+    from samihs_runtime.manifest import WindowRule
+
+    if isinstance(raw, Mapping):
+        return WindowRule(str(raw["rule"]), float(raw["low"]), float(raw["high"]))
+    low, high = raw
+    return WindowRule("fixed", float(low), float(high))
+
+
+def _build(
+    opened: Bundle,
+    targets: tuple[str | None, ...],
+    out: Path,
+    precision: str | None,
+    flavour: str,
+    console: Console,
+) -> None:
+    from samihs_export.tensorrt import BuiltEngine, build_engines
+
+    table = Table("engine", "MB", "seconds", "attention layers", title="TensorRT engines")
+
+    def note(built: BuiltEngine) -> None:
+        figures = (f"{built.bytes / 1e6:.1f}", f"{built.build_seconds:.1f}")
+        table.add_row(built.path.name, *figures, str(built.attention_layers))
+
+    with console.status("building engines"):
+        build_engines(opened, out, targets, precision=precision, flavour=flavour, progress=note)
+    console.print(table)
+    console.print(f"in {out}")
+
+
+class _steps:
+    """A line that says what is being done and for how long."""
+
+    def __init__(self, console: Console) -> None:
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        self._progress = Progress(*columns, console=console)
+        self._task: Any = None
+
+    def __enter__(self) -> Callable[[str], None]:
+        self._progress.start()
+        return self._next
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()
+
+    def _next(self, step: str) -> None:
+        if self._task is not None:
+            self._progress.update(self._task, total=1, completed=1)
+        self._task = self._progress.add_task(step, total=None)
+
+
+def _parity_table(results: list[dict[str, Any]]) -> Table:
+    table = Table("compared", "slices", "IoU mean", "IoU least", "score", "logits", title="Parity")
+    for each in results:
+        table.add_row(
+            each["name"],
+            str(each["cases"]),
+            f"{each['mask_iou_mean']:.5f}",
+            f"{each['mask_iou_min']:.5f}",
+            f"{each['score_difference']:.1e}",
+            f"{each['logits_relative']:.1e}",
+        )
+    return table

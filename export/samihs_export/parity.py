@@ -1,0 +1,186 @@
+"""Gates: two implementations of one model, asked the same, must say the same. No torch here.
+
+Each step of an export is compared with the one before it: the merged model with the adapted one,
+ONNX Runtime with torch. A gate that fails raises :class:`ParityError`, and no bundle is written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samihs_export.cases import Answer, ParityCase
+from samihs_runtime.backends.onnx_runtime import import_onnxruntime
+from samihs_runtime.errors import ExportError, ParityError
+
+
+@dataclass(frozen=True)
+class Gates:
+    """Limits of one comparison. Relative: max abs difference over the reference's max abs."""
+
+    embedding_relative: float
+    logits_relative: float
+    score_difference: float
+    mask_iou_mean: float | None
+    """None where masks are not judged: random weights put every logit near 0."""
+    mask_iou_min: float | None
+    volume_relative: float | None
+    """Difference of the summed mask area, over the reference's."""
+
+
+MERGE_GATES = Gates(1e-5, 1e-4, 1e-3, 0.999, 0.99, 1e-3)
+"""float32 rounding of a folded product; the decoder widens it by its cancellations."""
+FP32_GATES = Gates(1e-4, 1e-3, 1e-3, 0.999, 0.99, 1e-3)
+"""The same arithmetic in another order of summation."""
+HALF_GATES = Gates(5e-2, 1e-1, 2e-2, 0.995, 0.95, 1e-2)
+"""fp16 and bf16: 8 to 11 bits of mantissa; what counts is the mask."""
+
+
+def gates_for(precision: str, *, trained: bool = True) -> Gates:
+    """The gates of a precision; for random weights without the masks."""
+    gates = FP32_GATES if precision == "fp32" else HALF_GATES
+    return gates if trained else numbers_only(gates)
+
+
+def numbers_only(gates: Gates) -> Gates:
+    """The gates without those of the masks, for random weights."""
+    return dataclasses.replace(gates, mask_iou_mean=None, mask_iou_min=None, volume_relative=None)
+
+
+@dataclass(frozen=True)
+class ParityResult:
+    """One comparison over all cases."""
+
+    name: str
+    """What was compared with what."""
+    cases: int
+    mask_iou_mean: float
+    mask_iou_min: float
+    volume_relative: float
+    score_difference: float
+    """Largest of any case."""
+    logits_worst: float
+    """Largest absolute difference of a logit."""
+    logits_relative: float
+    embedding_relative: float | None
+    """None where the reference keeps no embeddings."""
+
+    def failures(self, gates: Gates) -> list[str]:
+        """The gates that do not hold, in words; NaN holds none."""
+        at_most = ("embedding_relative", "logits_relative", "score_difference", "volume_relative")
+        at_least = ("mask_iou_mean", "mask_iou_min")
+        failed = []
+        for names, sign, words in ((at_most, 1, "at most"), (at_least, -1, "at least")):
+            for name in names:
+                value, limit = getattr(self, name), getattr(gates, name)
+                if value is None or limit is None:
+                    continue
+                if not sign * value <= sign * limit:
+                    failed.append(f"{name} {value:.3g}, expected {words} {limit:g}")
+        return failed
+
+    def require(self, gates: Gates) -> None:
+        """Raise :class:`ParityError` unless every gate holds."""
+        failed = self.failures(gates)
+        if failed:
+            raise ParityError(
+                f"{self.name} does not agree on {self.cases} slices: {'; '.join(failed)}; "
+                "no bundle was written: this is a fault of the export or of the weights"
+            )
+
+    def summary(self) -> dict[str, Any]:
+        """As the manifest and ``parity.json`` hold it; three digits, so that it can be read."""
+        fields = dataclasses.asdict(self)
+        return {
+            key: float(f"{value:.6g}") if isinstance(value, float) else value
+            for key, value in fields.items()
+        }
+
+
+def compare(name: str, reference: Sequence[Answer], candidate: Sequence[Answer]) -> ParityResult:
+    """Compare two implementations' answers to the same cases."""
+    pairs = list(zip(reference, candidate, strict=True))
+    ious = [_iou(ours.mask, theirs.mask) for ours, theirs in pairs]
+    area = sum(int(answer.mask.sum()) for answer in reference)
+    other = sum(int(answer.mask.sum()) for answer in candidate)
+    embeddings = [
+        _relative(theirs.embedding, ours.embedding)
+        for ours, theirs in pairs
+        if ours.embedding is not None and theirs.embedding is not None
+    ]
+    return ParityResult(
+        name=name,
+        cases=len(pairs),
+        mask_iou_mean=float(np.mean(ious)),
+        mask_iou_min=float(np.min(ious)),
+        volume_relative=abs(other - area) / max(area, 1),
+        score_difference=_worst([abs(theirs.score - ours.score) for ours, theirs in pairs]),
+        logits_worst=_worst(
+            [float(np.abs(theirs.logits - ours.logits).max()) for ours, theirs in pairs]
+        ),
+        logits_relative=_worst([_relative(theirs.logits, ours.logits) for ours, theirs in pairs]),
+        embedding_relative=_worst(embeddings) if embeddings else None,
+    )
+
+
+def answers_of_onnx(
+    encoder: Path, decoder: Path, cases: Sequence[ParityCase], threads: int = 2
+) -> list[Answer]:
+    """ONNX Runtime's answers on the CPU; graphs of every precision and family run there.
+
+    Raises:
+        ExportError: it cannot load or run a graph.
+        BackendError: it is not installed.
+    """
+    ort = import_onnxruntime("cpu")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # errors only
+    try:
+        sessions = [
+            ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            for path in (encoder, decoder)
+        ]
+        return [_ask_onnx(sessions[0], sessions[1], case) for case in cases]
+    except Exception as error:  # onnxruntime's own classes derive from Exception
+        raise ExportError(f"onnxruntime cannot run {encoder.parent.name}'s graphs: {error}") from (
+            error
+        )
+
+
+def _ask_onnx(encoder: Any, decoder: Any, case: ParityCase) -> Answer:
+    feeds = {"hu": case.hu[None, None], "window": case.window[None]}
+    embedding = encoder.run(["embedding"], feeds)[0]
+    side = 4 * embedding.shape[-1]
+    prior = np.zeros((side, side), np.float32) if case.prior is None else case.prior
+    prompt: dict[str, NDArray[Any]] = {
+        "embedding": embedding,
+        "points": case.points[None],
+        "labels": case.labels[None],
+        "prior": prior[None, None],
+        "has_prior": np.full(1, case.prior is not None, np.float32),
+    }
+    logits, mask, score = decoder.run(["logits", "mask", "score"], prompt)
+    return Answer(logits[0, 0], mask[0].astype(bool), float(score[0]), embedding[0])
+
+
+def _iou(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+    """1 where both are empty: they agree."""
+    union = int((one | other).sum())
+    return int((one & other).sum()) / union if union else 1.0
+
+
+def _relative(value: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
+    """NaN, which no gate lets pass, where a value is not finite."""
+    exact = reference.astype(np.float64)
+    return float(np.abs(value.astype(np.float64) - exact).max() / max(np.abs(exact).max(), 1e-30))
+
+
+def _worst(values: Sequence[float]) -> float:
+    return float(np.max(values))  # unlike max(), lets no NaN slip by

@@ -1,0 +1,283 @@
+"""TensorRT engines from a bundle's graphs: one builder for ``tensorrt_rtx`` and ``tensorrt``.
+
+Needs no torch, and for TensorRT-RTX no GPU: engines are built for the compute capabilities asked
+for. Networks are strongly typed: precision is the graph's. Each engine gets the sidecar by which
+the runtime decides whether to load it (``samihs_runtime.backends.sidecar``).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from samihs_runtime.backends.contract import DECODER, ENCODER, GraphContract, tensor_shapes
+from samihs_runtime.backends.probe import probe_gpus
+from samihs_runtime.backends.sidecar import EngineSidecar, Shape
+from samihs_runtime.backends.tensorrt_engines import PACKAGES, import_flavour
+from samihs_runtime.bundle import Bundle, sha256_of
+from samihs_runtime.errors import BackendError, ExportError, OutputError
+from samihs_runtime.manifest import Manifest
+
+TARGETS = {
+    "sm75": "7.5",
+    "sm80": "8.0",
+    "sm86": "8.6",
+    "sm89": "8.9",
+    "sm120": "12.0",
+    "sm121": "12.1",
+}
+"""Compute capabilities that TensorRT-RTX builds for (1.7; not SM90)."""
+_TYPED_LAYERS = {"fp16": "HALF", "bf16": "BF16"}
+
+
+@dataclass(frozen=True)
+class ProfileSizes:
+    """(least, best, most) of each dynamic size. One click on one slice is what is tuned for."""
+
+    encode_batch: tuple[int, int, int] = (1, 1, 8)
+    decode_batch: tuple[int, int, int] = (1, 1, 16)
+    points: tuple[int, int, int] = (1, 2, 32)
+    """Points as the decoder takes them: one click is two, with its "not a point"."""
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """An engine that was written, and what it took."""
+
+    path: Path
+    sidecar: EngineSidecar
+    bytes: int
+    build_seconds: float
+    attention_layers: int
+    """Attention layers of TensorRT's own in the parsed network."""
+
+
+def choose_flavour(flavour: str = "auto") -> tuple[str, Any]:
+    """The TensorRT module to build with; TensorRT-RTX first, since it needs no GPU.
+
+    Raises:
+        ExportError: none is installed, or not the one asked for.
+    """
+    wanted = ("tensorrt_rtx", "tensorrt") if flavour == "auto" else (flavour,)
+    reasons = []
+    for name in wanted:
+        if name not in PACKAGES:
+            raise ExportError(f"no TensorRT flavour {name!r}: there are {', '.join(PACKAGES)}")
+        try:
+            return name, import_flavour(name)
+        except BackendError as error:
+            reasons.append(str(error))
+    raise ExportError(f"no TensorRT builder is installed: {'; '.join(reasons)}")
+
+
+def parse_targets(text: str | None) -> tuple[str | None, ...]:
+    """``sm89,sm120`` as names; (None,), this machine's GPU, where nothing is named.
+
+    Raises:
+        ExportError: an unknown target, or no GPU where none is named.
+    """
+    if text is None:
+        gpus = probe_gpus()
+        if not gpus.devices:
+            raise ExportError(
+                f"no GPU to build for ({gpus.reason}): name targets, --target "
+                f"{','.join(('sm80', 'sm89', 'sm120'))}"
+            )
+        return (None,)
+    names = tuple(dict.fromkeys(part.strip().lower() for part in text.split(",")))
+    for name in names:
+        if name not in TARGETS:
+            raise ExportError(f"unknown target {name!r}: there are {', '.join(TARGETS)}")
+    return names
+
+
+def build_engines(
+    bundle: Bundle,
+    out: Path,
+    targets: Sequence[str | None],
+    *,
+    precision: str | None = None,
+    flavour: str = "auto",
+    sizes: ProfileSizes | None = None,
+    progress: Callable[[BuiltEngine], None] = lambda built: None,
+) -> list[BuiltEngine]:
+    """Encoder and decoder for every target, written to ``out`` with their sidecars.
+
+    Args:
+        bundle: an opened bundle with ``trt`` graphs.
+        out: folder for the engines; the runtime looks in ``bundle.engines``.
+        targets: names of :data:`TARGETS`, or None for this machine's GPU.
+        precision: which of the bundle's ``trt`` graphs; the first where None.
+        flavour: ``auto``, ``tensorrt_rtx`` or ``tensorrt``.
+        sizes: the optimization profile.
+        progress: called after each engine.
+
+    Raises:
+        ExportError: no builder, a target it does not know, or a graph it refuses.
+        BundleError: the bundle holds no such graphs.
+        OutputError: ``out`` cannot be written.
+    """
+    name, trt = choose_flavour(flavour)
+    graph = bundle.graph("trt", precision)
+    built = []
+    for target in targets:
+        for contract, path in ((ENCODER, graph.encoder), (DECODER, graph.decoder)):
+            job = _Job(trt, name, contract, path, graph.precision, target)
+            profile = _profile(contract, bundle.manifest, sizes or ProfileSizes())
+            engine = _build(job, profile, out)
+            progress(engine)
+            built.append(engine)
+    return built
+
+
+@dataclass(frozen=True)
+class _Job:
+    trt: Any
+    flavour: str
+    contract: GraphContract
+    onnx: Path
+    precision: str
+    target: str | None
+
+    @property
+    def compute_capability(self) -> str:
+        if self.target is not None:
+            return TARGETS[self.target]
+        return probe_gpus().devices[0].compute_capability
+
+    @property
+    def stem(self) -> str:
+        """File name without suffix, such as ``encoder.fp16.tensorrt_rtx.sm89``."""
+        target = "sm" + self.compute_capability.replace(".", "")
+        return f"{self.contract.part}.{self.precision}.{self.flavour}.{target}"
+
+
+def _build(job: _Job, profile: Mapping[str, tuple[Shape, Shape, Shape]], out: Path) -> BuiltEngine:
+    log = _logger(job.trt)
+    builder = job.trt.Builder(log)
+    network = _parse(job, builder, log)
+    attention_layers = _check_network(job, network)
+    config = builder.create_builder_config()
+    _set_target(job, config)
+    shapes = builder.create_optimization_profile()
+    for name, (least, best, most) in profile.items():
+        shapes.set_shape(name, least, best, most)
+    config.add_optimization_profile(shapes)
+    started = time.perf_counter()
+    plan = builder.build_serialized_network(network, config)
+    seconds = time.perf_counter() - started
+    if plan is None:
+        raise ExportError(f"{job.flavour} built no {job.stem}: {log.last()}")
+    path = _write(out / f"{job.stem}.engine", memoryview(plan))
+    sidecar = EngineSidecar(
+        part=job.contract.part,
+        engine_sha256=sha256_of(path),
+        onnx_sha256=sha256_of(job.onnx),
+        flavour=job.flavour,
+        version=str(job.trt.__version__),
+        compute_capability=(job.compute_capability,),
+        precision=job.precision,
+        profiles=(dict(profile),),
+    )
+    sidecar.write(path.with_suffix(".json"))
+    return BuiltEngine(path, sidecar, path.stat().st_size, seconds, attention_layers)
+
+
+def _parse(job: _Job, builder: Any, log: Any) -> Any:
+    flag = 1 << int(job.trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    network = builder.create_network(flag)
+    parser = job.trt.OnnxParser(network, log)
+    if not parser.parse_from_file(str(job.onnx)):
+        reasons = [str(parser.get_error(i).desc()) for i in range(parser.num_errors)]
+        raise ExportError(f"{job.flavour} cannot parse {job.onnx}: {'; '.join(reasons)}")
+    return network
+
+
+def _check_network(job: _Job, network: Any) -> int:
+    """Refuse a network that is silently float32; the number of attention layers."""
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    wanted = _TYPED_LAYERS.get(job.precision)
+    products = [layer for layer in layers if _kind(layer) == "MATRIX_MULTIPLY"]
+    wide = [p.name for p in products if wanted and p.get_output(0).dtype.name != wanted]
+    if len(wide) > len(products) // 2:
+        raise ExportError(
+            f"{job.onnx}: {job.precision} was asked for, but {len(wide)} of {len(products)} "
+            f"matrix products are of another type ({', '.join(wide[:3])}, ...): export it again"
+        )
+    return sum(_kind(layer) == "ATTENTION_INPUT" for layer in layers)
+
+
+def _kind(layer: Any) -> str:
+    return str(layer.type).rpartition(".")[2]
+
+
+def _set_target(job: _Job, config: Any) -> None:
+    if job.target is None:
+        return  # the builder's default: the GPU at hand
+    if not hasattr(config, "set_compute_capability"):
+        here = probe_gpus().devices
+        if not here or here[0].compute_capability != TARGETS[job.target]:
+            raise ExportError(
+                f"{job.flavour} builds for the GPU it stands on only, not for {job.target}: "
+                "build there, or use --flavour tensorrt_rtx"
+            )
+        return
+    known = job.trt.ComputeCapability.__members__
+    if job.target.upper() not in known:
+        names = ", ".join(name.lower() for name in known if name.startswith("SM"))
+        raise ExportError(f"{job.flavour} knows no target {job.target}: it has {names}")
+    config.num_compute_capabilities = 1
+    config.set_compute_capability(known[job.target.upper()], 0)
+
+
+def _profile(
+    contract: GraphContract, manifest: Manifest, sizes: ProfileSizes
+) -> dict[str, tuple[Shape, Shape, Shape]]:
+    batch = sizes.encode_batch if contract is ENCODER else sizes.decode_batch
+    low, best, high = (
+        tensor_shapes(manifest, b, n) for b, n in zip(batch, sizes.points, strict=True)
+    )
+    return {name: (low[name], best[name], high[name]) for name in contract.inputs}
+
+
+def _write(path: Path, content: memoryview) -> Path:
+    """Write under a temporary name, then rename: an engine is never there in part."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # The old sidecar goes first: never an engine beside another's description.
+        path.with_suffix(".json").unlink(missing_ok=True)
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OutputError(
+            f"cannot write the engine {path}: {error.strerror}; name another folder with --out"
+        ) from error
+    return path
+
+
+def _logger(trt: Any) -> Any:
+    """TensorRT's errors, kept for the message instead of printed."""
+
+    class Log(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                self.errors.append(message)
+
+        def last(self) -> str:
+            return _last(self.errors)
+
+    return Log()
+
+
+def _last(errors: Iterable[str]) -> str:
+    return (list(errors) or ["it gave no reason"])[-1]
