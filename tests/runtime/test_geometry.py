@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from samihs_runtime.errors import StudyError
 from samihs_runtime.geometry import (
     affine_lps,

@@ -15,6 +15,7 @@ import pytest
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
+
 from samihs_runtime.errors import StudyError
 from samihs_runtime.study import list_series, read_study
 

@@ -16,6 +16,7 @@ from pydicom.uid import (
     JPEG2000Lossless,
     RLELossless,
 )
+
 from samihs_runtime.errors import StudyError
 from samihs_runtime.series import CTSeries
 from samihs_runtime.study import limits, read_study

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+
 from samihs_runtime.errors import StudyError
 from samihs_runtime.geometry import shear_angle, slice_gaps
 from samihs_runtime.study import list_series, read_study

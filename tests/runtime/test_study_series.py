@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from samihs_runtime.errors import StudyError
 from samihs_runtime.study import list_series, read_study
 from samihs_runtime.study.kernels import sharpness

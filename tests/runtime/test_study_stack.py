@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from samihs_runtime.errors import StudyError
 from samihs_runtime.study import read_study
 
