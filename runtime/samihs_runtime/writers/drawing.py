@@ -1,0 +1,320 @@
+"""What the pictures are drawn with: a CT panel in true proportions, contours, marks and text.
+
+numpy, scipy and Pillow; no plotting library. Everything is laid out in panel pixels, and a stored
+pixel's centre ``(x, y)`` lies at ``((x - left + 0.5) * scale_x, (y - top + 0.5) * scale_y)``.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from samihs_runtime.segmentation import FOREGROUND
+
+if TYPE_CHECKING:
+    from samihs_runtime.segmentation import Prompt
+    from samihs_runtime.series import CTSeries
+
+Colour = tuple[int, int, int]
+Mask = NDArray[np.bool_]
+
+WINDOW_CENTRE_HU, WINDOW_WIDTH_HU = 40.0, 80.0
+"""The usual brain window."""
+PAGE: Colour = (15, 18, 23)
+INK: Colour = (236, 239, 243)
+DIM: Colour = (148, 157, 168)
+AMBER: Colour = (255, 190, 92)
+VERMILION: Colour = (255, 94, 58)
+"""Contour: far from grey, and told from it by every common form of colour blindness."""
+SKY: Colour = (110, 200, 255)
+"""Negative clicks."""
+BODY_HU = -300.0
+"""Above lies the head (and its rest), below is air."""
+MARGIN_PX = 8
+"""Stored pixels kept around what must be seen."""
+FILL_ALPHA = 0.07
+HALO_ALPHA = 0.55
+SUPERSAMPLING = 2
+
+
+@dataclass(frozen=True)
+class View:
+    """The part of a slice that is shown, and its size on the page."""
+
+    left: int
+    top: int
+    right: int
+    """One past the last column."""
+    bottom: int
+    """One past the last row."""
+    scale: tuple[float, float]
+    """Panel pixels per stored pixel, along x and y."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Panel width and height."""
+        return (
+            round((self.right - self.left) * self.scale[0]),
+            round((self.bottom - self.top) * self.scale[1]),
+        )
+
+    def place(self, x: float, y: float) -> tuple[float, float]:
+        """Where a stored pixel's centre lies in the panel."""
+        return (x - self.left + 0.5) * self.scale[0], (y - self.top + 0.5) * self.scale[1]
+
+    def crop(self, plane: NDArray[Any]) -> NDArray[Any]:
+        """The shown part of an array [rows, columns]."""
+        return plane[self.top : self.bottom, self.left : self.right]
+
+
+def view_of(
+    series: CTSeries,
+    indices: Iterable[int],
+    masks: Iterable[Mask],
+    points: Iterable[tuple[float, float]],
+    longest: int,
+) -> View:
+    """A view of the head on these slices with all masks and points in it, true in mm.
+
+    Args:
+        series: the series.
+        indices: slices to be shown in this view.
+        masks: masks to keep in sight.
+        points: stored pixels (x, y) to keep in sight.
+        longest: panel pixels of the longer side.
+    """
+    rows, columns = series.shape
+    indices = list(indices)
+    seen = np.any([series.hu[index] > BODY_HU for index in indices], axis=0)
+    for mask in masks:
+        seen |= mask
+    for x, y in points:
+        seen[min(max(round(y), 0), rows - 1), min(max(round(x), 0), columns - 1)] = True
+    if not seen.any():
+        seen[:] = True
+    ys, xs = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
+    left, right = max(int(xs[0]) - MARGIN_PX, 0), min(int(xs[-1]) + 1 + MARGIN_PX, columns)
+    top, bottom = max(int(ys[0]) - MARGIN_PX, 0), min(int(ys[-1]) + 1 + MARGIN_PX, rows)
+    row_mm, column_mm = series.planes[indices[0]].spacing
+    per_mm = longest / max((right - left) * column_mm, (bottom - top) * row_mm)
+    return View(left, top, right, bottom, (column_mm * per_mm, row_mm * per_mm))
+
+
+def ct_panel(hu: NDArray[Any], view: View) -> Image.Image:
+    """The slice in the brain window, interpolated, as an RGB image."""
+    part = Image.fromarray(np.ascontiguousarray(view.crop(hu), dtype=np.float32))
+    smooth = np.asarray(part.resize(view.size, Image.Resampling.BICUBIC))
+    low = WINDOW_CENTRE_HU - WINDOW_WIDTH_HU / 2
+    grey = np.clip((smooth - low) / WINDOW_WIDTH_HU, 0.0, 1.0) * 255
+    return Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")
+
+
+def draw_contour(panel: Image.Image, mask: Mask, view: View, width: float = 3.0) -> Image.Image:
+    """The panel with the mask's outline: a bright line with a dark halo, and a breath of fill.
+
+    The line follows the half level between mask and background: never more than half a stored
+    pixel from the mask's own edge.
+    """
+    from scipy import ndimage
+
+    if not mask.any():
+        return panel
+    fine = (view.size[0] * SUPERSAMPLING, view.size[1] * SUPERSAMPLING)
+    soft = Image.fromarray(view.crop(mask).astype(np.uint8) * 255)
+    inside = np.asarray(soft.resize(fine, Image.Resampling.BILINEAR)) >= 128
+    near = _neighbourhood(inside, margin=2 * math.ceil(width / 2 + 3))
+    inside = inside[tuple(slice(SUPERSAMPLING * a, SUPERSAMPLING * b) for a, b in near)]
+    outward = ndimage.distance_transform_edt(~inside)
+    inward = ndimage.distance_transform_edt(inside)
+    distance = (outward - inward) / SUPERSAMPLING  # panel pixels, negative inside
+    (top, bottom), (left, right) = near
+    part = panel.crop((left, top, right, bottom))
+    colour: NDArray[Any] = np.asarray(part, dtype=np.float32)
+    layers: list[tuple[NDArray[Any], Colour, float]] = [
+        (np.clip(0.5 - distance, 0, 1), VERMILION, FILL_ALPHA),
+        (np.clip(width / 2 + 2.0 - np.abs(distance), 0, 1), (0, 0, 0), HALO_ALPHA),
+        (np.clip(width / 2 + 0.5 - np.abs(distance), 0, 1), VERMILION, 1.0),
+    ]
+    for cover, ink, alpha in layers:
+        small = Image.fromarray((cover * 255).astype(np.uint8))
+        weight = np.asarray(small.resize(part.size, Image.Resampling.BOX), dtype=np.float32)
+        weight = weight[..., None] / 255 * alpha
+        colour = colour * (1 - weight) + np.asarray(ink, dtype=np.float32) * weight
+    drawn = panel.copy()
+    drawn.paste(Image.fromarray(colour.round().astype(np.uint8)), (left, top))
+    return drawn
+
+
+def _neighbourhood(inside: Mask, margin: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(top, bottom), (left, right) of what is inside, with a margin, in panel pixels: distances
+    are only needed there, and cost most of the drawing elsewhere."""
+    ranges = []
+    for axis in (0, 1):
+        used = np.flatnonzero(inside.any(axis=1 - axis)) // SUPERSAMPLING
+        end = inside.shape[axis] // SUPERSAMPLING
+        ranges.append((max(int(used[0]) - margin, 0), min(int(used[-1]) + 1 + margin, end)))
+    return ranges[0], ranges[1]
+
+
+def draw_prompt(panel: Image.Image, prompt: Prompt, view: View, size: float = 11.0) -> Image.Image:
+    """The panel with clicks as rings with ticks (white: lesion; sky: not lesion), and the box."""
+    fine = panel.resize((panel.width * 2, panel.height * 2), Image.Resampling.BICUBIC)
+    draw = ImageDraw.Draw(fine)
+    if prompt.box is not None:
+        x0, y0, x1, y1 = (2 * value for value in _corners(prompt.box, view))
+        draw.rectangle((x0, y0, x1, y1), outline=(0, 0, 0), width=7)
+        draw.rectangle((x0 + 2, y0 + 2, x1 - 2, y1 - 2), outline=INK, width=3)
+    for (x, y), label in zip(prompt.points, prompt.labels, strict=True):
+        ink = INK if label == FOREGROUND else SKY
+        centre_x, centre_y = (2 * value for value in view.place(x, y))
+        for line, colour in ((9, (0, 0, 0)), (4, ink)):
+            _ring(draw, centre_x, centre_y, 2 * size, line, colour, cross=label == FOREGROUND)
+    return fine.resize(panel.size, Image.Resampling.LANCZOS)
+
+
+def _ring(
+    draw: ImageDraw.ImageDraw,
+    x: float,
+    y: float,
+    radius: float,
+    line: int,
+    colour: Colour,
+    *,
+    cross: bool,
+) -> None:
+    """A ring with four ticks outward; a click on "not lesion" has a bar through it instead.
+
+    The spot itself stays free to be seen.
+    """
+    edge = radius + (line - 4) / 2
+    draw.ellipse((x - edge, y - edge, x + edge, y + edge), outline=colour, width=line)
+    if not cross:
+        reach = radius * 0.55 + (line - 4) / 2
+        draw.line((x - reach, y, x + reach, y), fill=colour, width=line)
+        return
+    near, far = radius, radius * 1.7 + (line - 4) / 2
+    for along_x, along_y in ((1, 0), (-1, 0), (0, 1), (0, -1)):
+        start = (x + along_x * near, y + along_y * near)
+        draw.line((*start, x + along_x * far, y + along_y * far), fill=colour, width=line)
+
+
+def _corners(
+    box: tuple[float, float, float, float], view: View
+) -> tuple[float, float, float, float]:
+    x0, y0 = view.place(min(box[0], box[2]), min(box[1], box[3]))
+    x1, y1 = view.place(max(box[0], box[2]), max(box[1], box[3]))
+    return x0, y0, x1, y1
+
+
+def draw_furniture(panel: Image.Image, series: CTSeries, index: int, view: View) -> None:
+    """Scale bar, grey scale in HU and the patient's directions, in place."""
+    draw = ImageDraw.Draw(panel)
+    plane = series.planes[index]
+    per_mm = view.scale[0] / plane.spacing[1]
+    bar_mm = next(mm for mm in (50, 20, 10, 5, 1) if mm * per_mm < panel.width / 3 or mm == 1)
+    x0, y0, length = 20.0, panel.height - 24.0, bar_mm * per_mm
+    draw.rectangle((x0 - 1, y0 - 1, x0 + length + 1, y0 + 4), fill=(0, 0, 0))
+    draw.rectangle((x0, y0, x0 + length, y0 + 3), fill=INK)
+    label(draw, (x0, y0 - 8), f"{bar_mm} mm", 17, anchor="ls")
+    _grey_scale(panel, draw)
+    middle_x, middle_y = panel.width / 2, panel.height / 2
+    right, down = _letter(plane.row_direction), _letter(plane.column_direction)
+    edge = 12
+    label(draw, (edge, middle_y), _opposite(right), 20, anchor="lm")
+    label(draw, (panel.width - edge, middle_y), right, 20, anchor="rm")
+    label(draw, (middle_x, edge), _opposite(down), 20, anchor="ma")
+    label(draw, (middle_x, panel.height - edge), down, 20, anchor="md")
+
+
+def _grey_scale(panel: Image.Image, draw: ImageDraw.ImageDraw) -> None:
+    """The window's greys with their HU, at the lower right."""
+    width, height = 10, 130
+    x0, y0 = panel.width - 20 - width, panel.height - 24 - height
+    ramp = np.linspace(255, 0, height).round().astype(np.uint8)
+    draw.rectangle((x0 - 1, y0 - 1, x0 + width, y0 + height), outline=DIM)
+    panel.paste(Image.fromarray(np.repeat(ramp[:, None], width, axis=1)).convert("RGB"), (x0, y0))
+    low = WINDOW_CENTRE_HU - WINDOW_WIDTH_HU / 2
+    label(draw, (x0 - 8, y0 + 2), f"{low + WINDOW_WIDTH_HU:g} HU", 15, anchor="rm")
+    label(draw, (x0 - 8, y0 + height - 2), f"{low:g}", 15, anchor="rm")
+
+
+def _letter(direction: tuple[float, float, float]) -> str:
+    """The patient's direction a vector points to most: LPS, so +x is left, +y back, +z head."""
+    axis = int(np.argmax(np.abs(direction)))
+    return ("LR", "PA", "HF")[axis][0 if direction[axis] > 0 else 1]
+
+
+def _opposite(letter: str) -> str:
+    return dict(zip("LRPAHF", "RLAPFH", strict=True))[letter]
+
+
+@functools.cache
+def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Pillow's own font: the same on every machine."""
+    return ImageFont.load_default(size)
+
+
+def label(
+    draw: ImageDraw.ImageDraw,
+    spot: tuple[float, float],
+    text: str,
+    size: int,
+    colour: Colour = INK,
+    anchor: str = "la",
+) -> None:
+    """Text with a dark rim, legible on any grey."""
+    rim = 2 if size >= 14 else 1
+    draw.text(
+        spot, text, font=font(size), fill=colour, anchor=anchor,
+        stroke_width=rim, stroke_fill=(0, 0, 0),
+    )  # fmt: skip
+
+
+def wrapped(draw: ImageDraw.ImageDraw, text: str, size: int, width: float) -> list[str]:
+    """The text broken at spaces into lines of at most `width` pixels."""
+    lines: list[str] = []
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and draw.textlength(longer, font=font(size)) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
+
+
+def write_text(
+    draw: ImageDraw.ImageDraw,
+    spot: tuple[float, float],
+    text: str,
+    size: int,
+    colour: Colour = INK,
+    *,
+    centred: bool = False,
+) -> None:
+    """Plain text from its upper left (or upper middle). Pillow's font has no superscript two, so
+    a small raised 2 is drawn for it."""
+    pieces = text.split("²")
+    raised = round(size * 0.6)
+    two = draw.textlength("2", font=font(raised)) + 1
+    lengths = [draw.textlength(piece, font=font(size)) for piece in pieces]
+    x, y = spot
+    if centred:
+        x -= (sum(lengths) + two * (len(pieces) - 1)) / 2
+    for position, (piece, length) in enumerate(zip(pieces, lengths, strict=True)):
+        draw.text((x, y), piece, font=font(size), fill=colour)
+        x += length
+        if position < len(pieces) - 1:
+            draw.text((x + 1, y), "2", font=font(raised), fill=colour)
+            x += two
+
+
+def square_cm(area_mm2: float) -> str:
+    """An area as text, for :func:`write_text`."""
+    return f"{area_mm2 / 100:.2f} cm²"

@@ -1,0 +1,108 @@
+"""All or nothing: files are prepared beside their place and moved into it when all are whole."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from samihs_runtime.errors import OutputError
+
+
+@dataclass(eq=False)
+class Stage:
+    """A folder to write into; where its files ended up, once the ``with`` statement is left."""
+
+    folder: Path
+    written: dict[str, Path] = field(default_factory=dict)
+    """File name -> final path."""
+
+
+@contextmanager
+def staged_folder(
+    destination: Path, names: Sequence[str], *, overwrite: bool = False
+) -> Iterator[Stage]:
+    """Prepare files in a temporary sibling of ``destination``, and move them in at the end.
+
+    Where the body raises, the destination is as it was before. Where it does not exist, it appears
+    with all its files at once; where it does, its files are exchanged one by one, and put back if
+    one cannot be.
+
+    Args:
+        destination: the folder the files are for; made where it is not there, with its parents.
+        names: file names that belong to this output. None may be there yet, unless ``overwrite``,
+            when all of them go, so that no file of an earlier result stays beside a new one's.
+        overwrite: see ``names``.
+
+    Raises:
+        OutputError: the destination is no folder, cannot be written, or holds one of the names.
+    """
+    _check_free(destination, names, overwrite)
+    try:
+        root = Path(tempfile.mkdtemp(prefix=".samihs-", dir=_existing_ancestor(destination)))
+    except OSError as error:
+        raise _unwritable(destination, error) from error
+    try:
+        # A folder of its own inside: mkdtemp's is private (0700), the result's is not.
+        stage = Stage(root / "new")
+        stage.folder.mkdir()
+        yield stage
+        files = sorted(stage.folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+        order = [path.name for path in files]
+        _install(stage.folder, destination, names, root / "old")
+        stage.written.update({name: destination / name for name in order})
+    except OSError as error:
+        raise _unwritable(destination, error) from error
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def _check_free(destination: Path, names: Sequence[str], overwrite: bool) -> None:
+    if destination.exists() and not destination.is_dir():
+        raise OutputError(f"{destination} is a file: --out takes a folder; name another")
+    taken = [name for name in names if os.path.lexists(destination / name)]
+    if taken and not overwrite:
+        raise OutputError(
+            f"{destination} already holds {', '.join(taken)}: name another folder, or give "
+            "--overwrite to replace them"
+        )
+
+
+def _existing_ancestor(destination: Path) -> Path:
+    """The nearest folder above the destination that is there: on its file system, most likely."""
+    for folder in destination.absolute().parents:
+        if folder.is_dir():
+            return folder
+    return Path.cwd()
+
+
+def _install(new: Path, destination: Path, names: Sequence[str], old: Path) -> None:
+    """Move the new files in; put the old ones back where that fails."""
+    if not destination.exists():
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(new, destination)
+        return
+    old.mkdir()
+    placed: list[str] = []
+    try:
+        for name in names:
+            if os.path.lexists(destination / name):
+                os.replace(destination / name, old / name)
+        for path in sorted(new.iterdir()):
+            os.replace(path, destination / path.name)
+            placed.append(path.name)
+    except OSError:
+        for name in placed:
+            (destination / name).unlink()
+        for path in old.iterdir():
+            os.replace(path, destination / path.name)
+        raise
+
+
+def _unwritable(destination: Path, error: OSError) -> OutputError:
+    reason = error.strerror or type(error).__name__
+    return OutputError(f"{destination} cannot be written ({reason}): name another folder")

@@ -1,0 +1,222 @@
+"""DICOM Segmentation (PS3.3 A.51), BINARY, with each frame where its source slice is.
+
+highdicom writes the object. Three things are done around it:
+
+- Sources are handed over as copies that have what the standard demands (type 2 attributes may be
+  absent in real files) and one frame each; a frame of an Enhanced CT is named by its number
+  afterwards. The files themselves are never touched.
+- highdicom shares one PixelMeasures among all frames. Where thickness, spacing or orientation vary
+  over the lesion, these move into the frames (PS3.3 C.7.6.16.2.1 and .4 allow either).
+- A result that found nothing is one frame without a pixel, on the clicked slice: "looked here,
+  found nothing", in the same object that a PACS expects.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from samihs_runtime.measurement import masks_by_slice
+from samihs_runtime.writers.seg_source import decimals, placeholder_uid, source_datasets
+
+if TYPE_CHECKING:
+    from samihs_runtime.report import Report
+    from samihs_runtime.segmentation import Lesion
+    from samihs_runtime.series import CTSeries, SlicePlane
+
+SERIES_NUMBER = 900
+"""High, so that viewers list the result behind the scanner's own series."""
+EVEN_SPACING_MM = 0.01
+"""Gaps that differ by less are one spacing; positions are often rounded to 0.001 or 0.01 mm."""
+MORPHOLOGICALLY_ABNORMAL = ("49755003", "SCT", "Morphologically abnormal structure")  # CID 7150
+HEMORRHAGE = ("50960005", "SCT", "Hemorrhage")  # CID 7159 "Lesion Segmentation Types"
+INTRACRANIAL = ("1101003", "SCT", "Intracranial")  # CID 4 "Anatomic Region"
+ARTIFICIAL_INTELLIGENCE = ("123110", "DCM", "Artificial Intelligence")  # CID 7162
+VERMILION_CIELAB = (64.0, 58.0, 57.0)  # the overlay's contour colour
+
+
+def write_seg(series: CTSeries, lesion: Lesion, report: Report, path: Path) -> None:
+    """Write the lesion as a DICOM SEG, a frame for each slice with mask.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    segmentation = build_seg(series, lesion, report)
+    with warnings.catch_warnings():
+        # The source's own flaws (an odd name, a malformed date) are copied as they are.
+        warnings.simplefilter("ignore", UserWarning)
+        segmentation.save_as(path)
+
+
+def build_seg(series: CTSeries, lesion: Lesion, report: Report) -> Any:
+    """The SEG as a ``highdicom.seg.Segmentation`` (a ``pydicom.Dataset``)."""
+    import highdicom as hd
+
+    masks = masks_by_slice(lesion)
+    if not masks:
+        masks = {lesion.clicked_slice: np.zeros(series.shape, dtype=bool)}
+    indices = list(masks)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        segmentation = hd.seg.Segmentation(
+            source_images=source_datasets(series, indices),
+            pixel_array=np.stack([masks[index] for index in indices]).astype(np.uint8),
+            segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+            segment_descriptions=[_segment(lesion, report)],
+            series_instance_uid=hd.UID(),
+            series_number=SERIES_NUMBER,
+            sop_instance_uid=hd.UID(),
+            instance_number=1,
+            manufacturer="SAMIHS",
+            manufacturer_model_name=report.bundle_name[:64],
+            software_versions=(f"samihs {report.version}", f"bundle {report.bundle_version}"),
+            device_serial_number=report.bundle_id[:64],
+            series_description="Intracranial hemorrhage (SAMIHS, research)",
+            content_label="HEMORRHAGE",
+            content_description=_content_description(lesion),
+            omit_empty_frames=False,
+        )
+    frames = _frames_by_slice(segmentation, indices)
+    _place_frames(segmentation, series, frames)
+    _name_frames(segmentation, series, frames)
+    return segmentation
+
+
+def _frames_by_slice(segmentation: Any, indices: list[int]) -> dict[int, Any]:
+    """Slice index -> its frame's functional groups, in whatever order highdicom put them."""
+    slices = {placeholder_uid(index): index for index in indices}
+    frames = {}
+    for frame in segmentation.PerFrameFunctionalGroupsSequence:
+        source = frame.DerivationImageSequence[0].SourceImageSequence[0]
+        frames[slices[source.ReferencedSOPInstanceUID]] = frame
+    return frames
+
+
+def _segment(lesion: Lesion, report: Report) -> Any:
+    """The one segment: hemorrhage, inside the skull, by this bundle."""
+    import highdicom as hd
+    from pydicom.sr.coding import Code
+
+    algorithm = hd.AlgorithmIdentificationSequence(
+        name=report.bundle_name[:64],
+        family=Code(*ARTIFICIAL_INTELLIGENCE),
+        version=report.bundle_version[:64],
+        source="SAMIHS",
+        parameters={
+            "bundle_sha256": report.bundle_id,
+            "backend": report.backend,
+            "score": f"{lesion.score:.4f}",
+            "statement": report.statement,
+        },
+    )
+    return hd.seg.SegmentDescription(
+        segment_number=1,
+        segment_label="Intracranial hemorrhage",
+        segmented_property_category=Code(*MORPHOLOGICALLY_ABNORMAL),
+        segmented_property_type=Code(*HEMORRHAGE),
+        anatomic_regions=[Code(*INTRACRANIAL)],
+        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.SEMIAUTOMATIC,  # a person clicked
+        algorithm_identification=algorithm,
+        tracking_uid=hd.UID(),
+        tracking_id="hemorrhage 1",
+        display_color=hd.color.CIELabColor(*VERMILION_CIELAB),
+    )
+
+
+def _content_description(lesion: Lesion) -> str:
+    """At most 64 characters (LO)."""
+    if not lesion.found:
+        return "No hemorrhage found at the click; one empty frame"
+    return "Clicked hemorrhage; research software, not for clinical use"
+
+
+def _place_frames(segmentation: Any, series: CTSeries, frames: dict[int, Any]) -> None:
+    """Give each frame its own pixel measures and orientation, or all the same where they agree."""
+    spacing = _even_spacing(series)
+    shared = segmentation.SharedFunctionalGroupsSequence[0]
+    planes = [series.planes[index] for index in frames]
+    _share_or_spread(
+        shared,
+        list(frames.values()),
+        "PixelMeasuresSequence",
+        [_pixel_measures(plane, spacing) for plane in planes],
+    )
+    _share_or_spread(
+        shared,
+        list(frames.values()),
+        "PlaneOrientationSequence",
+        [_plane_orientation(plane) for plane in planes],
+    )
+
+
+def _share_or_spread(shared: Any, frames: list[Any], keyword: str, items: list[Any]) -> None:
+    """A functional group stands in the shared sequence or in every frame, never in both."""
+    delattr(shared, keyword)
+    if all(item == items[0] for item in items):
+        setattr(shared, keyword, [items[0]])
+        return
+    for frame, item in zip(frames, items, strict=True):
+        setattr(frame, keyword, [item])
+
+
+def _even_spacing(series: CTSeries) -> float | None:
+    """Distance between neighbours along the normal, mm, where the whole series has but one."""
+    if len(series) < 2:
+        return None
+    normal = series.planes[0].normal
+    gaps = np.diff([float(np.dot(plane.position, normal)) for plane in series.planes])
+    mean = float(gaps.mean())
+    return round(mean, 6) if np.abs(gaps - mean).max() < EVEN_SPACING_MM else None
+
+
+def _pixel_measures(plane: SlicePlane, spacing: float | None) -> Any:
+    """PS3.3 C.7.6.16.2.1, one item."""
+    from pydicom.dataset import Dataset
+
+    item = Dataset()
+    item.PixelSpacing = decimals(plane.spacing)
+    if plane.thickness is not None:
+        item.SliceThickness = decimals([plane.thickness])[0]
+    if spacing is not None:
+        item.SpacingBetweenSlices = decimals([spacing])[0]
+    return item
+
+
+def _plane_orientation(plane: SlicePlane) -> Any:
+    """PS3.3 C.7.6.16.2.4, one item."""
+    from pydicom.dataset import Dataset
+
+    item = Dataset()
+    item.ImageOrientationPatient = decimals([*plane.row_direction, *plane.column_direction])
+    return item
+
+
+def _name_frames(segmentation: Any, series: CTSeries, frames: dict[int, Any]) -> None:
+    """Refer to the sources as they are: by frame number where they are frames, and once each."""
+    classes: dict[str, str] = {}
+    for index, frame in frames.items():
+        source = series.sources[index]
+        classes[source.sop_instance_uid] = source.sop_class_uid
+        item = frame.DerivationImageSequence[0].SourceImageSequence[0]
+        item.ReferencedSOPClassUID = source.sop_class_uid
+        item.ReferencedSOPInstanceUID = source.sop_instance_uid
+        if source.frame is not None:
+            item.ReferencedFrameNumber = source.frame
+    segmentation.SourceImageSequence = _references(classes)
+    segmentation.ReferencedSeriesSequence[0].ReferencedInstanceSequence = _references(classes)
+
+
+def _references(classes: dict[str, str]) -> list[Any]:
+    """SOP Instance Reference macro (PS3.3 table 10-11), one item for each object."""
+    from pydicom.dataset import Dataset
+
+    items = []
+    for instance_uid, class_uid in classes.items():
+        item = Dataset()
+        item.ReferencedSOPClassUID = class_uid
+        item.ReferencedSOPInstanceUID = instance_uid
+        items.append(item)
+    return items

@@ -1,0 +1,124 @@
+"""Source slices as highdicom wants them: single frames with every attribute that is demanded.
+
+Copies, made for one SEG and thrown away. What a file lacks is filled with what the standard allows
+for it: an empty value for type 2 attributes, a new UID where a frame of reference was never named.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from samihs_runtime.series import CTSeries
+
+CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
+
+TYPE_2 = (
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyID",
+    "StudyDate",
+    "StudyTime",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+)
+"""Demanded, though they may be empty: Patient and General Study modules, PS3.3 C.7.1.1, C.7.2.1."""
+
+SEX_VALUES = ("M", "F", "O")
+_GROUPS_TO_COPY = (0x0008, 0x0010, 0x0012, 0x0020, 0x0028, 0x0032, 0x0038)
+"""SOP, patient, clinical trial, study and lossy compression; even groups are never private."""
+_LEFT_BEHIND = (0x00280008, 0x00209221, 0x00209222)
+"""NumberOfFrames and the dimension sequences of an Enhanced CT: its copies are single frames."""
+
+
+def source_datasets(series: CTSeries, indices: list[int]) -> list[Any]:
+    """One CT Image Storage look-alike (``pydicom.Dataset`` without pixels) for each slice index.
+
+    Each bears :func:`placeholder_uid` of its slice, as frames of one object would share a UID.
+    """
+    patient = _patient_and_study(series.sources[indices[0]].header)
+    return [_source(series, index, indices[0], patient) for index in indices]
+
+
+def placeholder_uid(index: int) -> str:
+    """The UID that stands for a slice until its true object and frame are filled in."""
+    return f"2.25.{index + 1}"
+
+
+def decimals(values: Iterable[float]) -> list[str]:
+    """Numbers as DICOM decimal strings: at most 16 characters (PS3.5 section 6.2), exact where the
+    number has so few digits."""
+    from pydicom.valuerep import format_number_as_ds
+
+    texts = []
+    for value in values:
+        text = repr(float(value))
+        texts.append(text if len(text) <= 16 else format_number_as_ds(float(value)))
+    return texts
+
+
+def _source(series: CTSeries, index: int, first: int, patient: Any) -> Any:
+    """A slice's copy. highdicom reads patient and study from the first one alone."""
+    from pydicom.dataset import Dataset
+
+    plane, orientation = series.planes[index], series.planes[first]
+    copy = Dataset()
+    if index == first:
+        copy.update(patient)
+    copy.StudyInstanceUID = patient.StudyInstanceUID
+    copy.FrameOfReferenceUID = patient.FrameOfReferenceUID
+    copy.SeriesInstanceUID = series.series_uid
+    copy.SOPClassUID = CT_IMAGE_STORAGE
+    copy.SOPInstanceUID = placeholder_uid(index)
+    copy.Modality = "CT"
+    copy.Rows, copy.Columns = series.shape
+    copy.ImagePositionPatient = decimals(plane.position)
+    # highdicom asks for orientations that are equal to the last digit; each frame gets its own
+    # afterwards, where they differ.
+    copy.ImageOrientationPatient = decimals(
+        [*orientation.row_direction, *orientation.column_direction]
+    )
+    copy.PixelSpacing = decimals(plane.spacing)
+    copy.SliceThickness = decimals([plane.thickness or 0.0])[0]  # replaced afterwards
+    return copy
+
+
+def _patient_and_study(header: Any) -> Any:
+    """What a SEG takes over from its sources' headers, filled in and mended."""
+    import copy
+
+    from pydicom.dataset import Dataset
+    from pydicom.uid import generate_uid
+
+    taken = Dataset()
+    for tag in header.keys():  # noqa: SIM118  (iterating a Dataset would parse every element)
+        if tag.group in _GROUPS_TO_COPY and tag not in _LEFT_BEHIND:
+            taken.add(copy.deepcopy(header[tag]))
+    for keyword in TYPE_2:
+        if keyword not in taken:
+            setattr(taken, keyword, "")
+    if taken.PatientSex not in SEX_VALUES:
+        taken.PatientSex = ""
+    taken.StudyDate = _date(str(taken.StudyDate or ""))
+    taken.PatientBirthDate = _date(str(taken.PatientBirthDate or ""))
+    taken.StudyTime = _time(str(taken.StudyTime or ""))
+    for keyword in ("StudyInstanceUID", "FrameOfReferenceUID"):
+        if not taken.get(keyword):
+            setattr(taken, keyword, generate_uid())
+    return taken
+
+
+def _date(text: str) -> str:
+    """YYYYMMDD; ACR-NEMA's YYYY.MM.DD is mended (PS3.5 section 6.2, DA), anything else empty."""
+    match = re.fullmatch(r"(\d{4})[.\-/]?(\d{2})[.\-/]?(\d{2})", text.strip())
+    return "".join(match.groups()) if match else ""
+
+
+def _time(text: str) -> str:
+    """HHMMSS.FFFFFF and its shorter forms; ACR-NEMA's colons are mended, anything else empty."""
+    plain = text.strip().replace(":", "")
+    return plain if re.fullmatch(r"\d{2}(\d{2}(\d{2}(\.\d{1,6})?)?)?", plain) else ""
