@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
+
 from samihs_runtime.backends.contract import DECODER, ENCODER, tensor_shapes
 from samihs_runtime.backends.cuda import DeviceMemoryError
 from samihs_runtime.backends.probe import Gpu, GpuProbe

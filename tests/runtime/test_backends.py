@@ -8,29 +8,45 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
 from samihs_runtime.backends.base import Backend, Embedding
-from samihs_runtime.backends.choose import ORDER, choose
+from samihs_runtime.backends.choose import choose
 from samihs_runtime.backends.fake import FakeBackend
 from samihs_runtime.backends.onnx_runtime import cpu_threads, open_cpu
-from samihs_runtime.bundle import Bundle
+from samihs_runtime.bundle import Bundle, GraphEntry, write_bundle
 from samihs_runtime.errors import BackendError, BundleError
 from samihs_runtime.timing import Timings
 
-from .tiny_model import CHANNELS, GRID, LOW, SIZE, reference_embedding, reference_logits
+from .tiny_model import CHANNELS, GRID, LOW, SIZE, manifest, reference_embedding, reference_logits
 
 WINDOW = np.asarray([(0, 100)], np.float32)
 
 
-@pytest.fixture(params=["fake", *ORDER])
-def backend(request: pytest.FixtureRequest, tiny_bundle: Path) -> Iterator[Backend]:
-    try:
-        opened = choose(Bundle.open(tiny_bundle), request.param).backend
-    except BackendError as error:
-        if request.param == "cpu":
-            raise
-        pytest.skip(f"{request.param} is not present: {error}")
-    with opened:
+@pytest.fixture(
+    params=[
+        "fake",
+        "cpu",
+        pytest.param("cuda", marks=pytest.mark.gpu),
+        pytest.param("tensorrt", marks=pytest.mark.gpu),
+    ]
+)
+def backend(request: pytest.FixtureRequest, tiny_bundle: Path, tmp_path: Path) -> Iterator[Backend]:
+    bundle = Bundle.open(tiny_bundle)
+    if request.param == "tensorrt":
+        bundle = with_engines(tiny_bundle, tmp_path / "with-engines")
+    with choose(bundle, request.param).backend as opened:
         yield opened
+
+
+def with_engines(source: Path, destination: Path) -> Bundle:
+    """The tiny bundle with engines for the GPU at hand."""
+    from samihs_export.tensorrt import build_engines
+
+    files = ("onnx/encoder.onnx", "onnx/decoder.onnx")
+    graphs = tuple(GraphEntry(family, "fp32", *files) for family in ("onnx", "trt"))
+    bundle = write_bundle(source, manifest(graphs=graphs), destination)
+    build_engines(bundle, bundle.engines, (None,))
+    return bundle
 
 
 def batch(bright_slice: NDArray[np.float32], count: int) -> NDArray[np.float32]:
@@ -147,10 +163,6 @@ def test_embeddings_of_another_backend_are_refused(
 
 def test_a_graph_of_another_contract_is_refused(tmp_path: Path, tiny_bundle: Path) -> None:
     """A bundle whose files are intact, with the two graphs exchanged."""
-    from samihs_runtime.bundle import GraphEntry, write_bundle
-
-    from .tiny_model import manifest
-
     swapped = (GraphEntry("onnx", "fp32", "onnx/decoder.onnx", "onnx/encoder.onnx"),)
     bundle = write_bundle(tiny_bundle, manifest(graphs=swapped), tmp_path / "swapped")
     with (
@@ -161,10 +173,6 @@ def test_a_graph_of_another_contract_is_refused(tmp_path: Path, tiny_bundle: Pat
 
 
 def test_a_file_that_is_no_graph_is_refused(tmp_path: Path, tiny_bundle: Path) -> None:
-    from samihs_runtime.bundle import write_bundle
-
-    from .tiny_model import manifest
-
     (tiny_bundle / "onnx/encoder.onnx").write_bytes(b"no graph")
     bundle = write_bundle(tiny_bundle, manifest(), tmp_path / "broken")
     with (

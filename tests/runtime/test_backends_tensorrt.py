@@ -13,21 +13,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
 from samihs_runtime.backends import tensorrt as tensorrt_backend
 from samihs_runtime.backends import tensorrt_engines
 from samihs_runtime.backends.base import Decoded
 from samihs_runtime.backends.cuda import Device, DeviceBuffer, DeviceMemoryError
 from samihs_runtime.backends.onnx_runtime import open_cpu
 from samihs_runtime.backends.tensorrt import TensorRTBackend, open_tensorrt
-from samihs_runtime.backends.tensorrt_program import MAX_SHAPES
-from samihs_runtime.bundle import Bundle
+from samihs_runtime.backends.tensorrt_engines import find_engines
+from samihs_runtime.backends.tensorrt_program import MAX_SHAPES, _deserialise
+from samihs_runtime.bundle import Bundle, GraphEntry, write_bundle
 from samihs_runtime.errors import BackendError, BundleError
 from samihs_runtime.segmentation import Prompt
 from samihs_runtime.segmenter import Segmenter
 from samihs_runtime.timing import Timings
 
 from .planted_gpu import GPU, PlantedCuda, PlantedTensorRT, plant_engines
-from .tiny_model import CHANNELS, GRID, LOW, SIZE, reference_embedding
+from .tiny_model import CHANNELS, GRID, LOW, SIZE, manifest, reference_embedding
 
 EMBEDDING_BYTES = CHANNELS * GRID * GRID * 4
 WINDOW = np.asarray([(0, 100)], np.float32)
@@ -360,6 +362,28 @@ def test_the_real_modules_have_what_is_called() -> None:
         for name in names:
             assert hasattr(getattr(real, owner), name), f"{owner}.{name}"
     assert np.dtype(real.nptype(real.uint8)).name == "uint8"
+
+
+def test_engines_that_tensorrt_rtx_builds_are_found(tiny_bundle: Path, tmp_path: Path) -> None:
+    """Export's builder and the runtime's search agree on names, hashes, versions and profiles."""
+    real = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
+    from samihs_export.tensorrt import build_engines
+
+    files = ("onnx/encoder.onnx", "onnx/decoder.onnx")
+    graphs = tuple(GraphEntry(family, "fp32", *files) for family in ("onnx", "trt"))
+    bundle = write_bundle(tiny_bundle, manifest(graphs=graphs), tmp_path / "built")
+    build_engines(bundle, bundle.engines, ("sm89", "sm120"), flavour="tensorrt_rtx")
+    for capability in ("8.9", "12.0"):
+        pair, module = find_engines(bundle, capability)
+        assert module is real
+        assert pair.encoder_sidecar.compute_capability == (capability,)
+        assert pair.decoder.read_bytes()[:4] == pair.encoder.read_bytes()[:4]  # both are plans
+    with pytest.raises(BackendError, match=r"built for compute capability 8.9, this GPU has 8.6"):
+        find_engines(bundle, "8.6")
+    if not GPU_PRESENT:
+        pair, _ = find_engines(bundle, "8.9")
+        with pytest.raises(BackendError, match="TensorRT could not load"):
+            _deserialise(real, pair.encoder)
 
 
 def test_cuda_python_reports_a_missing_driver_in_words() -> None:

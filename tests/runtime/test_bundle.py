@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from samihs_runtime import bundle as bundle_module
 from samihs_runtime.bundle import Bundle, Manifest, shipped_bundle, write_bundle
 from samihs_runtime.errors import BundleError, OutputError

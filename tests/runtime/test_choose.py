@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
+
 from samihs_runtime.backends import choose as choose_module
 from samihs_runtime.backends import onnx_runtime
 from samihs_runtime.backends.choose import ORDER, choose

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+
 from samihs_runtime import doctor, environment
 from samihs_runtime.bundle import Bundle
 from samihs_runtime.environment import conflicts

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
 from samihs_runtime.backends.base import Embedding
 from samihs_runtime.backends.cuda import DeviceMemoryError
 from samihs_runtime.backends.fake import FakeBackend

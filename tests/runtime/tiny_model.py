@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+
 from samihs_runtime.bundle import Bundle, GraphEntry, Manifest, WindowRule, write_bundle
 
 SIZE, GRID, CHANNELS = 64, 8, 16
@@ -101,8 +102,8 @@ def decoder() -> onnx.ModelProto:
         helper.make_node("Add", ["fresh", "bias"], ["logits"]),
         helper.make_node("Resize", ["logits", "", "scales"], ["large"], mode="linear"),
         helper.make_node("Greater", ["large", "nought"], ["inside"]),
-        helper.make_node("Cast", ["inside"], ["mask4"], to=U8),
-        helper.make_node("Squeeze", ["mask4", "first"], ["mask"]),
+        helper.make_node("Squeeze", ["inside", "first"], ["inside3"]),
+        helper.make_node("Cast", ["inside3"], ["mask"], to=U8),  # TensorRT: uint8 at the end only
         helper.make_node("Sigmoid", ["logits"], ["probability"]),
         helper.make_node("ReduceMax", ["probability", "image"], ["score"], keepdims=0),
     ]

@@ -26,6 +26,8 @@ from samihs_runtime.errors import BackendError, BundleError
 from samihs_runtime.timing import Timings
 
 CPU_PROVIDER, CUDA_PROVIDER = "CPUExecutionProvider", "CUDAExecutionProvider"
+_ARENA_MAX_BYTES = 100_000_000
+"""Encoder weights up to which the CPU session keeps its working memory between runs."""
 _ERRORS_ONLY = 3
 """ONNX Runtime's severity: 0 verbose, 1 info, 2 warning, 3 error."""
 
@@ -195,8 +197,10 @@ class CpuBackend(OnnxRuntimeBackend):
     def _options(self, options: Any) -> None:
         options.intra_op_num_threads = cpu_threads()
         options.inter_op_num_threads = 1  # both graphs are chains: nothing to run side by side
-        # The arena keeps the encoder's peak for good: slices come seconds apart, not in a stream.
-        options.enable_cpu_mem_arena = False
+        # The arena makes vit_mini's encode a quarter faster (290 for 380 ms on 2 busy cores) for
+        # 60 MB more at the peak (230 MB). A large encoder takes seconds and would keep gigabytes.
+        encoder_bytes = self._paths[ENCODER.part].stat().st_size
+        options.enable_cpu_mem_arena = encoder_bytes <= _ARENA_MAX_BYTES
         # Idle threads that spin would take the cores from the other session, and from the reader.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
 

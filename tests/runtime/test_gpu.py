@@ -1,0 +1,168 @@
+"""What only an NVIDIA GPU can show. Run by ``make test-gpu``, which fails without one."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from samihs_export.tensorrt import build_engines
+from samihs_runtime.backends.base import Backend
+from samihs_runtime.backends.choose import choose
+from samihs_runtime.backends.cuda import Device, open_device
+from samihs_runtime.backends.probe import probe_gpus
+from samihs_runtime.bundle import Bundle, GraphEntry, write_bundle
+from samihs_runtime.errors import BackendError
+
+from .tiny_model import LOW, SIZE, manifest
+
+pytestmark = pytest.mark.gpu
+
+WINDOW = np.asarray([(0, 100)], np.float32)
+LABELS = np.asarray([[1, -1]], np.int32)
+
+
+def test_a_gpu_is_present() -> None:
+    """The one test that may not be skipped: no GPU, no green run."""
+    probe = probe_gpus()
+    assert probe.devices, probe.reason
+
+
+@pytest.fixture
+def device() -> Device:
+    return open_device()
+
+
+@pytest.fixture
+def both(tiny_bundle: Path, tmp_path: Path) -> Bundle:
+    """The tiny bundle with the same graphs for TensorRT."""
+    files = ("onnx/encoder.onnx", "onnx/decoder.onnx")
+    graphs = tuple(GraphEntry(family, "fp32", *files) for family in ("onnx", "trt"))
+    return write_bundle(tiny_bundle, manifest(graphs=graphs), tmp_path / "both")
+
+
+@pytest.fixture
+def with_engines(both: Bundle) -> Bundle:
+    """The same, with engines for this GPU."""
+    build_engines(both, both.engines, (None,))
+    return both
+
+
+@pytest.fixture(params=["cuda", "tensorrt"])
+def backend(request: pytest.FixtureRequest, both: Bundle) -> Iterator[Backend]:
+    if request.param == "tensorrt":
+        build_engines(both, both.engines, (None,))
+    with choose(both, request.param).backend as opened:
+        yield opened
+
+
+def click(x: float, y: float) -> NDArray[np.float32]:
+    return np.asarray([[(x, y), (0, 0)]], np.float32)
+
+
+def test_agrees_with_the_cpu(
+    backend: Backend, both: Bundle, bright_slice: NDArray[np.float32]
+) -> None:
+    """On plain runs and, from the second on, on CUDA graphs; with and without a prior."""
+    prior = np.random.default_rng(0).normal(size=(1, LOW, LOW)).astype(np.float32)
+    with choose(both, "cpu").backend as cpu:
+        for turn in range(5):
+            hu = np.roll(bright_slice, turn, axis=1)[None, None]
+            ours, theirs = backend.encode(hu, WINDOW), cpu.encode(hu, WINDOW)
+            np.testing.assert_allclose(ours[0].numpy(), theirs[0].numpy(), atol=1e-4)
+            given = prior if turn % 2 else None
+            mine = backend.decode(ours, click(40 + turn, 24), LABELS, given)
+            yours = cpu.decode(theirs, click(40 + turn, 24), LABELS, given)
+            # TF32 products would show at 1e-3; the tiny graph has none.
+            np.testing.assert_allclose(mine.logits, yours.logits, atol=1e-3)
+            assert (mine.masks == yours.masks).mean() > 0.999
+
+
+def test_a_thousand_clicks_leave_device_memory_flat(
+    backend: Backend, bright_slice: NDArray[np.float32]
+) -> None:
+    from cuda.bindings import runtime as cudart
+
+    def free() -> int:
+        gc.collect()
+        return int(cudart.cudaMemGetInfo()[1])
+
+    encoded = backend.encode(bright_slice[None, None], WINDOW)
+    for turn in range(10):
+        backend.decode(encoded, click(20 + turn, 24), LABELS, None)
+        backend.encode(bright_slice[None, None] + turn, WINDOW)
+    before = free()
+    for turn in range(1000):
+        backend.decode(encoded, click(20 + turn % 40, 24), LABELS, None)
+        if turn % 100 == 0:
+            backend.encode(bright_slice[None, None] + turn, WINDOW)
+    assert before - free() < 8 << 20  # the allocators' own granules are 2 MiB
+
+
+def test_copies_events_and_graphs(device: Device) -> None:
+    stream = device.stream(urgent=True)
+    source, target = device.pinned((1024,), "float32"), device.pinned((1024,), "float32")
+    one, other = device.allocate(4096), device.allocate(4096)
+    source.view((1024,))[:] = np.arange(1024)
+
+    def put() -> None:
+        stream.upload(one, source, 4096)
+        stream.copy(other, one, 4096)
+        stream.download(target, other, 4096)
+
+    start, end = device.event(), device.event()
+    stream.record(start)
+    put()
+    stream.record(end)
+    stream.synchronize()
+    np.testing.assert_array_equal(target.view((1024,)), np.arange(1024))
+    assert end.milliseconds_since(start) >= 0
+    if device.api.supports_graphs:
+        stream.begin_capture()
+        put()
+        graph = stream.end_capture()
+        source.view((1024,))[:] = 7
+        stream.launch(graph)
+        stream.synchronize()
+        assert (target.view((1024,)) == 7).all()
+        graph.close()
+    for each in (source, target, one, other, start, end, stream):
+        each.close()
+
+
+def test_memory_beyond_the_card_is_a_clear_error(device: Device) -> None:
+    with pytest.raises(BackendError, match="the GPU's memory is full"):
+        device.allocate(1 << 50)
+
+
+def test_a_truncated_engine_is_refused(with_engines: Bundle) -> None:
+    engine = next(with_engines.engines.glob("decoder*.engine"))
+    engine.write_bytes(engine.read_bytes()[:-100])
+    with pytest.raises(BackendError, match="missing, truncated or changed"):
+        choose(with_engines, "tensorrt")
+
+
+def _encode_in_child(backend: Backend, answer: multiprocessing.Queue[str]) -> None:
+    try:
+        backend.encode(np.zeros((1, 1, SIZE, SIZE), np.float32), WINDOW)
+    except BackendError as error:
+        answer.put(str(error))
+    else:
+        answer.put("no error")
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_forked_child_gets_an_error_and_does_not_hang(with_engines: Bundle) -> None:
+    backend = choose(with_engines, "tensorrt").backend
+    context = multiprocessing.get_context("fork")
+    answer: multiprocessing.Queue[str] = context.Queue()  # type: ignore[assignment]
+    child = context.Process(target=_encode_in_child, args=(backend, answer))
+    child.start()
+    assert "forked after CUDA was started" in answer.get(timeout=30)
+    child.join(30)
+    backend.close()
