@@ -1,0 +1,111 @@
+"""What ``samihs-infer`` shows: progress while it works, then one table.
+
+No patient identity appears here: rows are numbers, notes come from the reader, which keeps it out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from samihs_runtime.measurement import Measurement
+    from samihs_runtime.report import Report
+    from samihs_runtime.segmentation import Lesion
+    from samihs_runtime.segmenter import Segmenter
+    from samihs_runtime.series import CTSeries
+
+
+class Screen:
+    """The terminal, or a log file: without a terminal there is no spinner."""
+
+    def __init__(self) -> None:
+        self.console = Console(highlight=False)
+
+    @contextmanager
+    def working(self, what: str) -> Iterator[Callable[[str], None]]:
+        """A spinner with a line of text that the body may change."""
+        with self.console.status(what) as status:
+            yield status.update
+
+    def opened(self, series: CTSeries, segmenter: Segmenter) -> None:
+        """What was read and where it will run."""
+        rows, columns = series.shape
+        manifest = segmenter.bundle.manifest
+        self._print(f"study    {len(series)} slices of {rows} x {columns}; {series.description}")
+        for note in series.notes:
+            self._print(f"         {note}", "dim")
+        self._print(f"model    {manifest.name} {manifest.version}: {manifest.training_data}")
+        self._print(f"backend  {segmenter.backend.name}: {segmenter.backend.description}")
+        for reason in segmenter.reasons:
+            self._print(f"         {reason}", "dim")
+
+    def result(
+        self,
+        series: CTSeries,
+        lesion: Lesion,
+        measurement: Measurement,
+        report: Report,
+        written: dict[str, Path],
+    ) -> None:
+        """The answer, its numbers, and where the files lie."""
+        self.console.print()
+        for note in (*lesion.notes, *measurement.notes):
+            self._print(note, "yellow" if not lesion.found else "dim")
+        if lesion.found:
+            self.console.print(_slice_table(lesion, measurement))
+            self._print(_volume_line(measurement), "bold")
+            for side, reason in zip(("below", "above"), lesion.stop_reasons, strict=False):
+                self._print(f"ends {side}: {reason}", "dim")
+        spent = "   ".join(f"{stage} {seconds:.2f} s" for stage, seconds in report.timings.items())
+        self._print(f"time     {spent}")
+        for name, path in written.items():
+            self._print(f"written  {path}" if path.name == name else f"written  {name}: {path}")
+        self._print(report.statement, "yellow")
+
+    def _print(self, text: str, style: str = "") -> None:
+        self.console.print(text, style=style, markup=False, soft_wrap=True)
+
+
+def print_series(study: Path) -> None:
+    """The table of ``--list``."""
+    from samihs_runtime.study import list_series
+
+    table = Table("series", "kind", "slices", "description", "eligible", "why")
+    for each in list_series(study):
+        number = "" if each.number is None else str(each.number)
+        eligible = "yes" if each.eligible else "no"
+        table.add_row(number, each.kind, str(each.slices), each.description, eligible, each.reason)
+    Console(highlight=False).print(table)
+
+
+def _slice_table(lesion: Lesion, measurement: Measurement) -> Table:
+    table = Table(title="hemorrhage by slice", title_justify="left")
+    for heading in ("slice", "area mm²", "extent mm", "mean HU", "score", "how"):
+        table.add_column(heading, justify="left" if heading == "how" else "right")
+    parts = {part.index: part for part in lesion.slices}
+    for row in measurement.slices:
+        part = parts[row.index]
+        table.add_row(
+            str(row.index),
+            f"{row.area_mm2:.0f}",
+            f"{row.extent_mm:.2f}",
+            f"{row.mean_hu:.0f}",
+            f"{part.score:.2f}",
+            part.origin,
+        )
+    return table
+
+
+def _volume_line(measurement: Measurement) -> str:
+    line = f"volume   {measurement.volume_ml:.2f} mL"
+    if measurement.abc2_ml is not None:
+        line += f"   (ABC/2 {measurement.abc2_ml:.2f} mL)"
+    if measurement.mean_hu is not None and measurement.sd_hu is not None:
+        line += f"   {measurement.mean_hu:.0f} ± {measurement.sd_hu:.0f} HU"
+    return line
