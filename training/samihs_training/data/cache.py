@@ -70,6 +70,14 @@ class SliceCache:
     bleeds: NDArray[np.uint8]
     tissues: NDArray[np.uint8]
     spacing: NDArray[np.float32]
+    home: Path
+    """The folder: what another process opens for itself, rather than be sent gigabytes."""
+
+    @classmethod
+    def load(cls, home: Path) -> SliceCache:
+        """Map the complete cache in the folder `home`."""
+        arrays = {name: np.load(home / f"{name}.npy", mmap_mode="r") for name in _ARRAYS}
+        return cls(**arrays, home=home)
 
     def __len__(self) -> int:
         return len(self.spacing)
@@ -93,7 +101,7 @@ def open_cache(
     if not (home / "cache.json").is_file():
         _fill(home, spec, workers, progress)
     _check(home, spec)
-    return SliceCache(**{name: np.load(home / f"{name}.npy", mmap_mode="r") for name in _ARRAYS})
+    return SliceCache.load(home)
 
 
 _ARRAYS: dict[str, Any] = {

@@ -37,7 +37,7 @@ class ClickedSlices(IterableDataset[Batch]):
     def __init__(
         self, cache: SliceCache, task: Task, *, batch: int, prompts: int, seed: int
     ) -> None:
-        self.cache = cache
+        self.home = cache.home
         self.task = task
         self.batch = batch
         self.prompts = prompts
@@ -46,16 +46,19 @@ class ClickedSlices(IterableDataset[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         worker = torch.utils.data.get_worker_info()
         rng = np.random.default_rng([self.seed, 0 if worker is None else worker.id])
+        cache = SliceCache.load(self.home)
         while True:
-            drawn = [self._draw(rng) for _ in range(self.batch)]
+            drawn = [self._draw(cache, rng) for _ in range(self.batch)]
             hu = torch.from_numpy(np.stack([hu for hu, _ in drawn])[:, None])
             targets = [target for _, each in drawn for target in each]
             points = torch.tensor([[target.click] for target in targets], dtype=torch.float32)
             masks = torch.from_numpy(np.stack([target.mask for target in targets])[:, None])
             yield Batch(hu, points, masks.to(torch.uint8))
 
-    def _draw(self, rng: np.random.Generator) -> tuple[NDArray[np.float32], list[Target]]:
-        sample = flipped(self.cache[int(rng.integers(len(self.cache)))], rng)
+    def _draw(
+        self, cache: SliceCache, rng: np.random.Generator
+    ) -> tuple[NDArray[np.float32], list[Target]]:
+        sample = flipped(cache[int(rng.integers(len(cache)))], rng)
         draw = structure_target if self.task == "structures" else bleed_target
         return worn(sample.hu, rng), [draw(sample, rng) for _ in range(self.prompts)]
 
