@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import pydicom
 import pytest
 
 from samihs_runtime.errors import StudyError
-from samihs_runtime.geometry import shear_angle, slice_gaps
+from samihs_runtime.geometry import affine_ras, shear_angle, slice_gaps
 from samihs_runtime.study import list_series, read_study
 
 pytestmark = pytest.mark.shared_data
@@ -54,6 +56,22 @@ def test_the_scan_is_found_among_localizer_and_screenshots() -> None:
         read_study(folder / "S1000")
     with pytest.raises(StudyError, match="screenshot"):
         read_study(folder, series="401")
+
+
+def test_dcm2niix_puts_the_same_voxels_in_the_same_places(tmp_path: Path) -> None:
+    converter = shutil.which("dcm2niix")
+    if converter is None:
+        pytest.skip("dcm2niix is not installed")
+    nibabel = pytest.importorskip("nibabel")
+    folder = real("ct/philips_phantom/S2010")
+    options = ["-z", "n", "-b", "n", "-f", "theirs", "-o", str(tmp_path)]
+    subprocess.run([converter, *options, str(folder)], check=True, capture_output=True)
+    theirs = nibabel.load(tmp_path / "theirs.nii")
+    series = read_study(folder)
+    flip = np.eye(4)  # dcm2niix stores rows from below
+    flip[1, 1], flip[1, 3] = -1, series.shape[0] - 1
+    np.testing.assert_allclose(affine_ras(series.planes) @ flip, theirs.affine, atol=1e-3)
+    np.testing.assert_array_equal(series.hu.transpose(2, 1, 0)[:, ::-1], theirs.dataobj)
 
 
 def test_a_dicomdir_of_what_is_elsewhere() -> None:
