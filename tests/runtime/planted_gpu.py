@@ -147,7 +147,7 @@ class PlantedContext:
         self.engine = engine
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.addresses: dict[str, int] = {}
-        self.has_memory = False
+        self.has_memory = self.has_run = False
 
     def set_device_memory(self, address: int, nbytes: int) -> None:
         assert nbytes >= self.engine.device_memory_size_v2
@@ -173,10 +173,14 @@ class PlantedContext:
 
     def execute_async_v3(self, handle: int) -> bool:
         assert self.has_memory, "no scratch memory was given"
+        stream = self.engine.world.cuda.streams[handle]
+        if stream.capture is not None:
+            assert self.has_run, "TensorRT sets a context up in its first run: never capture that"
+        self.has_run = True
         if self.engine.world.refuses:
             return False
         shapes, addresses = dict(self.shapes), dict(self.addresses)
-        self.engine.world.cuda.streams[handle].put(lambda: self._run(shapes, addresses))
+        stream.put(lambda: self._run(shapes, addresses))
         return True
 
     def _run(self, shapes: dict[str, tuple[int, ...]], addresses: dict[str, int]) -> None:
