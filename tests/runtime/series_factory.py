@@ -5,6 +5,7 @@ Patient and study carry planted identity, so that tests can search for it in wha
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -52,9 +53,11 @@ def header(**changes: Any) -> Dataset:
         "LossyImageCompression": "00",
         **changes,
     }
-    for keyword, value in values.items():
-        if value is not None:
-            setattr(dataset, keyword, value)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # malformed values are asked for on purpose
+        for keyword, value in values.items():
+            if value is not None:
+                setattr(dataset, keyword, value)
     return dataset
 
 

@@ -11,17 +11,19 @@ from PIL import Image, ImageDraw
 
 from samihs_runtime.measurement import masks_by_slice
 from samihs_runtime.writers.drawing import (
+    View,
+    ct_panel,
+    draw_contour,
+    view_of,
+)
+from samihs_runtime.writers.lettering import (
     AMBER,
     DIM,
     INK,
     PAGE,
     VERMILION,
-    View,
-    ct_panel,
-    draw_contour,
     font,
     square_cm,
-    view_of,
     wrapped,
     write_text,
 )

@@ -1,4 +1,4 @@
-"""What the pictures are drawn with: a CT panel in true proportions, contours, marks and text.
+"""What the pictures are drawn with: a CT panel in true proportions, contours and marks.
 
 numpy, scipy and Pillow; no plotting library. Everything is laid out in panel pixels, and a stored
 pixel's centre ``(x, y)`` lies at ``((x - left + 0.5) * scale_x, (y - top + 0.5) * scale_y)``.
@@ -6,7 +6,6 @@ pixel's centre ``(x, y)`` lies at ``((x - left + 0.5) * scale_x, (y - top + 0.5)
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,27 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from samihs_runtime.segmentation import FOREGROUND
+from samihs_runtime.writers.lettering import DIM, INK, SKY, VERMILION, Colour, rimmed
 
 if TYPE_CHECKING:
     from samihs_runtime.segmentation import Prompt
     from samihs_runtime.series import CTSeries
 
-Colour = tuple[int, int, int]
 Mask = NDArray[np.bool_]
 
 WINDOW_CENTRE_HU, WINDOW_WIDTH_HU = 40.0, 80.0
 """The usual brain window."""
-PAGE: Colour = (15, 18, 23)
-INK: Colour = (236, 239, 243)
-DIM: Colour = (148, 157, 168)
-AMBER: Colour = (255, 190, 92)
-VERMILION: Colour = (255, 94, 58)
-"""Contour: far from grey, and told from it by every common form of colour blindness."""
-SKY: Colour = (110, 200, 255)
-"""Negative clicks."""
 BODY_HU = -300.0
 """Above lies the head (and its rest), below is air."""
 MARGIN_PX = 8
@@ -136,7 +127,7 @@ def draw_contour(panel: Image.Image, mask: Mask, view: View, width: float = 3.0)
     distance = (outward - inward) / SUPERSAMPLING  # panel pixels, negative inside
     (top, bottom), (left, right) = near
     part = panel.crop((left, top, right, bottom))
-    colour: NDArray[Any] = np.asarray(part, dtype=np.float32)
+    colour = np.asarray(part, dtype=np.float32)
     layers: list[tuple[NDArray[Any], Colour, float]] = [
         (np.clip(0.5 - distance, 0, 1), VERMILION, FILL_ALPHA),
         (np.clip(width / 2 + 2.0 - np.abs(distance), 0, 1), (0, 0, 0), HALO_ALPHA),
@@ -144,9 +135,9 @@ def draw_contour(panel: Image.Image, mask: Mask, view: View, width: float = 3.0)
     ]
     for cover, ink, alpha in layers:
         small = Image.fromarray((cover * 255).astype(np.uint8))
-        weight = np.asarray(small.resize(part.size, Image.Resampling.BOX), dtype=np.float32)
-        weight = weight[..., None] / 255 * alpha
-        colour = colour * (1 - weight) + np.asarray(ink, dtype=np.float32) * weight
+        covered = np.asarray(small.resize(part.size, Image.Resampling.BOX))
+        weight = covered[..., None] * (alpha / 255)
+        colour = (colour * (1 - weight) + np.asarray(ink) * weight).astype(np.float32)
     drawn = panel.copy()
     drawn.paste(Image.fromarray(colour.round().astype(np.uint8)), (left, top))
     return drawn
@@ -165,8 +156,9 @@ def _neighbourhood(inside: Mask, margin: int) -> tuple[tuple[int, int], tuple[in
 
 def draw_prompt(panel: Image.Image, prompt: Prompt, view: View, size: float = 11.0) -> Image.Image:
     """The panel with clicks as rings with ticks (white: lesion; sky: not lesion), and the box."""
-    fine = panel.resize((panel.width * 2, panel.height * 2), Image.Resampling.BICUBIC)
-    draw = ImageDraw.Draw(fine)
+    # On a layer of their own, twice as fine: the CT beneath is not resampled for them.
+    marks = Image.new("RGBA", (panel.width * 2, panel.height * 2))
+    draw = ImageDraw.Draw(marks)
     if prompt.box is not None:
         x0, y0, x1, y1 = (2 * value for value in _corners(prompt.box, view))
         draw.rectangle((x0, y0, x1, y1), outline=(0, 0, 0), width=7)
@@ -176,7 +168,8 @@ def draw_prompt(panel: Image.Image, prompt: Prompt, view: View, size: float = 11
         centre_x, centre_y = (2 * value for value in view.place(x, y))
         for line, colour in ((9, (0, 0, 0)), (4, ink)):
             _ring(draw, centre_x, centre_y, 2 * size, line, colour, cross=label == FOREGROUND)
-    return fine.resize(panel.size, Image.Resampling.LANCZOS)
+    layer = marks.resize(panel.size, Image.Resampling.BOX)
+    return Image.alpha_composite(panel.convert("RGBA"), layer).convert("RGB")
 
 
 def _ring(
@@ -222,15 +215,15 @@ def draw_furniture(panel: Image.Image, series: CTSeries, index: int, view: View)
     x0, y0, length = 20.0, panel.height - 24.0, bar_mm * per_mm
     draw.rectangle((x0 - 1, y0 - 1, x0 + length + 1, y0 + 4), fill=(0, 0, 0))
     draw.rectangle((x0, y0, x0 + length, y0 + 3), fill=INK)
-    label(draw, (x0, y0 - 8), f"{bar_mm} mm", 17, anchor="ls")
+    rimmed(draw, (x0, y0 - 8), f"{bar_mm} mm", 17, anchor="ls")
     _grey_scale(panel, draw)
     middle_x, middle_y = panel.width / 2, panel.height / 2
     right, down = _letter(plane.row_direction), _letter(plane.column_direction)
     edge = 12
-    label(draw, (edge, middle_y), _opposite(right), 20, anchor="lm")
-    label(draw, (panel.width - edge, middle_y), right, 20, anchor="rm")
-    label(draw, (middle_x, edge), _opposite(down), 20, anchor="ma")
-    label(draw, (middle_x, panel.height - edge), down, 20, anchor="md")
+    rimmed(draw, (edge, middle_y), _opposite(right), 20, anchor="lm")
+    rimmed(draw, (panel.width - edge, middle_y), right, 20, anchor="rm")
+    rimmed(draw, (middle_x, edge), _opposite(down), 20, anchor="ma")
+    rimmed(draw, (middle_x, panel.height - edge), down, 20, anchor="md")
 
 
 def _grey_scale(panel: Image.Image, draw: ImageDraw.ImageDraw) -> None:
@@ -241,8 +234,8 @@ def _grey_scale(panel: Image.Image, draw: ImageDraw.ImageDraw) -> None:
     draw.rectangle((x0 - 1, y0 - 1, x0 + width, y0 + height), outline=DIM)
     panel.paste(Image.fromarray(np.repeat(ramp[:, None], width, axis=1)).convert("RGB"), (x0, y0))
     low = WINDOW_CENTRE_HU - WINDOW_WIDTH_HU / 2
-    label(draw, (x0 - 8, y0 + 2), f"{low + WINDOW_WIDTH_HU:g} HU", 15, anchor="rm")
-    label(draw, (x0 - 8, y0 + height - 2), f"{low:g}", 15, anchor="rm")
+    rimmed(draw, (x0 - 8, y0 + 2), f"{low + WINDOW_WIDTH_HU:g} HU", 15, anchor="rm")
+    rimmed(draw, (x0 - 8, y0 + height - 2), f"{low:g}", 15, anchor="rm")
 
 
 def _letter(direction: tuple[float, float, float]) -> str:
@@ -253,68 +246,3 @@ def _letter(direction: tuple[float, float, float]) -> str:
 
 def _opposite(letter: str) -> str:
     return dict(zip("LRPAHF", "RLAPFH", strict=True))[letter]
-
-
-@functools.cache
-def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Pillow's own font: the same on every machine."""
-    return ImageFont.load_default(size)
-
-
-def label(
-    draw: ImageDraw.ImageDraw,
-    spot: tuple[float, float],
-    text: str,
-    size: int,
-    colour: Colour = INK,
-    anchor: str = "la",
-) -> None:
-    """Text with a dark rim, legible on any grey."""
-    rim = 2 if size >= 14 else 1
-    draw.text(
-        spot, text, font=font(size), fill=colour, anchor=anchor,
-        stroke_width=rim, stroke_fill=(0, 0, 0),
-    )  # fmt: skip
-
-
-def wrapped(draw: ImageDraw.ImageDraw, text: str, size: int, width: float) -> list[str]:
-    """The text broken at spaces into lines of at most `width` pixels."""
-    lines: list[str] = []
-    for word in text.split(" "):
-        longer = f"{lines[-1]} {word}" if lines else word
-        if lines and draw.textlength(longer, font=font(size)) <= width:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    return lines
-
-
-def write_text(
-    draw: ImageDraw.ImageDraw,
-    spot: tuple[float, float],
-    text: str,
-    size: int,
-    colour: Colour = INK,
-    *,
-    centred: bool = False,
-) -> None:
-    """Plain text from its upper left (or upper middle). Pillow's font has no superscript two, so
-    a small raised 2 is drawn for it."""
-    pieces = text.split("²")
-    raised = round(size * 0.6)
-    two = draw.textlength("2", font=font(raised)) + 1
-    lengths = [draw.textlength(piece, font=font(size)) for piece in pieces]
-    x, y = spot
-    if centred:
-        x -= (sum(lengths) + two * (len(pieces) - 1)) / 2
-    for position, (piece, length) in enumerate(zip(pieces, lengths, strict=True)):
-        draw.text((x, y), piece, font=font(size), fill=colour)
-        x += length
-        if position < len(pieces) - 1:
-            draw.text((x + 1, y), "2", font=font(raised), fill=colour)
-            x += two
-
-
-def square_cm(area_mm2: float) -> str:
-    """An area as text, for :func:`write_text`."""
-    return f"{area_mm2 / 100:.2f} cm²"

@@ -10,19 +10,21 @@ from PIL import Image, ImageDraw
 
 from samihs_runtime.measurement import masks_by_slice
 from samihs_runtime.writers.drawing import (
-    AMBER,
-    DIM,
-    INK,
-    PAGE,
     WINDOW_CENTRE_HU,
     WINDOW_WIDTH_HU,
-    Colour,
     ct_panel,
     draw_contour,
     draw_furniture,
     draw_prompt,
-    square_cm,
     view_of,
+)
+from samihs_runtime.writers.lettering import (
+    AMBER,
+    DIM,
+    INK,
+    PAGE,
+    Colour,
+    square_cm,
     wrapped,
     write_text,
 )
@@ -54,7 +56,9 @@ def overlay_image(
     """The picture: the clicked slice in the brain window, its contour and clicks, a caption."""
     index = lesion.clicked_slice
     mask = masks_by_slice(lesion).get(index, np.zeros(series.shape, dtype=bool))
-    view = view_of(series, [index], [mask], report.prompt.points, PANEL_PX)
+    box = report.prompt.box
+    corners = () if box is None else (box[:2], box[2:])
+    view = view_of(series, [index], [mask], (*report.prompt.points, *corners), PANEL_PX)
     panel = draw_contour(ct_panel(series.hu[index], view), mask, view)
     panel = draw_prompt(panel, report.prompt, view)
     draw_furniture(panel, series, index, view)

@@ -72,7 +72,7 @@ def build_seg(series: CTSeries, lesion: Lesion, report: Report) -> Any:
             instance_number=1,
             manufacturer="SAMIHS",
             manufacturer_model_name=report.bundle_name[:64],
-            software_versions=(f"samihs {report.version}", f"bundle {report.bundle_version}"),
+            software_versions=[f"samihs {report.version}", f"bundle {report.bundle_version}"],
             device_serial_number=report.bundle_id[:64],
             series_description="Intracranial hemorrhage (SAMIHS, research)",
             content_label="HEMORRHAGE",
@@ -178,8 +178,8 @@ def _pixel_measures(plane: SlicePlane, spacing: float | None) -> Any:
 
     item = Dataset()
     item.PixelSpacing = decimals(plane.spacing)
-    if plane.thickness is not None:
-        item.SliceThickness = decimals([plane.thickness])[0]
+    # Empty where unknown: highdicom reads none without it, and a number would be invented.
+    item.SliceThickness = None if plane.thickness is None else decimals([plane.thickness])[0]
     if spacing is not None:
         item.SpacingBetweenSlices = decimals([spacing])[0]
     return item

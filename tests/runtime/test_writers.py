@@ -1,0 +1,185 @@
+"""write_outputs as a whole: names, atomicity, overwriting, planted identity, light imports."""
+
+from __future__ import annotations
+
+import gzip
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from samihs_runtime.errors import OutputError
+from samihs_runtime.measurement import measure
+from samihs_runtime.segmentation import Lesion
+from samihs_runtime.series import CTSeries
+from samihs_runtime.writers import write_outputs
+from samihs_runtime.writers.files import staged_folder
+
+from .series_factory import PLANTED, make_lesion, make_report, make_series, not_found
+
+ALL = ("seg", "overlay", "json", "nifti")
+
+
+def write(
+    series: CTSeries, lesion: Lesion, out: Path, formats: tuple[str, ...] = ALL, **options: Any
+) -> dict[str, Path]:
+    return write_outputs(
+        series, lesion, measure(series, lesion), make_report(), out, formats, **options
+    )
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_every_format_is_written_and_told(tmp_path: Path) -> None:
+    series = make_series()
+    written = write(series, make_lesion(series), tmp_path / "a" / "out")
+    assert set(written) == names(tmp_path / "a" / "out") == {
+        "lesion-seg.dcm", "overlay.png", "contact-sheet.png", "report.json", "lesion.nii.gz",
+    }  # fmt: skip
+    assert all(path.is_file() and path.stat().st_size > 200 for path in written.values())
+    assert names(tmp_path) == {"a"}
+    assert names(tmp_path / "a") == {"out"}
+
+
+def test_a_lesion_on_one_slice_needs_no_contact_sheet(tmp_path: Path) -> None:
+    series = make_series()
+    assert set(write(series, make_lesion(series, (2,)), tmp_path / "o", ("overlay",))) == {
+        "overlay.png"
+    }
+
+
+def test_nothing_found_is_written_too(tmp_path: Path) -> None:
+    written = write(make_series(), not_found(), tmp_path / "o")
+    assert set(written) == {"lesion-seg.dcm", "overlay.png", "report.json", "lesion.nii.gz"}
+    with Image.open(written["overlay.png"]) as picture:
+        assert picture.size[0] > 700
+
+
+@pytest.mark.parametrize("lesion_of", [make_lesion, lambda series: not_found()])
+def test_no_planted_identity_outside_dicom_objects(lesion_of: Any, tmp_path: Path) -> None:
+    """Every byte of every other file is searched, unpacked where packed, in any case."""
+    series = make_series(
+        description="Head Zzyzxova MRN-7781234",
+        notes=("damaged file left out: /archive/ZZYZXOVA_QUIRINE/ACC9981776.dcm",),
+    )
+    written = write(series, lesion_of(series), tmp_path / "out")
+    secrets = [series.series_uid, *(source.sop_instance_uid for source in series.sources)]
+    for value in PLANTED.values():
+        secrets += [value] if isinstance(value, str) else value
+    secrets += ["zzyzxova", "quirine", "ottoline", "grumblethwaite", "ignatius"]
+    searched = 0
+    for name, path in written.items():
+        if name.endswith(".dcm"):
+            assert b"Zzyzxova" in path.read_bytes()  # a PACS needs it; and the search can find it
+            continue
+        content = path.read_bytes()
+        content += gzip.decompress(content) if name.endswith(".gz") else b""
+        if name.endswith(".png"):
+            with Image.open(path) as picture:
+                content += str(picture.info).encode()
+        for secret in secrets:
+            assert secret.lower().encode() not in content.lower(), (name, secret)
+            assert secret.lower() not in name.lower()
+        searched += 1
+    assert searched >= 3
+
+
+def test_identify_puts_the_identity_into_the_report_alone(tmp_path: Path) -> None:
+    series = make_series()
+    written = write(series, make_lesion(series), tmp_path / "out", identify=True)
+    assert b"MRN-7781234" in written["report.json"].read_bytes()
+    assert b"MRN-7781234" not in gzip.decompress(written["lesion.nii.gz"].read_bytes())
+
+
+def test_an_existing_result_is_kept_unless_told(tmp_path: Path) -> None:
+    series = make_series()
+    write(series, make_lesion(series), tmp_path / "out")
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    before = (tmp_path / "out" / "report.json").read_bytes()
+    with pytest.raises(OutputError, match=r"already holds .*report\.json.*--overwrite"):
+        write(series, not_found(), tmp_path / "out")
+    assert (tmp_path / "out" / "report.json").read_bytes() == before
+    write(series, not_found(), tmp_path / "out", overwrite=True)
+    assert (tmp_path / "out" / "report.json").read_bytes() != before
+    # An earlier lesion's contact sheet beside a new "nothing found" would mislead.
+    assert "contact-sheet.png" not in names(tmp_path / "out")
+    assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
+    assert names(tmp_path) == {"out"}
+
+
+def test_a_format_that_cannot_hold_the_series_writes_nothing(tmp_path: Path) -> None:
+    series = make_series((0, 4, 8, 9.08, 16.08), thickness=4.0)
+    with pytest.raises(OutputError, match="NIfTI cannot hold this series"):
+        write(series, make_lesion(series), tmp_path / "deep" / "out")
+    assert names(tmp_path) == set()
+
+
+@pytest.mark.parametrize("formats", [("seg", "tiff"), ()])
+def test_unknown_formats_are_refused(formats: tuple[str, ...], tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="expected some of seg, overlay, json, nifti"):
+        write(make_series(), not_found(), tmp_path / "out", formats)
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("x")
+    with pytest.raises(OutputError, match="is a file"):
+        write(make_series(), not_found(), tmp_path / "out")
+    with pytest.raises(OutputError, match="cannot be written"):
+        write(make_series(), not_found(), tmp_path / "out" / "below")
+    assert (tmp_path / "out").read_text() == "x"
+
+
+def test_a_failed_exchange_puts_the_old_files_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("a", "b"):
+        (out / name).write_text("old")
+    from samihs_runtime.writers import files
+
+    real = files.os.replace
+
+    def full_disk(source: Path, target: Path) -> None:
+        if Path(target) == out / "b" and Path(source).parent.name == "new":
+            raise OSError(28, "No space left on device")
+        real(source, target)
+
+    monkeypatch.setattr(files.os, "replace", full_disk)
+    with pytest.raises(OutputError, match="No space left"):
+        stage_files(out, {"a": "new", "b": "new"})
+    assert names(out) == {"a", "b"}
+    assert {(out / name).read_text() for name in ("a", "b")} == {"old"}
+    assert names(tmp_path) == {"out"}
+
+
+def stage_files(out: Path, texts: dict[str, str | None]) -> None:
+    """Write these files; a text of None is an error half way."""
+    with staged_folder(out, ("a", "b", "c"), overwrite=True) as stage:
+        for name, text in texts.items():
+            if text is None:
+                raise ValueError("half way")
+            (stage.folder / name).write_text(text)
+
+
+def test_an_error_while_writing_leaves_no_trace(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="half way"):
+        stage_files(tmp_path / "out", {"a": "half", "b": None})
+    assert names(tmp_path) == set()
+    stage_files(tmp_path / "out", {"a": "whole"})
+    assert names(tmp_path / "out") == {"a"}
+
+
+def test_importing_the_writers_loads_no_heavy_library() -> None:
+    """`samihs-infer --help` must answer at once."""
+    code = (
+        "import sys, samihs_runtime.writers, samihs_runtime.report, samihs_runtime.measurement;"
+        "print({'highdicom', 'nibabel', 'PIL', 'scipy', 'pydicom'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
