@@ -104,7 +104,7 @@ def save_reference(path: Path, cases: Sequence[ParityCase], answers: Sequence[An
 def load_reference(path: Path) -> tuple[list[ParityCase], list[Answer]]:
     """Read :func:`save_reference`'s file. Raises :class:`BundleError` where that fails."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             indices = range(int(arrays["count"]))
             cases = [_read_case({n: arrays[f"{i}/{n}"] for n in _CASE}) for i in indices]
             answers = [_read_answer({n: arrays[f"{i}/{n}"] for n in _ANSWER}) for i in indices]
@@ -162,5 +162,11 @@ def _prompt(bleed: NDArray[np.bool_], kind: int) -> Prompt:
 
 def _prior(bleed: NDArray[np.bool_], side: int) -> NDArray[np.float32]:
     """[side, side] logits of a mask like the bleed: the previous answer of a refining click."""
-    share = ndimage.zoom(bleed.astype(np.float32), side / bleed.shape[0], order=1, grid_mode=True)
+    share = ndimage.zoom(
+        bleed.astype(np.float32),
+        side / bleed.shape[0],
+        order=1,
+        mode="grid-constant",
+        grid_mode=True,
+    )
     return ((2 * share - 1) * _PRIOR_LOGIT).astype(np.float32)

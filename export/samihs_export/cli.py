@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from importlib import metadata, resources
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,6 +124,7 @@ def _export(
 def _metadata(loaded: LoadedAdapters, name: str) -> BundleMetadata:
     """What the adapter checkpoint says of its training, as the bundle says it."""
     from samihs_export.pipeline import BundleMetadata
+    from samihs_runtime.report import installed_version
 
     about = loaded.description
     optional: dict[str, Any] = {}
@@ -134,7 +135,7 @@ def _metadata(loaded: LoadedAdapters, name: str) -> BundleMetadata:
         optional["plausible_hu"] = (float(low), float(high))
     return BundleMetadata(
         name=name,
-        version=metadata.version("samihs"),
+        version=installed_version(),
         training_data=str(_needed(about, "training_data")),
         window=_window(_needed(about, "window")),
         accuracy=about.get("metrics", {}),

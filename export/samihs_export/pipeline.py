@@ -27,7 +27,7 @@ from samihs_export.parity import (
 from samihs_export.precision import Precision, to_precision
 from samihs_export.reference import answers_of_model
 from samihs_export.verify import REFERENCE
-from samihs_runtime.bundle import Bundle, GraphEntry, Manifest, WindowRule, write_bundle
+from samihs_runtime.bundle import MANIFEST, Bundle, GraphEntry, Manifest, WindowRule, write_bundle
 from samihs_runtime.errors import OutputError
 from samihs_training.adapters import PRConfig
 from samihs_training.model import SamihsModel
@@ -93,6 +93,7 @@ def export_bundle(
         OutputError: ``out`` is no bundle, or cannot be written.
     """
     options = options or ExportOptions()
+    _check_destination(out)
     progress("merging adapters")
     merged, report = merge(model)
     progress(f"drawing {options.parity_slices} phantom slices")
@@ -102,7 +103,8 @@ def export_bundle(
     results = [merge_result]
     try:
         with tempfile.TemporaryDirectory(prefix="samihs-export-") as scratch:
-            folder = Path(scratch)
+            folder = Path(scratch) / "files"
+            folder.mkdir()  # unlike the scratch folder, readable by all, as the bundle will be
             entries = []
             for family, precision in _families(options):
                 progress(f"exporting and proving {family} {precision}")
@@ -115,6 +117,16 @@ def export_bundle(
             return write_bundle(folder, manifest, out)
     except OSError as error:
         raise OutputError(f"the export could not be written: {error}") from error
+
+
+def _check_destination(out: Path) -> None:
+    """What ``write_bundle`` would refuse, said before the minutes of work."""
+    if out.exists() and not (out / MANIFEST).is_file() and not (out.is_dir() and _empty(out)):
+        raise OutputError(f"{out} exists and is no bundle: name another place with --out")
+
+
+def _empty(folder: Path) -> bool:
+    return next(folder.iterdir(), None) is None
 
 
 def _cases(model: SamihsModel, window: WindowRule, options: ExportOptions) -> list[ParityCase]:

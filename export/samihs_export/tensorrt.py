@@ -7,6 +7,7 @@ the runtime decides whether to load it (``samihs_runtime.backends.sidecar``).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -254,7 +255,8 @@ def _write(path: Path, content: memoryview) -> Path:
         partial.write_bytes(content)
         os.replace(partial, path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
         raise OutputError(
             f"cannot write the engine {path}: {error.strerror}; name another folder with --out"
         ) from error

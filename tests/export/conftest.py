@@ -1,0 +1,117 @@
+"""A tiny adapted model whose windows pad, and one bundle of it for the whole session."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import nn
+
+from samihs_export import pipeline
+from samihs_export.cli import main
+from samihs_export.pipeline import BundleMetadata, ExportOptions
+from samihs_runtime.bundle import Bundle, WindowRule
+from samihs_training.adapters import PRConfig, insert_pr_adapters, pr_adapters
+from samihs_training.checkpoint import load_adapters, save_adapters, save_base
+from samihs_training.model import SamihsModel
+from samihs_training.sam import SamConfig, build_sam
+
+SLICE = 96
+TINY = SamConfig(
+    "tiny",
+    width=48,
+    depth=2,
+    heads=3,
+    global_blocks=(1,),
+    image_size=128,  # not the slice's: the resize is in the graph
+    patch_size=16,
+    window=5,  # a grid of 8: padded to 10
+    prompt_width=32,
+    decoder_depth=1,
+    decoder_heads=4,
+    decoder_mlp=64,
+    score_hidden=32,
+    pixel_mean=(0.4, 0.5, 0.6),
+    pixel_std=(0.2, 0.3, 0.4),
+)
+PR = PRConfig(rank=8)
+ABOUT = {"window": [-20, 100], "training_data": "none: random weights", "metrics": {"dice": 0.5}}
+METADATA = BundleMetadata("tiny", "1", "none: random weights", WindowRule("fixed", -20.0, 100.0))
+OPTIONS = ExportOptions(slice_size=SLICE, parity_slices=4, reference_slices=2, trained=False)
+
+
+def adapted_model(pr: PRConfig, seed: int = 0, config: SamConfig = TINY) -> SamihsModel:
+    """Random weights; adapters, relative positions and norms far from their neutral start."""
+    torch.manual_seed(seed)
+    sam = build_sam(config)
+    for name, parameter in sam.named_parameters():
+        if "rel_pos" in name or "pos_embed" in name:
+            nn.init.normal_(parameter, std=0.2)
+        elif "norm" in name:
+            nn.init.normal_(parameter, mean=1.0 if name.endswith("weight") else 0.2, std=0.3)
+    insert_pr_adapters(sam, pr)
+    for _, _, adapter in pr_adapters(sam):
+        nn.init.normal_(adapter.scale, std=0.5)
+        nn.init.normal_(adapter.bias, std=0.3)
+    return SamihsModel(sam, config).eval()
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """Adapters, the base they belong to, and one they do not."""
+
+    adapters: Path
+    base: Path
+    other_base: Path
+
+
+@dataclass(frozen=True, eq=False)
+class Exported:
+    """The session's bundle, as the command wrote it, and the model that it was made from."""
+
+    model: SamihsModel
+    bundle: Bundle
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
+    folder = tmp_path_factory.mktemp("checkpoints")
+    paths = Checkpoints(*(folder / f"{n}.safetensors" for n in ("adapters", "base", "other")))
+    model = adapted_model(PR)
+    state = plain_state(model)
+    for path, seed in ((paths.base, 0), (paths.other_base, 1)):
+        torch.manual_seed(seed)
+        sam = build_sam(TINY)
+        sam.load_state_dict(state if path == paths.base else sam.state_dict())
+        save_base(path, sam, TINY, {})
+    save_adapters(paths.adapters, model.sam, PR, paths.base, ABOUT)
+    return paths
+
+
+@pytest.fixture(scope="session")
+def exported(checkpoints: Checkpoints, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """A bundle with fp32 graphs for ONNX Runtime and fp16 graphs for TensorRT."""
+    out = tmp_path_factory.mktemp("export") / "tiny"
+    paths = ["--checkpoint", str(checkpoints.adapters), "--base", str(checkpoints.base)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "ExportOptions", lambda **given: OPTIONS)
+        result = CliRunner().invoke(main, ["bundle", *paths, "--out", str(out), "--untrained"])
+    assert result.exit_code == 0, result.output
+    model = load_adapters(checkpoints.adapters, checkpoints.base).model
+    return Exported(model, Bundle.open(out))
+
+
+def plain_state(model: SamihsModel) -> dict[str, torch.Tensor]:
+    """The weights that the base had before the adapters were put in."""
+    state = {}
+    for name, tensor in model.sam.state_dict().items():
+        parts = name.split(".")
+        if parts[:2] == ["image_encoder", "blocks"] and parts[4].isdigit():
+            if parts[4] == "0":
+                continue  # the adapter
+            del parts[4]
+        state[".".join(parts)] = tensor
+    return state

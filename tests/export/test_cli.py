@@ -1,0 +1,127 @@
+"""``samihs-export`` as users run it: bundle from checkpoints, verify without torch, bad input."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from safetensors.torch import save_file
+from torch import Tensor
+
+from samihs_export import tensorrt
+from samihs_export.cli import main
+from samihs_runtime.errors import BackendError
+
+from .conftest import TINY, Checkpoints, Exported
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(each) for each in arguments])
+
+
+def refused(result: Result, *words: str) -> None:
+    """Exit 2, one line on stderr, no traceback."""
+    assert result.exit_code == 2, result.output
+    lines = [line for line in result.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error: ")
+    for word in words:
+        assert word in lines[0]
+
+
+def test_bundle_from_checkpoints(exported: Exported) -> None:
+    manifest, root = exported.bundle.manifest, exported.bundle.root
+    assert (manifest.name, manifest.preset, manifest.clinical_use) == ("tiny", "tiny", False)
+    assert (manifest.window.rule, manifest.window.low, manifest.window.high) == ("fixed", -20, 100)
+    assert manifest.merge["layers"] == 2 * TINY.depth
+    assert manifest.accuracy == {"dice": 0.5}
+    assert set(manifest.provenance) >= {"base_sha256", "adapters_sha256", "tools"}
+    assert manifest.method["rank"] == 8
+    card = (root / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "Not for clinical use" in card
+    assert "none: random weights" in card
+    compared = [each["name"] for each in json.loads((root / "parity.json").read_text())["results"]]
+    assert [name.split()[0] for name in compared] == ["merged", "onnx", "trt"]
+    assert root.stat().st_mode & 0o055 == 0o055  # others may read what is served
+
+
+def test_verify_and_engines_load_no_torch(exported: Exported) -> None:
+    code = (
+        "import sys; from samihs_export import cli, tensorrt\n"
+        "try: cli.main(['verify', sys.argv[1]])\n"
+        "finally: print('torch loaded:', 'torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(exported.bundle.root)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert "intact" in done.stdout
+    assert "torch loaded: False" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "base", "words"),
+    [
+        ("missing.safetensors", "base", ["no checkpoint"]),
+        ("text", "base", ["no readable safetensors"]),
+        ("foreign", "base", ["no adapter checkpoint"]),
+        ("base", "base", ["no adapter checkpoint"]),
+        ("adapters", "adapters", ["base"]),
+        ("adapters", "other_base", ["sha256", "give the base"]),
+    ],
+)
+def test_checkpoints_that_do_not_fit(
+    checkpoints: Checkpoints, tmp_path: Path, checkpoint: str, base: str, words: list[str]
+) -> None:
+    (tmp_path / "text").write_text("not a checkpoint")
+    save_file({"x": Tensor([1.0])}, tmp_path / "foreign")
+    places = [getattr(checkpoints, each, tmp_path / each) for each in (checkpoint, base)]
+    out = tmp_path / "out"
+    result = run("bundle", "--checkpoint", places[0], "--base", places[1], "--out", out)
+    refused(result, *words)
+    assert not out.exists()
+
+
+def test_out_that_is_no_bundle_is_left_alone(checkpoints: Checkpoints, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    paths = ("--checkpoint", checkpoints.adapters, "--base", checkpoints.base)
+    refused(run("bundle", *paths, "--out", tmp_path, "--untrained"), "no bundle")
+    assert [each.name for each in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_unknown_target_is_refused_before_any_work(tmp_path: Path) -> None:
+    refused(run("bundle", "--out", tmp_path / "out", "--target", "sm13"), "unknown target 'sm13'")
+    assert not (tmp_path / "out").exists()
+
+
+def test_engines_without_a_builder(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(flavour: str) -> None:
+        raise BackendError(f"{flavour} is not installed")
+
+    monkeypatch.setattr(tensorrt, "import_flavour", missing)
+    before = sorted(exported.bundle.root.rglob("*"))
+    refused(run("engines", exported.bundle.root, "--target", "sm89"), "no TensorRT builder")
+    assert sorted(exported.bundle.root.rglob("*")) == before
+
+
+@pytest.mark.parametrize("command", ["engines", "verify"])
+def test_no_such_bundle(tmp_path: Path, command: str) -> None:
+    refused(run(command, tmp_path / "nowhere"), "no bundle")
+
+
+def test_changed_byte(exported: Exported, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(exported.bundle.root, copy)
+    path = copy / "onnx" / "decoder.onnx"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    refused(run("verify", copy), "was changed")
