@@ -81,11 +81,11 @@ def training_click(mask: Mask, rng: np.random.Generator) -> tuple[float, float]:
 def structure_target(sample: PhantomSlice, rng: np.random.Generator) -> Target:
     """A click on any structure: the base learns what belongs together on CT.
 
-    Half of the time a lesion, where there is one; else the 8-connected component of one tissue
+    Mostly a lesion, where there is one; else the 8-connected component of one tissue
     under a random pixel of the head, the rare tissues as often as the common.
     """
     found = lesions(sample)
-    if found and rng.random() < 0.5:
+    if found and rng.random() < 0.7:
         kind, mask = found[rng.integers(len(found))]
         return Target(mask, training_click(mask, rng), kind)
     present = [label for label in np.unique(sample.tissues) if label != Tissue.AIR]

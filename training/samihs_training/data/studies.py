@@ -1,0 +1,116 @@
+"""Test cases: slices of whole phantom studies of seeds that no training has seen, with clicks."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samihs_training.data.cache import FIRST_SEEDS
+from samihs_training.data.phantom import BleedType, PhantomOptions, PhantomSlice, generate_study
+from samihs_training.data.targets import (
+    Target,
+    deepest_click,
+    lesions,
+    negative_target,
+    random_click,
+)
+
+ClickRule = Literal["deepest", "random"]
+STUDY_SEED = FIRST_SEEDS["test"]
+
+
+@dataclass(frozen=True, eq=False)
+class StudyCase:
+    """One slice of a study and the clicks on it."""
+
+    study: int
+    """Seed."""
+    index: int
+    """Slice of the study."""
+    hu: NDArray[np.int16]
+    spacing_mm: float
+    extent_mm: float
+    """What the slice stands for along the normal."""
+    clicks: tuple[Target, ...]
+    """One on each lesion of the slice, and one where nothing bleeds (its mask is empty)."""
+
+
+@dataclass(frozen=True)
+class StudySpec:
+    """Which studies, how many of their slices, and how they are clicked on."""
+
+    studies: int = 100
+    slices_per_study: int = 6
+    """At most so many slices that bleed, spread evenly over those there are, and a third as many
+    that do not."""
+    click: ClickRule = "deepest"
+    options: PhantomOptions = PhantomOptions()
+    first_seed: int = STUDY_SEED
+
+
+def study_cases(
+    spec: StudySpec, *, workers: int = 1, progress: Callable[[int], None] = lambda done: None
+) -> Iterator[StudyCase]:
+    """The cases of all studies, in order of seeds; ``workers`` processes generate them."""
+    seeds = range(spec.first_seed, spec.first_seed + spec.studies)
+    if workers <= 1:
+        for done, seed in enumerate(seeds, 1):
+            yield from cases_of(seed, spec)
+            progress(done)
+        return
+    context = multiprocessing.get_context("spawn")  # a fork may hang in torch's thread pool
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        for done, cases in enumerate(pool.map(partial(cases_of, spec=spec), seeds), 1):
+            yield from cases
+            progress(done)
+
+
+def cases_of(seed: int, spec: StudySpec) -> list[StudyCase]:
+    """The chosen slices of one study."""
+    study = generate_study(seed, spec.options)
+    slices = [
+        PhantomSlice(hu, bleeds, tissues, study.pixel_spacing)
+        for hu, bleeds, tissues in zip(study.hu, study.bleeds, study.tissues, strict=True)
+    ]
+    found = [lesions(each) for each in slices]
+    bleeding = [index for index, each in enumerate(found) if each]
+    calm = [index for index, each in enumerate(slices) if not each.bleeds.any()]
+    chosen = _spread(bleeding, spec.slices_per_study)
+    chosen += _spread(calm, -(-spec.slices_per_study // 3))
+    cases = []
+    for index in sorted(chosen):
+        rng = np.random.default_rng([seed, index])
+        clicks = [
+            Target(
+                mask,
+                deepest_click(mask) if spec.click == "deepest" else random_click(mask, rng),
+                kind,
+            )
+            for kind, mask in found[index]
+        ]
+        clicks.append(negative_target(slices[index], rng))
+        extent = float(study.extents_mm[index])
+        cases.append(
+            StudyCase(seed, index, slices[index].hu, study.pixel_spacing, extent, tuple(clicks))
+        )
+    return cases
+
+
+def is_bleed(target: Target) -> bool:
+    """Whether the click is on a lesion."""
+    return target.kind is not BleedType.NONE
+
+
+def _spread(indices: list[int], count: int) -> list[int]:
+    """At most ``count`` of ``indices``, evenly spread, ends included."""
+    if len(indices) <= count:
+        return list(indices)
+    picks = np.unique(np.linspace(0, len(indices) - 1, count).round().astype(int))
+    return [indices[pick] for pick in picks]

@@ -1,0 +1,111 @@
+"""How good a mask is, and how sure one may be of a mean.
+
+Rules for empty masks: both empty is a perfect answer (Dice 1, distance 0); one of the two empty is
+Dice 0 and has no surface distance (NaN), which a mean must count and leave out, not hide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from samihs_training.data.targets import Mask
+
+BOOTSTRAP_DRAWS = 2000
+
+
+@dataclass(frozen=True)
+class MaskMetrics:
+    """One predicted mask against the truth of that slice."""
+
+    dice: float
+    iou: float
+    hd95_mm: float
+    """95th percentile of the symmetric surface distance, mm (MONAI); NaN where undefined."""
+    area_error_mm2: float
+    """Predicted minus true area."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over clicks, and a 95 % bootstrap interval over studies."""
+
+    mean: float
+    low: float
+    high: float
+    count: int
+    """Values that went in."""
+    undefined: int = 0
+    """Values that could not (NaN)."""
+
+
+def mask_metrics(predicted: Mask, truth: Mask, spacing_mm: tuple[float, float]) -> MaskMetrics:
+    """Metrics of boolean masks [rows, columns]; ``spacing_mm`` is (between rows, columns)."""
+    if predicted.shape != truth.shape:
+        raise ValueError(f"masks of {predicted.shape} and {truth.shape}: expected one shape")
+    both = int((predicted & truth).sum())
+    areas = int(predicted.sum()), int(truth.sum())
+    either = sum(areas) - both
+    return MaskMetrics(
+        dice=2 * both / sum(areas) if either else 1.0,
+        iou=both / either if either else 1.0,
+        hd95_mm=hausdorff_95(predicted, truth, spacing_mm),
+        area_error_mm2=(areas[0] - areas[1]) * spacing_mm[0] * spacing_mm[1],
+    )
+
+
+def hausdorff_95(predicted: Mask, truth: Mask, spacing_mm: tuple[float, float]) -> float:
+    """Symmetric 95 % Hausdorff distance in mm: MONAI's; NaN where one mask is empty."""
+    if not predicted.any() or not truth.any():
+        return 0.0 if predicted.any() == truth.any() else float("nan")
+    from monai.metrics import compute_hausdorff_distance  # slow to import
+
+    # Cropped to both masks, and a frame around: distances are the same, and 50 times cheaper.
+    rows = np.flatnonzero((predicted | truth).any(1))
+    columns = np.flatnonzero((predicted | truth).any(0))
+    box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    pair = [
+        torch.from_numpy(np.pad(mask[box], 2))[None, None].float() for mask in (predicted, truth)
+    ]
+    distance = compute_hausdorff_distance(
+        *pair, include_background=True, percentile=95, spacing=list(spacing_mm)
+    )
+    return float(distance.item())
+
+
+def estimate(
+    values: Sequence[float], studies: Sequence[int], *, seed: int = 0, draws: int = BOOTSTRAP_DRAWS
+) -> Estimate:
+    """Mean of ``values``; the interval resamples whole ``studies``, since slices of one are alike."""
+    table = np.asarray(values, np.float64)
+    defined = ~np.isnan(table)
+    if not defined.any():
+        nan = float("nan")
+        return Estimate(nan, nan, nan, 0, len(table))
+    _, group = np.unique(np.asarray(studies)[defined], return_inverse=True)
+    sums = np.bincount(group, weights=table[defined])
+    counts = np.bincount(group)
+    picks = np.random.default_rng(seed).integers(len(sums), size=(draws, len(sums)))
+    means: NDArray[np.float64] = sums[picks].sum(1) / counts[picks].sum(1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    mean = float(table[defined].mean())
+    return Estimate(mean, float(low), float(high), int(defined.sum()), int((~defined).sum()))
+
+
+def best_threshold(on_bleeds: Sequence[float], elsewhere: Sequence[float]) -> float:
+    """The score that best parts clicks on bleeds from others (largest Youden index).
+
+    Midway between the two neighbouring scores; 0.5 where one side has none.
+    """
+    if not len(on_bleeds) or not len(elsewhere):
+        return 0.5
+    bled, calm = np.sort(np.asarray(on_bleeds)), np.sort(np.asarray(elsewhere))
+    scores = np.unique(np.concatenate([bled, calm]))
+    cuts = np.concatenate([[scores[0] - 0.01], (scores[1:] + scores[:-1]) / 2])
+    found = 1 - np.searchsorted(bled, cuts) / len(bled)
+    refused = np.searchsorted(calm, cuts) / len(calm)
+    return float(cuts[int(np.argmax(found + refused))])
