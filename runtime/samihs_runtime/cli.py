@@ -142,8 +142,7 @@ def _click_of(path: Path) -> str:
     import json
 
     try:
-        suggested = json.loads(path.read_text())["click"]
-        return f"{suggested['x']},{suggested['y']},{suggested['z']}"
+        return str(json.loads(path.read_text())["suggested_click"]["point"])
     except OSError as error:
         raise UsageError(f"cannot read {path.name}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:

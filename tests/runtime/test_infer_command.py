@@ -1,0 +1,195 @@
+"""``samihs-infer`` as its user runs it: real DICOM on disk, a bundle, exit codes and files."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from samihs_runtime.cli import main
+from samihs_training.data.phantom import BleedType, PhantomOptions, generate_study, write_dicom
+
+pytestmark = pytest.mark.filterwarnings(
+    # Click's runner leaves its captured streams to the garbage collector.
+    "ignore::ResourceWarning"
+)
+
+
+@pytest.fixture(scope="module")
+def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("phantom")
+    options = PhantomOptions(
+        matrix=128, slices=6, slice_thickness_mm=5.0, bleeds=(BleedType.INTRAPARENCHYMAL,)
+    )
+    write_dicom(generate_study(3, options), folder)
+    return folder
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(each) for each in arguments])
+
+
+def test_a_click_gives_a_table_and_three_files(
+    phantom: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    result = run(
+        phantom, "--click-file", phantom / "truth.json", "--bundle", tiny_bundle, "--out", out
+    )
+    assert result.exit_code == 0, result.output
+    names = {path.name for path in out.iterdir()}
+    assert {"lesion-seg.dcm", "overlay.png", "report.json"} <= names
+    report = json.loads((out / "report.json").read_text())
+    assert isinstance(report["result"]["found"] if "result" in report else report["found"], bool)
+    assert "not for clinical use" in result.output
+
+
+def test_an_earlier_result_is_kept_unless_told(
+    phantom: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    arguments = (phantom, "--point", "64,64,2", "--bundle", tiny_bundle, "--out", tmp_path / "out")
+    assert run(*arguments).exit_code == 0
+    again = run(*arguments)
+    assert again.exit_code == 2
+    assert "--overwrite" in again.output
+    assert run(*arguments, "--overwrite").exit_code == 0
+
+
+def test_series_are_listed(phantom: Path) -> None:
+    result = run(phantom, "--list")
+    assert result.exit_code == 0
+    assert "axial" in result.output
+
+
+def _text_file(folder: Path) -> Path:
+    path = folder / "notes.txt"
+    path.write_text("no study")
+    return path
+
+
+def _empty_folder(folder: Path) -> Path:
+    (folder / "empty").mkdir()
+    return folder / "empty"
+
+
+def _mr_series(folder: Path) -> Path:
+    from .dicom_factory import write_series
+
+    return write_series(folder / "mr", Modality="MR", SOPClassUID="1.2.840.10008.5.1.4.1.1.4")
+
+
+@pytest.mark.parametrize(
+    "study", [lambda folder: folder / "absent", _text_file, _empty_folder, _mr_series]
+)
+def test_what_is_no_ct_study_is_one_line_and_exit_2(
+    study: object, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    assert callable(study)
+    path = study(tmp_path)
+    _one_line_nothing_written([path, "--point", "5,5", "--bundle", tiny_bundle], tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--point", "999,5,2"],
+        ["--point", "5,5", "--slice", "77"],
+        ["--point", "five"],
+        ["--negative", "5,5"],
+        ["--point", "5,5,2", "--backend", "tensorrt"],
+    ],
+)
+def test_a_request_that_cannot_be_met_is_one_line_and_exit_2(
+    options: list[str], phantom: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    _one_line_nothing_written([phantom, *options, "--bundle", tiny_bundle], tmp_path / "out")
+
+
+def test_a_bundle_with_a_changed_byte_is_refused(
+    phantom: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    graph = next(tiny_bundle.rglob("encoder.onnx"))
+    graph.write_bytes(graph.read_bytes()[:-1] + b"\x00")
+    _one_line_nothing_written(
+        [phantom, "--point", "5,5,2", "--bundle", tiny_bundle], tmp_path / "out"
+    )
+
+
+def test_a_bundle_path_that_leaves_its_folder_is_refused(
+    phantom: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    manifest = tiny_bundle / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("onnx/encoder.onnx", "../encoder.onnx"))
+    _one_line_nothing_written(
+        [phantom, "--point", "5,5,2", "--bundle", tiny_bundle], tmp_path / "out"
+    )
+
+
+def test_without_onnxruntime_the_extra_is_named(
+    phantom: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("onnxruntime", "tensorrt_rtx", "tensorrt"):
+        monkeypatch.setitem(sys.modules, name, None)
+    line = _one_line_nothing_written(
+        [phantom, "--point", "5,5,2", "--bundle", tiny_bundle], tmp_path / "out"
+    )
+    assert "samihs[cpu]" in line
+
+
+def _one_line_nothing_written(arguments: list[object], out: Path) -> str:
+    result = run(*arguments, "--out", out)
+    assert result.exit_code == 2, result.output
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error: ")
+    assert not out.exists()
+    return lines[0]
+
+
+def test_a_fault_of_ours_is_one_line_too_and_a_traceback_only_on_request(
+    phantom: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr("samihs_runtime.infer.measure", broken)
+    arguments = (phantom, "--point", "64,64,2", "--bundle", tiny_bundle, "--out", tmp_path / "out")
+    result = run(*arguments)
+    assert result.exit_code == 1
+    assert result.stderr.strip().splitlines()[-1].startswith("internal error: RuntimeError")
+    monkeypatch.setenv("SAMIHS_DEBUG", "1")
+    assert isinstance(run(*arguments).exception, RuntimeError)
+
+
+def test_help_is_there_in_a_fresh_interpreter() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "samihs_runtime.cli", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "--point" in done.stdout
+
+
+def test_masks_do_not_depend_on_the_order_of_files(
+    phantom: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    shuffled = tmp_path / "shuffled"
+    shuffled.mkdir()
+    names = sorted(phantom.glob("*.dcm"))
+    for index, path in enumerate(np.random.default_rng(0).permutation(names)):
+        (shuffled / f"{index}.dcm").write_bytes(Path(path).read_bytes())
+    reports = []
+    for folder in (phantom, shuffled):
+        out = tmp_path / f"out-{folder.name}"
+        arguments = ("--point", "64,64,2", "--bundle", tiny_bundle, "--out", out, "--format")
+        assert run(folder, *arguments, "json").exit_code == 0
+        report = json.loads((out / "report.json").read_text())
+        report.pop("timings", None)
+        reports.append(report)
+    assert reports[0]["slices"] == reports[1]["slices"]

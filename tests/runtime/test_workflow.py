@@ -1,0 +1,130 @@
+"""Locating the slice, segmenting, following: on a fake backend that grows regions.
+
+The series is brain at 30 HU with a ball of blood at 70 HU, so every expectation is known exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from samihs_runtime.backends.fake import FakeBackend
+from samihs_runtime.bundle import Bundle
+from samihs_runtime.errors import PromptError
+from samihs_runtime.prompts import parse_request
+from samihs_runtime.propagation import deepest_point
+from samihs_runtime.segmenter import Segmenter
+from samihs_runtime.series import CTSeries
+from samihs_runtime.workflow import segment_lesion
+
+from .series_factory import make_series
+
+BALL = (4, 30, 36)  # slice, row, column of its centre
+RADIUS = 12  # pixels; 2.5 mm slices of 0.5 mm pixels, so 5 pixels a slice
+
+
+def ball_series(**changes: object) -> CTSeries:
+    series = make_series(positions=[2.5 * z for z in range(9)], thickness=2.5)
+    z, y, x = np.mgrid[:9, :64, :64]
+    distance = np.hypot(np.hypot(y - BALL[1], x - BALL[2]), 5.0 * (z - BALL[0]))
+    hu = np.where(distance <= RADIUS, 70, 30).astype(np.int16)
+    return replace(series, hu=hu, **changes)
+
+
+@pytest.fixture
+def segmenter(tiny_bundle: Path) -> Iterator[Segmenter]:
+    bundle = Bundle.open(tiny_bundle)
+    with Segmenter(bundle, FakeBackend.for_manifest(bundle.manifest)) as opened:
+        yield opened
+
+
+def truth(series: CTSeries) -> NDArray[np.bool_]:
+    return series.hu == 70
+
+
+def test_a_click_is_followed_through_the_whole_ball(segmenter: Segmenter) -> None:
+    series = ball_series()
+    lesion = segment_lesion(segmenter, series, parse_request(["36,30,4"]))
+    assert lesion.found
+    assert [part.index for part in lesion.slices] == [2, 3, 4, 5, 6]
+    assert [part.origin for part in lesion.slices].count("clicked") == 1
+    wanted = truth(series)
+    mask = lesion.volume_mask(series.hu.shape)
+    dice = 2 * (mask & wanted).sum() / (mask.sum() + wanted.sum())
+    assert dice > 0.95  # the fake's logits are a quarter of the slice's size
+    assert len(lesion.stop_reasons) == 2
+
+
+def test_without_propagation_only_the_clicked_slice_is_answered(segmenter: Segmenter) -> None:
+    request = parse_request(["36,30,4"])
+    lesion = segment_lesion(segmenter, ball_series(), request, propagation=False)
+    assert [part.index for part in lesion.slices] == [4]
+
+
+def test_without_a_slice_the_best_one_is_found_and_said(segmenter: Segmenter) -> None:
+    lesion = segment_lesion(segmenter, ball_series(), parse_request(["36,30"]))
+    assert lesion.found
+    assert lesion.clicked_slice in range(2, 7)
+    assert "no slice was named" in lesion.notes[0]
+
+
+def test_where_nothing_can_be_blood_the_slice_is_asked_for(segmenter: Segmenter) -> None:
+    series = ball_series()
+    calcified = replace(series, hu=np.full_like(series.hu, 400))
+    with pytest.raises(PromptError, match="--slice"):
+        segment_lesion(segmenter, calcified, parse_request(["36,30"]))
+
+
+def test_a_click_on_brain_is_answered_not_found(segmenter: Segmenter) -> None:
+    lesion = segment_lesion(segmenter, ball_series(), parse_request(["8,8,4"]))
+    assert not lesion.found
+    assert lesion.slices == ()
+    assert "no hemorrhage found" in lesion.notes[-1]
+
+
+def test_a_wide_gap_ends_the_lesion(segmenter: Segmenter) -> None:
+    series = ball_series()
+    moved = [
+        replace(plane, position=(plane.position[0], plane.position[1], plane.position[2] + 30.0))
+        if index > 4
+        else plane
+        for index, plane in enumerate(series.planes)
+    ]
+    lesion = segment_lesion(
+        segmenter, replace(series, planes=tuple(moved)), parse_request(["36,30,4"])
+    )
+    assert [part.index for part in lesion.slices] == [2, 3, 4]
+    assert "32.5 mm away" in lesion.stop_reasons[1]
+
+
+def test_parts_that_split_are_both_followed(segmenter: Segmenter) -> None:
+    series = ball_series()
+    hu = np.full_like(series.hu, 30)
+    hu[4, 20:30, 10:50] = 70  # one bar ...
+    hu[5, 20:30, 10:22] = hu[5, 20:30, 38:50] = 70  # ... becomes its two ends
+    lesion = segment_lesion(segmenter, replace(series, hu=hu), parse_request(["30,25,4"]))
+    above = {part.index: part.mask for part in lesion.slices}[5]
+    assert above[25, 15]
+    assert above[25, 44]
+    assert not above[25, 30]
+
+
+def test_a_second_bleed_elsewhere_is_not_taken_over(segmenter: Segmenter) -> None:
+    series = ball_series()
+    hu = series.hu.copy()
+    hu[:, 5:12, 5:12] = 70
+    lesion = segment_lesion(segmenter, replace(series, hu=hu), parse_request(["36,30,4"]))
+    assert not lesion.volume_mask(hu.shape)[:, 5:12, 5:12].any()
+
+
+def test_the_deepest_point_of_a_rectangle_is_its_middle() -> None:
+    region = np.zeros((20, 30), bool)
+    region[5:12, 3:24] = True
+    x, y = deepest_point(region)
+    assert y == 8
+    assert 6 <= x <= 20
