@@ -46,7 +46,7 @@ class SlicePlane:
         return self.spacing[0] * self.spacing[1]
 
     def to_patient(self, x: float, y: float) -> NDArray[np.float64]:
-        """Patient coordinates [3] in mm of pixel ``(column x, row y)``; PS3.3 equation C.7.6.2.1-1."""
+        """Patient coordinates [3], mm, of pixel (column x, row y); PS3.3 equation C.7.6.2.1-1."""
         row, column = np.asarray(self.row_direction), np.asarray(self.column_direction)
         offset = row * (self.spacing[1] * x) + column * (self.spacing[0] * y)
         return np.asarray(self.position, dtype=np.float64) + offset

@@ -26,13 +26,13 @@ def test_a_point_prompt_has_exactly_one_pad_and_a_box_none() -> None:
 
 @pytest.mark.parametrize("text", ["", "1", "a,b", "1,2,3,4", "1;2", "nan,2", "inf,2", "1,2,0.5"])
 def test_a_malformed_point_is_refused(text: str) -> None:
-    with pytest.raises(PromptError, match="form|whole number"):
+    with pytest.raises(PromptError, match=r"form|whole number"):
         parse_request([text])
 
 
 @pytest.mark.parametrize("box", ["1,2,3", "5,5,5,9", "5,5,9,4", "a,b,c,d"])
 def test_a_malformed_or_empty_box_is_refused(box: str) -> None:
-    with pytest.raises(PromptError, match="form|empty"):
+    with pytest.raises(PromptError, match=r"form|empty"):
         parse_request([], box=box)
 
 

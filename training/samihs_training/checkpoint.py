@@ -93,7 +93,8 @@ def load_base(path: Path) -> tuple[nn.Module, SamConfig, dict[str, Any]]:
     """
     if path.suffix == ".pth":
         config = _meta_preset(path)
-        state, description = _read_pth(path), {"config": asdict(config), "training_data": "SA-1B"}
+        state = _read_pth(path)
+        description: dict[str, Any] = {"config": asdict(config), "training_data": "SA-1B"}
     else:
         state, description = read_safetensors(path)
         if description.get("kind") != "base":
@@ -154,7 +155,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}")
     try:
-        with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+        with safe_open(path, framework="pt") as file:
             description = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
             return {name: file.get_tensor(name) for name in file.keys()}, description  # noqa: SIM118
     except (SafetensorError, ValueError) as error:
@@ -192,13 +193,11 @@ def _meta_preset(path: Path) -> SamConfig:
 
 
 def _config_from(raw: Mapping[str, Any], path: Path) -> SamConfig:
+    fields: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()
+    }
     try:
-        return SamConfig(
-            **{
-                key: tuple(value) if isinstance(value, list) else value
-                for key, value in raw.items()
-            }
-        )
+        return SamConfig(**fields)
     except TypeError as error:
         raise CheckpointError(f"{path}: its model configuration is not ours: {error}") from error
 

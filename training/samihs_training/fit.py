@@ -1,7 +1,7 @@
 """Training in two stages: a base from scratch, then adapters on hemorrhages.
 
-A run is one folder: recipe, phantom cache, logs, checkpoints. The budget of each stage is wall-clock
-time, since that is what a machine has; training stops at any minute and goes on with ``resume``.
+A run is one folder: recipe, phantom cache, logs, checkpoints. The budget of each stage is
+wall-clock time, since that is what a machine has; it stops at any minute and ``resume`` goes on.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ class BoundarySensitiveLoss:
 
 
 def contour_of(target: Tensor) -> Tensor:
-    """Foreground pixels [B, 1, H, W] with one of their 4 neighbours (or the image's edge) outside."""
+    """Foreground [B, 1, H, W] with one of its 4 neighbours, or the image's edge, outside."""
     padded = F.pad(target, (1, 1, 1, 1))
     inside = padded[..., :-2, 1:-1] * padded[..., 2:, 1:-1]
     inside = inside * padded[..., 1:-1, :-2] * padded[..., 1:-1, 2:]

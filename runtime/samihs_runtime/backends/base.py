@@ -54,9 +54,7 @@ class Backend(Protocol):
         """What runs, in words, for the report: package, version, device, precision."""
         ...
 
-    def encode(
-        self, hu: NDArray[np.float32], window: NDArray[np.float32]
-    ) -> Sequence[Embedding]:
+    def encode(self, hu: NDArray[np.float32], window: NDArray[np.float32]) -> Sequence[Embedding]:
         """Encode B slices: ``hu`` [B, 1, S, S], ``window`` [B, 2] (low, high HU)."""
         ...
 

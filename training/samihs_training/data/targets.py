@@ -39,7 +39,7 @@ def lesions(
     sample: PhantomSlice, min_pixels: int = MIN_LESION_PIXELS
 ) -> list[tuple[BleedType, Mask]]:
     """Every lesion of a slice: its type and mask, the 8-connected components of each type."""
-    found = []
+    found: list[tuple[BleedType, Mask]] = []
     for kind in BleedType:
         if kind is BleedType.NONE or not (sample.bleeds == kind).any():
             continue
