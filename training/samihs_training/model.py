@@ -83,7 +83,7 @@ class SamihsModel(nn.Module):
         prompt_encoder = self.sam.prompt_encoder
         size = self.config.image_size
         coords = points * (size / slice_size) + 0.5
-        encoded = prompt_encoder.pe_layer.forward_with_coords(coords, (size, size))
+        encoded: Tensor = prompt_encoder.pe_layer.forward_with_coords(coords, (size, size))
         kind = labels[..., None]
         encoded = torch.where(kind == -1, torch.zeros_like(encoded), encoded)
         encoded = encoded + (kind == -1) * prompt_encoder.not_a_point_embed.weight

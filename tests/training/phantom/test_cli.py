@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+
 from samihs_training.data.phantom.cli import main
 
 SMALL = ["--matrix", "128", "--slices", "3", "--thickness", "5"]

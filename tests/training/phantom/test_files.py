@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+
 from samihs_training.data.phantom import (
     BleedType,
     PhantomOptions,

@@ -8,6 +8,8 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
+from scipy import ndimage
+
 from samihs_training.data.phantom import (
     BleedType,
     PhantomOptions,
@@ -21,7 +23,6 @@ from samihs_training.data.phantom.arrays import Array, Points
 from samihs_training.data.phantom.patient import Patient
 from samihs_training.data.phantom.scanner import draw_scan
 from samihs_training.data.phantom.study import Acquisition
-from scipy import ndimage
 
 TYPES = [kind for kind in BleedType if kind is not BleedType.NONE]
 PLAIN = PhantomOptions(

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from samihs_training.data.phantom import PhantomOptions, generate_slice, wear_8bit
 from samihs_training.data.phantom.canvas import Canvas, SlicePlane, Window, _interpolation
 from samihs_training.data.phantom.options import Tissue

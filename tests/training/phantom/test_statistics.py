@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from click.testing import CliRunner
+
 from samihs_training.data.phantom import BleedType, Tissue
 from samihs_training.data.phantom.bleed import VOLUMES
 from samihs_training.data.phantom.statistics import (

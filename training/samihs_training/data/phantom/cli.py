@@ -20,6 +20,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 from rich.table import Table
+
 from samihs_runtime.errors import OutputError, UsageError, one_line_errors
 
 from .dicom import write_dicom

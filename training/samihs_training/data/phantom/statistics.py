@@ -11,8 +11,9 @@ from pathlib import Path
 
 import click
 import numpy as np
-from samihs_runtime.errors import OutputError, one_line_errors
 from scipy import ndimage
+
+from samihs_runtime.errors import OutputError, one_line_errors
 
 from .arrays import Array
 from .bleed import VOLUMES
