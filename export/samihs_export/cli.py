@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping
 from importlib import resources
@@ -14,7 +15,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from samihs_runtime.bundle import Bundle
-from samihs_runtime.errors import CheckpointError, one_line_errors
+from samihs_runtime.errors import CheckpointError, ExportError, one_line_errors
 
 if TYPE_CHECKING:
     from samihs_export.pipeline import BundleMetadata
@@ -37,6 +38,12 @@ def main(debug: bool) -> None:
 @main.command()
 @click.option("--checkpoint", type=Path, default=CHECKPOINT, show_default=True)
 @click.option("--base", type=Path, default=BASE, show_default=True)
+@click.option(
+    "--evaluation",
+    type=Path,
+    help="summary.json of samihs-evaluate: its accuracy and score threshold go into the manifest; "
+    "evaluation.json beside the checkpoint where not given and there.",
+)
 @click.option("--out", type=Path, help="Bundle folder; the shipped bundle where not given.")
 @click.option("--name", help="The bundle's name; its folder's where not given.")
 @click.option("--target", help="Also build engines for these, such as sm80,sm89,sm120.")
@@ -48,6 +55,7 @@ def main(debug: bool) -> None:
 def bundle(
     checkpoint: Path,
     base: Path,
+    evaluation: Path | None,
     out: Path | None,
     name: str | None,
     target: str | None,
@@ -63,7 +71,8 @@ def bundle(
     place = out or Path(str(resources.files("samihs_runtime"))) / "bundles" / SHIPPED_NAME
     console = Console()
     with _steps(console) as step:
-        written = _export(checkpoint, base, place, name or place.name, untrained, step)
+        figures = _figures(evaluation, checkpoint)
+        written = _export(checkpoint, base, figures, place, name or place.name, untrained, step)
     size = sum(entry.bytes for entry in written.manifest.files.values())
     console.print(f"{written.root}  {size / 1e6:.1f} MB, {len(written.manifest.files)} files")
     console.print(_parity_table(written.manifest.parity["results"]))
@@ -105,6 +114,7 @@ def verify(path: Path) -> None:
 def _export(
     checkpoint: Path,
     base: Path,
+    figures: Mapping[str, Any],
     out: Path,
     name: str,
     untrained: bool,
@@ -116,20 +126,34 @@ def _export(
     step("loading the checkpoint")
     loaded = load_adapters(checkpoint, base)
     options = ExportOptions(trained=not untrained)
-    return export_bundle(
-        loaded.model, loaded.pr, _metadata(loaded, name), out, options, progress=step
-    )
+    about = _metadata(loaded, name, figures)
+    return export_bundle(loaded.model, loaded.pr, about, out, options, progress=step)
 
 
-def _metadata(loaded: LoadedAdapters, name: str) -> BundleMetadata:
+def _figures(evaluation: Path | None, checkpoint: Path) -> dict[str, Any]:
+    """What samihs-evaluate measured of this checkpoint; empty where nobody has."""
+    path = evaluation or checkpoint.with_name("evaluation.json")
+    if evaluation is None and not path.is_file():
+        return {}
+    try:
+        figures: dict[str, Any] = json.loads(path.read_text())
+        float(figures["suggested_threshold"])
+    except OSError as error:
+        raise ExportError(f"cannot read the evaluation {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ExportError(f"{path} is no summary.json of samihs-evaluate") from error
+    return figures
+
+
+def _metadata(loaded: LoadedAdapters, name: str, figures: Mapping[str, Any]) -> BundleMetadata:
     """What the adapter checkpoint says of its training, as the bundle says it."""
     from samihs_export.pipeline import BundleMetadata
     from samihs_runtime.report import installed_version
 
     about = loaded.description
     optional: dict[str, Any] = {}
-    if "score_threshold" in about:
-        optional["score_threshold"] = float(about["score_threshold"])
+    if "suggested_threshold" in figures:
+        optional["score_threshold"] = round(float(figures["suggested_threshold"]), 3)
     if "plausible_hu" in about:
         low, high = about["plausible_hu"]
         optional["plausible_hu"] = (float(low), float(high))
@@ -138,7 +162,7 @@ def _metadata(loaded: LoadedAdapters, name: str) -> BundleMetadata:
         version=installed_version(),
         training_data=str(_needed(about, "training_data")),
         window=_window(_needed(about, "window")),
-        accuracy=about.get("metrics", {}),
+        accuracy=figures,
         provenance={
             "base_sha256": loaded.base_sha256,
             "adapters_sha256": loaded.adapter_sha256,

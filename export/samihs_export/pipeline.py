@@ -48,9 +48,9 @@ class BundleMetadata:
         "non-contrast head CT. Not for clinical use."
     )
     score_threshold: float = 0.5
-    plausible_hu: tuple[float, float] = (35.0, 110.0)
-    """Mean HU of a spot that may be blood: acute blood has 50 to 90, a chronic or mixed collection
-    less; calcification and bone have more."""
+    plausible_hu: tuple[float, float] = (10.0, 110.0)
+    """Mean HU of a spot that may be blood: acute blood has 50 to 90, a chronic collection down to
+    10; calcification and bone have more. Brain lies within: the score decides there."""
     accuracy: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
