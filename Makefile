@@ -9,6 +9,9 @@ TORCH   ?= torch==2.13.0
 SEED    ?= 7
 OUT     ?=
 BUNDLE  ?=
+# TensorRT engines are built for these, with or without a GPU; they are not part of the bundle.
+TARGET  ?= sm80,sm89,sm120
+ENGINES ?= build/engines
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow test-gpu lint format phantom train evaluate export bench bench-gpu clean
@@ -38,7 +41,7 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 demo: $(VENV)/.cpu  ## phantom CT study -> samihs-infer -> mask, volume, DICOM SEG (no torch)
 	rm -rf demo
 	$(BIN)/samihs-phantom demo/study --seed $(SEED) --slices 28 --thickness 5 --bleed intraparenchymal
-	$(BIN)/samihs-infer demo/study/dicom --click-file demo/study/truth.json --out demo/result
+	$(BIN)/samihs-infer demo/study --click-file demo/study/truth.json --out demo/result
 	@echo "truth: demo/study/truth.json"
 
 phantom: $(VENV)/.cpu  ## write phantom studies: OUT=phantoms SEED=7
@@ -50,9 +53,10 @@ train: $(VENV)/.dev  ## train base and adapters (QUICK=1: prove the path in 2 mi
 evaluate: $(VENV)/.dev  ## Dice and HD95 of the shipped bundle (or BUNDLE=) on unseen phantoms
 	$(BIN)/samihs-evaluate $(if $(BUNDLE),--bundle $(BUNDLE))
 
-export: $(VENV)/.dev  ## merge, export, prove, bundle, engines (CHECKPOINT= BASE= OUT=)
+export: $(VENV)/.dev  ## merge, export, prove, bundle, engines (CHECKPOINT= BASE= TARGET= OUT=)
 	$(BIN)/samihs-export bundle $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) \
-	    $(if $(BASE),--base $(BASE)) $(if $(OUT),--out $(OUT))
+	    $(if $(BASE),--base $(BASE)) $(if $(OUT),--out $(OUT)) \
+	    --target $(TARGET) --engines $(ENGINES)
 
 # --- checks -----------------------------------------------------------------------------------
 
