@@ -6,9 +6,10 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -230,12 +231,16 @@ def main(
         os.environ["SAMIHS_DEBUG"] = "1"
     spec = StudySpec(studies, slices, rule)
     console = Console()
-    with _predictor(checkpoint, base, bundle, backend) as predictor:
-        with Progress(console=console) as bar:
-            task = bar.add_task("studies", total=studies)
-            advance: Callable[[int], None] = lambda done: bar.update(task, completed=done)  # noqa: E731
-            cases = study_cases(spec, workers=workers, progress=advance)
-            evaluation = evaluate(predictor, cases, score_threshold=score_threshold)
+    with (
+        _predictor(checkpoint, base, bundle, backend) as predictor,
+        Progress(console=console) as bar,
+    ):
+        task = bar.add_task("studies", total=studies)
+        advance = partial(bar.update, task)
+        cases = study_cases(
+            spec, workers=workers, progress=lambda done: advance(completed=float(done))
+        )
+        evaluation = evaluate(predictor, cases, score_threshold=score_threshold)
     _print(evaluation, console)
     if out is not None:
         write_results(evaluation, out)
@@ -261,8 +266,8 @@ def _print(evaluation: Evaluation, console: Console) -> None:
     console.print(
         f"score threshold {evaluation.score_threshold:.2f}: "
         f"{rates['found_on_bleeds']:.1%} of {len(evaluation.on_bleeds)} clicks on bleeds found, "
-        f"{rates['accepted_elsewhere']:.1%} of {len(evaluation.elsewhere)} clicks elsewhere accepted "
-        f"(best threshold here {evaluation.suggested_threshold:.2f})"
+        f"{rates['accepted_elsewhere']:.1%} of {len(evaluation.elsewhere)} clicks elsewhere "
+        f"accepted (best threshold here {evaluation.suggested_threshold:.2f})"
     )
     console.print("Synthetic CT only: says nothing about patients. Not for clinical use.")
 

@@ -80,7 +80,7 @@ def hausdorff_95(predicted: Mask, truth: Mask, spacing_mm: tuple[float, float]) 
 def estimate(
     values: Sequence[float], studies: Sequence[int], *, seed: int = 0, draws: int = BOOTSTRAP_DRAWS
 ) -> Estimate:
-    """Mean of ``values``; the interval resamples whole ``studies``, since slices of one are alike."""
+    """Mean of ``values``; the interval resamples whole ``studies``: slices of one are alike."""
     table = np.asarray(values, np.float64)
     defined = ~np.isnan(table)
     if not defined.any():

@@ -16,7 +16,7 @@ from samihs_training.data.targets import Mask
 
 Clicks = Sequence[tuple[float, float]]
 Answer = Callable[[NDArray[np.int16], Clicks], list[tuple[Mask, float]]]
-"""A slice [rows, columns] in HU and clicks (x, y) -> a mask [rows, columns] and a score for each."""
+"""A slice [rows, columns] in HU, clicks (x, y) -> for each a mask [rows, columns] and a score."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
@@ -51,7 +51,7 @@ class StudySpec:
     """At most so many slices that bleed, spread evenly over those there are, and a third as many
     that do not."""
     click: ClickRule = "deepest"
-    options: PhantomOptions = PhantomOptions()
+    options: PhantomOptions = field(default=PhantomOptions())
     first_seed: int = STUDY_SEED
 
 

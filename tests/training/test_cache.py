@@ -1,0 +1,87 @@
+"""The cache: made once, gone on with after an interruption, refused when it is another's."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from samihs_runtime.errors import DataError, UsageError
+from samihs_training.data import cache as module
+from samihs_training.data.cache import FIRST_SEEDS, CacheSpec, open_cache
+from samihs_training.data.phantom import PhantomOptions, PhantomSlice, generate_slice
+
+SPEC = CacheSpec("validation", 3, matrix=64)
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """No pool of processes; returns the seeds that were generated."""
+    seeds: list[int] = []
+
+    class Here:
+        def __init__(self, *args: object, **kwargs: object) -> None: ...
+        def __enter__(self) -> Here:
+            return self
+
+        def __exit__(self, *exception: object) -> None: ...
+
+        map = staticmethod(map)
+
+    def recorded(seed: int, options: PhantomOptions) -> PhantomSlice:
+        seeds.append(seed)
+        return generate_slice(seed, options)
+
+    monkeypatch.setattr(module, "ProcessPoolExecutor", Here)
+    monkeypatch.setattr(module, "generate_slice", recorded)
+    return seeds
+
+
+def test_slices_are_the_generators(tmp_path: Path, in_this_process: list[int]) -> None:
+    told: list[tuple[int, int]] = []
+    cache = open_cache(tmp_path, SPEC, progress=lambda done, total: told.append((done, total)))
+    assert len(cache) == 3
+    assert told == [(3, 3)]
+    wanted = generate_slice(FIRST_SEEDS["validation"] + 2, SPEC.options)
+    np.testing.assert_array_equal(cache[2].hu, wanted.hu)
+    np.testing.assert_array_equal(cache[2].bleeds, wanted.bleeds)
+    assert cache[2].pixel_spacing == pytest.approx(wanted.pixel_spacing)
+
+
+def test_a_second_start_makes_nothing_again(tmp_path: Path, in_this_process: list[int]) -> None:
+    open_cache(tmp_path, SPEC)
+    in_this_process.clear()
+    open_cache(tmp_path, SPEC)
+    assert len(in_this_process) <= 1  # one slice, to see that the generator is the same
+
+
+def test_an_interrupted_one_goes_on(tmp_path: Path, in_this_process: list[int]) -> None:
+    open_cache(tmp_path, SPEC)
+    home = next(tmp_path.iterdir())
+    (home / "cache.json").unlink()
+    done = np.load(home / "done.npy", mmap_mode="r+")
+    done[1] = 0
+    done.flush()
+    in_this_process.clear()
+    open_cache(tmp_path, SPEC)
+    assert set(in_this_process) - {SPEC.first_seed} == {SPEC.first_seed + 1}
+
+
+def test_another_generators_cache_is_refused(tmp_path: Path, in_this_process: list[int]) -> None:
+    open_cache(tmp_path, SPEC)
+    hu = np.load(next(tmp_path.iterdir()) / "hu.npy", mmap_mode="r+")
+    hu[0, 0, 0] += 1
+    hu.flush()
+    with pytest.raises(DataError, match="another version; delete the folder"):
+        open_cache(tmp_path, SPEC)
+
+
+def test_splits_share_no_seed() -> None:
+    ranges = [
+        range(first, first + module.SEEDS_PER_SPLIT) for first in sorted(FIRST_SEEDS.values())
+    ]
+    assert all(a.stop <= b.start for a, b in pairwise(ranges))
+    with pytest.raises(UsageError, match="no split 'holdout'"):
+        CacheSpec("holdout", 3)

@@ -1,0 +1,129 @@
+"""samihs-evaluate: cases of unseen studies, results of known answers, one-line errors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from numpy.typing import NDArray
+
+from samihs_training.data.cache import FIRST_SEEDS, SEEDS_PER_SPLIT
+from samihs_training.data.phantom import BleedType, PhantomOptions
+from samihs_training.data.studies import StudyCase, StudySpec, study_cases
+from samihs_training.evaluate import evaluate, main, write_results
+from samihs_training.predictors import Clicks, Predictor
+from samihs_training.sam import build_sam
+
+from .tiny import TINY
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:monai"),  # MONAI 1.6's own calls
+    pytest.mark.filterwarnings("ignore::FutureWarning:monai"),
+]
+SPEC = StudySpec(
+    studies=2,
+    slices_per_study=3,
+    options=PhantomOptions(
+        matrix=96,
+        slices=6,
+        slice_thickness_mm=8,
+        bleeds=(BleedType.INTRAPARENCHYMAL, BleedType.SUBDURAL),
+        volume_range_ml=(20, 40),
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def cases() -> list[StudyCase]:
+    return list(study_cases(SPEC))
+
+
+def knowing(cases: list[StudyCase], *, grown: int = 0) -> Predictor:
+    """Answers with the truth (its columns shifted by ``grown``), score 0.9 on bleeds, else 0.1."""
+    truth = {case.hu.tobytes(): case for case in cases}
+
+    def answer(hu: NDArray[np.int16], clicks: Clicks) -> list[tuple[NDArray[np.bool_], float]]:
+        targets = {target.click: target for target in truth[hu.tobytes()].clicks}
+        asked = [targets[click] for click in clicks]
+        return [(np.roll(t.mask, grown, axis=1), 0.9 if t.mask.any() else 0.1) for t in asked]
+
+    return Predictor("the truth", answer, None)
+
+
+def test_cases_are_unseen_and_clicked_once_per_lesion(cases: list[StudyCase]) -> None:
+    first = FIRST_SEEDS["test"]
+    assert {case.study for case in cases} == {first, first + 1}
+    assert first + SEEDS_PER_SPLIT > SPEC.first_seed + 10_000
+    assert any(len(case.clicks) > 1 for case in cases)
+    for case in cases:
+        *lesions, elsewhere = case.clicks
+        assert not elsewhere.mask.any()
+        for target in lesions:
+            assert target.mask[int(target.click[1]), int(target.click[0])]
+
+
+def test_the_truth_is_perfect(cases: list[StudyCase]) -> None:
+    result = evaluate(knowing(cases), cases)
+    total = result.by_type()["all"]
+    assert (total["dice"].mean, total["dice"].low, total["hd95_mm"].mean) == (1.0, 1.0, 0.0)
+    assert total["volume_error_ml"].mean == 0
+    assert result.acceptance(0.5) == {"found_on_bleeds": 1.0, "accepted_elsewhere": 0.0}
+    assert result.acceptance(0.05)["accepted_elsewhere"] == 1.0
+    assert 0.1 < result.suggested_threshold < 0.9
+
+
+def test_a_shifted_answer_is_worse_by_the_shift(cases: list[StudyCase]) -> None:
+    result = evaluate(knowing(cases, grown=2), cases)
+    total = result.by_type()["all"]
+    assert 0 < total["dice"].mean < 1
+    spacing = max(case.spacing_mm for case in cases)
+    assert 0 < total["hd95_mm"].mean <= 2 * spacing + 1e-6
+    assert set(result.by_type()) <= {"intraparenchymal", "subdural", "all"}
+
+
+def test_results_are_written_whole(cases: list[StudyCase], tmp_path: Path) -> None:
+    result = evaluate(knowing(cases), cases)
+    write_results(result, tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"clicks.csv", "summary.json"}
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["by_type"]["all"]["dice"]["mean"] == 1.0
+    assert "synthetic" in summary["data"]
+    rows = (tmp_path / "out" / "clicks.csv").read_text().splitlines()
+    assert len(rows) == 1 + len(result.clicks)
+
+
+def test_command_on_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from samihs_training import evaluate as module
+    from samihs_training.adapters import PRConfig, insert_pr_adapters
+    from samihs_training.checkpoint import save_adapters, save_base
+
+    base, adapters, sam = tmp_path / "b.safetensors", tmp_path / "a.safetensors", build_sam(TINY)
+    about = {"window": [-20.0, 100.0], "metrics": {"score_threshold": 0.25}}
+    save_base(base, sam, TINY, about)
+    insert_pr_adapters(sam, PRConfig(rank=2))
+    save_adapters(adapters, sam, PRConfig(rank=2), base, about)
+    monkeypatch.setattr(module, "StudySpec", lambda *args: SPEC)
+    options = ["--checkpoint", str(adapters), "--base", str(base), "--workers", "1"]
+    done = CliRunner().invoke(main, [*options, "--out", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    assert "score threshold 0.25" in done.output
+    assert "Not for clinical use" in done.output
+    assert (tmp_path / "out" / "summary.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--checkpoint", "a.safetensors"], "give --checkpoint and --base together"),
+        (["--bundle", "nowhere"], "nowhere"),
+        (["--checkpoint", "none", "--base", "none"], "no checkpoint at none"),
+    ],
+)
+def test_errors_are_one_line(options: list[str], message: str) -> None:
+    done = CliRunner().invoke(main, options)
+    assert done.exit_code == 2
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1

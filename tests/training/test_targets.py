@@ -1,0 +1,45 @@
+"""What a click means: the lesion under it, or nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from samihs_training.data.phantom import BleedType, PhantomOptions, PhantomSlice, generate_slice
+from samihs_training.data.targets import (
+    bleed_target,
+    lesions,
+)
+
+
+@pytest.fixture(scope="module")
+def phantoms() -> list[PhantomSlice]:
+    options = PhantomOptions(crossing_probability=1.0)
+    return [generate_slice(seed, options) for seed in range(20_000, 20_006)]
+
+
+def made(bleeds: np.ndarray) -> PhantomSlice:
+    tissues = np.full(bleeds.shape, 8, np.uint8)
+    return PhantomSlice(np.zeros(bleeds.shape, np.int16), bleeds, tissues, 0.45)
+
+
+def test_lesions_are_parts_of_one_type() -> None:
+    bleeds = np.zeros((40, 40), np.uint8)
+    bleeds[2:10, 2:10] = BleedType.SUBDURAL
+    bleeds[10:14, 10:14] = BleedType.SUBDURAL  # touches at a corner: one lesion
+    bleeds[2:10, 10:20] = BleedType.EPIDURAL  # touches along a side: another type, another lesion
+    bleeds[30:36, 30:36] = BleedType.SUBDURAL
+    bleeds[38, 2:5] = BleedType.SUBDURAL  # 3 pixels: nobody clicks on that
+    found = [(kind, int(mask.sum())) for kind, mask in lesions(made(bleeds))]
+    assert found == [
+        (BleedType.SUBDURAL, 80), (BleedType.SUBDURAL, 36), (BleedType.EPIDURAL, 80),
+    ]  # fmt: skip
+
+
+def test_share_of_negatives(phantoms: list[PhantomSlice]) -> None:
+    rng = np.random.default_rng(2)
+    sample = next(each for each in phantoms if lesions(each))
+    drawn = [bleed_target(sample, rng, negatives=0.3).kind is BleedType.NONE for _ in range(120)]
+    assert 0.15 < np.mean(drawn) < 0.45
+    calm = made(np.zeros((40, 40), np.uint8))
+    assert all(bleed_target(calm, rng).kind is BleedType.NONE for _ in range(3))
