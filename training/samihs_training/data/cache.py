@@ -164,7 +164,7 @@ def _check(home: Path, spec: CacheSpec) -> None:
     hu = np.load(home / "hu.npy", mmap_mode="r")
     if not np.array_equal(hu[0], generate_slice(spec.first_seed, spec.options).hu):
         raise DataError(
-            f"{home}: its first slice is not what the phantom generator makes now, so it comes from "
+            f"{home}: its first slice is not what the phantom generator makes now: it comes from "
             "another version; delete the folder to have it made again"
         )
 
