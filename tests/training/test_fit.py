@@ -1,0 +1,182 @@
+"""Targets, batches, and a whole two-stage run small enough for a test."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from samihs_runtime.errors import OutputError, UsageError
+from samihs_training import fit as fitting
+from samihs_training.checkpoint import load_adapters, load_base
+from samihs_training.cli import main
+from samihs_training.config import Recipe, StageConfig, read_recipe
+from samihs_training.data.cache import CacheSpec, open_cache
+from samihs_training.data.phantom import BleedType, PhantomOptions, PhantomSlice, generate_slice
+from samihs_training.data.slices import ClickedSlices
+from samihs_training.data.targets import (
+    bleed_target,
+    deepest_click,
+    lesions,
+    negative_target,
+    structure_target,
+)
+from samihs_training.fit import corrected, fit, low_resolution
+
+
+@pytest.fixture(scope="module")
+def bled() -> PhantomSlice:
+    options = PhantomOptions(
+        matrix=256, bleeds=(BleedType.INTRAPARENCHYMAL,), crossing_probability=1.0,
+        volume_range_ml=(15.0, 30.0),
+    )  # fmt: skip
+    return generate_slice(4, options)
+
+
+def test_a_click_on_a_lesion_lies_in_its_mask(bled: PhantomSlice) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        target = bleed_target(bled, rng, negatives=0.0)
+        x, y = (int(each) for each in target.click)
+        assert target.mask[y, x]
+        assert (bled.bleeds[target.mask] == target.kind).all()
+
+
+def test_a_negative_click_lies_on_no_bleed_and_asks_for_nothing(bled: PhantomSlice) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        target = negative_target(bled, rng)
+        x, y = (int(each) for each in target.click)
+        assert not target.mask.any()
+        assert bled.bleeds[y, x] == 0
+
+
+def test_a_structure_is_one_connected_piece(bled: PhantomSlice) -> None:
+    from scipy import ndimage
+
+    rng = np.random.default_rng(1)
+    for _ in range(10):
+        target = structure_target(bled, rng)
+        assert ndimage.label(target.mask, structure=np.ones((3, 3)))[1] == 1
+        assert target.mask[int(target.click[1]), int(target.click[0])]
+
+
+def test_lesions_below_the_smallest_size_are_left_out(bled: PhantomSlice) -> None:
+    assert lesions(bled)
+    assert lesions(bled, min_pixels=10**6) == []
+
+
+def test_the_deepest_click_is_inside_a_ring() -> None:
+    y, x = np.mgrid[:40, :40]
+    radius = np.hypot(y - 20, x - 20)
+    ring = (radius < 15) & (radius > 7)
+    column, row = deepest_click(ring)
+    assert ring[int(row), int(column)]
+
+
+def test_a_lesion_too_thin_for_the_grid_does_not_become_no_blood() -> None:
+    masks = torch.zeros(2, 1, 64, 64, dtype=torch.uint8)
+    masks[0, 0, 10, 5:60] = 1  # one pixel high: an eighth of each cell
+    low = low_resolution(masks, 8)
+    assert low[0].any()
+    assert not low[1].any()
+
+
+def test_a_corrective_click_falls_on_an_error_with_its_label() -> None:
+    target = torch.zeros(3, 1, 8, 8)
+    target[0, 0, 2:4, 2:4] = 1  # missed: foreground
+    logits = torch.full((3, 1, 8, 8), -1.0)
+    logits[1, 0, 6, 6] = 1.0  # spilled: background
+    points = torch.full((3, 1, 2), 20.0)
+    prompt, labels = corrected(points, logits, target, slice_size=64)
+    assert prompt.shape == (3, 3, 2)
+    assert labels[:, 2].tolist() == [-1, -1, -1]
+    assert labels[:2, 1].tolist() == [1, 0]
+    assert (prompt[0, 1] >= 16).all()
+    assert (prompt[0, 1] < 32).all()
+    assert prompt[1, 1].tolist() == [51.5, 51.5]
+    assert prompt[2, 1].tolist() == [20.0, 20.0]  # nothing wrong: the same click, as background
+    assert labels[2, 1] == 0
+
+
+QUICK = Recipe(
+    base=StageConfig(minutes=0.08, learning_rate=1e-3, batch=1, prompts=2),
+    adapt=StageConfig(minutes=0.08, learning_rate=1e-3, batch=1, prompts=2, correct=1.0),
+    slices=2,
+    rank=4,
+)
+
+
+def test_a_run_trains_both_stages_and_only_what_it_says(tmp_path: Path) -> None:
+    adapters = fit(QUICK, tmp_path / "run", workers=0)
+    base_sam, _, _ = load_base(tmp_path / "run" / "base.safetensors")
+    loaded = load_adapters(adapters, tmp_path / "run" / "base.safetensors")
+    before, after = base_sam.state_dict(), loaded.model.sam.state_dict()
+    frozen = [name for name in before if name.startswith("image_encoder") and name in after]
+    assert len(frozen) > 20
+    assert all(torch.equal(before[name], after[name]) for name in frozen)
+    moved = [name for name in before if name.startswith("mask_decoder")]
+    assert any(not torch.equal(before[name], after[name]) for name in moved)
+    assert "synthetic" in loaded.description["training_data"]
+    with (tmp_path / "run" / "log.csv").open() as file:
+        assert next(csv.reader(file))[0] == "stage"
+    with pytest.raises(OutputError, match="--resume"):
+        fit(QUICK, tmp_path / "run")
+
+
+def test_a_stopped_stage_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = replace(QUICK, checkpoint_minutes=0.0)
+    reports: list[fitting.StepReport] = []
+
+    class Stopped(Exception):
+        pass
+
+    def stop(step: fitting.StepReport) -> None:
+        reports.append(step)
+        if step.step == 2 and len(reports) == 2:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        fit(recipe, tmp_path / "run", workers=0, report=stop)
+    fit(recipe, tmp_path / "run", workers=0, report=stop, resume=True)
+    assert [step.step for step in reports if step.stage == "base"][:3] == [1, 2, 2]
+
+
+def test_batches_repeat_with_their_seed_and_pair_clicks_with_slices(tmp_path: Path) -> None:
+    cache = open_cache(tmp_path, CacheSpec("validation", 2, matrix=128), workers=1)
+    streams = [iter(ClickedSlices(cache, "bleeds", batch=2, prompts=3, seed=5)) for _ in range(2)]
+    one, other = (next(stream) for stream in streams)
+    assert torch.equal(one.hu, other.hu)
+    assert torch.equal(one.points, other.points)
+    assert one.hu.shape == (2, 1, 128, 128)
+    assert one.masks.shape == (6, 1, 128, 128)
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("slices = ", "no TOML"),
+        ("[base]\nminutes=1\nlearning_rate=1", r"\[adapt\] is missing"),
+        ("[base]\nminutes=1\nlearning_rate=1\nspeed=2\n[adapt]\nminutes=1", "unknown speed"),
+        ("[base]\nminutes=0\nlearning_rate=1\n[adapt]\nminutes=1", "above 0"),
+    ],
+)
+def test_a_wrong_recipe_is_refused(tmp_path: Path, text: str, match: str) -> None:
+    (tmp_path / "r.toml").write_text(text)
+    with pytest.raises(UsageError, match=match):
+        read_recipe(tmp_path / "r.toml")
+
+
+def test_the_command_says_what_is_wrong_in_one_line(tmp_path: Path) -> None:
+    arguments = ["fit", "--config", str(tmp_path / "absent.toml"), "--out", str(tmp_path / "run")]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: cannot read the recipe")
+    assert not (tmp_path / "run").exists()
