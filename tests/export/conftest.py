@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +39,8 @@ TINY = SamConfig(
     pixel_std=(0.2, 0.3, 0.4),
 )
 PR = PRConfig(rank=8)
-ABOUT = {"window": [-20, 100], "training_data": "none: random weights", "metrics": {"dice": 0.5}}
+ABOUT = {"window": [-20, 100], "training_data": "none: random weights"}
+EVALUATION = {"dice": 0.5, "suggested_threshold": 0.4204}
 METADATA = BundleMetadata("tiny", "1", "none: random weights", WindowRule("fixed", -20.0, 100.0))
 OPTIONS = ExportOptions(slice_size=SLICE, parity_slices=4, reference_slices=2, trained=False)
 
@@ -88,6 +90,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
         sam.load_state_dict(state if path == paths.base else sam.state_dict())
         save_base(path, sam, TINY, {})
     save_adapters(paths.adapters, model.sam, PR, paths.base, ABOUT)
+    (folder / "evaluation.json").write_text(json.dumps(EVALUATION), encoding="utf-8")
     return paths
 
 

@@ -17,7 +17,7 @@ from samihs_export import tensorrt
 from samihs_export.cli import main
 from samihs_runtime.errors import BackendError
 
-from .conftest import TINY, Checkpoints, Exported
+from .conftest import EVALUATION, TINY, Checkpoints, Exported
 
 
 def run(*arguments: object) -> Result:
@@ -39,7 +39,8 @@ def test_bundle_from_checkpoints(exported: Exported) -> None:
     assert (manifest.name, manifest.preset, manifest.clinical_use) == ("tiny", "tiny", False)
     assert (manifest.window.rule, manifest.window.low, manifest.window.high) == ("fixed", -20, 100)
     assert manifest.merge["layers"] == 2 * TINY.depth
-    assert manifest.accuracy == {"dice": 0.5}
+    assert manifest.accuracy == EVALUATION
+    assert manifest.score_threshold == 0.42
     assert set(manifest.provenance) >= {"base_sha256", "adapters_sha256", "tools"}
     assert manifest.method["rank"] == 8
     card = (root / "MODEL_CARD.md").read_text(encoding="utf-8")
@@ -95,6 +96,19 @@ def test_out_that_is_no_bundle_is_left_alone(checkpoints: Checkpoints, tmp_path:
     paths = ("--checkpoint", checkpoints.adapters, "--base", checkpoints.base)
     refused(run("bundle", *paths, "--out", tmp_path, "--untrained"), "no bundle")
     assert [each.name for each in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("text", [None, "no json", "[1]", '{"dice": 0.5}'])
+def test_evaluation_that_is_none(
+    checkpoints: Checkpoints, tmp_path: Path, text: str | None
+) -> None:
+    path = tmp_path / "summary.json"
+    if text is not None:
+        path.write_text(text)
+    paths = ("--checkpoint", checkpoints.adapters, "--base", checkpoints.base)
+    result = run("bundle", *paths, "--evaluation", path, "--out", tmp_path / "out")
+    refused(result, "summary.json")
+    assert not (tmp_path / "out").exists()
 
 
 def test_unknown_target_is_refused_before_any_work(tmp_path: Path) -> None:
