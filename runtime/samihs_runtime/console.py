@@ -1,6 +1,6 @@
 """What ``samihs-infer`` shows: progress while it works, then one table.
 
-No patient identity appears here: rows are numbers, notes come from the reader, which keeps it out.
+No patient identity appears here: rows are numbers, and free text is scrubbed.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
+
+from samihs_runtime.identity import Scrubber
 
 if TYPE_CHECKING:
     from samihs_runtime.measurement import Measurement
@@ -37,8 +39,10 @@ class Screen:
         """What was read and where it will run."""
         rows, columns = series.shape
         manifest = segmenter.bundle.manifest
-        self._print(f"study    {len(series)} slices of {rows} x {columns}; {series.description}")
-        for note in series.notes:
+        scrubber = Scrubber(series)  # free text may quote a name, and terminals are logged
+        description = scrubber.text(series.description)
+        self._print(f"study    {len(series)} slices of {rows} x {columns}; {description}")
+        for note in scrubber.texts(series.notes):
             self._print(f"         {note}", "dim")
         self._print(f"model    {manifest.name} {manifest.version}: {manifest.training_data}")
         self._print(f"backend  {segmenter.backend.name}: {segmenter.backend.description}")
@@ -55,7 +59,7 @@ class Screen:
     ) -> None:
         """The answer, its numbers, and where the files lie."""
         self.console.print()
-        for note in (*lesion.notes, *measurement.notes):
+        for note in Scrubber(series).texts((*lesion.notes, *measurement.notes)):
             self._print(note, "yellow" if not lesion.found else "dim")
         if lesion.found:
             self.console.print(_slice_table(lesion, measurement))
