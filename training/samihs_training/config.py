@@ -49,7 +49,6 @@ class Recipe:
     """Rank of the PR adapters."""
     slices: int = 4000
     """Phantom slices in the training cache."""
-    validation: int = 64
     window: tuple[float, float] = (-20.0, 100.0)
     """HU. What public 8-bit archives of head CT keep (level 40, width 120)."""
     seed: int = 1

@@ -89,7 +89,7 @@ def _train_base(
     config = preset(recipe.preset)
     model = SamihsModel(initialised(build_sam(config)), config)
     trainer = Trainer(model, recipe, recipe.base, "base", out)
-    trainer.run(_stream(cache, "structures", recipe, recipe.base, workers), report)
+    trainer.run(_stream(cache, "structures", trainer, workers), report)
     save_base(base, model.sam, config, _description(recipe, trainer))
 
 
@@ -109,7 +109,7 @@ def _train_adapters(
     for parameter in sam.parameters():
         parameter.requires_grad_(id(parameter) in trained)
     trainer = Trainer(SamihsModel(sam, config), recipe, recipe.adapt, "adapt", out)
-    trainer.run(_stream(cache, "bleeds", recipe, recipe.adapt, workers), report)
+    trainer.run(_stream(cache, "bleeds", trainer, workers), report)
     save_adapters(adapters, sam, pr, base, _description(recipe, trainer))
 
 
@@ -128,27 +128,23 @@ def initialised(sam: nn.Module) -> nn.Module:
     a constant, so "mostly background" is learnt by flattening the embedding, from which training
     does not recover: one channel is set to hold it.
     """
-    encoder, decoder = sam.image_encoder, sam.mask_decoder
-    nn.init.trunc_normal_(encoder.pos_embed, std=0.02)  # type: ignore[union-attr, arg-type]
-    attentions = [_any(decoder).transformer.final_attn_token_to_image]
-    for layer in _any(decoder).transformer.layers:
+    encoder: Any = sam.image_encoder
+    decoder: Any = sam.mask_decoder
+    nn.init.trunc_normal_(encoder.pos_embed, std=0.02)
+    attentions = [decoder.transformer.final_attn_token_to_image]
+    for layer in decoder.transformer.layers:
         attentions += [layer.cross_attn_token_to_image, layer.cross_attn_image_to_token]
     with torch.no_grad():
         for attention in attentions:
             attention.q_proj.weight.mul_(CLICK_GAIN)
             attention.k_proj.weight.copy_(attention.q_proj.weight)
-        upscaling = _any(decoder).output_upscaling[3]
+        upscaling = decoder.output_upscaling[3]
         upscaling.weight[:, 0] = 0
         upscaling.bias[0] = 2.0  # GELU(2) = 1.95
-        for head in _any(decoder).output_hypernetworks_mlps:
+        for head in decoder.output_hypernetworks_mlps:
             head.layers[-1].weight[0] = 0
             head.layers[-1].bias[0] = BACKGROUND_LOGIT / 2.0
     return sam
-
-
-def _any(module: Any) -> Any:
-    """A module whose attributes the type checker cannot know: segment-anything is untyped."""
-    return module
 
 
 class Trainer:
@@ -338,16 +334,13 @@ def _with_pad(points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([points, torch.zeros_like(points[:, :1])], 1), torch.cat([labels, pad], 1)
 
 
-def _stream(
-    cache: SliceCache, task: Task, recipe: Recipe, stage: StageConfig, workers: int
-) -> Iterator[Batch]:
-    data = ClickedSlices(
-        cache, task, batch=stage.batch, prompts=stage.prompts, seed=recipe.seed + int(time.time())
-    )
+def _stream(cache: SliceCache, task: Task, trainer: Trainer, workers: int) -> Iterator[Batch]:
+    """Batches that repeat with the recipe's seed; a resumed stage draws ones it has not seen."""
+    stage, seed = trainer.stage, trainer.recipe.seed + trainer.step_count
+    data = ClickedSlices(cache, task, batch=stage.batch, prompts=stage.prompts, seed=seed)
     context = "spawn" if workers else None
-    return iter(
-        DataLoader(data, batch_size=None, num_workers=workers, multiprocessing_context=context)
-    )
+    loader = DataLoader(data, batch_size=None, num_workers=workers, multiprocessing_context=context)
+    return iter(loader)
 
 
 def _description(recipe: Recipe, trainer: Trainer) -> dict[str, Any]:
