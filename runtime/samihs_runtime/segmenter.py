@@ -18,7 +18,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -28,6 +27,7 @@ from samihs_runtime.backends.base import Backend, Embedding
 from samihs_runtime.backends.cuda import DeviceMemoryError
 from samihs_runtime.bundle import Bundle, shipped_bundle
 from samihs_runtime.cache import ByteLRU
+from samihs_runtime.closing import Closing
 from samihs_runtime.encode_ahead import SeriesSession
 from samihs_runtime.errors import BackendError, PromptError
 from samihs_runtime.preprocessing import SliceFrame, as_pixels, check_prompt, window_of
@@ -56,7 +56,7 @@ class EncodedSlice:
         return self.embedding.nbytes
 
 
-class Segmenter:
+class Segmenter(Closing):
     """A bundle on a backend. A context manager; close it to free the backend."""
 
     def __init__(
@@ -203,17 +203,6 @@ class Segmenter:
         with self._encoder.enter(background=False), self._decoder:
             self._cache.clear()
             self.backend.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _encode(
         self, hu: NDArray[np.int16] | NDArray[np.float32], *, background: bool

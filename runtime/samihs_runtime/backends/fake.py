@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from samihs_runtime.backends.base import Decoded, Embedding
+from samihs_runtime.closing import Closing
 from samihs_runtime.errors import BackendError
 from samihs_runtime.manifest import Manifest
 from samihs_runtime.segmentation import BACKGROUND, BOX_MAX, BOX_MIN, FOREGROUND
@@ -40,7 +40,7 @@ class FakeEmbedding:
         return self.hu[None].copy()
 
 
-class FakeBackend:
+class FakeBackend(Closing):
     """Region growing between ``blood_hu`` bounds, within ``tolerance`` HU of the clicked spot."""
 
     name = "fake"
@@ -97,17 +97,6 @@ class FakeBackend:
 
     def close(self) -> None:
         self.closed = True
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _grow(
         self,

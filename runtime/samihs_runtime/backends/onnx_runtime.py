@@ -11,8 +11,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +21,7 @@ from samihs_runtime.backends.contract import DECODER, ENCODER, GraphContract
 from samihs_runtime.backends.cuda import DeviceMemoryError
 from samihs_runtime.backends.probe import probe_gpus
 from samihs_runtime.bundle import Bundle
+from samihs_runtime.closing import Closing
 from samihs_runtime.errors import BackendError, BundleError
 from samihs_runtime.timing import Timings
 
@@ -60,7 +60,7 @@ class OrtDeviceEmbedding:
         return np.asarray(self.value.numpy()[0], dtype=np.float32)
 
 
-class OnnxRuntimeBackend:
+class OnnxRuntimeBackend(Closing):
     """What both backends share: sessions made when first needed, checked against the contract."""
 
     name = ""
@@ -123,17 +123,6 @@ class OnnxRuntimeBackend:
         with self._lock:
             self._closed = True
             self._sessions.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _encode_one(self, session: Any, feeds: Mapping[str, NDArray[Any]]) -> Embedding:
         raise NotImplementedError

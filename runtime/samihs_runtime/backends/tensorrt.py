@@ -9,8 +9,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +27,7 @@ from samihs_runtime.backends.probe import probe_gpus
 from samihs_runtime.backends.tensorrt_engines import EnginePair, find_engines
 from samihs_runtime.backends.tensorrt_program import Program
 from samihs_runtime.bundle import Bundle
+from samihs_runtime.closing import Closing
 from samihs_runtime.errors import BackendError
 from samihs_runtime.manifest import Manifest
 from samihs_runtime.timing import Timings
@@ -53,7 +53,7 @@ class DeviceEmbedding:
         return self.slots.to_host(self.slot, self._shape)
 
 
-class TensorRTBackend:
+class TensorRTBackend(Closing):
     """See :class:`samihs_runtime.backends.base.Backend`.
 
     One thread may encode while another decodes; not two of a kind.
@@ -135,17 +135,6 @@ class TensorRTBackend:
         self._slots.close()
         for stream in self._streams.values():
             stream.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _load(self, pair: EnginePair, timings: Timings) -> None:
         """Both programs, with the largest batches that the memory allows."""
