@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -124,14 +125,15 @@ class OnnxRuntimeBackend(Closing):
             self._closed = True
             self._sessions.clear()
 
+    @abstractmethod
     def _encode_one(self, session: Any, feeds: Mapping[str, NDArray[Any]]) -> Embedding:
-        raise NotImplementedError
+        """The embedding of one slice, where the provider keeps it."""
 
+    @abstractmethod
     def _decode_batch(
         self, session: Any, embeddings: Sequence[Embedding], feeds: Mapping[str, NDArray[Any]]
     ) -> Sequence[NDArray[Any]]:
         """Logits [B, 1, 4G, 4G], masks uint8 [B, S, S], scores [B]."""
-        raise NotImplementedError
 
     def _options(self, options: Any) -> None:
         """Set what is particular to the provider."""
