@@ -2,8 +2,8 @@
 
 The contract (names, shapes, types) stands in ``samihs_runtime.manifest``. Pre- and post-processing
 are inside, so that every backend gives the same answer. What differs from segment-anything's own
-forward is exact: one-channel patch embedding with the normalisation folded in, relative-position
-tables as constants, ``where`` for masked assignment. The tests hold both against
+forward is exact: one-channel patch embedding or stem with the normalisation folded in,
+relative-position tables as constants, ``where`` for masked assignment. The tests hold both against
 :class:`samihs_training.model.SamihsModel`.
 
 Inputs and outputs stay float32 at every precision; ``precision.to_precision`` sets what lies
@@ -22,19 +22,18 @@ from torch.nn import functional as F
 from samihs_export.attention import AttentionForm, RelativeAttention, TwoWayAttention
 from samihs_training.model import SamihsModel
 from samihs_training.sam import segment_anything_modeling
+from samihs_training.stem import ConvStem, unpack, upscaled
 
 
 class EncoderGraph(nn.Module):
-    """hu [B, 1, S, S] float32, window [B, 2] (low, high HU) -> embedding [B, E, G, G] float32."""
+    """hu [B, 1, S, S] float32, window [B, 2] (low, high HU) -> embedding [B, E', G, G] float32."""
 
     def __init__(self, model: SamihsModel, attention: AttentionForm = "bias") -> None:
         super().__init__()
         encoder = copy.deepcopy(model.sam.image_encoder)
         config = model.config
         self.image_size = config.image_size
-        self.patch_embed = one_channel_patches(
-            encoder.patch_embed.proj, config.pixel_mean, config.pixel_std
-        )
+        self.stem = OneChannelStem(encoder.patch_embed, config.pixel_mean, config.pixel_std)
         self.pos_embed = encoder.pos_embed
         self.blocks = nn.ModuleList(
             BlockGraph(block, config.grid, attention) for block in encoder.blocks
@@ -45,12 +44,38 @@ class EncoderGraph(nn.Module):
         low, high = window[:, 0].view(-1, 1, 1, 1), window[:, 1].view(-1, 1, 1, 1)
         image = ((hu - low) / (high - low)).clamp(0, 1)
         image = _resized(image, self.image_size)
-        tokens = self.patch_embed(image.to(self.pos_embed.dtype)).permute(0, 2, 3, 1)
-        tokens = tokens + self.pos_embed  # [B, G, G, C]
+        fine = self.stem.fine(image.to(self.pos_embed.dtype))
+        tokens = self.stem.tokens(fine) + self.pos_embed  # [B, G, G, C]
         for block in self.blocks:
             tokens = block(tokens)
         embedding: Tensor = self.neck(tokens.permute(0, 3, 1, 2))
-        return embedding.float()
+        return self.stem.with_detail(embedding, fine).float()
+
+
+class OneChannelStem(nn.Module):
+    """SAM's patch embedding, or a :class:`ConvStem`, on one channel that is not yet normalised.
+
+    image [B, 1, H, W] in [0, 1] -> :meth:`fine` -> :meth:`tokens` [B, G, G, C]. SAM's patch
+    embedding has no finer features: its tokens are both.
+    """
+
+    def __init__(self, patch_embed: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.proj = one_channel_patches(patch_embed.proj, mean, std)
+        self.conv: ConvStem | None = None
+        if isinstance(patch_embed, ConvStem):
+            self.conv = patch_embed  # ours already: the graph is a copy
+            self.conv.proj = self.proj
+
+    def fine(self, image: Tensor) -> Tensor:
+        features: Tensor = self.proj(image) if self.conv is None else self.conv.fine(image)
+        return features
+
+    def tokens(self, fine: Tensor) -> Tensor:
+        return fine.permute(0, 2, 3, 1) if self.conv is None else self.conv.tokens(fine)
+
+    def with_detail(self, embedding: Tensor, fine: Tensor) -> Tensor:
+        return embedding if self.conv is None else self.conv.with_detail(embedding, fine)
 
 
 class BlockGraph(nn.Module):
@@ -120,17 +145,18 @@ class DecoderGraph(nn.Module):
         self, embedding: Tensor, points: Tensor, labels: Tensor, prior: Tensor, has_prior: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         dtype = self.tokens.dtype
+        embedding, detail = unpack(embedding.to(dtype), self.position.shape[1])
         sparse = self.points(points, labels).to(dtype)  # [B, N, E]
         dense = torch.where(
             has_prior.view(-1, 1, 1, 1) > 0.5, self.mask_downscaling(prior.to(dtype)), self.no_mask
         )
         tokens = torch.cat([self.tokens.expand(sparse.shape[0], -1, -1), sparse], dim=1)
-        answers, source = self.transformer(embedding.to(dtype) + dense, self.position, tokens)
+        answers, source = self.transformer(embedding + dense, self.position, tokens)
         channels, grid = self.position.shape[1], self.position.shape[2]
-        upscaled = self.upscaling(source.mT.reshape(-1, channels, grid, grid))
+        cells = upscaled(self.upscaling, source.mT.reshape(-1, channels, grid, grid), detail)
         weights = self.hypernetwork(answers[:, 1])[:, None]  # [B, 1, E/8]
-        side = upscaled.shape[-1]
-        logits = (weights @ upscaled.flatten(2)).reshape(-1, 1, side, side).float()
+        side = cells.shape[-1]
+        logits = (weights @ cells.flatten(2)).reshape(-1, 1, side, side).float()
         score = self.score_head(answers[:, 0])[:, 0].float()
         mask = _resized(logits, self.slice_size)[:, 0] > 0
         return logits, mask.to(torch.uint8), score

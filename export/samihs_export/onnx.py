@@ -40,7 +40,7 @@ def export_decoder(graph: DecoderGraph, config: SamConfig, path: Path) -> None:
     """Write the decoder; batch B and point count N are dynamic. Raises :class:`ExportError`."""
     batch, count = torch.export.Dim("batch"), torch.export.Dim("points")
     examples = (
-        torch.zeros(2, config.prompt_width, config.grid, config.grid),
+        torch.zeros(2, config.embedding_channels, config.grid, config.grid),
         torch.zeros(2, 3, 2),
         torch.tensor([[1, 0, -1], [1, 0, -1]], dtype=torch.int32),
         torch.zeros(2, 1, config.mask_size, config.mask_size),

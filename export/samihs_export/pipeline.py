@@ -206,7 +206,7 @@ def _manifest(
         slice_size=options.slice_size,
         image_size=config.image_size,
         grid=config.grid,
-        embedding_channels=config.prompt_width,
+        embedding_channels=config.embedding_channels,
         window=metadata.window,
         score_threshold=metadata.score_threshold,
         plausible_hu=metadata.plausible_hu,

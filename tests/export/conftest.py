@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -38,6 +38,8 @@ TINY = SamConfig(
     pixel_mean=(0.4, 0.5, 0.6),
     pixel_std=(0.2, 0.3, 0.4),
 )
+TINY_STEM = replace(TINY, name="tiny_stem", patch_size=8, stem_width=6, detail=True, window=6)
+"""With a convolutional stem whose detail goes to the decoder; a grid of 16, padded to 18."""
 PR = PRConfig(rank=8)
 ABOUT = {"window": [-20, 100], "training_data": "none: random weights"}
 EVALUATION = {"dice": 0.5, "suggested_threshold": 0.4204}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from samihs_export.merge import merge, relative_error
 from samihs_training.adapters import PRConfig
 from samihs_training.model import SamihsModel, mask_at_slice_size
 
-from .conftest import SLICE, TINY, adapted_model
+from .conftest import PR, SLICE, TINY, TINY_STEM, adapted_model
 
 FORMS: tuple[AttentionForm, ...] = ("bias", "augmented")
 PROMPTS = {
@@ -122,3 +123,21 @@ def test_each_row_of_a_batch_has_its_own_embedding_and_prior(merged: SamihsModel
         )
         assert relative_error(together[0][one], alone[0]) < 1e-5
         assert relative_error(together[2][one], alone[1]) < 1e-5
+
+
+@pytest.mark.parametrize("detail", [False, True])
+@torch.no_grad()
+def test_a_stem_and_its_detail_are_the_models(detail: bool) -> None:
+    model = adapted_model(PR, config=replace(TINY_STEM, detail=detail))
+    hu, window = random(2, 1, SLICE, SLICE) * 60 + 40, torch.tensor([[-20.0, 100], [0, 80]])
+    embedding = model.encode(hu, window)
+    assert embedding.shape[1] == model.config.embedding_channels
+    merged, _ = merge(model)
+    assert relative_error(EncoderGraph(merged, "bias")(hu, window), embedding) < 1e-5
+    points = torch.tensor([[[40.0, 50.0], [0, 0]], [[8.0, 9.0], [0, 0]]])
+    labels = torch.tensor([[1, -1]] * 2, dtype=torch.int32)
+    prior = torch.zeros(2, 1, model.config.mask_size, model.config.mask_size)
+    logits, _, score = DecoderGraph(merged, SLICE)(embedding, points, labels, prior, torch.zeros(2))
+    expected, their_score = model.decode(embedding, points, labels, slice_size=SLICE)
+    assert relative_error(logits, expected) < 1e-5
+    assert relative_error(score, their_score) < 1e-5

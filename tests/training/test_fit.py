@@ -41,7 +41,7 @@ def bled() -> PhantomSlice:
 def test_a_click_on_a_lesion_lies_in_its_mask(bled: PhantomSlice) -> None:
     rng = np.random.default_rng(0)
     for _ in range(20):
-        target = bleed_target(bled, rng, negatives=0.0)
+        target = bleed_target(bled, lesions(bled), rng, negatives=0.0)
         x, y = (int(each) for each in target.click)
         assert target.mask[y, x]
         assert (bled.bleeds[target.mask] == target.kind).all()
@@ -61,7 +61,7 @@ def test_a_structure_is_one_connected_piece(bled: PhantomSlice) -> None:
 
     rng = np.random.default_rng(1)
     for _ in range(10):
-        target = structure_target(bled, rng)
+        target = structure_target(bled, lesions(bled), rng)
         assert ndimage.label(target.mask, structure=np.ones((3, 3)))[1] == 1
         assert target.mask[int(target.click[1]), int(target.click[0])]
 
@@ -105,8 +105,8 @@ def test_a_corrective_click_falls_on_an_error_with_its_label() -> None:
 
 
 QUICK = Recipe(
-    base=StageConfig(minutes=0.08, learning_rate=1e-3, batch=1, prompts=2),
-    adapt=StageConfig(minutes=0.08, learning_rate=1e-3, batch=1, prompts=2, correct=1.0),
+    base=StageConfig(steps=3, learning_rate=1e-3, batch=1, prompts=2),
+    adapt=StageConfig(steps=3, learning_rate=1e-3, batch=1, prompts=2, correct=1.0),
     slices=2,
     rank=4,
 )
@@ -163,9 +163,9 @@ def test_batches_repeat_with_their_seed_and_pair_clicks_with_slices(tmp_path: Pa
     ("text", "match"),
     [
         ("slices = ", "no TOML"),
-        ("[base]\nminutes=1\nlearning_rate=1", r"\[adapt\] is missing"),
-        ("[base]\nminutes=1\nlearning_rate=1\nspeed=2\n[adapt]\nminutes=1", "unknown speed"),
-        ("[base]\nminutes=0\nlearning_rate=1\n[adapt]\nminutes=1", "above 0"),
+        ("[base]\nsteps=1\nlearning_rate=1", r"\[adapt\] is missing"),
+        ("[base]\nsteps=1\nlearning_rate=1\nspeed=2\n[adapt]\nsteps=1", "unknown speed"),
+        ("[base]\nsteps=0\nlearning_rate=1\n[adapt]\nsteps=1", "above 0"),
     ],
 )
 def test_a_wrong_recipe_is_refused(tmp_path: Path, text: str, match: str) -> None:

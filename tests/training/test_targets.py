@@ -39,7 +39,8 @@ def test_lesions_are_parts_of_one_type() -> None:
 def test_share_of_negatives(phantoms: list[PhantomSlice]) -> None:
     rng = np.random.default_rng(2)
     sample = next(each for each in phantoms if lesions(each))
-    drawn = [bleed_target(sample, rng, negatives=0.3).kind is BleedType.NONE for _ in range(120)]
+    found = lesions(sample)
+    drawn = [bleed_target(sample, found, rng).kind is BleedType.NONE for _ in range(120)]
     assert 0.15 < np.mean(drawn) < 0.45
     calm = made(np.zeros((40, 40), np.uint8))
-    assert all(bleed_target(calm, rng).kind is BleedType.NONE for _ in range(3))
+    assert all(bleed_target(calm, lesions(calm), rng).kind is BleedType.NONE for _ in range(3))

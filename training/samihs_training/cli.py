@@ -56,12 +56,12 @@ def _fit_with_progress(
     with Progress(*columns, console=console) as progress:
         bars = {"phantoms": progress.add_task("phantoms", total=recipe.slices, note="")}
         for name, stage in (("base", recipe.base), ("adapt", recipe.adapt)):
-            bars[name] = progress.add_task(name, total=stage.minutes, note="", start=False)
+            bars[name] = progress.add_task(name, total=stage.steps, note="", start=False)
 
         def report(step: StepReport) -> None:
             note = f"step {step.step}  loss {step.loss:.3f}  IoU {step.iou:.2f}"
             progress.start_task(bars[step.stage])
-            progress.update(bars[step.stage], completed=step.minutes, note=note)
+            progress.update(bars[step.stage], completed=step.step, note=note)
 
         def cached(done: int, total: int) -> None:
             progress.update(bars["phantoms"], completed=done, note=f"{done}/{total} slices")

@@ -17,8 +17,8 @@ T = TypeVar("T")
 class StageConfig:
     """One stage of training."""
 
-    minutes: float
-    """Wall-clock budget; the learning rate follows the share of it that has passed."""
+    steps: int
+    """Optimiser steps. Not minutes: a busy machine would train less, and nobody would know."""
     learning_rate: float
     batch: int = 4
     """Slices per step."""
@@ -26,7 +26,7 @@ class StageConfig:
     """Clicks per slice: the encoder runs once for all of them."""
     weight_decay: float = 0.01
     warmup: float = 0.03
-    """Share of the budget in which the learning rate rises."""
+    """Share of the steps in which the learning rate rises."""
     correct: float = 0.35
     """Share of steps with a second, corrective click on the largest error, and the first answer as
     prior mask."""
@@ -34,8 +34,8 @@ class StageConfig:
     """Bound of the gradient's norm."""
 
     def __post_init__(self) -> None:
-        if self.minutes <= 0 or self.learning_rate <= 0 or self.batch < 1 or self.prompts < 1:
-            raise UsageError("a stage needs minutes, learning_rate, batch and prompts above 0")
+        if min(self.steps, self.batch, self.prompts) < 1 or self.learning_rate <= 0:
+            raise UsageError("a stage needs steps, learning_rate, batch and prompts above 0")
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Training in two stages: a base from scratch, then adapters on hemorrhages.
 
-A run is one folder: recipe, phantom cache, logs, checkpoints. The budget of each stage is
-wall-clock time, since that is what a machine has; it stops at any minute and ``resume`` goes on.
+A run is one folder: recipe, phantom cache, logs, checkpoints. It may stop at any minute, and
+``resume`` goes on.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ class StepReport:
     step: int
     minutes: float
     """Spent in this stage, earlier runs included."""
-    budget: float
+    steps: int
+    """Of the whole stage."""
     loss: float
     iou: float
     """Mean IoU of the clicks that have a mask."""
@@ -138,6 +139,10 @@ def initialised(sam: nn.Module) -> nn.Module:
         for attention in attentions:
             attention.q_proj.weight.mul_(CLICK_GAIN)
             attention.k_proj.weight.copy_(attention.q_proj.weight)
+        detail = getattr(encoder.patch_embed, "detail", None)
+        if detail is not None:
+            detail.weight[0] = 0  # joins the channel that holds the constant
+            detail.bias[0] = 0
         upscaling = decoder.output_upscaling[3]
         upscaling.weight[:, 0] = 0
         upscaling.bias[0] = 2.0  # GELU(2) = 1.95
@@ -168,12 +173,12 @@ class Trainer:
         self._restore()
 
     def run(self, batches: Iterator[Batch], report: Report) -> None:
-        """Train until the stage's minutes are used up."""
+        """Train until the stage's steps are done."""
         self.model.train()
         saved = self.seconds
         last = time.perf_counter()
         with self._log() as write:
-            while self.seconds < 60 * self.stage.minutes:
+            while self.step_count < self.stage.steps:
                 done = self.step(next(batches))
                 now = time.perf_counter()
                 self.seconds, last = self.seconds + now - last, now
@@ -211,8 +216,9 @@ class Trainer:
         has_mask = target.flatten(1).any(1)
         iou = mask_iou(logits, target)[has_mask].mean().item() if has_mask.any() else math.nan
         minutes = self.seconds / 60
-        budget = self.stage.minutes
-        return StepReport(self.name, self.step_count, minutes, budget, loss.item(), iou, rate)
+        return StepReport(
+            self.name, self.step_count, minutes, self.stage.steps, loss.item(), iou, rate
+        )
 
     def _answer(
         self,
@@ -231,8 +237,8 @@ class Trainer:
         return self.loss(logits, target) + score_loss(score, logits, target), logits
 
     def _learning_rate(self) -> float:
-        """Linear warm-up, then half a cosine, by the share of the budget that has passed."""
-        share = self.seconds / (60 * self.stage.minutes)
+        """Linear warm-up, then half a cosine, by the share of the steps that is done."""
+        share = self.step_count / self.stage.steps
         if share < self.stage.warmup:
             return self.stage.learning_rate * (share / self.stage.warmup + 0.01)
         return self.stage.learning_rate * 0.5 * (1 + math.cos(math.pi * min(share, 1.0))) + 1e-6

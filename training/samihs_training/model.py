@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from samihs_training.sam import SamConfig
+from samihs_training.stem import unpack, upscaled
 
 
 class SamihsModel(nn.Module):
@@ -26,10 +27,11 @@ class SamihsModel(nn.Module):
         self.config = config
 
     def encode(self, hu: Tensor, window: Tensor) -> Tensor:
-        """``hu`` [B, 1, S, S] float, ``window`` [B, 2] (low, high HU) -> embedding [B, E, G, G].
+        """``hu`` [B, 1, S, S] float, ``window`` [B, 2] (low, high HU) -> embedding [B, E', G, G].
 
         The window is scaled to [0, 1] and clipped, then resized to the model's frame (bilinear,
-        half-pixel centres), then repeated to three channels and normalised.
+        half-pixel centres), then repeated to three channels and normalised. E' is SAM's E, and the
+        packed detail where the configuration has it (``samihs_training.stem``).
         """
         low, high = window[:, 0].view(-1, 1, 1, 1), window[:, 1].view(-1, 1, 1, 1)
         image = ((hu - low) / (high - low)).clamp(0, 1)
@@ -38,7 +40,12 @@ class SamihsModel(nn.Module):
             image = F.interpolate(image, size=(size, size), mode="bilinear", align_corners=False)
         mean = image.new_tensor(self.config.pixel_mean).view(1, 3, 1, 1)
         std = image.new_tensor(self.config.pixel_std).view(1, 3, 1, 1)
-        embedding: Tensor = self.sam.image_encoder((image.expand(-1, 3, -1, -1) - mean) / std)
+        image = (image.expand(-1, 3, -1, -1) - mean) / std
+        encoder = self.sam.image_encoder
+        embedding: Tensor = encoder(image)
+        if self.config.detail:
+            stem = encoder.patch_embed
+            embedding = stem.with_detail(embedding, stem.fine(image))
         return embedding
 
     def decode(
@@ -52,11 +59,13 @@ class SamihsModel(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Logits [B, 1, 4G, 4G] and scores [B] of prompt i on embedding i.
 
-        ``embedding`` [B, E, G, G]; ``points`` [B, N, 2] in pixels of the ``slice_size`` slice,
-        column first; ``labels`` [B, N] (1 foreground, 0 background, 2/3 box corners, -1 not a
-        point: exactly one where there is no box); ``prior`` [B, 1, 4G, 4G] logits.
+        ``embedding`` [B, E', G, G] as :meth:`encode` gives it; ``points`` [B, N, 2] in pixels of
+        the ``slice_size`` slice, column first; ``labels`` [B, N] (1 foreground, 0 background, 2/3
+        box corners, -1 not a point: exactly one where there is no box); ``prior`` [B, 1, 4G, 4G]
+        logits.
         """
         prompt_encoder, decoder = self.sam.prompt_encoder, self.sam.mask_decoder
+        embedding, detail = unpack(embedding, self.config.prompt_width)
         sparse = self.embed_points(points, labels, slice_size)
         if prior is None:
             no_mask = prompt_encoder.no_mask_embed.weight
@@ -68,10 +77,10 @@ class SamihsModel(nn.Module):
         position = prompt_encoder.get_dense_pe().expand_as(embedding)
         answers, source = decoder.transformer(embedding + dense, position, tokens)
         source = source.mT.reshape(embedding.shape)
-        upscaled = decoder.output_upscaling(source)  # [B, E/8, 4G, 4G]
+        cells = upscaled(decoder.output_upscaling, source, detail)  # [B, E/8, 4G, 4G]
         # One mask for one click: the first token is SAM's single-mask output.
         weights = decoder.output_hypernetworks_mlps[0](answers[:, 1])  # [B, E/8]
-        logits = torch.einsum("bc,bchw->bhw", weights, upscaled)[:, None]
+        logits = torch.einsum("bc,bchw->bhw", weights, cells)[:, None]
         scores = decoder.iou_prediction_head(answers[:, 0])[:, 0]
         return logits, scores
 

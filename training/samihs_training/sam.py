@@ -19,6 +19,7 @@ from typing import Any
 from torch import nn
 
 from samihs_runtime.errors import BackendError, UsageError
+from samihs_training.stem import ConvStem
 
 _ALIAS = "samihs_training._segment_anything"
 
@@ -62,6 +63,10 @@ class SamConfig:
     """Hidden width of the head that predicts a mask's IoU."""
     mask_channels: int = 16
     """Hidden channels of the prior-mask encoder."""
+    stem_width: int = 0
+    """Channels of a convolutional stem at half size; 0: SAM's patch embedding."""
+    detail: bool = False
+    """Whether the stem's finest features go to the mask decoder, beside the embedding."""
     pixel_mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Subtracted per channel after the window is scaled to [0, 1]. The SAMIHS authors use none."""
     pixel_std: tuple[float, float, float] = (1.0, 1.0, 1.0)
@@ -76,6 +81,16 @@ class SamConfig:
         """Side of the low-resolution mask, 4G."""
         return 4 * self.grid
 
+    @property
+    def detail_channels(self) -> int:
+        """Of each mask cell: as many as the decoder's own at that size; 0 without detail."""
+        return self.prompt_width // 8 if self.detail else 0
+
+    @property
+    def embedding_channels(self) -> int:
+        """Of what the encoder hands to the decoder: E, and the detail of a token's 16 cells."""
+        return self.prompt_width + 16 * self.detail_channels
+
     def __post_init__(self) -> None:
         if self.image_size % self.patch_size:
             raise UsageError(
@@ -83,6 +98,12 @@ class SamConfig:
             )
         if self.width % self.heads:
             raise UsageError(f"width {self.width} is not a multiple of {self.heads} heads")
+        if self.stem_width and self.patch_size != ConvStem.stride:
+            raise UsageError(
+                f"patch size {self.patch_size}: a convolutional stem has {ConvStem.stride}"
+            )
+        if self.detail and not self.stem_width:
+            raise UsageError("detail comes from a convolutional stem: give stem_width")
         if any(not 0 <= block < self.depth for block in self.global_blocks):
             raise UsageError(f"global blocks {self.global_blocks} outside 0..{self.depth - 1}")
 
@@ -94,15 +115,17 @@ PRESETS: dict[str, SamConfig] = {
             "vit_mini",
             width=128,
             depth=6,
-            heads=4,
-            global_blocks=(2, 5),
+            heads=2,
+            global_blocks=(3,),
             image_size=256,
             patch_size=8,
             window=8,
-            prompt_width=96,
+            prompt_width=128,
             decoder_heads=4,
             decoder_mlp=384,
-            score_hidden=96,
+            score_hidden=128,
+            stem_width=24,
+            detail=True,
             pixel_mean=(0.3, 0.3, 0.3),  # brain and air about the head, in a window of -20..100 HU
             pixel_std=(0.3, 0.3, 0.3),
         ),
@@ -166,4 +189,7 @@ def build_sam(config: SamConfig) -> nn.Module:
         pixel_mean=[255.0 * mean for mean in config.pixel_mean],
         pixel_std=[255.0 * std for std in config.pixel_std],
     )
+    if config.stem_width:
+        encoder: Any = sam.image_encoder
+        encoder.patch_embed = ConvStem(config.width, config.stem_width, config.detail_channels)
     return sam.eval()

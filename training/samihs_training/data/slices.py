@@ -14,7 +14,7 @@ from torch.utils.data import IterableDataset
 
 from samihs_training.data.cache import SliceCache
 from samihs_training.data.phantom import PhantomSlice, wear_8bit
-from samihs_training.data.targets import Target, bleed_target, structure_target
+from samihs_training.data.targets import Target, bleed_target, lesions, structure_target
 
 Task = Literal["structures", "bleeds"]
 
@@ -60,7 +60,8 @@ class ClickedSlices(IterableDataset[Batch]):
     ) -> tuple[NDArray[np.float32], list[Target]]:
         sample = flipped(cache[int(rng.integers(len(cache)))], rng)
         draw = structure_target if self.task == "structures" else bleed_target
-        return worn(sample.hu, rng), [draw(sample, rng) for _ in range(self.prompts)]
+        found = lesions(sample)
+        return worn(sample.hu, rng), [draw(sample, found, rng) for _ in range(self.prompts)]
 
 
 def flipped(sample: PhantomSlice, rng: np.random.Generator) -> PhantomSlice:
