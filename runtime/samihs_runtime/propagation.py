@@ -45,7 +45,8 @@ class PropagationOptions:
     min_part_mm2: float = 4.0
     """Parts smaller than this are noise, not lesion."""
     plausible_hu: tuple[float, float] | None = None
-    """A mask whose mean HU lies outside is no blood (the bundle's range); None asks nothing."""
+    """A mask whose median HU lies outside is no blood (the bundle's range); None asks nothing. The
+    median, since a rim of skull in the mask of an extra-axial bleed moves the mean beyond it."""
     use_prior: bool = False
     """Hand the last slice's logits to the decoder as a prior. Off: a decoder that was not trained
     on another slice's logits trusts them too much (``benchmarks/propagation.py`` has both)."""
@@ -124,10 +125,10 @@ def _carry(
         return "the mask no longer touches the lesion"
     if growth > options.max_growth:
         return f"the mask would grow {growth:.1f} times (at most {options.max_growth:g}): a leak"
-    mean_hu = float(series.hu[index][mask].mean(dtype=np.float64))
-    if not _is_plausible(mean_hu, options.plausible_hu):
+    typical = float(np.median(series.hu[index][mask]))
+    if not _is_plausible(typical, options.plausible_hu):
         low, high = options.plausible_hu or (0.0, 0.0)
-        return f"the mask's mean of {mean_hu:.0f} HU is not blood's ({low:g} to {high:g})"
+        return f"the mask's median of {typical:.0f} HU is not blood's ({low:g} to {high:g})"
     score = float(np.mean([part.score for part in accepted]))
     logits = np.maximum.reduce([part.logits for part in accepted])
     merged = Prompt(
