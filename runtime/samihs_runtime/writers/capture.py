@@ -63,6 +63,7 @@ def build_capture(series: CTSeries, lesion: Lesion, report: Report, picture: Any
             patient_orientation=("L", "P"),  # as the tiles show an axial slice
         )
     capture.SeriesDescription = "Intracranial hemorrhage, pictures (SAMIHS, research)"
+    capture.BodyPartExamined = "HEAD"  # not a paired one: no Laterality is due (PS3.3 C.7.3.1)
     capture.SoftwareVersions = [f"samihs {report.version}", f"bundle {report.bundle_version}"]
     capture.DerivationDescription = report.statement[:1024]
     for keyword in SAID:
