@@ -113,6 +113,12 @@ def test_to_identify_and_not_to_is_refused(study: Path, tiny_bundle: Path) -> No
     assert "opposites" in result.stderr
 
 
+def test_the_list_of_series_names_nobody(study: Path) -> None:
+    result = CliRunner().invoke(main, [str(study), "--list"])
+    assert "5 mm" in result.output
+    assert_clean(result.output.lower().encode(), "--list")
+
+
 def test_a_table_of_clicks_names_nobody(study: Path, tiny_bundle: Path, tmp_path: Path) -> None:
     """Not even where the study's path does, or a click fails."""
     named = study.rename(tmp_path / "Zzyzxova_Quirine")
