@@ -80,6 +80,7 @@ def test_uneven_gaps_can_be_resampled(tilt: float, tmp_path: Path) -> None:
     write_nifti(series, lesion, make_report(), tmp_path / "a.nii.gz", resample=True)
     image = nib.load(tmp_path / "a.nii.gz")
     mask = np.asarray(image.dataobj)
+    assert b"resampled" in image.header["descrip"].tobytes()
     voxel_ml = abs(np.linalg.det(image.affine[:3, :3])) / 1000
     step = 1.0  # the smallest gap
     ends = 2 * step / 2 * 48 * 0.25 / 1000  # half a step of 48 pixels at each end

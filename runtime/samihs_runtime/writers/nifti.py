@@ -50,7 +50,8 @@ def write_nifti(
     import nibabel as nib
 
     mask = lesion.volume_mask((len(series), *series.shape))
-    if resample and not fit_grid(series.planes).uniform:
+    evened = resample and not fit_grid(series.planes).uniform
+    if evened:
         mask, lps = resampled(series, mask)
         affine = LPS_TO_RAS @ lps
     else:
@@ -61,7 +62,8 @@ def write_nifti(
     image.set_qform(affine, code=qform, strip_shears=True)
     image.header.set_xyzt_units("mm", "sec")
     image.header["cal_max"] = 1
-    image.header["descrip"] = f"samihs {report.version} {report.bundle_id[:12]}".encode()[:79]
+    said = f"samihs {report.version} {report.bundle_id[:12]}{' resampled' * evened}"
+    image.header["descrip"] = said.encode()[:79]
     nib.save(image, path)
 
 

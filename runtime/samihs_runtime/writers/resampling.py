@@ -26,7 +26,7 @@ def resampled(
     """The mask on evenly spaced slices, and their affine to LPS mm.
 
     A new slice takes the mask of the slice whose extent it lies in: nothing is interpolated, and
-    the volume changes by less than half a step at each of the lesion's ends.
+    borders between slices move by at most half a step.
 
     Args:
         series: slices of one orientation whose positions lie on one line; tilt is kept as shear.
