@@ -5,36 +5,43 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from samihs_runtime.errors import UsageError, one_line_errors
 
 if TYPE_CHECKING:
+    from samihs_runtime.patient_points import PatientRequest
     from samihs_runtime.prompts import Request
+    from samihs_runtime.writers import WriteOptions
 
-FORMATS = ("seg", "overlay", "json", "nifti")
+FORMATS = ("seg", "overlay", "json", "nifti", "capture", "stl")
 
 
 @dataclass(frozen=True)
 class Options:
-    """The command's options, as given."""
+    """How the command runs, whatever was clicked on."""
 
-    study: Path
-    request: Request
-    series: str | None
     bundle: Path | None
     backend: str
     out: Path
     formats: tuple[str, ...]
     propagation: bool
-    overwrite: bool
-    identify: bool
+    write: WriteOptions
+
+
+@dataclass(frozen=True)
+class Click:
+    """One lesion to look for in one study."""
+
+    study: Path
+    series: str | None
+    request: Request | PatientRequest
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("study", type=click.Path(path_type=Path))
+@click.argument("study", type=click.Path(path_type=Path), required=False)
 @click.option(
     "--point",
     "points",
@@ -50,11 +57,19 @@ class Options:
     help="Click on what is not the bleed. Repeatable.",
 )
 @click.option("--box", metavar="X0,Y0,X1,Y1", help="Box around the bleed.")
+@click.option("--mm", is_flag=True, help="Points are X,Y,Z in mm: patient coordinates, LPS.")
 @click.option(
     "--click-file",
     type=click.Path(path_type=Path),
     metavar="FILE",
     help="Take the click from the truth.json of a phantom study.",
+)
+@click.option(
+    "--clicks",
+    "clicks_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE.json",
+    help="Many clicks, in many studies: a folder for each, and clicks.csv. Can be resumed.",
 )
 @click.option(
     "--slice",
@@ -81,29 +96,28 @@ class Options:
     type=click.Choice(FORMATS),
     help="What to write. [seg, overlay and json]",
 )
+@click.option("--fractional", is_flag=True, help="The SEG holds probabilities, not a mask.")
+@click.option("--resample", is_flag=True, help="NIfTI of uneven slices: put on an even grid.")
 @click.option("--no-propagation", is_flag=True, help="Segment the clicked slice only.")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier result in --out.")
 @click.option("--identify", is_flag=True, help="Put the patient's identity into the JSON report.")
+@click.option("--deidentify", is_flag=True, help="Leave it out of the DICOM objects, too.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 @click.version_option(package_name="samihs")
 @one_line_errors
 def main(
-    study: Path,
+    study: Path | None,
     points: tuple[str, ...],
     negatives: tuple[str, ...],
     box: str | None,
+    mm: bool,
     click_file: Path | None,
+    clicks_file: Path | None,
     slice_index: int | None,
     series: str | None,
     list_only: bool,
-    bundle: Path | None,
-    backend: str,
-    out: Path | None,
-    formats: tuple[str, ...],
-    no_propagation: bool,
-    overwrite: bool,
-    identify: bool,
     debug: bool,
+    **how: Any,
 ) -> None:
     """Segment the hemorrhage that was clicked on in STUDY: a DICOM file, folder, zip or DICOMDIR.
 
@@ -111,30 +125,74 @@ def main(
     """
     if debug:
         os.environ["SAMIHS_DEBUG"] = "1"
+    if clicks_file is not None:
+        alone = (*points, *negatives, box, click_file, slice_index, series, mm or None)
+        _many_clicks(clicks_file, study, alone, _options(**how))
+        return
+    if study is None:
+        raise UsageError("no STUDY: name a DICOM file, a folder, a zip or a DICOMDIR")
     if list_only:
         from samihs_runtime.console import print_series
 
         print_series(study)
         return
+    from samihs_runtime.patient_points import parse_patient_request
     from samihs_runtime.prompts import parse_request
 
     if click_file is not None:
         points = (*points, _click_of(click_file))
-    options = Options(
-        study=study,
-        request=parse_request(points, negatives, box, slice_index),
-        series=series,
+    parse = parse_patient_request if mm else parse_request
+    request = parse(points, negatives, box, slice_index)
+    options = _options(**how)
+    from samihs_runtime.infer import infer
+
+    infer(options, Click(study, series, request))
+
+
+def _options(
+    *,
+    bundle: Path | None,
+    backend: str,
+    out: Path | None,
+    formats: tuple[str, ...],
+    fractional: bool,
+    resample: bool,
+    no_propagation: bool,
+    overwrite: bool,
+    identify: bool,
+    deidentify: bool,
+) -> Options:
+    from samihs_runtime.writers import WriteOptions
+
+    if identify and deidentify:
+        raise UsageError("--identify and --deidentify ask for opposites: give one of them")
+    return Options(
         bundle=bundle,
         backend=backend,
         out=out or Path("samihs-result"),
         formats=formats or FORMATS[:3],
         propagation=not no_propagation,
-        overwrite=overwrite,
-        identify=identify,
+        write=WriteOptions(
+            overwrite=overwrite,
+            identify=identify,
+            deidentify=deidentify,
+            fractional=fractional,
+            resample=resample,
+        ),
     )
-    from samihs_runtime.infer import infer
 
-    infer(options)
+
+def _many_clicks(
+    clicks_file: Path, study: Path | None, alone: tuple[object, ...], options: Options
+) -> None:
+    if any(each is not None for each in alone):
+        raise UsageError(
+            "--clicks brings its own points, boxes, slices and series: leave the options out"
+        )
+    from samihs_runtime.batch import run_clicks
+    from samihs_runtime.clicks import read_clicks
+
+    run_clicks(read_clicks(clicks_file, study), options)
 
 
 def _click_of(path: Path) -> str:

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from samihs_runtime.identity import Scrubber
 
 if TYPE_CHECKING:
+    from samihs_runtime.batch import TableRow
     from samihs_runtime.measurement import Measurement
     from samihs_runtime.report import Report
     from samihs_runtime.segmentation import Lesion
@@ -35,19 +37,55 @@ class Screen:
         with self.console.status(what) as status:
             yield status.update
 
+    @contextmanager
+    def counting(self, what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+        """A progress bar that ``(done, total)`` moves; nothing where there is no terminal."""
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        bar = Progress(
+            *columns,
+            TextColumn(unit),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+        with bar:
+            task = bar.add_task(what, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+
+    def say(self, text: str, style: str = "dim") -> None:
+        """One line."""
+        self._print(text, style)
+
+    def backend(self, segmenter: Segmenter) -> None:
+        """What it will run on, and why."""
+        manifest = segmenter.bundle.manifest
+        self._print(f"model    {manifest.name} {manifest.version}: {manifest.training_data}")
+        self._print(f"backend  {segmenter.backend.name}: {segmenter.backend.description}")
+        for reason in segmenter.reasons:
+            self._print(f"         {reason}", "dim")
+
+    def clicks(self, rows: list[TableRow], path: Path) -> None:
+        """The table of ``--clicks``, and where it lies."""
+        table = Table("click", "result", "mL", "ABC/2 mL", "slices", "score", "s")
+        for row in rows:
+            slices = f"{row.first_slice} to {row.last_slice}" if row.last_slice else ""
+            result = f"{row.status}: {row.why}" if row.why else row.status
+            table.add_row(
+                row.id, result, row.volume_ml, row.abc2_ml, slices, row.score, row.seconds
+            )
+        self.console.print(table)
+        self._print(f"written  {path}")
+
     def opened(self, series: CTSeries, segmenter: Segmenter) -> None:
         """What was read and where it will run."""
         rows, columns = series.shape
-        manifest = segmenter.bundle.manifest
         scrubber = Scrubber(series)  # free text may quote a name, and terminals are logged
         description = scrubber.text(series.description)
         self._print(f"study    {len(series)} slices of {rows} x {columns}; {description}")
         for note in scrubber.texts(series.notes):
             self._print(f"         {note}", "dim")
-        self._print(f"model    {manifest.name} {manifest.version}: {manifest.training_data}")
-        self._print(f"backend  {segmenter.backend.name}: {segmenter.backend.description}")
-        for reason in segmenter.reasons:
-            self._print(f"         {reason}", "dim")
+        self.backend(segmenter)
 
     def result(
         self,

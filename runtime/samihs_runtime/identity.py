@@ -63,15 +63,7 @@ class Scrubber:
     """
 
     def __init__(self, series: CTSeries) -> None:
-        values = identifying_values(series)
-        # Longest first: a name's part must not tear up the whole name or a UID around it.
-        alternatives = [
-            re.escape(value)
-            if len(value) >= SHORTEST_INSIDE_WORDS
-            else rf"(?<![^\W_]){re.escape(value)}(?![^\W_])"
-            for value in sorted(values, key=len, reverse=True)
-        ]
-        self._pattern = re.compile("|".join(alternatives), re.IGNORECASE) if values else None
+        self._pattern = _pattern(identifying_values(series))
 
     def text(self, text: str) -> str:
         """The text, each identifying value replaced by ``[removed]``."""
@@ -87,9 +79,34 @@ def identifying_values(series: CTSeries) -> set[str]:
     values: set[str] = {series.series_uid}
     for source in series.sources:
         values.add(source.sop_instance_uid)
-        for keyword in IDENTIFYING:
-            values.update(_texts(source.header.get(keyword), keyword.endswith(NAMES)))
+        values |= _header_values(source.header)
     return {value for value in values if len(value) >= SHORTEST}
+
+
+def scrubbed(text: str, header: Any) -> str:
+    """A text without what one header (a ``pydicom.Dataset``) identifies by: for ``--list``, which
+    shows a series before it is read."""
+    values = {value for value in _header_values(header) if len(value) >= SHORTEST}
+    pattern = _pattern(values)
+    return text if pattern is None else pattern.sub(REMOVED, text)
+
+
+def _header_values(header: Any) -> set[str]:
+    values: set[str] = set()
+    for keyword in IDENTIFYING:
+        values.update(_texts(header.get(keyword), keyword.endswith(NAMES)))
+    return values
+
+
+def _pattern(values: set[str]) -> re.Pattern[str] | None:
+    # Longest first: a name's part must not tear up the whole name or a UID around it.
+    alternatives = [
+        re.escape(value)
+        if len(value) >= SHORTEST_INSIDE_WORDS
+        else rf"(?<![^\W_]){re.escape(value)}(?![^\W_])"
+        for value in sorted(values, key=len, reverse=True)
+    ]
+    return re.compile("|".join(alternatives), re.IGNORECASE) if values else None
 
 
 def identity(series: CTSeries) -> dict[str, Any]:

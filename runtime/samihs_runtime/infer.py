@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from samihs_runtime.console import Screen
 from samihs_runtime.errors import OutputError
 from samihs_runtime.measurement import measure
+from samihs_runtime.patient_points import resolve
 from samihs_runtime.prompts import check_inside
 from samihs_runtime.report import Report
 from samihs_runtime.segmenter import Segmenter
@@ -18,13 +20,28 @@ from samihs_runtime.workflow import segment_lesion
 from samihs_runtime.writers import NAMES, write_outputs
 
 if TYPE_CHECKING:
-    from samihs_runtime.cli import Options
+    from samihs_runtime.cli import Click, Options
+    from samihs_runtime.measurement import Measurement
+    from samihs_runtime.prompts import Request
     from samihs_runtime.segmentation import Lesion
     from samihs_runtime.series import CTSeries
 
+Say = Callable[[str], None]
 
-def infer(options: Options) -> dict[str, Path]:
-    """Run ``samihs-infer``; returns the files written, by name.
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """One click's result, written."""
+
+    lesion: Lesion
+    measurement: Measurement
+    report: Report
+    written: dict[str, Path]
+    """File name -> path."""
+
+
+def infer(options: Options, click: Click) -> dict[str, Path]:
+    """Run ``samihs-infer`` for one click; returns the files written, by name.
 
     Raises:
         UserError: anything the user can mend; nothing is written then.
@@ -32,36 +49,67 @@ def infer(options: Options) -> dict[str, Path]:
     screen = Screen()
     _refuse_overwriting(options)
     started = time.perf_counter()
-    with screen.working("reading the study") as say:
-        series = read_study(options.study, series=options.series, progress=_counted(say))
-        check_inside(options.request, series.shape, len(series))
-    read = time.perf_counter()
+    with screen.counting("reading the study", "slices") as count:
+        series = read_study(click.study, series=click.series, progress=count)
+    request = request_on(click, series)
+    read = time.perf_counter() - started
     with Segmenter.from_bundle(options.bundle, options.backend) as segmenter:
         screen.opened(series, segmenter)
         with screen.working("segmenting") as say:
-            lesion = segment_lesion(
-                segmenter, series, options.request, propagation=options.propagation, say=say
-            )
-        report = _report(options, series, lesion, segmenter, read - started)
+            answer = answer_click(segmenter, series, request, options, {"load": read}, say)
+    screen.result(series, answer.lesion, answer.measurement, answer.report, answer.written)
+    return answer.written
+
+
+def request_on(click: Click, series: CTSeries) -> Request:
+    """The click in pixels of the series.
+
+    Raises:
+        PromptError: it lies outside.
+    """
+    request = resolve(click.request, series)
+    check_inside(request, series.shape, len(series))
+    return request
+
+
+def answer_click(
+    segmenter: Segmenter,
+    series: CTSeries,
+    request: Request,
+    options: Options,
+    timings: Mapping[str, float],
+    say: Say = lambda text: None,
+) -> Answer:
+    """Segment, measure and write into ``options.out``.
+
+    Args:
+        segmenter: an open segmenter, which may have answered others before.
+        series: what was clicked on.
+        request: the click, inside the series.
+        options: what to write, and how.
+        timings: seconds of the stages before this one.
+        say: told what is being done.
+    """
+    before = _totals(segmenter) if segmenter.timings.stages().get("click") else {}
+    lesion = segment_lesion(segmenter, series, request, propagation=options.propagation, say=say)
+    spent = {name: total - before.get(name, 0.0) for name, total in _totals(segmenter).items()}
+    own = {name: seconds for name, seconds in spent.items() if seconds > 0}
+    report = _report(request, series, segmenter, {**timings, **own})
     measurement = measure(series, lesion)
-    with screen.working("writing"):
-        written = write_outputs(
-            series,
-            lesion,
-            measurement,
-            report,
-            options.out,
-            options.formats,
-            overwrite=options.overwrite,
-            identify=options.identify,
-        )
-    screen.result(series, lesion, measurement, report, written)
-    return written
+    say("writing")
+    written = write_outputs(
+        series, lesion, measurement, report, options.out, options.formats, options.write
+    )
+    return Answer(lesion, measurement, report, written)
+
+
+def _totals(segmenter: Segmenter) -> dict[str, float]:
+    return {name: stage.total for name, stage in segmenter.timings.stages().items()}
 
 
 def _refuse_overwriting(options: Options) -> None:
     """Say so before the work, not after it."""
-    if options.overwrite:
+    if options.write.overwrite:
         return
     names = [name for kind in options.formats for name in NAMES[kind]]
     there = [name for name in names if (options.out / name).exists()]
@@ -71,17 +119,10 @@ def _refuse_overwriting(options: Options) -> None:
         )
 
 
-def _counted(say: Callable[[str], None]) -> Callable[[int, int], None]:
-    return lambda done, total: say(f"reading slice {done} of {total}")
-
-
 def _report(
-    options: Options, series: CTSeries, lesion: Lesion, segmenter: Segmenter, load_seconds: float
+    request: Request, series: CTSeries, segmenter: Segmenter, timings: Mapping[str, float]
 ) -> Report:
     manifest = segmenter.bundle.manifest
-    stages = segmenter.timings.stages()
-    timings = {"load": load_seconds}
-    timings.update({name: stage.total for name, stage in stages.items()})
     return Report(
         bundle_name=manifest.name,
         bundle_version=manifest.version,
@@ -91,14 +132,14 @@ def _report(
         backend=segmenter.backend.name,
         backend_description=segmenter.backend.description,
         backend_reason="; ".join(segmenter.reasons) or "the first in order",
-        prompt=options.request.prompt,
-        slice_choice=_slice_choice(options, series),
+        prompt=request.prompt,
+        slice_choice=_slice_choice(request, series),
         score_threshold=manifest.score_threshold,
         timings=timings,
     )
 
 
-def _slice_choice(options: Options, series: CTSeries) -> str:
-    if options.request.slice_index is not None:
+def _slice_choice(request: Request, series: CTSeries) -> str:
+    if request.slice_index is not None:
         return "given"
     return "only slice" if len(series) == 1 else "best score"

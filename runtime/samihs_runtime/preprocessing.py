@@ -81,13 +81,14 @@ class SliceFrame:
             mask: [S, S] of the same answer, used as it is where the sizes agree. Elsewhere the
                 logits are resampled and thresholded: resampling a mask would round twice.
         """
-        if self.identity:
-            return mask
+        return mask if self.identity else np.asarray(self.logits_to_slice(logits) > 0)
+
+    def logits_to_slice(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """``logits`` [L, L] over the S x S slice as [rows, columns] of the stored slice."""
         factor = logits.shape[0] / self.side
         top, left = self.offset
         shift = (top * factor, left * factor)
-        resampled = _resample(logits, (factor, factor), shift, (self.rows, self.columns))
-        return np.asarray(resampled > 0)
+        return _resample(logits, (factor, factor), shift, (self.rows, self.columns))
 
 
 def as_pixels(hu: NDArray[np.int16] | NDArray[np.float32]) -> NDArray[np.float32]:

@@ -75,18 +75,19 @@ def check_inside(request: Request, shape: tuple[int, int], slices: int) -> None:
         raise PromptError(f"slice {index} is out of range: this series has 0 to {slices - 1}")
 
 
-def _numbers(text: str, counts: tuple[int, ...], form: str) -> list[float]:
+def numbers(text: str, counts: tuple[int, ...], form: str) -> list[float]:
+    """Finite numbers, separated by commas; PromptError where it is not one of ``counts`` many."""
     try:
-        numbers = [float(part) for part in text.split(",")]
+        parsed = [float(part) for part in text.split(",")]
     except ValueError:
-        numbers = []
-    if len(numbers) not in counts or not all(math.isfinite(number) for number in numbers):
+        parsed = []
+    if len(parsed) not in counts or not all(math.isfinite(number) for number in parsed):
         raise PromptError(f"{text!r} is not of the form {form}")
-    return numbers
+    return parsed
 
 
 def _point(text: str) -> tuple[float, float, int | None]:
-    x, y, *rest = _numbers(text, (2, 3), "x,y or x,y,z (column, row, slice; zero-based)")
+    x, y, *rest = numbers(text, (2, 3), "x,y or x,y,z (column, row, slice; zero-based)")
     if not rest:
         return x, y, None
     if not rest[0].is_integer():
@@ -95,7 +96,7 @@ def _point(text: str) -> tuple[float, float, int | None]:
 
 
 def _box(text: str) -> tuple[float, float, float, float]:
-    x0, y0, x1, y1 = _numbers(text, (4,), "x0,y0,x1,y1 (columns and rows, zero-based)")
+    x0, y0, x1, y1 = numbers(text, (4,), "x0,y0,x1,y1 (columns and rows, zero-based)")
     if x1 <= x0 or y1 <= y0:
         raise PromptError(f"the box {text!r} is empty: x0 < x1 and y0 < y1 were expected")
     return x0, y0, x1, y1

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from samihs_runtime.probability import Evidence
 from samihs_runtime.segmentation import FOREGROUND, Prompt, SliceMask
 
 if TYPE_CHECKING:
@@ -43,6 +44,12 @@ class PropagationOptions:
     """Parts followed at once, the largest first."""
     min_part_mm2: float = 4.0
     """Parts smaller than this are noise, not lesion."""
+    plausible_hu: tuple[float, float] | None = None
+    """A mask whose median HU lies outside is no blood (the bundle's range); None asks nothing. The
+    median, since a rim of skull in the mask of an extra-axial bleed moves the mean beyond it."""
+    use_prior: bool = False
+    """Hand the last slice's logits to the decoder as a prior. Off: a decoder that was not trained
+    on another slice's logits trusts them too much (``benchmarks/propagation.py`` has both)."""
 
 
 def propagate(
@@ -105,7 +112,9 @@ def _carry(
         return "what still looks like the lesion is too small to click on"
     encoded = segmenter.encode(series.hu[index])
     prompts = [Prompt(points=(click,), labels=(FOREGROUND,)) for click in clicks]
-    predictions = segmenter.predict_batch([encoded] * len(prompts), prompts)
+    prior = last.evidence.logits if options.use_prior and last.evidence else None
+    priors = None if prior is None else [prior] * len(prompts)
+    predictions = segmenter.predict_batch([encoded] * len(prompts), prompts, priors)
     accepted = [part for part in predictions if part.score >= options.min_score]
     if not accepted:
         best = max(part.score for part in predictions)
@@ -116,12 +125,21 @@ def _carry(
         return "the mask no longer touches the lesion"
     if growth > options.max_growth:
         return f"the mask would grow {growth:.1f} times (at most {options.max_growth:g}): a leak"
+    typical = float(np.median(series.hu[index][mask]))
+    if not _is_plausible(typical, options.plausible_hu):
+        low, high = options.plausible_hu or (0.0, 0.0)
+        return f"the mask's median of {typical:.0f} HU is not blood's ({low:g} to {high:g})"
     score = float(np.mean([part.score for part in accepted]))
+    logits = np.maximum.reduce([part.logits for part in accepted])
     merged = Prompt(
         points=tuple(click for prompt in prompts for click in prompt.points),
         labels=(FOREGROUND,) * len(prompts),
     )
-    return SliceMask(index, mask, score, "propagated", merged)
+    return SliceMask(index, mask, score, "propagated", merged, Evidence(logits, encoded.frame))
+
+
+def _is_plausible(hu: float, within: tuple[float, float] | None) -> bool:
+    return within is None or within[0] <= hu <= within[1]
 
 
 def _like_lesion(

@@ -6,10 +6,13 @@ Plain frozen values, shared by the segmenter, propagation, measurement and the w
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from samihs_runtime.probability import Evidence
 
 FOREGROUND, BACKGROUND, BOX_MIN, BOX_MAX, NOT_A_POINT = 1, 0, 2, 3, -1
 """Prompt labels of segment-anything's prompt encoder (``prompt_encoder.py``)."""
@@ -66,6 +69,8 @@ class SliceMask:
     score: float
     origin: Literal["clicked", "propagated"]
     prompt: Prompt
+    evidence: Evidence | None = None
+    """What the mask was cut from; None where only the mask is known."""
 
 
 @dataclass(frozen=True, eq=False)

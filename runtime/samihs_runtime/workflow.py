@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samihs_runtime.errors import PromptError
+from samihs_runtime.preprocessing import SliceFrame
+from samihs_runtime.probability import Evidence
 from samihs_runtime.prompts import Request, check_inside
 from samihs_runtime.propagation import PropagationOptions, propagate
 from samihs_runtime.segmentation import FOREGROUND, Lesion, Prediction, Prompt, SliceMask
@@ -66,11 +68,13 @@ def segment_lesion(
             slices=(),
             notes=(*located.notes, f"no hemorrhage found at this click: {why}"),
         )
-    clicked = SliceMask(index, mask, prediction.score, "clicked", request.prompt)
+    frame = SliceFrame(*series.shape, segmenter.bundle.manifest.slice_size)
+    evidence = Evidence(prediction.logits, frame)
+    clicked = SliceMask(index, mask, prediction.score, "clicked", request.prompt, evidence)
     slices: tuple[SliceMask, ...] = (clicked,)
     stops: tuple[str, ...] = ()
     if propagation and len(series) > 1:
-        options = PropagationOptions(min_score=threshold)
+        options = PropagationOptions(min_score=threshold, plausible_hu=_plausible(segmenter))
         slices, stops = propagate(
             segmenter, series, clicked, options, lambda z: say(f"following into slice {z}")
         )

@@ -6,13 +6,18 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from samihs_runtime.cli import main
+from samihs_runtime.cli import FORMATS, main
+from samihs_runtime.study import read_study
 from samihs_training.data.phantom import BleedType, PhantomOptions, generate_study, write_dicom
+
+from .dicom_factory import PATIENT, ct_image, save, write_series
+from .test_study_series import MIXED, REFUSED
 
 pytestmark = pytest.mark.filterwarnings(
     # Click's runner leaves its captured streams to the garbage collector.
@@ -78,8 +83,6 @@ def _empty_folder(folder: Path) -> Path:
 
 
 def _mr_series(folder: Path) -> Path:
-    from .dicom_factory import write_series
-
     return write_series(folder / "mr", Modality="MR", SOPClassUID="1.2.840.10008.5.1.4.1.1.4")
 
 
@@ -94,6 +97,27 @@ def test_what_is_no_ct_study_is_one_line_and_exit_2(
     _one_line_nothing_written([path, "--point", "5,5", "--bundle", tiny_bundle], tmp_path / "out")
 
 
+@pytest.mark.parametrize("tags", [tags for tags, _ in REFUSED.values()], ids=REFUSED.keys())
+def test_every_refused_header_is_one_line_and_exit_2(
+    tags: dict[str, object], tiny_bundle: Path, tmp_path: Path
+) -> None:
+    save(ct_image(0, **tags), tmp_path / "study" / "IM0")
+    line = _one_line_nothing_written(
+        [tmp_path / "study", "--point", "5,5", "--bundle", tiny_bundle], tmp_path / "out"
+    )
+    assert PATIENT not in line
+
+
+@pytest.mark.parametrize("other", [other for other, _ in MIXED.values()], ids=MIXED.keys())
+def test_every_mixed_series_is_one_line_and_exit_2(
+    other: Any, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    save(other, write_series(tmp_path / "study") / "other")
+    _one_line_nothing_written(
+        [tmp_path / "study", "--point", "5,5", "--bundle", tiny_bundle], tmp_path / "out"
+    )
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -101,6 +125,8 @@ def test_what_is_no_ct_study_is_one_line_and_exit_2(
         ["--point", "5,5", "--slice", "77"],
         ["--point", "five"],
         ["--negative", "5,5"],
+        ["--point", "5,5,2", "--mm", "--slice", "2"],
+        ["--point", "5,5,9000", "--mm"],
         ["--point", "5,5,2", "--backend", "tensorrt"],
     ],
 )
@@ -193,3 +219,34 @@ def test_masks_do_not_depend_on_the_order_of_files(
         report.pop("timings", None)
         reports.append(report)
     assert reports[0]["slices"] == reports[1]["slices"]
+
+
+def test_a_click_in_patient_coordinates_is_the_same_click(
+    phantom: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    place = read_study(phantom).planes[2].to_patient(64, 60)
+    mm = ",".join(repr(float(value)) for value in place)
+    requests = []
+    for number, click in enumerate((["--point", "64,60,2"], ["--point", mm, "--mm"])):
+        out = tmp_path / f"out{number}"
+        arguments = (*click, "--bundle", tiny_bundle, "--out", out, "--format", "json")
+        assert run(phantom, *arguments).exit_code == 0
+        requests.append(json.loads((out / "report.json").read_text())["request"])
+    (one,), (other,) = (request.pop("points") for request in requests)
+    assert one == pytest.approx(other, abs=1e-6)
+    assert requests[0] == requests[1]
+
+
+def test_every_format_at_once(phantom: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    formats = [each for name in FORMATS for each in ("--format", name)]
+    out = tmp_path / "out"
+    arguments = ("--point", "64,64,2", "--bundle", tiny_bundle, "--out", out, *formats)
+    assert run(phantom, *arguments, "--fractional").exit_code == 0
+    names = {path.name for path in out.iterdir()}
+    assert {"lesion-seg.dcm", "contact-sheet.dcm", "lesion.nii.gz", "lesion.stl"} <= names
+
+
+def test_without_a_study_the_way_out_is_named() -> None:
+    result = run("--point", "5,5")
+    assert result.exit_code == 2
+    assert "no STUDY" in result.stderr

@@ -9,9 +9,13 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.data import get_testdata_file
+from pydicom.encaps import encapsulate
 from pydicom.uid import (
+    HTJ2K,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     RLELossless,
@@ -123,6 +127,29 @@ def test_compressed_transfer_syntaxes(tmp_path: Path, syntax: Any) -> None:
     series = read(image, tmp_path)
     np.testing.assert_array_equal(series.hu[0], pattern(0, 64, 48))
     assert series.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("coding", "syntax", "off", "said"),
+    [
+        ("lossless", HTJ2KLossless, 0, ""),
+        ("lossless", HTJ2KLosslessRPCL, 0, ""),
+        ("lossy", HTJ2K, 1, "lossy compression (HTJ2K, unless reversible)"),
+    ],
+)
+def test_high_throughput_jpeg_2000(
+    tmp_path: Path, coding: str, syntax: Any, off: int, said: str
+) -> None:
+    """Codestreams of ``tests/golden/make_htj2k.py``."""
+    golden = np.load(Path(__file__).parents[1] / "golden" / "htj2k.npz")
+    image = ct_image(0, Rows=64, Columns=64)
+    image.PixelData = encapsulate([golden[coding].tobytes()])
+    image["PixelData"].VR = "OB"
+    image.file_meta.TransferSyntaxUID = syntax
+    series = read(image, tmp_path)
+    np.testing.assert_allclose(series.hu[0], golden["stored"].astype(int) - 1024, atol=off)
+    assert " ".join(series.notes).startswith(said)
+    assert bool(series.notes) == bool(said)
 
 
 def test_jpeg_2000_whose_sign_is_not_the_headers(tmp_path: Path) -> None:

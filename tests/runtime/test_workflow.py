@@ -17,7 +17,7 @@ from samihs_runtime.backends.fake import FakeBackend
 from samihs_runtime.bundle import Bundle
 from samihs_runtime.errors import PromptError
 from samihs_runtime.prompts import parse_request
-from samihs_runtime.propagation import deepest_point
+from samihs_runtime.propagation import PropagationOptions, deepest_point, propagate
 from samihs_runtime.segmenter import Segmenter
 from samihs_runtime.series import CTSeries
 from samihs_runtime.workflow import segment_lesion
@@ -128,3 +128,61 @@ def test_the_deepest_point_of_a_rectangle_is_its_middle() -> None:
     x, y = deepest_point(region)
     assert y == 8
     assert 6 <= x <= 20
+
+
+def test_a_mask_of_bone_ends_the_lesion(segmenter: Segmenter) -> None:
+    """What was blood becomes bone on the next slice, and looks alike enough to be clicked."""
+    series = ball_series()
+    lesion = segment_lesion(segmenter, series, parse_request(["36,30,4"]), propagation=False)
+    options = PropagationOptions(min_score=0.5, plausible_hu=(20.0, 60.0))
+    slices, stops = propagate(segmenter, series, lesion.slices[0], options)
+    assert [part.index for part in slices] == [4]
+    assert all("median of 70 HU is not blood's (20 to 60)" in stop for stop in stops)
+
+
+def test_a_rim_of_skull_in_the_mask_is_no_reason_to_stop(segmenter: Segmenter) -> None:
+    series = ball_series()
+    hu = series.hu.copy()
+    rim = np.zeros(hu.shape, bool)
+    rim[:, 25:29, 30:44] = True
+    hu[rim & (hu == 70)] = 84  # partial volume with bone: the mean moves, the median does not
+    lesion = segment_lesion(segmenter, replace(series, hu=hu), parse_request(["36,34,4"]))
+    clicked = lesion.slices[[part.index for part in lesion.slices].index(4)]
+    inside = hu[4][clicked.mask]
+    options = PropagationOptions(min_score=0.5, plausible_hu=(60.0, float(np.median(inside)) + 1.0))
+    assert inside.mean() > options.plausible_hu[1]  # type: ignore[index]
+    slices, _ = propagate(segmenter, replace(series, hu=hu), clicked, options)
+    assert len(slices) > 1
+
+
+def test_the_last_slices_logits_are_handed_on_where_asked(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    series = ball_series()
+    lesion = segment_lesion(segmenter, series, parse_request(["36,30,4"]), propagation=False)
+    seen: list[object] = []
+    real = segmenter.predict_batch
+
+    def watched(encoded: object, prompts: object, priors: object = None) -> object:
+        seen.append(priors)
+        return real(encoded, prompts, priors)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(segmenter, "predict_batch", watched)
+    for use_prior in (False, True):
+        seen.clear()
+        options = PropagationOptions(min_score=0.5, use_prior=use_prior)
+        propagate(segmenter, series, lesion.slices[0], options)
+        assert seen
+        assert all((priors is not None) == use_prior for priors in seen)
+    evidence = lesion.slices[0].evidence
+    assert evidence is not None
+    np.testing.assert_array_equal(seen[0][0], evidence.logits)  # type: ignore[index]
+
+
+def test_confidence_is_given_slice_by_slice(segmenter: Segmenter) -> None:
+    lesion = segment_lesion(segmenter, ball_series(), parse_request(["36,30,4"]))
+    for part in lesion.slices:
+        assert 0 <= part.score <= 1
+        assert part.evidence is not None
+        probability = part.evidence.probability(part.mask)
+        assert probability[part.mask].mean() > 0.5 > probability[~part.mask].mean()

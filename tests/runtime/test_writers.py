@@ -15,19 +15,25 @@ from samihs_runtime.errors import OutputError
 from samihs_runtime.measurement import measure
 from samihs_runtime.segmentation import Lesion
 from samihs_runtime.series import CTSeries
-from samihs_runtime.writers import write_outputs
+from samihs_runtime.writers import WriteOptions, write_outputs
 from samihs_runtime.writers.files import staged_folder
 
 from .series_factory import PLANTED, make_lesion, make_report, make_series, not_found
 
-ALL = ("seg", "overlay", "json", "nifti")
+ALL = ("seg", "overlay", "json", "nifti", "capture", "stl")
 
 
 def write(
     series: CTSeries, lesion: Lesion, out: Path, formats: tuple[str, ...] = ALL, **options: Any
 ) -> dict[str, Path]:
     return write_outputs(
-        series, lesion, measure(series, lesion), make_report(), out, formats, **options
+        series,
+        lesion,
+        measure(series, lesion),
+        make_report(),
+        out,
+        formats,
+        WriteOptions(**options),
     )
 
 
@@ -40,6 +46,7 @@ def test_every_format_is_written_and_told(tmp_path: Path) -> None:
     written = write(series, make_lesion(series), tmp_path / "a" / "out")
     assert set(written) == names(tmp_path / "a" / "out") == {
         "lesion-seg.dcm", "overlay.png", "contact-sheet.png", "report.json", "lesion.nii.gz",
+        "contact-sheet.dcm", "lesion.stl",
     }  # fmt: skip
     assert all(path.is_file() and path.stat().st_size > 200 for path in written.values())
     assert names(tmp_path) == {"a"}
@@ -55,26 +62,33 @@ def test_a_lesion_on_one_slice_needs_no_contact_sheet(tmp_path: Path) -> None:
 
 def test_nothing_found_is_written_too(tmp_path: Path) -> None:
     written = write(make_series(), not_found(), tmp_path / "o")
-    assert set(written) == {"lesion-seg.dcm", "overlay.png", "report.json", "lesion.nii.gz"}
+    assert set(written) == {
+        "lesion-seg.dcm", "overlay.png", "report.json", "lesion.nii.gz", "contact-sheet.dcm",
+        "lesion.stl",
+    }  # fmt: skip
     with Image.open(written["overlay.png"]) as picture:
         assert picture.size[0] > 700
 
 
+@pytest.mark.parametrize("deidentify", [False, True])
 @pytest.mark.parametrize("lesion_of", [make_lesion, lambda series: not_found()])
-def test_no_planted_identity_outside_dicom_objects(lesion_of: Any, tmp_path: Path) -> None:
-    """Every byte of every other file is searched, unpacked where packed, in any case."""
+def test_no_planted_identity_outside_dicom_objects(
+    lesion_of: Any, deidentify: bool, tmp_path: Path
+) -> None:
+    """Every byte of every other file is searched, unpacked where packed, in any case; of the DICOM
+    objects as well where they were to be de-identified."""
     series = make_series(
         description="Head Zzyzxova MRN-7781234",
         notes=("damaged file left out: /archive/ZZYZXOVA_QUIRINE/ACC9981776.dcm",),
     )
-    written = write(series, lesion_of(series), tmp_path / "out")
+    written = write(series, lesion_of(series), tmp_path / "out", deidentify=deidentify)
     secrets = [series.series_uid, *(source.sop_instance_uid for source in series.sources)]
     for value in PLANTED.values():
         secrets += [value] if isinstance(value, str) else value
     secrets += ["zzyzxova", "quirine", "ottoline", "grumblethwaite", "ignatius"]
     searched = 0
     for name, path in written.items():
-        if name.endswith(".dcm"):
+        if name.endswith(".dcm") and not deidentify:
             assert b"Zzyzxova" in path.read_bytes()  # a PACS needs it; and the search can find it
             continue
         content = path.read_bytes()
@@ -121,7 +135,9 @@ def test_a_format_that_cannot_hold_the_series_writes_nothing(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("formats", [("seg", "tiff"), ()])
 def test_unknown_formats_are_refused(formats: tuple[str, ...], tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="expected some of seg, overlay, json, nifti"):
+    with pytest.raises(
+        OutputError, match="expected some of seg, overlay, json, nifti, capture, stl"
+    ):
         write(make_series(), not_found(), tmp_path / "out", formats)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from samihs_runtime.errors import OutputError
+from samihs_runtime.measurement import measure
 from samihs_runtime.writers.nifti import write_nifti
 
 from .series_factory import make_lesion, make_report, make_series, not_found
@@ -68,3 +70,40 @@ def test_rounded_positions_are_one_grid(tmp_path: Path) -> None:
     write_nifti(series, not_found(), make_report(), tmp_path / "a.nii.gz")
     image: Any = nib.load(tmp_path / "a.nii.gz")
     assert not np.asarray(image.dataobj).any()
+
+
+@pytest.mark.parametrize("tilt", [0.0, 18.5])
+def test_uneven_gaps_can_be_resampled(tilt: float, tmp_path: Path) -> None:
+    """Every new slice lies on the old ones' line, and carries the mask of the one it lies in."""
+    series = make_series((0, 4, 8, 9, 16), thickness=4.0, tilt_deg=tilt)
+    lesion = make_lesion(series, (1, 2, 3))
+    write_nifti(series, lesion, make_report(), tmp_path / "a.nii.gz", resample=True)
+    image = nib.load(tmp_path / "a.nii.gz")
+    mask = np.asarray(image.dataobj)
+    assert b"resampled" in image.header["descrip"].tobytes()
+    voxel_ml = abs(np.linalg.det(image.affine[:3, :3])) / 1000
+    step = 1.0  # the smallest gap
+    ends = 2 * step / 2 * 48 * 0.25 / 1000  # half a step of 48 pixels at each end
+    assert mask.sum() * voxel_ml == pytest.approx(measure(series, lesion).volume_ml, abs=ends)
+    for index, plane in enumerate(series.planes):
+        lps = np.append(plane.to_patient(26, 30), 1.0)
+        voxel = np.linalg.inv(image.affine) @ (np.array([-1, -1, 1, 1]) * lps)
+        np.testing.assert_allclose(voxel[:2], (26, 30), atol=1e-6)
+        assert mask[26, 30, round(voxel[2])] == (index in (1, 2, 3))
+
+
+def test_an_even_series_is_not_resampled(tmp_path: Path) -> None:
+    series = make_series()
+    for name, resample in (("plain", False), ("asked", True)):
+        path = tmp_path / f"{name}.nii"
+        write_nifti(series, make_lesion(series), make_report(), path, resample=resample)
+    assert (tmp_path / "plain.nii").read_bytes() == (tmp_path / "asked.nii").read_bytes()
+
+
+def test_slices_shifted_within_their_planes_are_not_resampled(tmp_path: Path) -> None:
+    series = make_series((0, 4, 8, 9, 16))
+    x, y, z = series.planes[2].position
+    moved = replace(series.planes[2], position=(x + 1.0, y, z))
+    series = replace(series, planes=(*series.planes[:2], moved, *series.planes[3:]))
+    with pytest.raises(OutputError, match="evens out distances only"):
+        write_nifti(series, make_lesion(series), make_report(), tmp_path / "a.nii", resample=True)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,8 @@ import pytest
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, SegmentationStorage
 
 from samihs_runtime.measurement import masks_by_slice
+from samihs_runtime.preprocessing import SliceFrame
+from samihs_runtime.probability import Evidence
 from samihs_runtime.segmentation import Lesion
 from samihs_runtime.series import CTSeries
 from samihs_runtime.writers.seg import build_seg, write_seg
@@ -220,3 +226,49 @@ def test_real_tilted_uneven_series(tmp_path: Path) -> None:
     assert_same_geometry(dataset, series, lesion)
     frames = dataset.PerFrameFunctionalGroupsSequence
     assert {float(f.PixelMeasuresSequence[0].SliceThickness) for f in frames} == {4.0, 7.0}
+
+
+def test_fractional_holds_the_probability(tmp_path: Path) -> None:
+    """What the decoder's logits say of each pixel, within a step of 1/255; other blobs are zero."""
+    series = make_series()
+    lesion = make_lesion(series, (1, 2))
+    logits = np.full((64, 64), -9.0, np.float32)
+    logits[lesion.slices[0].mask] = 1.5
+    logits[2:6, 50:60] = 4.0  # the model saw something else there
+    evidence = Evidence(logits, SliceFrame(64, 64, 64))
+    lesion = replace(
+        lesion, slices=tuple(replace(part, evidence=evidence) for part in lesion.slices)
+    )
+    path = tmp_path / "seg.dcm"
+    write_seg(series, lesion, make_report(), path, fractional=True)
+    dataset = pydicom.dcmread(path)
+    assert (dataset.SegmentationType, dataset.MaximumFractionalValue) == ("FRACTIONAL", 255)
+    assert dataset.SegmentationFractionalType == "PROBABILITY"
+    for frame in dataset.pixel_array:
+        inside = frame[lesion.slices[0].mask] / 255
+        np.testing.assert_allclose(inside, 1 / (1 + np.exp(-1.5)), atol=1 / 255)
+        assert not frame[2:6, 50:60].any()
+
+
+def test_fractional_of_a_mask_alone_is_sure(tmp_path: Path) -> None:
+    series = make_series()
+    lesion = make_lesion(series)
+    dataset = build_seg(series, lesion, make_report(), fractional=True)
+    np.testing.assert_array_equal(dataset.pixel_array[0] == 255, lesion.slices[0].mask)
+
+
+def test_dcmtk_reads_every_frame(tmp_path: Path) -> None:
+    """A second implementation parses the object, finds the frames and complains of nothing."""
+    dcmdump = shutil.which("dcmdump")
+    if dcmdump is None:
+        pytest.skip("dcmdump (Debian: dcmtk) is not installed")
+    series = make_series(**GE_TILT)
+    lesion = make_lesion(series, (1, 2, 3))
+    for fractional in (False, True):
+        path = tmp_path / "seg.dcm"
+        write_seg(series, lesion, make_report(), path, fractional=fractional)
+        done = subprocess.run([dcmdump, path], capture_output=True, text=True, check=True)
+        assert done.stderr == ""
+        assert re.search(r"\(0028,0008\) IS \[3\]", done.stdout)
+        for index in (1, 2, 3):
+            assert series.sources[index].sop_instance_uid in done.stdout

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from samihs_runtime.errors import StudyError
 from samihs_runtime.geometry import UNKNOWN_THICKNESS_MM, slice_extents
+from samihs_runtime.identity import scrubbed
 from samihs_runtime.series import CTSeries, SlicePlane, SourceSlice
 
 from .choosing import choose
@@ -117,7 +118,7 @@ def _summary(candidate: Candidate) -> SeriesSummary:
     return SeriesSummary(
         uid=candidate.uid,
         number=candidate.number,
-        description=candidate.description,
+        description=scrubbed(candidate.description, candidate.first),
         modality=text(candidate.first, "Modality"),
         slices=candidate.slices,
         kind=candidate.verdict.kind,

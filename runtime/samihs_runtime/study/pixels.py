@@ -25,10 +25,14 @@ _TISSUE_HU = (-200, 200)
 """A PixelPaddingValue in here is a wrong header: taking it at its word would punch air into brain.
 Seen as a padding of 0 in series whose stored values are HU already."""
 _RLE = "1.2.840.10008.1.2.5"
-LOSSY = {  # transfer syntaxes that lose by design, and those that may: PS3.5 section 10 and A.4
+LOSSY = {  # transfer syntaxes that lose by design: PS3.5 section 10 and A.4
     "1.2.840.10008.1.2.4.50": "JPEG",
     "1.2.840.10008.1.2.4.51": "JPEG",
     "1.2.840.10008.1.2.4.81": "JPEG-LS near-lossless",
+}
+MAY_BE_LOSSY = {  # the file should say which (LossyImageCompression is type 1C); some do not
+    "1.2.840.10008.1.2.4.91": "JPEG 2000, unless reversible",
+    "1.2.840.10008.1.2.4.203": "HTJ2K, unless reversible",
 }
 
 Stored = NDArray[np.signedinteger[Any]] | NDArray[np.unsignedinteger[Any]]
@@ -190,4 +194,5 @@ def lossy_compression(dataset: Any) -> str:
         return LOSSY[syntax]
     if text(dataset, "LossyImageCompression") == "01":
         return text(dataset, "LossyImageCompressionMethod")[:32] or "method not stated"
-    return ""
+    said = bool(text(dataset, "LossyImageCompression"))
+    return "" if said else MAY_BE_LOSSY.get(syntax, "")

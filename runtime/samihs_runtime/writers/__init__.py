@@ -1,13 +1,14 @@
-"""One result, many files: DICOM SEG, PNG overlay, JSON report, NIfTI.
+"""One result, many files: DICOM SEG, pictures, JSON report, NIfTI, STL.
 
 :func:`write_outputs` is all that a command needs. File names never carry the patient's identity;
-nor does what is in them, but for DICOM objects (a PACS needs the patient module) and a report that
-was asked to (``identify``).
+nor does what is in them, but for DICOM objects (a PACS needs the patient module, unless
+``deidentify``) and a report that was asked to (``identify``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,16 +26,37 @@ OVERLAY_NAME = "overlay.png"
 SHEET_NAME = "contact-sheet.png"
 REPORT_NAME = "report.json"
 NIFTI_NAME = "lesion.nii.gz"
+CAPTURE_NAME = "contact-sheet.dcm"
+SURFACE_NAME = "lesion.stl"
 
 NAMES = {
     "seg": (SEG_NAME,),
     "overlay": (OVERLAY_NAME, SHEET_NAME),
     "json": (REPORT_NAME,),
     "nifti": (NIFTI_NAME,),
+    "capture": (CAPTURE_NAME,),
+    "stl": (SURFACE_NAME,),
 }
 """Format, as ``--format`` takes it, to the names of the files it may write. The contact sheet is
 written where the lesion lies on more than one slice."""
 DEFAULT_FORMATS = ("seg", "overlay", "json")
+
+
+@dataclass(frozen=True)
+class WriteOptions:
+    """How a result is written."""
+
+    overwrite: bool = False
+    """Replace files of the same names, and remove those of an earlier result that the new one does
+    not have."""
+    identify: bool = False
+    """Put the patient's identity into the JSON report."""
+    deidentify: bool = False
+    """Leave it out of the DICOM objects, too, and replace their UIDs."""
+    fractional: bool = False
+    """Write the model's probability into the SEG instead of the mask."""
+    resample: bool = False
+    """Let NIfTI put unevenly spaced slices on an even grid."""
 
 
 def write_outputs(
@@ -44,9 +66,7 @@ def write_outputs(
     report: Report,
     out_dir: str | Path,
     formats: Sequence[str] = DEFAULT_FORMATS,
-    *,
-    overwrite: bool = False,
-    identify: bool = False,
+    options: WriteOptions | None = None,
 ) -> dict[str, Path]:
     """Write a result into a folder: all of it, or, on any error, nothing.
 
@@ -58,10 +78,8 @@ def write_outputs(
         measurement: its numbers.
         report: what is known of the run; its bundle and statement go into the SEG and pictures.
         out_dir: the folder.
-        formats: which of ``seg``, ``overlay``, ``json``, ``nifti``.
-        overwrite: replace files of the same names, and remove those of an earlier result that the
-            new one does not have.
-        identify: put the patient's identity into the JSON report.
+        formats: which of ``seg``, ``overlay``, ``json``, ``nifti``, ``capture``, ``stl``.
+        options: see :class:`WriteOptions`.
 
     Returns:
         File name -> path, in the order they were written.
@@ -70,60 +88,84 @@ def write_outputs(
         OutputError: an unknown format; the folder cannot be written; a file would be overwritten;
             or the format cannot hold this series (NIfTI with uneven gaps).
     """
+    options = options or WriteOptions()
     unknown = [name for name in formats if name not in NAMES]
     if unknown or not formats:
         raise OutputError(
             f"output format {', '.join(unknown) or '(none)'}: expected some of {', '.join(NAMES)}"
         )
+    result = _Result(series, lesion, measurement, report, options)
     writers: dict[str, Callable[[Path], None]] = {
-        "seg": lambda folder: _write_seg(series, lesion, report, folder),
-        "overlay": lambda folder: _write_pictures(series, lesion, measurement, report, folder),
-        "json": lambda folder: _write_report(series, lesion, measurement, report, folder, identify),
-        "nifti": lambda folder: _write_nifti(series, lesion, report, folder),
+        "seg": result.seg,
+        "overlay": result.pictures,
+        "json": result.report_json,
+        "nifti": result.nifti,
+        "capture": result.capture,
+        "stl": result.stl,
     }
     wanted = [name for name in NAMES if name in formats]
     reserved = [file for name in wanted for file in NAMES[name]]
-    with staged_folder(Path(out_dir), reserved, overwrite=overwrite) as stage:
+    with staged_folder(Path(out_dir), reserved, overwrite=options.overwrite) as stage:
         for name in wanted:
             writers[name](stage.folder)
     return stage.written
 
 
-# The libraries behind the writers load where they are used: a command's --help needs none.
+@dataclass(frozen=True, eq=False)
+class _Result:
+    """What is to be written. The libraries behind the formats load where they are used: a
+    command's --help needs none."""
 
+    series: CTSeries
+    lesion: Lesion
+    measurement: Measurement
+    about: Report
+    options: WriteOptions
 
-def _write_seg(series: CTSeries, lesion: Lesion, report: Report, folder: Path) -> None:
-    from samihs_runtime.writers.seg import write_seg
+    def seg(self, folder: Path) -> None:
+        from samihs_runtime.writers.seg import write_seg
 
-    write_seg(series, lesion, report, folder / SEG_NAME)
+        fractional = self.options.fractional
+        write_seg(
+            self._for_dicom(), self.lesion, self.about, folder / SEG_NAME, fractional=fractional
+        )
 
+    def pictures(self, folder: Path) -> None:
+        from samihs_runtime.writers.contact_sheet import write_contact_sheet
+        from samihs_runtime.writers.overlay import write_overlay
 
-def _write_pictures(
-    series: CTSeries, lesion: Lesion, measurement: Measurement, report: Report, folder: Path
-) -> None:
-    from samihs_runtime.writers.contact_sheet import write_contact_sheet
-    from samihs_runtime.writers.overlay import write_overlay
+        parts = (self.series, self.lesion, self.measurement, self.about)
+        write_overlay(*parts, folder / OVERLAY_NAME)
+        if len(self.measurement.slices) > 1:
+            write_contact_sheet(*parts, folder / SHEET_NAME)
 
-    write_overlay(series, lesion, measurement, report, folder / OVERLAY_NAME)
-    if len(measurement.slices) > 1:
-        write_contact_sheet(series, lesion, measurement, report, folder / SHEET_NAME)
+    def report_json(self, folder: Path) -> None:
+        from samihs_runtime.writers.report_json import write_report
 
+        document = self.about.document(
+            self.series, self.lesion, self.measurement, identify=self.options.identify
+        )
+        write_report(document, folder / REPORT_NAME)
 
-def _write_report(
-    series: CTSeries,
-    lesion: Lesion,
-    measurement: Measurement,
-    report: Report,
-    folder: Path,
-    identify: bool,
-) -> None:
-    from samihs_runtime.writers.report_json import write_report
+    def nifti(self, folder: Path) -> None:
+        from samihs_runtime.writers.nifti import write_nifti
 
-    document = report.document(series, lesion, measurement, identify=identify)
-    write_report(document, folder / REPORT_NAME)
+        resample = self.options.resample
+        write_nifti(self.series, self.lesion, self.about, folder / NIFTI_NAME, resample=resample)
 
+    def capture(self, folder: Path) -> None:
+        from samihs_runtime.writers.capture import write_capture
 
-def _write_nifti(series: CTSeries, lesion: Lesion, report: Report, folder: Path) -> None:
-    from samihs_runtime.writers.nifti import write_nifti
+        write_capture(
+            self._for_dicom(), self.lesion, self.measurement, self.about, folder / CAPTURE_NAME
+        )
 
-    write_nifti(series, lesion, report, folder / NIFTI_NAME)
+    def stl(self, folder: Path) -> None:
+        from samihs_runtime.writers.stl import write_stl
+
+        write_stl(self.series, self.lesion, folder / SURFACE_NAME)
+
+    def _for_dicom(self) -> CTSeries:
+        from samihs_runtime.deidentify import deidentified
+
+        return deidentified(self.series) if self.options.deidentify else self.series

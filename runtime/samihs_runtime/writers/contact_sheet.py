@@ -16,6 +16,7 @@ from samihs_runtime.writers.drawing import (
     draw_contour,
     view_of,
 )
+from samihs_runtime.writers.furniture import GREYS_WIDTH, draw_grey_scale, draw_scale_bar
 from samihs_runtime.writers.lettering import (
     AMBER,
     DIM,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from samihs_runtime.measurement import Measurement
     from samihs_runtime.report import Report
     from samihs_runtime.segmentation import Lesion
-    from samihs_runtime.series import CTSeries
+    from samihs_runtime.series import CTSeries, SlicePlane
 
 PAGE_WIDTH = 1500
 PAD, GAP = 30, 14
@@ -40,6 +41,8 @@ MOST_COLUMNS = 5
 MOST_TILES = 40
 """More slices than this are thinned out evenly, and the page says so."""
 CAPTION_PX = 30
+SCALES_PX = 64
+"""Height of the grey scale in the header."""
 
 
 def write_contact_sheet(
@@ -68,6 +71,7 @@ def contact_sheet(
     header = _header(lesion, measurement, len(shown))
     page = _blank_page(view, columns, len(shown), len(header))
     y = _draw_header(page, header)
+    _draw_scales(page, view, series.planes[shown[0]])
     scores = {part.index: part.score for part in lesion.slices}
     areas = {each.index: each.area_mm2 for each in measurement.slices}
     for position, index in enumerate(shown):
@@ -118,6 +122,14 @@ def _draw_header(page: Image.Image, header: list[tuple[str, int]]) -> int:
         write_text(draw, (PAD, y), text, size, DIM if position else INK)
         y += round(size * 1.5)
     return y + 10
+
+
+def _draw_scales(page: Image.Image, view: View, plane: SlicePlane) -> None:
+    """Lengths and greys, once for all tiles, at the upper right."""
+    greys = (PAGE_WIDTH - PAD - GREYS_WIDTH, PAD - 4)
+    draw_grey_scale(page, greys, SCALES_PX)
+    bar = (greys[0] - 330.0, PAD + SCALES_PX - 10.0)
+    draw_scale_bar(ImageDraw.Draw(page), bar, 230.0, view, plane)
 
 
 def _blank_page(view: View, columns: int, tiles: int, header_lines: int) -> Image.Image:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from samihs_runtime.segmentation import FOREGROUND
-from samihs_runtime.writers.lettering import DIM, INK, SKY, VERMILION, Colour, rimmed
+from samihs_runtime.writers.lettering import INK, SKY, VERMILION, Colour
 
 if TYPE_CHECKING:
     from samihs_runtime.segmentation import Prompt
@@ -204,45 +204,3 @@ def _corners(
     x0, y0 = view.place(min(box[0], box[2]), min(box[1], box[3]))
     x1, y1 = view.place(max(box[0], box[2]), max(box[1], box[3]))
     return x0, y0, x1, y1
-
-
-def draw_furniture(panel: Image.Image, series: CTSeries, index: int, view: View) -> None:
-    """Scale bar, grey scale in HU and the patient's directions, in place."""
-    draw = ImageDraw.Draw(panel)
-    plane = series.planes[index]
-    per_mm = view.scale[0] / plane.spacing[1]
-    bar_mm = next(mm for mm in (50, 20, 10, 5, 1) if mm * per_mm < panel.width / 3 or mm == 1)
-    x0, y0, length = 20.0, panel.height - 24.0, bar_mm * per_mm
-    draw.rectangle((x0 - 1, y0 - 1, x0 + length + 1, y0 + 4), fill=(0, 0, 0))
-    draw.rectangle((x0, y0, x0 + length, y0 + 3), fill=INK)
-    rimmed(draw, (x0, y0 - 8), f"{bar_mm} mm", 17, anchor="ls")
-    _grey_scale(panel, draw)
-    middle_x, middle_y = panel.width / 2, panel.height / 2
-    right, down = _letter(plane.row_direction), _letter(plane.column_direction)
-    edge = 12
-    rimmed(draw, (edge, middle_y), _opposite(right), 20, anchor="lm")
-    rimmed(draw, (panel.width - edge, middle_y), right, 20, anchor="rm")
-    rimmed(draw, (middle_x, edge), _opposite(down), 20, anchor="ma")
-    rimmed(draw, (middle_x, panel.height - edge), down, 20, anchor="md")
-
-
-def _grey_scale(panel: Image.Image, draw: ImageDraw.ImageDraw) -> None:
-    """The window's greys with their HU, at the lower right."""
-    width, height = 10, 130
-    x0, y0 = panel.width - 20 - width, panel.height - 24 - height
-    ramp = np.linspace(255, 0, height).round().astype(np.uint8)
-    draw.rectangle((x0 - 1, y0 - 1, x0 + width, y0 + height), outline=DIM)
-    panel.paste(Image.fromarray(np.repeat(ramp[:, None], width, axis=1)).convert("RGB"), (x0, y0))
-    low = WINDOW_CENTRE_HU - WINDOW_WIDTH_HU / 2
-    rimmed(draw, (x0 - 8, y0 + 2), f"{low + WINDOW_WIDTH_HU:g} HU", 15, anchor="rm")
-    rimmed(draw, (x0 - 8, y0 + height - 2), f"{low:g}", 15, anchor="rm")
-
-
-def _letter(direction: tuple[float, float, float]) -> str:
-    """The patient's direction a vector points to most: LPS, so +x is left, +y back, +z head."""
-    axis = int(np.argmax(np.abs(direction)))
-    return ("LR", "PA", "HF")[axis][0 if direction[axis] > 0 else 1]
-
-
-def _opposite(letter: str) -> str:
-    return dict(zip("LRPAHF", "RLAPFH", strict=True))[letter]

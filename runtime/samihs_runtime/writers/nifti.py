@@ -1,7 +1,7 @@
 """The lesion as NIfTI-1: one voxel for each CT voxel, in a sheared grid where the gantry tilted.
 
 NIfTI has one affine for all voxels. A series whose slices are unevenly spaced has none, and is
-refused with the reason instead of being resampled in silence.
+refused with the reason, unless resampling was asked for.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samihs_runtime.errors import OutputError
+from samihs_runtime.geometry import fit_grid
+from samihs_runtime.writers.resampling import resampled
 
 if TYPE_CHECKING:
     from samihs_runtime.report import Report
@@ -26,11 +28,20 @@ UNKNOWN_FORM = 0
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
-def write_nifti(series: CTSeries, lesion: Lesion, report: Report, path: Path) -> None:
+def write_nifti(
+    series: CTSeries, lesion: Lesion, report: Report, path: Path, *, resample: bool = False
+) -> None:
     """Write the mask as uint8 NIfTI-1, array axes (column, row, slice).
 
     A lesion that was not found gives a volume of zeros. The sform holds the affine; the qform does
     as well where the grid is not sheared, as it cannot hold a shear.
+
+    Args:
+        series: the series that was clicked on.
+        lesion: the answer.
+        report: what is known of the run.
+        path: the file.
+        resample: put the mask of unevenly spaced slices on an even grid instead of refusing.
 
     Raises:
         OutputError: the slices are unevenly spaced or not parallel.
@@ -38,15 +49,21 @@ def write_nifti(series: CTSeries, lesion: Lesion, report: Report, path: Path) ->
     """
     import nibabel as nib
 
-    affine = ras_affine(series)
     mask = lesion.volume_mask((len(series), *series.shape))
+    evened = resample and not fit_grid(series.planes).uniform
+    if evened:
+        mask, lps = resampled(series, mask)
+        affine = LPS_TO_RAS @ lps
+    else:
+        affine = ras_affine(series)
     image = nib.Nifti1Image(np.ascontiguousarray(mask.transpose(2, 1, 0), dtype=np.uint8), affine)
     image.set_sform(affine, code=SCANNER_ANATOMICAL)
     qform = UNKNOWN_FORM if _is_sheared(affine) else SCANNER_ANATOMICAL
     image.set_qform(affine, code=qform, strip_shears=True)
     image.header.set_xyzt_units("mm", "sec")
     image.header["cal_max"] = 1
-    image.header["descrip"] = f"samihs {report.version} {report.bundle_id[:12]}".encode()[:79]
+    said = f"samihs {report.version} {report.bundle_id[:12]}{' resampled' * evened}"
+    image.header["descrip"] = said.encode()[:79]
     nib.save(image, path)
 
 
@@ -83,8 +100,8 @@ def _check_places(series: CTSeries, lps: NDArray[np.float64]) -> None:
                 raise OutputError(
                     f"NIfTI cannot hold this series: its slices are not evenly spaced "
                     f"({_gaps(series)}), and one grid would put slice {index} {off:.2f} mm from "
-                    f"its place; expected at most {MAX_MISPLACEMENT_MM:g} mm; take the DICOM SEG, "
-                    "which holds each slice's own place"
+                    f"its place; expected at most {MAX_MISPLACEMENT_MM:g} mm; give --resample, or "
+                    "take the DICOM SEG, which holds each slice's own place"
                 )
 
 

@@ -14,10 +14,10 @@ from samihs_runtime.writers.drawing import (
     WINDOW_WIDTH_HU,
     ct_panel,
     draw_contour,
-    draw_furniture,
     draw_prompt,
     view_of,
 )
+from samihs_runtime.writers.furniture import draw_furniture
 from samihs_runtime.writers.lettering import (
     AMBER,
     DIM,

@@ -1,4 +1,6 @@
-"""DICOM Segmentation (PS3.3 A.51), BINARY, with each frame where its source slice is.
+"""DICOM Segmentation (PS3.3 A.51), with each frame where its source slice is.
+
+BINARY; FRACTIONAL of the model's probability where it was asked for.
 
 highdicom writes the object. Three things are done around it:
 
@@ -18,8 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from samihs_runtime.measurement import masks_by_slice
+from samihs_runtime.measurement import Mask, masks_by_slice
 from samihs_runtime.writers.seg_source import decimals, placeholder_uid, source_datasets
 
 if TYPE_CHECKING:
@@ -38,20 +41,29 @@ ARTIFICIAL_INTELLIGENCE = ("123110", "DCM", "Artificial Intelligence")  # CID 71
 VERMILION_CIELAB = (64.0, 58.0, 57.0)  # the overlay's contour colour
 
 
-def write_seg(series: CTSeries, lesion: Lesion, report: Report, path: Path) -> None:
+def write_seg(
+    series: CTSeries, lesion: Lesion, report: Report, path: Path, *, fractional: bool = False
+) -> None:
     """Write the lesion as a DICOM SEG, a frame for each slice with mask.
+
+    Args:
+        series: the series that was clicked on; its headers give patient and study.
+        lesion: the answer.
+        report: what is known of the run.
+        path: the file.
+        fractional: write the model's probability, in steps of 1/255, instead of the mask.
 
     Raises:
         OSError: the file cannot be written.
     """
-    segmentation = build_seg(series, lesion, report)
+    segmentation = build_seg(series, lesion, report, fractional=fractional)
     with warnings.catch_warnings():
         # The source's own flaws (an odd name, a malformed date) are copied as they are.
         warnings.simplefilter("ignore", UserWarning)
         segmentation.save_as(path)
 
 
-def build_seg(series: CTSeries, lesion: Lesion, report: Report) -> Any:
+def build_seg(series: CTSeries, lesion: Lesion, report: Report, *, fractional: bool = False) -> Any:
     """The SEG as a ``highdicom.seg.Segmentation`` (a ``pydicom.Dataset``)."""
     import highdicom as hd
 
@@ -59,12 +71,14 @@ def build_seg(series: CTSeries, lesion: Lesion, report: Report) -> Any:
     if not masks:
         masks = {lesion.clicked_slice: np.zeros(series.shape, dtype=bool)}
     indices = list(masks)
+    types = hd.seg.SegmentationTypeValues
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         segmentation = hd.seg.Segmentation(
             source_images=source_datasets(series, indices),
-            pixel_array=np.stack([masks[index] for index in indices]).astype(np.uint8),
-            segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+            pixel_array=_probabilities(lesion, masks) if fractional else _binary(masks),
+            segmentation_type=types.FRACTIONAL if fractional else types.BINARY,
+            fractional_type=hd.seg.SegmentationFractionalTypeValues.PROBABILITY,
             segment_descriptions=[_segment(lesion, report)],
             series_instance_uid=hd.UID(),
             series_number=SERIES_NUMBER,
@@ -83,6 +97,22 @@ def build_seg(series: CTSeries, lesion: Lesion, report: Report) -> Any:
     _place_frames(segmentation, series, frames)
     _name_frames(segmentation, series, frames)
     return segmentation
+
+
+def _binary(masks: dict[int, Mask]) -> NDArray[np.uint8]:
+    """[frames, rows, columns], 0 or 1."""
+    return np.stack(list(masks.values())).astype(np.uint8)
+
+
+def _probabilities(lesion: Lesion, masks: dict[int, Mask]) -> NDArray[np.float32]:
+    """[frames, rows, columns], 0 to 1; a mask of which nothing else is known counts as sure."""
+    planes = {index: np.zeros(mask.shape, np.float32) for index, mask in masks.items()}
+    for part in lesion.slices:
+        if part.index in planes:
+            known = part.evidence
+            soft = known.probability(part.mask) if known else part.mask.astype(np.float32)
+            planes[part.index] = np.maximum(planes[part.index], soft)
+    return np.stack(list(planes.values()))
 
 
 def _frames_by_slice(segmentation: Any, indices: list[int]) -> dict[int, Any]:

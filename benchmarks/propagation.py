@@ -1,0 +1,287 @@
+"""One click followed through the lesion, against a click on every slice and 3D region growing.
+
+    python benchmarks/propagation.py [--bundle DIR] [--backend cpu] [--seeds 4]
+        [--geometry "5 mm"] [--type epidural]
+
+Phantoms of all five bleed types at 5, 2.5 and 1 mm and at 5 mm with gantry tilt, one bleed each and
+no distractors beside it. Every method gets the same first click: the deepest point of the truth on
+its largest slice. The click on every slice gets the deepest point of the truth on each slice, which
+only somebody who knows the answer can give; region growing takes what hangs together around the
+click within the HU range of blood. One JSON file in ``benchmarks/results/``; a table on the
+terminal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from scipy import ndimage
+
+from samihs_runtime.errors import PromptError
+from samihs_runtime.geometry import slice_extents
+from samihs_runtime.prompts import Request
+from samihs_runtime.propagation import PropagationOptions, deepest_point, propagate
+from samihs_runtime.segmentation import FOREGROUND, Prompt
+from samihs_runtime.segmenter import Segmenter
+from samihs_runtime.series import CTSeries, SlicePlane
+from samihs_runtime.workflow import segment_lesion
+from samihs_training.data.phantom import BleedType, PhantomOptions, PhantomStudy, generate_study
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("samihs", "numpy", "scipy", "onnxruntime")
+TYPES = tuple(each for each in BleedType if each is not BleedType.NONE)
+GEOMETRIES = {
+    "5 mm": {"slice_thickness_mm": 5.0, "tilt_deg": 0.0},
+    "2.5 mm": {"slice_thickness_mm": 2.5, "tilt_deg": 0.0},
+    "1 mm": {"slice_thickness_mm": 1.0, "tilt_deg": 0.0},
+    "5 mm, tilt 18": {"slice_thickness_mm": 5.0, "tilt_deg": 18.0},
+}
+BLOOD_HU = (45.0, 95.0)
+"""What region growing accepts: fresh blood, of which adult grey matter (32 to 42) is no part."""
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A phantom as the runtime reads a series, its truth, and the click."""
+
+    series: CTSeries
+    truth: Mask
+    """[Z, rows, columns]."""
+    clicks: dict[int, tuple[float, float]]
+    """Slice -> deepest point (x, y) of the truth on it."""
+    first: int
+    """Slice of largest area."""
+
+
+Method = Callable[[Segmenter, Case], Mask]
+
+
+def main() -> None:
+    """Measure, print, write."""
+    options = _options()
+    rows = []
+    with Segmenter.from_bundle(options.bundle, options.backend) as segmenter:
+        for geometry, kind, seed, case in _cases(options):
+            for name, method in METHODS.items():
+                row = {"geometry": geometry, "type": kind, "seed": seed, "method": name}
+                rows.append(row | _scores(case, method(segmenter, case)))
+            print(f"{geometry:14} {kind:17} seed {seed}: {_line(rows[-len(METHODS) :])}")
+        record = {
+            "benchmark": "propagation",
+            "bundle": f"{segmenter.bundle.manifest.name} {segmenter.bundle.manifest.version}",
+            "bundle_sha256": segmenter.bundle.id,
+            "backend": segmenter.backend.description,
+            "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
+            "versions": {name: _version(name) for name in PACKAGES},
+            "command": " ".join(["python", *sys.argv]),
+            "rows": rows,
+        }
+    _print(rows)
+    RESULTS.mkdir(exist_ok=True)
+    where = RESULTS / f"propagation-{datetime.now(UTC):%Y-%m-%d}.json"
+    where.write_text(json.dumps(record, indent=1) + "\n")
+    print(f"written  {where}")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--bundle", type=Path)
+    parser.add_argument("--backend", default="auto")
+    parser.add_argument("--seeds", type=int, default=4, help="phantoms of each kind")
+    parser.add_argument("--first-seed", type=int, default=90_000, help="none is in training")
+    parser.add_argument(
+        "--geometry", choices=list(GEOMETRIES), action="append", help="only this; repeatable"
+    )
+    parser.add_argument(
+        "--type",
+        dest="kinds",
+        choices=[each.name.lower() for each in TYPES],
+        action="append",
+        help="only this type of bleed; repeatable",
+    )
+    return parser.parse_args()
+
+
+# ---- the phantoms ------------------------------------------------------------------------------
+
+
+def _cases(options: argparse.Namespace) -> Iterator[tuple[str, str, int, Case]]:
+    for geometry in options.geometry or GEOMETRIES:
+        for kind in TYPES:
+            if options.kinds and kind.name.lower() not in options.kinds:
+                continue
+            for step in range(options.seeds):
+                seed = options.first_seed + 100 * int(kind) + step
+                wanted = PhantomOptions(bleeds=(kind,), distractors=False, **GEOMETRIES[geometry])
+                study = generate_study(seed, wanted)
+                if (study.bleeds > 0).any():  # a thin bleed may fall between thick slices
+                    yield geometry, kind.name.lower(), seed, _case(study)
+
+
+def _case(study: PhantomStudy) -> Case:
+    truth = np.asarray(study.bleeds > 0)
+    areas = truth.sum(axis=(1, 2))
+    clicks = {int(z): deepest_point(truth[z]) for z in np.flatnonzero(areas)}
+    return Case(_series(study), truth, clicks, int(areas.argmax()))
+
+
+def _series(study: PhantomStudy) -> CTSeries:
+    """The phantom in memory, as the reader would give it."""
+    spacing = (study.pixel_spacing, study.pixel_spacing)
+    planes = tuple(
+        SlicePlane(
+            tuple(map(float, position)),
+            study.row_direction,
+            study.column_direction,
+            spacing,
+            study.thickness_mm,
+        )
+        for position in study.positions_mm
+    )
+    return CTSeries(
+        hu=study.hu,
+        planes=planes,
+        extents_mm=slice_extents(planes),
+        sources=(),
+        series_uid="",
+        description="phantom",
+    )
+
+
+# ---- the methods -------------------------------------------------------------------------------
+
+
+def one_click(segmenter: Segmenter, case: Case) -> Mask:
+    """What ``samihs-infer --point x,y,z`` gives."""
+    return _clicked(segmenter, case, case.first, propagation=True)
+
+
+def one_click_with_prior(segmenter: Segmenter, case: Case) -> Mask:
+    """The same, the last slice's logits handed on as well."""
+    request = Request(Prompt((case.clicks[case.first],), (FOREGROUND,)), case.first)
+    lesion = segment_lesion(segmenter, case.series, request, propagation=False)
+    if lesion.found:
+        manifest = segmenter.bundle.manifest
+        options = PropagationOptions(manifest.score_threshold, plausible_hu=manifest.plausible_hu)
+        options = replace(options, use_prior=True)
+        slices, _ = propagate(segmenter, case.series, lesion.slices[0], options)
+        lesion = replace(lesion, slices=slices)
+    return lesion.volume_mask(case.truth.shape)
+
+
+def a_click_on_every_slice(segmenter: Segmenter, case: Case) -> Mask:
+    """Somebody who knows the truth clicks once on each of its slices."""
+    mask = np.zeros_like(case.truth)
+    for index in case.clicks:
+        mask |= _clicked(segmenter, case, index, propagation=False)
+    return mask
+
+
+def region_growing(segmenter: Segmenter, case: Case) -> Mask:
+    """What hangs together in 3D around the click, in blood's HU after a 3 x 3 mean."""
+    del segmenter
+    smooth = ndimage.uniform_filter(case.series.hu.astype(np.float32), size=(1, 3, 3))
+    x, y = case.clicks[case.first]
+    seed = (case.first, round(y), round(x))
+    like = (smooth >= BLOOD_HU[0]) & (smooth <= BLOOD_HU[1])
+    labels, _ = ndimage.label(like)
+    return np.asarray((labels == labels[seed]) & like[seed])
+
+
+METHODS: dict[str, Method] = {
+    "one click": one_click,
+    "one click, prior": one_click_with_prior,
+    "every slice": a_click_on_every_slice,
+    "region growing": region_growing,
+}
+
+
+def _clicked(segmenter: Segmenter, case: Case, index: int, *, propagation: bool) -> Mask:
+    request = Request(Prompt((case.clicks[index],), (FOREGROUND,)), index)
+    try:
+        lesion = segment_lesion(segmenter, case.series, request, propagation=propagation)
+    except PromptError:  # a single pixel at the image's edge: nothing to click on
+        return np.zeros_like(case.truth)
+    return lesion.volume_mask(case.truth.shape)
+
+
+# ---- the numbers -------------------------------------------------------------------------------
+
+
+def _scores(case: Case, mask: Mask) -> dict[str, Any]:
+    """Volumetric Dice and volume with every slice's own extent; slices added and missed."""
+    area = case.series.planes[0].pixel_area
+    weights = case.series.extents_mm * area / 1000
+
+    def volume(voxels: Mask) -> float:
+        return float(voxels.sum(axis=(1, 2)) @ weights)
+
+    truth_ml, mask_ml, both_ml = volume(case.truth), volume(mask), volume(case.truth & mask)
+    meant, drawn = case.truth.any(axis=(1, 2)), mask.any(axis=(1, 2))
+    return {
+        "dice": 2 * both_ml / (truth_ml + mask_ml),
+        "truth_ml": truth_ml,
+        "volume_ml": mask_ml,
+        "volume_error": (mask_ml - truth_ml) / truth_ml,
+        "slices": int(meant.sum()),
+        "added": int((drawn & ~meant).sum()),
+        "missed": int((meant & ~drawn).sum()),
+    }
+
+
+def _line(rows: list[dict[str, Any]]) -> str:
+    return "   ".join(f"{row['method']} {row['dice']:.3f}" for row in rows)
+
+
+def _print(rows: list[dict[str, Any]]) -> None:
+    table = Table("geometry", "type", "method", "Dice", "volume error", "added", "missed")
+    for geometry in dict.fromkeys(row["geometry"] for row in rows):
+        kinds = dict.fromkeys(row["type"] for row in rows)
+        for kind in (*kinds, "all"):
+            for method in METHODS:
+                chosen = [
+                    row
+                    for row in rows
+                    if (row["geometry"], row["method"]) == (geometry, method)
+                    and kind in (row["type"], "all")
+                ]
+                table.add_row(geometry, kind, method, *_means(chosen))
+            table.add_section()
+    Console(width=120).print(table)
+
+
+def _means(rows: list[dict[str, Any]]) -> list[str]:
+    def mean(key: str) -> float:
+        return statistics.fmean(row[key] for row in rows)
+
+    error = statistics.fmean(abs(row["volume_error"]) for row in rows)
+    added, missed = (f"{mean(key):.1f} of {mean('slices'):.1f}" for key in ("added", "missed"))
+    return [f"{mean('dice'):.3f}", f"{error:.0%}", added, missed]
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+if __name__ == "__main__":
+    main()

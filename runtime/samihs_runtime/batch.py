@@ -1,0 +1,207 @@
+"""Many clicks, one after another: a folder for each, and one table of all that can be resumed.
+
+The table is written anew, whole, after each click. A click that stands in it with the same request
+and the same settings is not done again; one that failed is. A failing click stops no other.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from samihs_runtime.console import Screen
+from samihs_runtime.errors import OutputError, PromptError, StudyError, UserError
+from samihs_runtime.infer import Answer, answer_click, request_on
+from samihs_runtime.segmenter import Segmenter
+from samihs_runtime.study import read_study
+
+if TYPE_CHECKING:
+    from samihs_runtime.cli import Options
+    from samihs_runtime.clicks import ClickRow
+    from samihs_runtime.series import CTSeries
+
+TABLE_NAME = "clicks.csv"
+FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One click in ``clicks.csv``. No path, name or message: those may carry identity."""
+
+    id: str
+    status: str
+    """``found``, ``not found`` or ``failed``."""
+    why: str = ""
+    """Kind of error: StudyError, PromptError or OutputError; the terminal had the message."""
+    volume_ml: str = ""
+    abc2_ml: str = ""
+    largest_diameter_mm: str = ""
+    parts: str = ""
+    mean_hu: str = ""
+    sd_hu: str = ""
+    first_slice: str = ""
+    clicked_slice: str = ""
+    last_slice: str = ""
+    score: str = ""
+    lowest_score: str = ""
+    """Of all slices of the lesion."""
+    seconds: str = ""
+    request: str = ""
+    """Fingerprint of what was asked and with which settings and bundle."""
+
+
+def run_clicks(rows: list[ClickRow], options: Options) -> Path:
+    """Answer all rows into ``options.out``; returns the table's path.
+
+    Raises:
+        OutputError: the folder holds something else.
+        UserError: some clicks failed, after all the others were answered.
+    """
+    screen = Screen()
+    table = options.out / TABLE_NAME
+    done = _earlier(table, options)
+    with Segmenter.from_bundle(options.bundle, options.backend) as segmenter:
+        settings = _settings(options, segmenter.bundle.id)
+        asked = {row.id: _mixed(row.fingerprint, settings) for row in rows}
+        kept = {
+            name: each for name, each in done.items() if asked.get(name) == each.request
+        }  # of this file, with these settings
+        screen.backend(segmenter)
+        if kept:
+            screen.say(f"{len(kept)} of {len(rows)} clicks were answered before")
+        worker = _Worker(segmenter, options, screen)
+        with screen.counting("clicks", "clicks") as count:
+            for position, row in enumerate(rows, start=1):
+                if row.id not in kept:
+                    kept[row.id] = worker.answer(row, asked[row.id])
+                    _write(table, (kept[each.id] for each in rows if each.id in kept))
+                count(position, len(rows))
+    results = [kept[row.id] for row in rows]
+    _write(table, results)
+    screen.clicks(results, table)
+    failed = sum(each.status == FAILED for each in results)
+    if failed:
+        raise UserError(
+            f"{failed} of {len(rows)} clicks failed, as said above; mend them and run the same "
+            "command again: the others are kept"
+        )
+    return table
+
+
+class _Worker:
+    """Answers rows; keeps the last study, as rows of one study tend to follow each other."""
+
+    def __init__(self, segmenter: Segmenter, options: Options, screen: Screen) -> None:
+        self._segmenter = segmenter
+        self._options = options
+        self._screen = screen
+        self._last: tuple[tuple[Path, str | None], CTSeries] | None = None
+
+    def answer(self, row: ClickRow, request: str) -> TableRow:
+        """The row's result, its files written; an error of the user's becomes a row, too."""
+        started = time.perf_counter()
+        # What lies in the row's folder is of a run that was cut off, or of another request.
+        write = replace(self._options.write, overwrite=True)
+        options = replace(self._options, out=self._options.out / row.id, write=write)
+        try:
+            series = self._series(row)
+            loaded = {"load": time.perf_counter() - started}
+            answer = answer_click(
+                self._segmenter, series, request_on(row.click, series), options, loaded
+            )
+        except (StudyError, PromptError, OutputError) as error:
+            self._screen.say(f"{row.id}: {error}", "red")
+            return TableRow(row.id, FAILED, why=type(error).__name__, request=request)
+        return _table_row(row.id, answer, time.perf_counter() - started, request)
+
+    def _series(self, row: ClickRow) -> CTSeries:
+        key = (row.click.study, row.click.series)
+        if self._last is None or self._last[0] != key:
+            self._last = None  # two series need not fit into memory together
+            self._last = (key, read_study(row.click.study, series=row.click.series))
+        return self._last[1]
+
+
+def _table_row(name: str, answer: Answer, seconds: float, request: str) -> TableRow:
+    lesion, numbers = answer.lesion, answer.measurement
+    indices = [part.index for part in lesion.slices]
+    return TableRow(
+        id=name,
+        status="found" if lesion.found else "not found",
+        volume_ml=_text(numbers.volume_ml, 3),
+        abc2_ml=_text(numbers.abc2_ml, 3),
+        largest_diameter_mm=_text(numbers.largest_diameter_mm, 2),
+        parts=str(numbers.parts),
+        mean_hu=_text(numbers.mean_hu, 1),
+        sd_hu=_text(numbers.sd_hu, 1),
+        first_slice=str(min(indices, default="")),
+        clicked_slice=str(lesion.clicked_slice),
+        last_slice=str(max(indices, default="")),
+        score=_text(lesion.score, 4),
+        lowest_score=_text(min((part.score for part in lesion.slices), default=None), 4),
+        seconds=_text(seconds, 2),
+        request=request,
+    )
+
+
+def _text(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def _settings(options: Options, bundle_id: str) -> str:
+    """Everything beside the click that a result depends on."""
+    write = options.write
+    chosen = (options.propagation, sorted(options.formats), write.fractional, write.resample)
+    return f"{bundle_id}|{chosen}|{write.identify}|{write.deidentify}"
+
+
+def _mixed(fingerprint: str, settings: str) -> str:
+    return hashlib.sha256(f"{fingerprint}|{settings}".encode()).hexdigest()[:16]
+
+
+def _earlier(table: Path, options: Options) -> dict[str, TableRow]:
+    """What an earlier run of the same clicks answered, by id; failures are to be tried again."""
+    if options.write.overwrite or not options.out.exists():
+        return {}
+    if not options.out.is_dir():
+        raise OutputError(f"{options.out} is a file: --out takes a folder; name another")
+    if not table.is_file():
+        if any(options.out.iterdir()):
+            raise OutputError(
+                f"{options.out} holds other files and no {TABLE_NAME} to go on from: choose "
+                "another --out, or --overwrite"
+            )
+        return {}
+    try:
+        with table.open(newline="", encoding="utf-8") as stream:
+            rows = [TableRow(**row) for row in csv.DictReader(stream)]
+    except (TypeError, ValueError, csv.Error) as error:
+        raise OutputError(
+            f"{table} is no table of clicks of this version: choose another --out, or --overwrite"
+        ) from error
+    return {row.id: row for row in rows if row.status != FAILED and (options.out / row.id).is_dir()}
+
+
+def _write(table: Path, rows: Iterable[TableRow]) -> None:
+    """Replace the table at once, so that a run cut off at any time leaves a whole one."""
+    names = [field.name for field in fields(TableRow)]
+    temporary = table.with_name(f".{TABLE_NAME}.new")
+    try:
+        table.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, names, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(_values(row) for row in rows)
+        os.replace(temporary, table)
+    except OSError as error:
+        raise OutputError(f"{table} cannot be written ({error.strerror})") from error
+
+
+def _values(row: TableRow) -> dict[str, Any]:
+    return {field.name: getattr(row, field.name) for field in fields(row)}

@@ -1,0 +1,135 @@
+"""``--clicks FILE.json``: many lesions, in one study or in many.
+
+::
+
+    {"clicks": [
+      {"id": "p01-left", "study": "p01.zip", "points": [[301, 260, 14]]},
+      {"id": "p02", "study": "p02", "series": "3", "mm": true, "points": ["12.5,-31,88"],
+       "negatives": ["30,-31,88"]},
+      {"id": "p03", "study": "p03", "slice": 9, "box": [210, 180, 260, 240]}
+    ]}
+
+Paths are relative to the file. A row without ``id`` is named by its place in the list.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from samihs_runtime.cli import Click
+from samihs_runtime.errors import PromptError, UsageError
+from samihs_runtime.patient_points import parse_patient_request
+from samihs_runtime.prompts import parse_request
+
+KEYS = ("id", "study", "series", "points", "negatives", "box", "slice", "mm")
+SAFE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
+"""An id names a folder: no separators, no leading dot, no more than 64 characters."""
+MOST_CLICKS = 100_000
+
+
+@dataclass(frozen=True)
+class ClickRow:
+    """One row of the file."""
+
+    id: str
+    click: Click
+    fingerprint: str
+    """16 hexadecimal digits of the sha256 of everything that was asked."""
+
+
+def read_clicks(path: Path, study: Path | None = None) -> list[ClickRow]:
+    """The rows of a clicks file, checked before any work begins.
+
+    Args:
+        path: the file.
+        study: the study of rows that name none.
+
+    Raises:
+        UsageError: no such file, or not of this form; names the row and what is wrong with it.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot read {path.name}: {error.strerror}") from error
+    except ValueError as error:
+        raise UsageError(f"{path.name} is no JSON ({error})") from error
+    entries = document.get("clicks") if isinstance(document, dict) else document
+    if not isinstance(entries, list) or not 0 < len(entries) <= MOST_CLICKS:
+        raise UsageError(
+            f'{path.name}: expected {{"clicks": [...]}} with 1 to {MOST_CLICKS} clicks'
+        )
+    width = len(str(len(entries)))
+    rows = []
+    for number, entry in enumerate(entries, start=1):
+        try:
+            rows.append(_row(entry, f"{number:0{width}}", path.parent, study))
+        except (PromptError, UsageError) as error:
+            raise UsageError(f"{path.name}, click {number}: {error}") from error
+    _refuse_twins(rows, path)
+    return rows
+
+
+def _row(entry: Any, number: str, folder: Path, study: Path | None) -> ClickRow:
+    if not isinstance(entry, dict):
+        raise UsageError("expected an object")
+    unknown = sorted(set(entry) - set(KEYS))
+    if unknown:
+        raise UsageError(f"unknown {', '.join(unknown)}; expected some of {', '.join(KEYS)}")
+    name = str(entry.get("id", number))
+    if not SAFE_ID.fullmatch(name):
+        raise UsageError(f"id {name!r}: expected letters, digits, '.', '_' and '-', at most 64")
+    if "study" not in entry and study is None:
+        raise UsageError("no study: name one here, or give STUDY on the command line")
+    where = folder / str(entry["study"]) if "study" in entry else study
+    assert where is not None
+    parse = parse_patient_request if entry.get("mm") else parse_request
+    request = parse(
+        _points(entry, "points"), _points(entry, "negatives"), _box(entry), _slice(entry)
+    )
+    series = None if entry.get("series") is None else str(entry["series"])
+    asked = f"{where.absolute()}|{series}|{request!r}"
+    fingerprint = hashlib.sha256(asked.encode()).hexdigest()[:16]
+    return ClickRow(name, Click(where, series, request), fingerprint)
+
+
+def _points(entry: dict[str, Any], key: str) -> list[str]:
+    given = entry.get(key, [])
+    if not isinstance(given, list):
+        raise UsageError(f"{key}: expected a list of points")
+    return [_numbers_text(each, key) for each in given]
+
+
+def _box(entry: dict[str, Any]) -> str | None:
+    return None if entry.get("box") is None else _numbers_text(entry["box"], "box")
+
+
+def _slice(entry: dict[str, Any]) -> int | None:
+    given = entry.get("slice")
+    if given is not None and (isinstance(given, bool) or not isinstance(given, int)):
+        raise UsageError(f"slice {given!r}: expected a whole number")
+    return given
+
+
+def _numbers_text(value: Any, key: str) -> str:
+    """``[1, 2]`` or ``"1,2"`` as the command line has it: ``1,2``."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and all(type(each) in (int, float) for each in value):
+        return ",".join(map(repr, value))
+    raise UsageError(f"{key}: {value!r}; expected numbers, as [x, y] or 'x,y'")
+
+
+def _refuse_twins(rows: list[ClickRow], path: Path) -> None:
+    twins = sorted(
+        name for name, count in Counter(row.id.lower() for row in rows).items() if count > 1
+    )
+    if twins:
+        raise UsageError(
+            f"{path.name}: the id {twins[0]} is given twice; each needs its own folder"
+        )

@@ -1,0 +1,76 @@
+"""A series whose DICOM objects will name nobody (``--deidentify``).
+
+What is kept is listed; everything else of a header goes, so that an attribute nobody thought of
+cannot slip through. UIDs are replaced (PS3.15 table E.1-1, action U) by ones computed from the
+old: results of one study stay together, and only who holds the originals can compute them again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from typing import Any
+
+from samihs_runtime.series import CTSeries, SourceSlice
+
+KEPT = (
+    "SpecificCharacterSet",
+    "Modality",
+    "LossyImageCompression",
+    "LossyImageCompressionRatio",
+    "LossyImageCompressionMethod",
+    "BurnedInAnnotation",
+)
+"""What says something about the pixels and nothing about a person."""
+SAID = (
+    "PatientIdentityRemoved",
+    "DeidentificationMethod",
+    "LongitudinalTemporalInformationModified",
+)
+"""What tells that a header went through here; writers copy it into what they make."""
+METHOD = "SAMIHS: all but technical attributes removed, UIDs replaced"
+"""DeidentificationMethod: at most 64 characters (LO)."""
+
+
+def deidentified(series: CTSeries) -> CTSeries:
+    """The same pixels and planes; headers without identity, new UIDs.
+
+    For the DICOM writers only: notes and description are dropped as well, since they are free text.
+    """
+    return replace(
+        series,
+        sources=tuple(_source(source) for source in series.sources),
+        series_uid=new_uid(series.series_uid),
+        description="",
+        notes=(),
+    )
+
+
+def new_uid(uid: str) -> str:
+    """The UID that stands for another one: always the same, 128 bits as PS3.5 B.2 writes a UUID."""
+    digest = hashlib.sha256(f"samihs-deidentify/{uid}".encode()).digest()
+    return f"2.25.{int.from_bytes(digest[:16], 'big')}"
+
+
+def _source(source: SourceSlice) -> SourceSlice:
+    return replace(
+        source,
+        sop_instance_uid=new_uid(source.sop_instance_uid),
+        header=_header(source.header),
+    )
+
+
+def _header(header: Any) -> Any:
+    from pydicom.dataset import Dataset
+
+    kept = Dataset()
+    for keyword in KEPT:
+        if keyword in header:
+            kept[keyword] = header[keyword]
+    for keyword in ("StudyInstanceUID", "FrameOfReferenceUID"):
+        if header.get(keyword):
+            setattr(kept, keyword, new_uid(str(header[keyword].value)))
+    kept.PatientIdentityRemoved = "YES"
+    kept.DeidentificationMethod = METHOD
+    kept.LongitudinalTemporalInformationModified = "REMOVED"
+    return kept

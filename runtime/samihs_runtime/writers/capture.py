@@ -1,0 +1,74 @@
+"""The contact sheet as DICOM Secondary Capture (PS3.3 A.8.1), for a PACS that shows no SEG."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from samihs_runtime.deidentify import SAID
+from samihs_runtime.writers.contact_sheet import contact_sheet
+from samihs_runtime.writers.overlay import overlay_image
+from samihs_runtime.writers.seg_source import source_datasets
+
+if TYPE_CHECKING:
+    from samihs_runtime.measurement import Measurement
+    from samihs_runtime.report import Report
+    from samihs_runtime.segmentation import Lesion
+    from samihs_runtime.series import CTSeries
+
+SERIES_NUMBER = 901
+"""Behind the SEG's 900."""
+
+
+def write_capture(
+    series: CTSeries, lesion: Lesion, measurement: Measurement, report: Report, path: Path
+) -> None:
+    """Write the picture that a reader would look at first, in the patient's study.
+
+    The contact sheet where the lesion lies on several slices, else the clicked slice's overlay.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    several = len(measurement.slices) > 1
+    draw = contact_sheet if several else overlay_image
+    picture = np.asarray(draw(series, lesion, measurement, report).convert("RGB"))
+    capture = build_capture(series, lesion, report, picture)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the source's own flaws, copied as they are
+        capture.save_as(path)
+
+
+def build_capture(series: CTSeries, lesion: Lesion, report: Report, picture: Any) -> Any:
+    """The object (a ``pydicom.Dataset``) for an RGB picture, uint8 [rows, columns, 3]."""
+    import highdicom as hd
+
+    clicked = series.sources[lesion.clicked_slice]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        capture = hd.sc.SCImage.from_ref_dataset(
+            source_datasets(series, [lesion.clicked_slice])[0],
+            pixel_array=picture,
+            photometric_interpretation=hd.PhotometricInterpretationValues.RGB,
+            bits_allocated=8,
+            coordinate_system=hd.CoordinateSystemNames.PATIENT,
+            series_instance_uid=hd.UID(),
+            series_number=SERIES_NUMBER,
+            sop_instance_uid=hd.UID(),
+            instance_number=1,
+            manufacturer="SAMIHS",
+            patient_orientation=("L", "P"),  # as the tiles show an axial slice
+        )
+    capture.SeriesDescription = "Intracranial hemorrhage, pictures (SAMIHS, research)"
+    capture.BodyPartExamined = "HEAD"  # not a paired one: no Laterality is due (PS3.3 C.7.3.1)
+    capture.SoftwareVersions = [f"samihs {report.version}", f"bundle {report.bundle_version}"]
+    capture.DerivationDescription = report.statement[:1024]
+    for keyword in SAID:
+        if keyword in clicked.header:
+            capture[keyword] = clicked.header[keyword]
+    # Whether *identity* is burnt in (PS3.3 C.7.6.1.1.1): our text has none, the scanner's may.
+    capture.BurnedInAnnotation = str(clicked.header.get("BurnedInAnnotation") or "NO")
+    return capture

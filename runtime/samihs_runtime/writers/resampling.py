@@ -1,0 +1,85 @@
+"""A mask on an even grid, for formats that know no other, where the slices are unevenly spaced."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samihs_runtime.errors import OutputError
+from samihs_runtime.geometry import GRID_TOLERANCE_MM, along_normal, same_orientation
+
+if TYPE_CHECKING:
+    from samihs_runtime.series import CTSeries
+
+Array = NDArray[np.float64]
+
+FINEST_STEP_MM = 0.5
+"""No finer than this: gaps below it are rounding, and the file would only grow."""
+MOST_SLICES = 2048
+
+
+def resampled(
+    series: CTSeries, volume: NDArray[np.bool_]
+) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """The mask on evenly spaced slices, and their affine to LPS mm.
+
+    A new slice takes the mask of the slice whose extent it lies in: nothing is interpolated, and
+    borders between slices move by at most half a step.
+
+    Args:
+        series: slices of one orientation whose positions lie on one line; tilt is kept as shear.
+        volume: [Z, rows, columns].
+
+    Returns:
+        [K, rows, columns] and [4, 4] from (column, row, slice, 1).
+
+    Raises:
+        OutputError: slices of several orientations or spacings, or shifted within their planes.
+    """
+    line = _line(series)
+    places = along_normal(series.planes) - along_normal(series.planes)[0]
+    ends = places[-1] + series.extents_mm[-1] - _half_gap(places, -1)
+    begin = -(series.extents_mm[0] - _half_gap(places, 0))
+    step = _step(places, float(ends - begin))
+    centres = np.arange(begin + step / 2, ends, step)  # mm along the normal, from the first slice
+    middles = (places[:-1] + places[1:]) / 2
+    nearest = np.searchsorted(middles, centres)
+    first = series.planes[0]
+    affine = np.eye(4)
+    affine[:3, 0] = np.asarray(first.row_direction) * first.spacing[1]
+    affine[:3, 1] = np.asarray(first.column_direction) * first.spacing[0]
+    affine[:3, 2] = line * step
+    affine[:3, 3] = np.asarray(first.position) + line * centres[0]
+    return volume[nearest], affine
+
+
+def _line(series: CTSeries) -> Array:
+    """What a step of 1 mm along the normal moves the first pixel by, mm: longer under tilt."""
+    planes = series.planes
+    positions = np.array([plane.position for plane in planes], dtype=np.float64)
+    places = along_normal(planes) - along_normal(planes)[0]
+    line = np.asarray((positions[-1] - positions[0]) / places[-1])
+    off = np.linalg.norm(positions - positions[0] - places[:, None] * line, axis=1).max()
+    alike = all(
+        same_orientation(plane, planes[0]) and np.allclose(plane.spacing, planes[0].spacing)
+        for plane in planes
+    )
+    if off > GRID_TOLERANCE_MM or not alike:
+        raise OutputError(
+            "--resample evens out distances only, and these slices are turned, scaled or shifted "
+            f"against each other (by {off:.2f} mm at most): take the DICOM SEG"
+        )
+    return line
+
+
+def _half_gap(places: Array, end: int) -> float:
+    gaps = np.diff(places)
+    return float(gaps[end]) / 2
+
+
+def _step(places: Array, height: float) -> float:
+    """The smallest gap, within the limits, so that no slice is lost."""
+    finest = max(float(np.diff(places).min()), FINEST_STEP_MM)
+    return max(finest, height / MOST_SLICES)

@@ -1,0 +1,228 @@
+"""``--clicks``: what a clicks file may hold, and how many clicks are answered, cut off, resumed."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from samihs_runtime import batch
+from samihs_runtime.cli import main
+from samihs_runtime.clicks import read_clicks
+from samihs_runtime.errors import UsageError
+from samihs_runtime.patient_points import PatientRequest
+from samihs_runtime.prompts import Request
+from samihs_runtime.segmentation import Prompt
+
+from .dicom_factory import write_series
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # Click's runner
+
+
+def clicks_file(folder: Path, *entries: Any) -> Path:
+    path = folder / "clicks.json"
+    path.write_text(json.dumps({"clicks": entries}))
+    return path
+
+
+def test_rows_in_pixels_and_in_mm(tmp_path: Path) -> None:
+    pixels, mm, named = read_clicks(
+        clicks_file(
+            tmp_path,
+            {"study": "a", "points": [[3, 4, 2], "5,6"], "negatives": [[7, 8]]},
+            {"study": "b.zip", "series": 3, "mm": True, "points": [[1.5, -2, 30]]},
+            {"id": "left", "study": "a", "slice": 1, "box": [1, 2, 5, 6]},
+        )
+    )
+    assert pixels.id == "1"
+    assert pixels.click.study == tmp_path / "a"
+    assert pixels.click.request == Request(Prompt(((3, 4), (5, 6), (7, 8)), (1, 1, 0)), 2)
+    assert mm.click.request == PatientRequest(((1.5, -2.0, 30.0),), (1,))
+    assert mm.click.series == "3"
+    assert named.id == "left"
+    assert len({row.fingerprint for row in (pixels, mm, named)}) == 3
+
+
+def test_the_command_lines_study_stands_in(tmp_path: Path) -> None:
+    path = clicks_file(tmp_path, {"points": [[1, 2]]})
+    assert read_clicks(path, tmp_path / "x")[0].click.study == tmp_path / "x"
+    with pytest.raises(UsageError, match="click 1: no study"):
+        read_clicks(path)
+
+
+@pytest.mark.parametrize(
+    ("entry", "match"),
+    [
+        ({"study": "a"}, "click 1: nothing was clicked"),
+        ({"study": "a", "points": [[1]]}, "form x,y"),
+        ({"study": "a", "points": "1,2"}, "expected a list"),
+        ({"study": "a", "points": [[True, 2]]}, "expected numbers"),
+        ({"study": "a", "points": [[1, 2]], "slice": 1.5}, "whole number"),
+        ({"study": "a", "point": [[1, 2]]}, "unknown point; expected some of id, study"),
+        ({"study": "a", "points": [[1, 2]], "id": "../x"}, "id '../x'"),
+        ({"study": "a", "points": [[1, 2]], "id": ".hidden"}, "letters"),
+        ({"study": "a", "mm": True, "points": [[1, 2]]}, "x,y,z"),
+        ({"study": "a", "mm": True, "points": [[1, 2, 3]], "box": [1, 2, 3, 4]}, "--box"),
+        ("a", "expected an object"),
+    ],
+)
+def test_a_wrong_row_is_named(entry: Any, match: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=match):
+        read_clicks(clicks_file(tmp_path, entry))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"clicks": 3}', "3"])
+def test_what_is_no_clicks_file(text: str, tmp_path: Path) -> None:
+    (tmp_path / "c.json").write_text(text)
+    with pytest.raises(UsageError, match=r"^c\.json"):
+        read_clicks(tmp_path / "c.json")
+    with pytest.raises(UsageError, match="cannot read"):
+        read_clicks(tmp_path / "absent.json")
+
+
+def test_two_rows_of_one_name_are_refused(tmp_path: Path) -> None:
+    rows = [{"id": name, "study": "a", "points": [[1, 2]]} for name in ("x", "X")]
+    with pytest.raises(UsageError, match="given twice"):
+        read_clicks(clicks_file(tmp_path, *rows))
+
+
+# ---- running them ------------------------------------------------------------------------------
+
+
+def run(path: Path, bundle: Path, out: Path, *more: object) -> Result:
+    arguments = ["--clicks", path, "--bundle", bundle, "--out", out, "--format", "json", *more]
+    return CliRunner().invoke(main, [str(each) for each in arguments])
+
+
+def table(out: Path) -> dict[str, dict[str, str]]:
+    with (out / batch.TABLE_NAME).open(newline="") as stream:
+        return {row["id"]: row for row in csv.DictReader(stream)}
+
+
+@pytest.fixture
+def studies(tmp_path: Path) -> Path:
+    for name in ("p1", "p2"):
+        write_series(tmp_path / name)
+    return tmp_path
+
+
+ROWS = (
+    {"id": "a", "study": "p1", "points": [[4, 5, 1]]},
+    {"id": "b", "study": "p1", "points": [[6, 5, 2]]},
+    {"id": "c", "study": "p2", "points": [[4, 5, 1]]},
+)
+
+
+def test_each_click_gets_a_row_and_a_folder(studies: Path, tiny_bundle: Path) -> None:
+    out = studies / "out"
+    result = run(clicks_file(studies, *ROWS), tiny_bundle, out)
+    assert result.exit_code == 0, result.output
+    rows = table(out)
+    assert list(rows) == ["a", "b", "c"]
+    for name, row in rows.items():
+        report = json.loads((out / name / "report.json").read_text())
+        assert row["status"] == ("found" if report["found"] else "not found")
+        assert float(row["volume_ml"]) == report["measurement"]["volume_ml"]
+        assert all(seconds >= 0 for seconds in report["seconds"].values())
+    assert {path.name for path in out.iterdir()} == {"a", "b", "c", "clicks.csv"}
+
+
+def test_a_study_is_read_once_for_its_rows(
+    studies: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = counted(monkeypatch)
+    assert run(clicks_file(studies, *ROWS), tiny_bundle, studies / "out").exit_code == 0
+    assert reads == ["p1", "p2"]
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    reads: list[str] = []
+    real = batch.read_study
+
+    def reading(path: Path, **options: Any) -> Any:
+        reads.append(path.name)
+        return real(path, **options)
+
+    monkeypatch.setattr(batch, "read_study", reading)
+    return reads
+
+
+def test_a_run_that_was_cut_off_goes_on_where_it_was(
+    studies: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, out = clicks_file(studies, *ROWS), studies / "out"
+    real, answered = batch.answer_click, []
+
+    def pulled_plug(*arguments: Any) -> Any:
+        answered.append(1)
+        if len(answered) == 3:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(batch, "answer_click", pulled_plug)
+    assert run(path, tiny_bundle, out).exit_code == 130
+    assert list(table(out)) == ["a", "b"]
+    monkeypatch.setattr(batch, "answer_click", real)
+    before = (out / "a" / "report.json").stat().st_mtime_ns
+    reads = counted(monkeypatch)
+    again = run(path, tiny_bundle, out)
+    assert again.exit_code == 0
+    assert "2 of 3 clicks were answered before" in again.output
+    assert reads == ["p2"]
+    assert (out / "a" / "report.json").stat().st_mtime_ns == before
+    assert list(table(out)) == ["a", "b", "c"]
+
+
+def test_a_changed_row_or_setting_is_answered_anew(
+    studies: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = studies / "out"
+    run(clicks_file(studies, *ROWS), tiny_bundle, out)
+    reads = counted(monkeypatch)
+    moved = {**ROWS[2], "points": [[5, 5, 1]]}
+    assert run(clicks_file(studies, *ROWS[:2], moved), tiny_bundle, out).exit_code == 0
+    assert reads == ["p2"]
+    assert run(clicks_file(studies, *ROWS), tiny_bundle, out, "--no-propagation").exit_code == 0
+    assert reads == ["p2", "p1", "p2"]
+
+
+def test_a_failing_click_stops_no_other_and_is_tried_again(
+    studies: Path, tiny_bundle: Path
+) -> None:
+    missing = {"id": "gone", "study": "p3", "points": [[4, 5, 1]]}
+    outside = {"id": "off", "study": "p1", "points": [[400, 5, 1]]}
+    path, out = clicks_file(studies, ROWS[0], missing, outside, ROWS[2]), studies / "out"
+    result = run(path, tiny_bundle, out)
+    assert result.exit_code == 2
+    assert "2 of 4 clicks failed" in result.stderr
+    rows = table(out)
+    assert [row["why"] for row in rows.values()] == ["", "StudyError", "PromptError", ""]
+    assert "p3: no such file" in result.output
+    write_series(studies / "p3")
+    run(path, tiny_bundle, out)
+    assert table(out)["gone"]["status"] != "failed"
+
+
+def test_another_folder_is_not_written_into(studies: Path, tiny_bundle: Path) -> None:
+    out = studies / "out"
+    out.mkdir()
+    (out / "mine.txt").write_text("x")
+    path = clicks_file(studies, *ROWS)
+    result = run(path, tiny_bundle, out)
+    assert result.exit_code == 2
+    assert "no clicks.csv to go on from" in result.stderr
+    assert {each.name for each in out.iterdir()} == {"mine.txt"}
+    assert run(path, tiny_bundle, out, "--overwrite").exit_code == 0
+    (out / "clicks.csv").write_text("other,columns\n1,2\n")
+    assert "no table of clicks" in run(path, tiny_bundle, out).stderr
+
+
+def test_points_beside_a_clicks_file_are_refused(studies: Path, tiny_bundle: Path) -> None:
+    path = clicks_file(studies, *ROWS)
+    result = run(path, tiny_bundle, studies / "out", "--point", "1,2")
+    assert result.exit_code == 2
+    assert "--clicks brings its own" in result.stderr

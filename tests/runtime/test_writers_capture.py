@@ -1,0 +1,65 @@
+"""Secondary Capture: a picture in the patient's study."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.uid import SecondaryCaptureImageStorage
+
+from samihs_runtime.deidentify import deidentified
+from samihs_runtime.measurement import measure
+from samihs_runtime.segmentation import Lesion
+from samihs_runtime.series import CTSeries
+from samihs_runtime.writers.capture import write_capture
+from samihs_runtime.writers.contact_sheet import contact_sheet
+
+from .series_factory import make_lesion, make_report, make_series, not_found
+
+
+def written(series: CTSeries, lesion: Lesion, folder: Path) -> Any:
+    path = folder / "capture.dcm"
+    write_capture(series, lesion, measure(series, lesion), make_report(), path)
+    return pydicom.dcmread(path)
+
+
+def test_it_holds_the_contact_sheet_pixel_by_pixel(tmp_path: Path) -> None:
+    series = make_series()
+    lesion = make_lesion(series)
+    capture = written(series, lesion, tmp_path)
+    sheet = contact_sheet(series, lesion, measure(series, lesion), make_report())
+    np.testing.assert_array_equal(capture.pixel_array, np.asarray(sheet))
+    assert capture.SOPClassUID == SecondaryCaptureImageStorage
+    assert capture.PhotometricInterpretation == "RGB"
+
+
+def test_it_belongs_to_the_patient_and_the_study(tmp_path: Path) -> None:
+    series = make_series()
+    capture = written(series, make_lesion(series), tmp_path)
+    assert str(capture.PatientName) == "Zzyzxova^Quirine^Ottoline"
+    assert capture.StudyInstanceUID == series.sources[0].header.StudyInstanceUID
+    assert capture.SeriesInstanceUID != series.series_uid
+    assert "not for clinical use" in capture.DerivationDescription
+
+
+@pytest.mark.parametrize("lesion_of", [lambda s: make_lesion(s, (2,)), lambda s: not_found()])
+def test_one_slice_or_none_gives_the_clicked_slice(lesion_of: Any, tmp_path: Path) -> None:
+    series = make_series()
+    assert written(series, lesion_of(series), tmp_path).pixel_array.shape[2] == 3
+
+
+def test_what_the_scanner_burnt_in_stays_said(tmp_path: Path) -> None:
+    burnt = make_series(BurnedInAnnotation="YES")
+    assert written(burnt, make_lesion(burnt), tmp_path).BurnedInAnnotation == "YES"
+    clean = make_series()
+    assert written(clean, make_lesion(clean), tmp_path).BurnedInAnnotation == "NO"
+
+
+def test_a_deidentified_one_says_so(tmp_path: Path) -> None:
+    series = make_series()
+    capture = written(deidentified(series), make_lesion(series), tmp_path)
+    assert capture.PatientIdentityRemoved == "YES"
+    assert str(capture.PatientName) == ""
