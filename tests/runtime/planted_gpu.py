@@ -67,6 +67,8 @@ class PlantedCuda:
 
     def free(self, address: int) -> None:
         del self.live[address]
+        if self.lost:  # as CUDA: every call after the loss reports it
+            raise BackendError("the GPU could not free memory: cudaErrorDevicesUnavailable")
 
     def allocate_pinned(self, nbytes: int) -> NDArray[np.uint8]:
         block = np.empty(nbytes, np.uint8)

@@ -115,10 +115,10 @@ def test_clicks_replay_a_graph_and_allocate_nothing(
     for turn in range(2):
         backend.decode(encoded[:1], *prompts(1, 2, turn), None)
     allocations, launches = cuda.allocations, cuda.launches
-    for turn in range(20):
+    for turn in range(10_000):
         backend.decode(encoded[turn % 2 :][:1], *prompts(1, 2, turn), None)
     assert cuda.allocations == allocations
-    assert cuda.launches == launches + 20
+    assert cuda.launches == launches + 10_000
 
 
 def test_embeddings_never_reach_the_host(backend: TensorRTBackend, cuda: PlantedCuda) -> None:
@@ -221,6 +221,47 @@ def test_faults_while_running_are_errors(
     with pytest.raises(BackendError, match="could not finish its work"):
         backend.decode(encoded, *prompts(1, 2), None)
     cuda.lost = False
+
+
+def test_a_lost_device_is_an_error_and_everything_is_let_go(
+    bundle: Bundle, trt: PlantedTensorRT, cuda: PlantedCuda
+) -> None:
+    backend = open_tensorrt(bundle, Timings())
+    encoded = backend.encode(slices(2), np.repeat(WINDOW, 2, axis=0))
+
+    def click() -> None:
+        with backend:
+            backend.decode(encoded, *prompts(2, 2), None)
+
+    cuda.lost = True
+    # What went wrong first is what is said, though freeing the memory fails as well.
+    with pytest.raises(BackendError, match="could not finish its work"):
+        click()
+    assert (cuda.live, cuda.pinned, cuda.streams, cuda.graphs) == ({}, {}, {}, [])
+
+
+def test_a_batch_that_finds_no_room_keeps_none(
+    bundle: Bundle, trt: PlantedTensorRT, cuda: PlantedCuda
+) -> None:
+    """Two of four embeddings fit: the two are given back, and half the batch goes through."""
+    with open_tensorrt(bundle, Timings()) as backend:
+        used = sum(each.nbytes for each in cuda.live.values())
+        cuda.memory = used + 2 * EMBEDDING_BYTES
+        with pytest.raises(DeviceMemoryError):
+            backend.encode(slices(4), np.repeat(WINDOW, 4, axis=0))
+        gc.collect()
+        assert len(backend.encode(slices(2), np.repeat(WINDOW, 2, axis=0))) == 2
+
+
+def test_an_embedding_comes_back_from_the_host(backend: TensorRTBackend, bundle: Bundle) -> None:
+    encoded = backend.encode(slices(2), np.repeat(WINDOW, 2, axis=0))
+    restored = [backend.restore(each.numpy()) for each in encoded]
+    same(
+        backend.decode(restored, *prompts(2, 3), None),
+        backend.decode(encoded, *prompts(2, 3), None),
+    )
+    with pytest.raises(ValueError, match="expected 4096"):
+        backend.restore(np.zeros((1, 8, 8), np.float32))
 
 
 def test_a_forked_child_is_refused(

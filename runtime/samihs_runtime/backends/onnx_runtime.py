@@ -65,6 +65,7 @@ class OnnxRuntimeBackend(Closing):
     """What both backends share: sessions made when first needed, checked against the contract."""
 
     name = ""
+    encode_batch = 1  # slices go one by one: see encode
     _provider = ""
 
     def __init__(self, ort: Any, bundle: Bundle, where: str, timings: Timings) -> None:
@@ -118,6 +119,10 @@ class OnnxRuntimeBackend(Closing):
         with self._faults("answer a prompt"):
             logits, masks, scores = self._decode_batch(session, embeddings, feeds)
         return Decoded(logits[:, 0], masks.astype(bool), scores)
+
+    @abstractmethod
+    def restore(self, embedding: NDArray[np.float32]) -> Embedding:
+        """See :class:`samihs_runtime.backends.base.Backend`."""
 
     def close(self) -> None:
         """Free both sessions."""
@@ -195,6 +200,9 @@ class CpuBackend(OnnxRuntimeBackend):
         # Idle threads that spin would take the cores from the other session, and from the reader.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
 
+    def restore(self, embedding: NDArray[np.float32]) -> Embedding:
+        return HostEmbedding(embedding)
+
     def _encode_one(self, session: Any, feeds: Mapping[str, NDArray[Any]]) -> Embedding:
         return HostEmbedding(session.run(["embedding"], dict(feeds))[0][0])
 
@@ -213,6 +221,11 @@ class CudaBackend(OnnxRuntimeBackend):
 
     name = "cuda"
     _provider = CUDA_PROVIDER
+
+    def restore(self, embedding: NDArray[np.float32]) -> Embedding:
+        with self._faults("take an embedding back"):
+            value = self._ort.OrtValue.ortvalue_from_numpy(embedding[None], "cuda", 0)
+        return OrtDeviceEmbedding(value)
 
     def _encode_one(self, session: Any, feeds: Mapping[str, NDArray[Any]]) -> Embedding:
         binding = session.io_binding()

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from samihs_runtime.backends.contract import GraphContract
 from samihs_runtime.backends.cuda import Device, DeviceBuffer, Graph, PinnedBuffer, Stream
 from samihs_runtime.backends.sidecar import EngineSidecar, Shape
+from samihs_runtime.closing import close_all
 from samihs_runtime.errors import BackendError
 
 MAX_SHAPES = 32
@@ -117,16 +118,15 @@ class Program:
 
     def close(self) -> None:
         """Free everything; calling it twice is harmless."""
-        for shaped in self._shaped.values():
-            shaped.close()
-        self._shaped.clear()
-        self._engine = self._runtime = None
-        for buffer in self.buffers.values():
-            buffer.close()
-        for pinned in self._host.values():
-            pinned.close()
-        if self._scratch is not None:
-            self._scratch.close()
+        shaped, buffers, host = self._shaped, self.buffers, self._host
+        scratch, self._scratch = self._scratch, None
+        self._shaped, self.buffers, self._host = OrderedDict(), {}, {}
+        try:
+            close_all([*shaped.values(), *buffers.values(), *host.values()])
+        finally:
+            self._engine = self._runtime = None
+            if scratch is not None:
+                scratch.close()
 
     def _allocate(self, device: Device) -> None:
         types = {**self._contract.inputs, **self._contract.outputs}
