@@ -15,10 +15,13 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+import pytest
 from numpy.typing import NDArray
 
+from samihs_runtime.backends import tensorrt as tensorrt_backend
+from samihs_runtime.backends import tensorrt_engines
 from samihs_runtime.backends.contract import DECODER, ENCODER, tensor_shapes
-from samihs_runtime.backends.cuda import DeviceMemoryError
+from samihs_runtime.backends.cuda import Device, DeviceMemoryError
 from samihs_runtime.backends.probe import Gpu, GpuProbe
 from samihs_runtime.backends.sidecar import EngineSidecar
 from samihs_runtime.bundle import Bundle, sha256_of
@@ -282,3 +285,18 @@ def plant_engines(bundle: Bundle, batch: int = 4, points: int = 6, **changes: An
             "profiles": (profile,),
         }
         EngineSidecar(**{**fields, **changes}).write(engine.with_suffix(".json"))
+
+
+def plant_tensorrt(monkeypatch: pytest.MonkeyPatch, cuda: PlantedCuda) -> PlantedTensorRT:
+    """A GPU with TensorRT-RTX, and no other flavour, for the TensorRT backend to find."""
+    module = PlantedTensorRT(cuda)
+    monkeypatch.setattr(tensorrt_backend, "probe_gpus", lambda: GPU)
+    monkeypatch.setattr(tensorrt_backend, "open_device", lambda: Device(cuda))
+
+    def import_flavour(flavour: str) -> PlantedTensorRT:
+        if flavour == "tensorrt_rtx":
+            return module
+        raise BackendError(f"{flavour} is not installed: pip install 'samihs[tensorrt]'")
+
+    monkeypatch.setattr(tensorrt_engines, "import_flavour", import_flavour)
+    return module

@@ -15,7 +15,6 @@ import pytest
 from numpy.typing import NDArray
 
 from samihs_runtime.backends import tensorrt as tensorrt_backend
-from samihs_runtime.backends import tensorrt_engines
 from samihs_runtime.backends.base import Decoded
 from samihs_runtime.backends.cuda import Device, DeviceBuffer, DeviceMemoryError
 from samihs_runtime.backends.onnx_runtime import open_cpu
@@ -28,7 +27,7 @@ from samihs_runtime.segmentation import Prompt
 from samihs_runtime.segmenter import Segmenter
 from samihs_runtime.timing import Timings
 
-from .planted_gpu import GPU, PlantedCuda, PlantedTensorRT, plant_engines
+from .planted_gpu import GPU, PlantedCuda, PlantedTensorRT, plant_engines, plant_tensorrt
 from .tiny_model import CHANNELS, GRID, LOW, SIZE, manifest, reference_embedding
 
 EMBEDDING_BYTES = CHANNELS * GRID * GRID * 4
@@ -49,17 +48,7 @@ def cuda() -> PlantedCuda:
 
 @pytest.fixture
 def trt(cuda: PlantedCuda, monkeypatch: pytest.MonkeyPatch) -> PlantedTensorRT:
-    module = PlantedTensorRT(cuda)
-    monkeypatch.setattr(tensorrt_backend, "probe_gpus", lambda: GPU)
-    monkeypatch.setattr(tensorrt_backend, "open_device", lambda: Device(cuda))
-
-    def import_flavour(flavour: str) -> PlantedTensorRT:
-        if flavour == "tensorrt_rtx":
-            return module
-        raise BackendError(f"{flavour} is not installed: pip install 'samihs[tensorrt]'")
-
-    monkeypatch.setattr(tensorrt_engines, "import_flavour", import_flavour)
-    return module
+    return plant_tensorrt(monkeypatch, cuda)
 
 
 @pytest.fixture

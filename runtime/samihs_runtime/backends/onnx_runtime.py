@@ -29,6 +29,8 @@ from samihs_runtime.timing import Timings
 CPU_PROVIDER, CUDA_PROVIDER = "CPUExecutionProvider", "CUDAExecutionProvider"
 _ARENA_MAX_BYTES = 100_000_000
 """Encoder weights up to which the CPU session keeps its working memory between runs."""
+_FULL_MEMORY = ("Failed to allocate memory", "out of memory", "ALLOC_FAILED")
+"""What ONNX Runtime's arena, CUDA and cuBLAS or cuDNN say when memory is short."""
 _ERRORS_ONLY = 3
 """ONNX Runtime's severity: 0 verbose, 1 info, 2 warning, 3 error."""
 
@@ -180,7 +182,8 @@ class OnnxRuntimeBackend(Closing):
         try:
             yield
         except Exception as error:  # onnxruntime's own classes derive from Exception
-            kind = DeviceMemoryError if "Failed to allocate memory" in str(error) else BackendError
+            full = any(words in str(error) for words in _FULL_MEMORY)
+            kind = DeviceMemoryError if full else BackendError
             raise kind(f"the {self.name} backend could not {doing}: {error}") from error
 
 
