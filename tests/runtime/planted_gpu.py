@@ -204,6 +204,32 @@ def memory(address: int, shape: tuple[int, ...], dtype: type) -> NDArray[Any]:
     return block.view(dtype).reshape(shape)
 
 
+class PlantedRuntimeCache:
+    def __init__(self) -> None:
+        self.content = b""
+
+    def deserialize(self, blob: bytes) -> bool:
+        self.content = blob if blob.startswith(b"kernels of ") else b""
+        return bool(self.content)
+
+    def serialize(self) -> memoryview:
+        return memoryview(self.content)
+
+
+class PlantedRuntimeConfig:
+    cache: PlantedRuntimeCache | None = None
+
+    def set_execution_context_allocation_strategy(self, strategy: object) -> None:
+        assert strategy == 2
+
+    def create_runtime_cache(self) -> PlantedRuntimeCache:
+        return PlantedRuntimeCache()
+
+    def set_runtime_cache(self, cache: PlantedRuntimeCache) -> bool:
+        self.cache = cache
+        return True
+
+
 class PlantedEngine:
     device_memory_size_v2 = 4096
 
@@ -229,8 +255,15 @@ class PlantedEngine:
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         return tuple(each if isinstance(each, int) else -1 for each in self._named(name).shape)
 
-    def create_execution_context(self, strategy: object) -> PlantedContext:
+    def create_runtime_config(self) -> PlantedRuntimeConfig:
+        return PlantedRuntimeConfig()
+
+    def create_execution_context(self, how: object) -> PlantedContext:
         self.world.contexts += 1
+        if isinstance(how, PlantedRuntimeConfig):
+            assert how.cache is not None, "the runtime cache was made but never set"
+            self.world.compiled += not how.cache.content
+            how.cache.content = b"kernels of " + type(self).__name__.encode()
         return PlantedContext(self)
 
 
@@ -244,6 +277,8 @@ class PlantedTensorRT(SimpleNamespace):
             capturable=True,
             refuses=False,
             contexts=0,
+            compiled=0,
+            IRuntimeCache=PlantedRuntimeCache,
             TensorIOMode=SimpleNamespace(INPUT="input", OUTPUT="output"),
             ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED=2),
             nptype=lambda dtype: dtype,

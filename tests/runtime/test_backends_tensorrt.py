@@ -172,6 +172,57 @@ def test_runs_without_graphs_where_they_cannot_be_captured(
     assert cuda.launches == 0
 
 
+def click_once(bundle: Bundle) -> None:
+    with open_tensorrt(bundle, Timings()) as backend:
+        backend.decode(backend.encode(slices(1), WINDOW), *prompts(1, 2), None)
+
+
+def test_compiled_kernels_serve_the_next_process(bundle: Bundle, trt: PlantedTensorRT) -> None:
+    click_once(bundle)
+    assert trt.compiled == 2  # encoder and decoder
+    click_once(bundle)
+    assert trt.compiled == 2
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b"\0" + b[1:], lambda b: b""])
+def test_damaged_kernels_are_never_read(
+    bundle: Bundle, trt: PlantedTensorRT, damage: Callable[[bytes], bytes]
+) -> None:
+    click_once(bundle)
+    for path in bundle.engines.glob("*.kernels"):
+        path.write_bytes(damage(path.read_bytes()))
+    click_once(bundle)
+    assert trt.compiled == 4
+    click_once(bundle)  # mended
+    assert trt.compiled == 4
+
+
+def test_kernels_of_another_engine_are_not_taken(bundle: Bundle, trt: PlantedTensorRT) -> None:
+    click_once(bundle)
+    encoder, decoder = (bundle.engines / f"{part}.kernels" for part in ("encoder", "decoder"))
+    decoder.write_bytes(encoder.read_bytes())
+    click_once(bundle)
+    assert trt.compiled == 3
+
+
+def test_tensorrt_itself_has_no_kernels_to_keep(bundle: Bundle, trt: PlantedTensorRT) -> None:
+    del trt.IRuntimeCache
+    click_once(bundle)
+    assert (trt.compiled, list(bundle.engines.glob("*.kernels"))) == (0, [])
+
+
+def test_kernels_that_cannot_be_written_cost_nothing_else(
+    bundle: Bundle, trt: PlantedTensorRT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(source: object, target: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(os, "replace", read_only)
+    before = sorted(bundle.engines.iterdir())
+    click_once(bundle)
+    assert sorted(bundle.engines.iterdir()) == before
+
+
 def test_clicks_run_on_an_urgent_stream(backend: TensorRTBackend, cuda: PlantedCuda) -> None:
     assert sorted(each.urgent for each in cuda.streams.values()) == [False, True]
 
@@ -376,6 +427,7 @@ def test_the_real_modules_have_what_is_called() -> None:
     real = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
     for owner, names in {
         "ICudaEngine": (
+            "create_runtime_config",
             *("num_io_tensors", "get_tensor_name", "get_tensor_mode", "get_tensor_dtype"),
             *("get_tensor_shape", "device_memory_size_v2", "create_execution_context"),
         ),
@@ -384,6 +436,11 @@ def test_the_real_modules_have_what_is_called() -> None:
             *("set_tensor_address", "get_tensor_shape", "execute_async_v3"),
             "is_stream_capturable",
         ),
+        "IRuntimeConfig": (
+            *("set_execution_context_allocation_strategy", "create_runtime_cache"),
+            "set_runtime_cache",
+        ),
+        "IRuntimeCache": ("serialize", "deserialize"),
         "Runtime": ("deserialize_cuda_engine",),
         "ExecutionContextAllocationStrategy": ("USER_MANAGED",),
         "TensorIOMode": ("INPUT",),

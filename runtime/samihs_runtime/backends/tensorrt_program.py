@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from samihs_runtime.backends.contract import GraphContract
 from samihs_runtime.backends.cuda import Device, DeviceBuffer, Graph, PinnedBuffer, Stream
+from samihs_runtime.backends.kernel_cache import KernelCache
 from samihs_runtime.backends.sidecar import EngineSidecar, Shape
 from samihs_runtime.closing import close_all
 from samihs_runtime.errors import BackendError
@@ -59,7 +60,6 @@ class Program:
             BundleError: its tensors are not the contract's.
         """
         self.stream = stream
-        self._trt = trt
         self._profiles = sidecar.profiles
         self._limit = batch_limit
         self._shaped: OrderedDict[tuple[Shape, ...], _Shaped] = OrderedDict()
@@ -69,6 +69,7 @@ class Program:
         self._downloads = [each for each in contract.outputs if each not in on_device]
         self._runtime, self._engine = _deserialise(trt, engine)
         contract.check(*_tensors(trt, self._engine), str(engine))
+        self._kernels = KernelCache(trt, self._engine, engine, sidecar.engine_sha256)
         self.buffers: dict[str, DeviceBuffer] = {}
         self._host: dict[str, PinnedBuffer] = {}
         self._scratch: DeviceBuffer | None = None
@@ -121,8 +122,10 @@ class Program:
         shaped, buffers, host = self._shaped, self.buffers, self._host
         scratch, self._scratch = self._scratch, None
         self._shaped, self.buffers, self._host = OrderedDict(), {}, {}
+        if self._engine is not None:
+            self._kernels.save()
         try:
-            close_all([*shaped.values(), *buffers.values(), *host.values()])
+            close_all([*shaped.values(), self._kernels, *buffers.values(), *host.values()])
         finally:
             self._engine = self._runtime = None
             if scratch is not None:
@@ -170,10 +173,7 @@ class Program:
 
     def _make(self, inputs: Shapes) -> _Shaped:
         profile = self._profile_for(inputs)
-        strategy = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
-        context = self._engine.create_execution_context(strategy)
-        if context is None:
-            raise BackendError("TensorRT gave no execution context: the GPU's memory may be full")
+        context = self._kernels.create_context()
         if self._scratch is not None:
             context.set_device_memory(self._scratch.address, self._scratch.nbytes)
         if profile and not context.set_optimization_profile_async(profile, self.stream.handle):
