@@ -20,6 +20,7 @@ from samihs_runtime.bundle import Bundle, GraphEntry, write_bundle
 from samihs_runtime.errors import BackendError, BundleError
 from samihs_runtime.timing import Timings
 
+from .gpu_needs import skip_where_no_tensorrt_builds
 from .planted_gpu import GPU, PlantedCuda, plant_engines, plant_tensorrt
 from .planted_onnx_runtime import PlantedOrt
 from .tiny_model import CHANNELS, GRID, LOW, SIZE, manifest, reference_embedding, reference_logits
@@ -67,6 +68,7 @@ def with_engines(source: Path, destination: Path) -> Bundle:
     """The tiny bundle with engines for the GPU at hand."""
     from samihs_export.tensorrt import build_engines
 
+    skip_where_no_tensorrt_builds()
     files = ("onnx/encoder.onnx", "onnx/decoder.onnx")
     graphs = tuple(GraphEntry(family, "fp32", *files) for family in ("onnx", "trt"))
     bundle = write_bundle(source, manifest(graphs=graphs), destination)
