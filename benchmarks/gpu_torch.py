@@ -94,6 +94,7 @@ def main() -> None:
     """Measure, and write figures and answers beside the parent's files."""
     work, row = Work(Path(sys.argv[1])), sys.argv[2]
     effort = BRIEF if work.read_settings()["brief"] else FULL
+    torch.backends.cudnn.allow_tf32 = False  # on by default: the fp32 row is the reference
     rival = Rival(work, row)
     figures: dict[str, Any] = {"runs_on": f"torch {torch.__version__}, {row}, {rival.device}"}
     if row == "eager fp32":

@@ -69,6 +69,8 @@ class PlantedOrt(SimpleNamespace):
     def get_available_providers(self) -> list[str]:
         return [CUDA, "CPUExecutionProvider"]
 
-    def InferenceSession(self, path: str, sess_options: Any, providers: Sequence[str]) -> Any:
-        assert list(providers) == [CUDA], providers
+    def InferenceSession(self, path: str, sess_options: Any, providers: Sequence[Any]) -> Any:
+        ((provider, options),) = providers
+        assert provider == CUDA
+        self.options = options
         return PlantedSession(self, path, sess_options)

@@ -12,7 +12,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,6 +69,7 @@ class OnnxRuntimeBackend(Closing):
     name = ""
     encode_batch = 1  # slices go one by one: see encode
     _provider = ""
+    _provider_options: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, ort: Any, bundle: Bundle, where: str, timings: Timings) -> None:
         files = bundle.graph("onnx")
@@ -161,7 +162,9 @@ class OnnxRuntimeBackend(Closing):
         self._options(options)
         try:
             session = self._ort.InferenceSession(
-                str(path), sess_options=options, providers=[self._provider]
+                str(path),
+                sess_options=options,
+                providers=[(self._provider, dict(self._provider_options))],
             )
         except Exception as error:  # onnxruntime's own classes derive from Exception
             raise BundleError(
@@ -224,6 +227,14 @@ class CudaBackend(OnnxRuntimeBackend):
 
     name = "cuda"
     _provider = CUDA_PROVIDER
+    _provider_options: ClassVar[Mapping[str, str]] = {
+        # TF32 has 10 bits of mantissa: an fp32 bundle would not hold the gates it was proven by.
+        "use_tf32": "0",
+        # The default tries every algorithm of every convolution at the first run; SAM has few.
+        "cudnn_conv_algo_search": "HEURISTIC",
+        # The default doubles what it takes: memory that other programs and embeddings could use.
+        "arena_extend_strategy": "kSameAsRequested",
+    }
 
     def restore(self, embedding: NDArray[np.float32]) -> Embedding:
         with self._faults("take an embedding back"):
