@@ -73,7 +73,7 @@ def main() -> None:
             rows[name] = _run(work, name, command, deadline)
         _add_parity(work, rows, trained=options.adapters is not None)
     _add_rates(rows)
-    record = _record(options, probe, rows, refused)
+    record = _record(options, model.config.name, probe, rows, refused)
     _print(rows)
     options.out.mkdir(parents=True, exist_ok=True)
     where = options.out / f"{_slug(probe, options.device)}-{datetime.now(UTC):%Y-%m-%d}.json"
@@ -151,7 +151,11 @@ def _add_rates(rows: dict[str, Figures]) -> None:
 
 
 def _record(
-    options: argparse.Namespace, probe: GpuProbe, rows: dict[str, Figures], refused: dict[str, str]
+    options: argparse.Namespace,
+    model: str,
+    probe: GpuProbe,
+    rows: dict[str, Figures],
+    refused: dict[str, str],
 ) -> dict[str, Any]:
     versions = installed()
     for name in ("torch", "segment-anything", "onnx"):
@@ -165,7 +169,7 @@ def _record(
         "system": platform.platform(),
         "python": platform.python_version(),
         "versions": versions,
-        "model": options.model,
+        "model": model,
         "weights": "given" if options.adapters else "random, seed 0",
         "brief": options.brief,
         "engines_refused": refused,
