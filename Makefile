@@ -36,6 +36,13 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[cpu,dev]'
 	touch $@ $(VENV)/.cpu
 
+# The same with what drives a GPU. The two onnxruntimes overwrite each other: only the GPU's stays.
+$(VENV)/.gpu: $(VENV)/.dev
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[gpu]'
+	$(BIN)/pip uninstall --quiet --yes onnxruntime onnxruntime-gpu
+	$(BIN)/pip install --quiet --disable-pip-version-check 'onnxruntime-gpu>=1.22'
+	touch $@
+
 # --- what users run ---------------------------------------------------------------------------
 
 demo: $(VENV)/.cpu  ## phantom CT study -> samihs-infer -> mask, volume, DICOM SEG (no torch)
@@ -66,7 +73,7 @@ test: $(VENV)/.dev  ## the whole suite, but for GPU and slow tests
 test-slow: $(VENV)/.dev  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
-test-gpu: $(VENV)/.dev  ## the tests that need an NVIDIA GPU; fails without one
+test-gpu: $(VENV)/.gpu  ## the tests that need an NVIDIA GPU; fails without one
 	$(BIN)/python -m pytest -m gpu
 
 lint: $(VENV)/.dev  ## ruff, formatting, mypy --strict
@@ -81,8 +88,8 @@ format: $(VENV)/.dev  ## let ruff mend what it can
 bench: $(VENV)/.dev  ## latency and memory on this CPU -> benchmarks/results/
 	$(BIN)/python benchmarks/latency.py
 
-bench-gpu: $(VENV)/.dev  ## latency on this GPU -> benchmarks/results/; fails without one
-	$(BIN)/python benchmarks/latency.py --require-gpu
+bench-gpu: $(VENV)/.gpu  ## every backend beside torch on this GPU -> benchmarks/results/
+	$(BIN)/python benchmarks/gpu.py
 
 clean:  ## remove what the targets made (not trained runs)
 	rm -rf $(VENV) build dist demo phantoms .pytest_cache .mypy_cache .ruff_cache .hypothesis

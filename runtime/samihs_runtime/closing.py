@@ -3,8 +3,28 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from contextlib import ExitStack
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
+
+from samihs_runtime.errors import SamihsError
+
+
+class Closable(Protocol):
+    """Whatever has a ``close``."""
+
+    def close(self) -> None: ...
+
+
+def close_all(things: Iterable[Closable]) -> None:
+    """Close each, in order, even where one before it failed; the last error is then raised.
+
+    A device that was lost fails every call: what is left must still be let go of.
+    """
+    with ExitStack() as stack:
+        for thing in reversed(list(things)):
+            stack.callback(thing.close)
 
 
 class Closing(ABC):
@@ -23,4 +43,8 @@ class Closing(ABC):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except SamihsError:
+            if error is None:  # what went wrong first says more than what closing then finds
+                raise

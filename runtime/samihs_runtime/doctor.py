@@ -27,7 +27,7 @@ from samihs_runtime.backends.tensorrt_engines import (
     sidecars,
 )
 from samihs_runtime.bundle import Bundle, shipped_bundle
-from samihs_runtime.environment import Conflict, conflicts, installed
+from samihs_runtime.environment import Conflict, conflicts, installed, unserved_gpu
 from samihs_runtime.errors import SamihsError, one_line_errors
 from samihs_runtime.segmentation import FOREGROUND, NOT_A_POINT
 
@@ -94,12 +94,17 @@ def diagnose(bundle_path: Path | None = None) -> Diagnosis:
         platform=platform.platform(),
         gpu=gpu,
         packages=packages,
-        conflicts=conflicts(packages, gpu.cuda),
+        conflicts=_conflicts(packages, gpu),
         bundle=words,
         bundle_opens=bundle is not None,
         engines=_engines(bundle, gpu) if bundle is not None else [],
         backends=[_try_backend(bundle, name) for name in ORDER] if bundle is not None else [],
     )
+
+
+def _conflicts(packages: dict[str, str], gpu: GpuProbe) -> list[Conflict]:
+    unserved = [unserved_gpu(packages, each.compute_capability) for each in gpu.devices[:1]]
+    return [*conflicts(packages, gpu.cuda), *(each for each in unserved if each is not None)]
 
 
 def as_json(diagnosis: Diagnosis) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -18,11 +19,18 @@ def outward(count: int, start: int) -> list[int]:
     return sorted(range(count), key=lambda index: (abs(index - start), index))
 
 
+def batches(order: Sequence[int], size: int) -> list[Sequence[int]]:
+    """The first slice alone, since somebody looks at it; then ``size`` at a time."""
+    rest = range(1, len(order), size)
+    return [order[:1], *(order[start : start + size] for start in rest)]
+
+
 class SeriesSession:
     """One series under work. A context manager: leaving it stops the background thread.
 
-    The background encodes no more slices than the segmenter's cache holds, so that it never drops
-    what it has just made, and gives way to a slice that is asked for.
+    The background keeps no more slices than the segmenter's cache holds, so that it never drops
+    what it has just made, and gives way to a slice that is asked for: that one waits for at most
+    the batch under work. Where embeddings are kept on disk, what memory cannot hold goes there.
     """
 
     def __init__(self, segmenter: Segmenter, series: CTSeries, start: int | None = None) -> None:
@@ -70,7 +78,7 @@ class SeriesSession:
         return not self._thread.is_alive()
 
     def cancel(self) -> None:
-        """Stop after the slice under work, and wait for that; harmless when it has ended."""
+        """Stop after the batch under work, and wait for that; harmless when it has ended."""
         self._cancelled.set()
         if self._thread is not threading.current_thread():
             self._thread.join()
@@ -87,18 +95,24 @@ class SeriesSession:
         self.cancel()
 
     def _encode_all(self, order: list[int]) -> None:
-        room = self._segmenter.cache_capacity
         try:
-            for index in order:
-                if self._cancelled.is_set():
-                    return
-                encoded = self._segmenter._encode(self.series.hu[index], background=True)
-                self._done += 1
-                room -= encoded.nbytes
-                if room < encoded.nbytes:
-                    return
+            self._encode_batches(batches(order, self._segmenter.backend.encode_batch))
         except Exception as error:  # kept for wait(): a thread has nobody to raise to
             self._failure = error
+
+    def _encode_batches(self, parts: Sequence[Sequence[int]]) -> None:
+        encoder = self._segmenter.encoder
+        room, each = encoder.cache.max_bytes, 0  # bytes left; bytes of one embedding, once known
+        for part in parts:
+            if each:
+                part = part[: room // each] or (part if encoder.has_store else ())
+            if self._cancelled.is_set() or not part:
+                return
+            hu = [self.series.hu[index] for index in part]
+            encoded = encoder.encode(hu, background=True, keep=room >= each)
+            self._done += len(encoded)
+            each = encoded[0].nbytes
+            room = max(0, room - sum(one.nbytes for one in encoded))
 
     def _checked(self, index: int) -> int:
         if not 0 <= index < len(self.series):

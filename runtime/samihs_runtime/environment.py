@@ -22,8 +22,17 @@ ACCELERATION = (
     "cuda-python",
     "cuda-bindings",
     "pycuda",
+    "nvidia-cudnn-cu12",
+    "nvidia-cudnn-cu13",
 )
+RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
+"""Compute capabilities that TensorRT-RTX 1.7 builds for (its ``ComputeCapability``)."""
+_INSTALL_TENSORRT = "pip install 'samihs[tensorrt]' --extra-index-url https://pypi.nvidia.com"
 _CUDA = re.compile(r"-cu(\d+)")
+_CUDNN = re.compile(r"nvidia-cudnn-cu(\d+)")
+_ONNXRUNTIME_CUDA = ((1, 19), (1, 22), 12), ((1, 31), (99, 0), 13)
+"""(first, last) onnxruntime-gpu of PyPI known to be built for a CUDA; none is claimed between.
+Sources: onnxruntime.ai's table of the CUDA provider for 12; the package itself for 13."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +67,28 @@ def conflicts(packages: Mapping[str, str], driver_cuda: tuple[int, int] | None) 
         _stub_tensorrt(packages),
         _mixed_tensorrt(packages),
         _mixed_cuda(packages),
+        _onnxruntime_for_other_cuda(packages),
         _old_driver(packages, driver_cuda),
         _no_device_layer(packages),
     ]
     return [each for each in found if each is not None]
+
+
+def unserved_gpu(packages: Mapping[str, str], compute_capability: str) -> Conflict | None:
+    """A GPU that the one TensorRT flavour installed builds nothing for.
+
+    Args:
+        packages: name -> version, as :func:`installed` gives them.
+        compute_capability: of the GPU, such as ``9.0``.
+    """
+    has_rtx = any(name.startswith("tensorrt-rtx") for name in packages)
+    if not has_rtx or "tensorrt" in packages or compute_capability in RTX_CAPABILITIES:
+        return None
+    return Conflict(
+        f"TensorRT-RTX builds no engine for compute capability {compute_capability}, only for "
+        f"{', '.join(RTX_CAPABILITIES)}",
+        f"{_INSTALL_TENSORRT}, or --backend cuda",
+    )
 
 
 def _both_onnxruntimes(packages: Mapping[str, str]) -> Conflict | None:
@@ -79,7 +106,7 @@ def _stub_tensorrt(packages: Mapping[str, str]) -> Conflict | None:
         return None
     return Conflict(
         f"tensorrt {packages['tensorrt']} is PyPI's stub: its libraries are not installed",
-        "pip install 'samihs[tensorrt]' --extra-index-url https://pypi.nvidia.com",
+        _INSTALL_TENSORRT,
     )
 
 
@@ -94,13 +121,16 @@ def _mixed_tensorrt(packages: Mapping[str, str]) -> Conflict | None:
     words = ", ".join(f"{name} {version}" for name, version in family.items())
     return Conflict(
         f"TensorRT packages of different major versions: {words}",
-        f"pip uninstall -y {' '.join(family)} && pip install 'samihs[tensorrt]' "
-        "--extra-index-url https://pypi.nvidia.com",
+        f"pip uninstall -y {' '.join(family)} && {_INSTALL_TENSORRT}",
     )
 
 
 def _mixed_cuda(packages: Mapping[str, str]) -> Conflict | None:
-    built = {name: match.group(1) for name in packages if (match := _CUDA.search(name))}
+    built = {
+        name: match.group(1)
+        for name in packages
+        if (match := _CUDA.search(name)) and not _CUDNN.fullmatch(name)
+    }
     if "cuda-bindings" in packages:
         built["cuda-bindings"] = packages["cuda-bindings"].split(".")[0]
     if len(set(built.values())) < 2:
@@ -113,10 +143,46 @@ def _mixed_cuda(packages: Mapping[str, str]) -> Conflict | None:
     )
 
 
+def _onnxruntime_for_other_cuda(packages: Mapping[str, str]) -> Conflict | None:
+    """onnxruntime-gpu loads cuBLAS and cuDNN of one CUDA; NVIDIA's wheels may bring another's."""
+    version = packages.get("onnxruntime-gpu")
+    brought = {name: int(match.group(1)) for name in packages if (match := _CUDNN.fullmatch(name))}
+    if version is None or not brought:
+        return None
+    wanted = _onnxruntime_cuda(version)
+    if wanted is None or wanted in brought.values():
+        return None
+    words = ", ".join(f"{name} (CUDA {cuda})" for name, cuda in brought.items())
+    return Conflict(
+        f"onnxruntime-gpu {version} loads CUDA {wanted}'s libraries, installed are {words}",
+        f"pip uninstall -y {' '.join(brought)} && pip install nvidia-cudnn-cu{wanted}",
+    )
+
+
+def _onnxruntime_cuda(version: str) -> int | None:
+    """Major CUDA version that PyPI's onnxruntime-gpu is built for, where that is known."""
+    major, minor = (int(part) for part in version.split(".")[:2])
+    for first, last, cuda in _ONNXRUNTIME_CUDA:
+        if first <= (major, minor) <= last:
+            return cuda
+    return None
+
+
+def _cuda_wanted(packages: Mapping[str, str]) -> dict[str, int]:
+    """Package -> the major CUDA version that it needs of the driver."""
+    wanted = {
+        name: int(match.group(1))
+        for name in packages
+        if (match := _CUDA.search(name)) and not _CUDNN.fullmatch(name)
+    }
+    theirs = _onnxruntime_cuda(packages.get("onnxruntime-gpu", "0.0"))
+    return wanted if theirs is None else wanted | {"onnxruntime-gpu": theirs}
+
+
 def _old_driver(
     packages: Mapping[str, str], driver_cuda: tuple[int, int] | None
 ) -> Conflict | None:
-    wanted = {name: int(match.group(1)) for name in packages if (match := _CUDA.search(name))}
+    wanted = _cuda_wanted(packages)
     if driver_cuda is None or not wanted or max(wanted.values()) <= driver_cuda[0]:
         return None
     name = max(wanted, key=lambda each: wanted[each])

@@ -12,48 +12,30 @@ memory on a GPU), in a cache bounded by bytes. One thread may encode while anoth
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from samihs_runtime.backends.base import Backend, Embedding
-from samihs_runtime.backends.cuda import DeviceMemoryError
+from samihs_runtime.backends.base import Backend
 from samihs_runtime.bundle import Bundle, shipped_bundle
-from samihs_runtime.cache import ByteLRU
 from samihs_runtime.closing import Closing
+from samihs_runtime.embedding_store import EmbeddingStore
 from samihs_runtime.encode_ahead import SeriesSession
 from samihs_runtime.errors import BackendError, PromptError
-from samihs_runtime.preprocessing import SliceFrame, as_pixels, check_prompt, window_of
+from samihs_runtime.preprocessing import check_prompt
 from samihs_runtime.segmentation import Prediction, Prompt
 from samihs_runtime.series import CTSeries
+from samihs_runtime.slice_encoder import EncodedSlice, Slice, SliceEncoder
 from samihs_runtime.timing import Timings
+
+__all__ = ["DEFAULT_CACHE_MB", "EncodedSlice", "Segmenter"]
 
 DEFAULT_CACHE_MB = 256.0
 """64 slices of a ViT-B at 1024 (4 MiB each): more than a head CT of 5 mm slices has."""
-
-
-@dataclass(frozen=True, eq=False)
-class EncodedSlice:
-    """What the encoder made of one slice: a handle for clicks, tied to its segmenter."""
-
-    embedding: Embedding
-    frame: SliceFrame
-    window: tuple[float, float]
-    """Low and high HU that the encoder saw."""
-    key: str
-    """Hash of bundle and pixels."""
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of its embedding."""
-        return self.embedding.nbytes
 
 
 class Segmenter(Closing):
@@ -67,14 +49,15 @@ class Segmenter(Closing):
         cache_mb: float = DEFAULT_CACHE_MB,
         reasons: tuple[str, ...] = (),
         timings: Timings | None = None,
+        store: EmbeddingStore | None = None,
     ) -> None:
         self.bundle = bundle
         self.backend = backend
         self.reasons = reasons
         """Why this backend: what each one before it was refused for, in words."""
         self.timings = timings if timings is not None else Timings()
-        self._cache: ByteLRU[EncodedSlice] = ByteLRU(int(cache_mb * 2**20))
-        self._encoder = _Gate()
+        cache_bytes = int(cache_mb * 2**20)
+        self.encoder = SliceEncoder(bundle, backend, cache_bytes, self.timings, store)
         self._decoder = threading.Lock()
         self._closed = False
 
@@ -84,6 +67,7 @@ class Segmenter(Closing):
         path: str | os.PathLike[str] | None = None,
         backend: str = "auto",
         cache_mb: float = DEFAULT_CACHE_MB,
+        store: str | os.PathLike[str] | None = None,
     ) -> Self:
         """Open and verify a bundle, and choose where it runs.
 
@@ -91,9 +75,12 @@ class Segmenter(Closing):
             path: the bundle's folder; None is the shipped one.
             backend: ``auto``, ``tensorrt``, ``cuda`` or ``cpu``. A named one is never replaced.
             cache_mb: bound of the embeddings kept, MiB.
+            store: folder that keeps embeddings for the next time (:class:`EmbeddingStore`); None
+                keeps none.
 
         Raises:
             BundleError: the bundle is missing, changed or unsafe.
+            OutputError: the store cannot be written.
             BackendError: no backend can run, or the named one cannot; says why for each.
         """
         from samihs_runtime.backends.choose import choose
@@ -102,11 +89,21 @@ class Segmenter(Closing):
         with timings.stage("verify bundle"):
             bundle = Bundle.open(path if path is not None else shipped_bundle())
         choice = choose(bundle, backend, timings)
+        try:
+            kept = None if store is None else EmbeddingStore(store, choice.backend.name)
+        except BaseException:
+            choice.backend.close()
+            raise
         return cls(
-            bundle, choice.backend, cache_mb=cache_mb, reasons=choice.reasons, timings=timings
+            bundle,
+            choice.backend,
+            cache_mb=cache_mb,
+            reasons=choice.reasons,
+            timings=timings,
+            store=kept,
         )
 
-    def encode(self, hu: NDArray[np.int16] | NDArray[np.float32]) -> EncodedSlice:
+    def encode(self, hu: Slice) -> EncodedSlice:
         """Encode one slice, or take it from the cache.
 
         Args:
@@ -116,7 +113,8 @@ class Segmenter(Closing):
             StudyError: no two-dimensional slice of finite values.
             BackendError: the device failed, or the segmenter is closed.
         """
-        return self._encode(hu, background=False)
+        self._check_open()
+        return self.encoder.encode([hu], background=False)[0]
 
     def predict(
         self,
@@ -188,53 +186,20 @@ class Segmenter(Closing):
     @property
     def cached_bytes(self) -> int:
         """Bytes of embeddings kept now."""
-        return self._cache.nbytes
+        return self.encoder.cache.nbytes
 
     @property
     def cache_capacity(self) -> int:
         """Bytes of embeddings kept at most."""
-        return self._cache.max_bytes
+        return self.encoder.cache.max_bytes
 
     def close(self) -> None:
         """Free the embeddings and the backend; calling it twice is harmless."""
         if self._closed:
             return
         self._closed = True
-        with self._encoder.enter(background=False), self._decoder:
-            self._cache.clear()
-            self.backend.close()
-
-    def _encode(
-        self, hu: NDArray[np.int16] | NDArray[np.float32], *, background: bool
-    ) -> EncodedSlice:
-        self._check_open()
-        pixels = as_pixels(hu)
-        key = _pixel_key(self.bundle.id, pixels)
-        known = self._cache.get(key)
-        if known is not None:
-            return known
-        manifest = self.bundle.manifest
-        rows, columns = pixels.shape
-        frame = SliceFrame(rows, columns, manifest.slice_size)
-        window = window_of(pixels, manifest.window)
-        model_slice = frame.slice_to_model(pixels)[None, None]  # [1, 1, S, S]
-        with self._encoder.enter(background=background):
-            known = self._cache.get(key)  # the background may have encoded it meanwhile
-            if known is not None:
-                return known
-            self._check_open()
-            with self.timings.stage("encode"):
-                embedding = self._embed(model_slice, np.asarray([window], np.float32))
-            encoded = EncodedSlice(embedding, frame, window, key)
-            self._cache.put(key, encoded)
-        return encoded
-
-    def _embed(self, hu: NDArray[np.float32], window: NDArray[np.float32]) -> Embedding:
-        try:
-            return self.backend.encode(hu, window)[0]
-        except DeviceMemoryError:
-            self._cache.clear()  # what others still hold stays; the rest makes room
-            return self.backend.encode(hu, window)[0]
+        with self._decoder:
+            self.encoder.close(self.backend)
 
     def _prompt_arrays(
         self, encoded: Sequence[EncodedSlice], prompts: Sequence[Prompt]
@@ -257,38 +222,3 @@ class Segmenter(Closing):
     def _check_open(self) -> None:
         if self._closed:
             raise BackendError("the segmenter is closed: make a new one")
-
-
-class _Gate:
-    """One encode at a time; the background waits whenever the foreground wants its turn."""
-
-    def __init__(self) -> None:
-        self._condition = threading.Condition()
-        self._busy = False
-        self._foreground_waiting = 0
-
-    @contextmanager
-    def enter(self, *, background: bool) -> Iterator[None]:
-        with self._condition:
-            if background:
-                self._condition.wait_for(lambda: not self._busy and not self._foreground_waiting)
-            else:
-                self._foreground_waiting += 1
-                try:
-                    self._condition.wait_for(lambda: not self._busy)
-                finally:
-                    self._foreground_waiting -= 1
-            self._busy = True
-        try:
-            yield
-        finally:
-            with self._condition:
-                self._busy = False
-                self._condition.notify_all()
-
-
-def _pixel_key(bundle_id: str, pixels: NDArray[np.float32]) -> str:
-    """blake2b over bundle, matrix size and pixels: 1 ms for 512 x 512."""
-    digest = hashlib.blake2b(f"{bundle_id}/{pixels.shape}".encode(), digest_size=20)
-    digest.update(pixels.data)
-    return digest.hexdigest()

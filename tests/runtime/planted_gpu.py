@@ -15,10 +15,13 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+import pytest
 from numpy.typing import NDArray
 
+from samihs_runtime.backends import tensorrt as tensorrt_backend
+from samihs_runtime.backends import tensorrt_engines
 from samihs_runtime.backends.contract import DECODER, ENCODER, tensor_shapes
-from samihs_runtime.backends.cuda import DeviceMemoryError
+from samihs_runtime.backends.cuda import Device, DeviceMemoryError
 from samihs_runtime.backends.probe import Gpu, GpuProbe
 from samihs_runtime.backends.sidecar import EngineSidecar
 from samihs_runtime.bundle import Bundle, sha256_of
@@ -67,6 +70,8 @@ class PlantedCuda:
 
     def free(self, address: int) -> None:
         del self.live[address]
+        if self.lost:  # as CUDA: every call after the loss reports it
+            raise BackendError("the GPU could not free memory: cudaErrorDevicesUnavailable")
 
     def allocate_pinned(self, nbytes: int) -> NDArray[np.uint8]:
         block = np.empty(nbytes, np.uint8)
@@ -199,6 +204,32 @@ def memory(address: int, shape: tuple[int, ...], dtype: type) -> NDArray[Any]:
     return block.view(dtype).reshape(shape)
 
 
+class PlantedRuntimeCache:
+    def __init__(self) -> None:
+        self.content = b""
+
+    def deserialize(self, blob: bytes) -> bool:
+        self.content = blob if blob.startswith(b"kernels of ") else b""
+        return bool(self.content)
+
+    def serialize(self) -> memoryview:
+        return memoryview(self.content)
+
+
+class PlantedRuntimeConfig:
+    cache: PlantedRuntimeCache | None = None
+
+    def set_execution_context_allocation_strategy(self, strategy: object) -> None:
+        assert strategy == 2
+
+    def create_runtime_cache(self) -> PlantedRuntimeCache:
+        return PlantedRuntimeCache()
+
+    def set_runtime_cache(self, cache: PlantedRuntimeCache) -> bool:
+        self.cache = cache
+        return True
+
+
 class PlantedEngine:
     device_memory_size_v2 = 4096
 
@@ -224,8 +255,15 @@ class PlantedEngine:
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         return tuple(each if isinstance(each, int) else -1 for each in self._named(name).shape)
 
-    def create_execution_context(self, strategy: object) -> PlantedContext:
+    def create_runtime_config(self) -> PlantedRuntimeConfig:
+        return PlantedRuntimeConfig()
+
+    def create_execution_context(self, how: object) -> PlantedContext:
         self.world.contexts += 1
+        if isinstance(how, PlantedRuntimeConfig):
+            assert how.cache is not None, "the runtime cache was made but never set"
+            self.world.compiled += not how.cache.content
+            how.cache.content = b"kernels of " + type(self).__name__.encode()
         return PlantedContext(self)
 
 
@@ -239,6 +277,8 @@ class PlantedTensorRT(SimpleNamespace):
             capturable=True,
             refuses=False,
             contexts=0,
+            compiled=0,
+            IRuntimeCache=PlantedRuntimeCache,
             TensorIOMode=SimpleNamespace(INPUT="input", OUTPUT="output"),
             ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED=2),
             nptype=lambda dtype: dtype,
@@ -280,3 +320,18 @@ def plant_engines(bundle: Bundle, batch: int = 4, points: int = 6, **changes: An
             "profiles": (profile,),
         }
         EngineSidecar(**{**fields, **changes}).write(engine.with_suffix(".json"))
+
+
+def plant_tensorrt(monkeypatch: pytest.MonkeyPatch, cuda: PlantedCuda) -> PlantedTensorRT:
+    """A GPU with TensorRT-RTX, and no other flavour, for the TensorRT backend to find."""
+    module = PlantedTensorRT(cuda)
+    monkeypatch.setattr(tensorrt_backend, "probe_gpus", lambda: GPU)
+    monkeypatch.setattr(tensorrt_backend, "open_device", lambda: Device(cuda))
+
+    def import_flavour(flavour: str) -> PlantedTensorRT:
+        if flavour == "tensorrt_rtx":
+            return module
+        raise BackendError(f"{flavour} is not installed: pip install 'samihs[tensorrt]'")
+
+    monkeypatch.setattr(tensorrt_engines, "import_flavour", import_flavour)
+    return module

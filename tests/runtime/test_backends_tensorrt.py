@@ -15,7 +15,6 @@ import pytest
 from numpy.typing import NDArray
 
 from samihs_runtime.backends import tensorrt as tensorrt_backend
-from samihs_runtime.backends import tensorrt_engines
 from samihs_runtime.backends.base import Decoded
 from samihs_runtime.backends.cuda import Device, DeviceBuffer, DeviceMemoryError
 from samihs_runtime.backends.onnx_runtime import open_cpu
@@ -28,7 +27,7 @@ from samihs_runtime.segmentation import Prompt
 from samihs_runtime.segmenter import Segmenter
 from samihs_runtime.timing import Timings
 
-from .planted_gpu import GPU, PlantedCuda, PlantedTensorRT, plant_engines
+from .planted_gpu import GPU, PlantedCuda, PlantedTensorRT, plant_engines, plant_tensorrt
 from .tiny_model import CHANNELS, GRID, LOW, SIZE, manifest, reference_embedding
 
 EMBEDDING_BYTES = CHANNELS * GRID * GRID * 4
@@ -49,17 +48,7 @@ def cuda() -> PlantedCuda:
 
 @pytest.fixture
 def trt(cuda: PlantedCuda, monkeypatch: pytest.MonkeyPatch) -> PlantedTensorRT:
-    module = PlantedTensorRT(cuda)
-    monkeypatch.setattr(tensorrt_backend, "probe_gpus", lambda: GPU)
-    monkeypatch.setattr(tensorrt_backend, "open_device", lambda: Device(cuda))
-
-    def import_flavour(flavour: str) -> PlantedTensorRT:
-        if flavour == "tensorrt_rtx":
-            return module
-        raise BackendError(f"{flavour} is not installed: pip install 'samihs[tensorrt]'")
-
-    monkeypatch.setattr(tensorrt_engines, "import_flavour", import_flavour)
-    return module
+    return plant_tensorrt(monkeypatch, cuda)
 
 
 @pytest.fixture
@@ -115,10 +104,10 @@ def test_clicks_replay_a_graph_and_allocate_nothing(
     for turn in range(2):
         backend.decode(encoded[:1], *prompts(1, 2, turn), None)
     allocations, launches = cuda.allocations, cuda.launches
-    for turn in range(20):
+    for turn in range(10_000):
         backend.decode(encoded[turn % 2 :][:1], *prompts(1, 2, turn), None)
     assert cuda.allocations == allocations
-    assert cuda.launches == launches + 20
+    assert cuda.launches == launches + 10_000
 
 
 def test_embeddings_never_reach_the_host(backend: TensorRTBackend, cuda: PlantedCuda) -> None:
@@ -183,6 +172,57 @@ def test_runs_without_graphs_where_they_cannot_be_captured(
     assert cuda.launches == 0
 
 
+def click_once(bundle: Bundle) -> None:
+    with open_tensorrt(bundle, Timings()) as backend:
+        backend.decode(backend.encode(slices(1), WINDOW), *prompts(1, 2), None)
+
+
+def test_compiled_kernels_serve_the_next_process(bundle: Bundle, trt: PlantedTensorRT) -> None:
+    click_once(bundle)
+    assert trt.compiled == 2  # encoder and decoder
+    click_once(bundle)
+    assert trt.compiled == 2
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b"\0" + b[1:], lambda b: b""])
+def test_damaged_kernels_are_never_read(
+    bundle: Bundle, trt: PlantedTensorRT, damage: Callable[[bytes], bytes]
+) -> None:
+    click_once(bundle)
+    for path in bundle.engines.glob("*.kernels"):
+        path.write_bytes(damage(path.read_bytes()))
+    click_once(bundle)
+    assert trt.compiled == 4
+    click_once(bundle)  # mended
+    assert trt.compiled == 4
+
+
+def test_kernels_of_another_engine_are_not_taken(bundle: Bundle, trt: PlantedTensorRT) -> None:
+    click_once(bundle)
+    encoder, decoder = (bundle.engines / f"{part}.kernels" for part in ("encoder", "decoder"))
+    decoder.write_bytes(encoder.read_bytes())
+    click_once(bundle)
+    assert trt.compiled == 3
+
+
+def test_tensorrt_itself_has_no_kernels_to_keep(bundle: Bundle, trt: PlantedTensorRT) -> None:
+    del trt.IRuntimeCache
+    click_once(bundle)
+    assert (trt.compiled, list(bundle.engines.glob("*.kernels"))) == (0, [])
+
+
+def test_kernels_that_cannot_be_written_cost_nothing_else(
+    bundle: Bundle, trt: PlantedTensorRT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(source: object, target: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(os, "replace", read_only)
+    before = sorted(bundle.engines.iterdir())
+    click_once(bundle)
+    assert sorted(bundle.engines.iterdir()) == before
+
+
 def test_clicks_run_on_an_urgent_stream(backend: TensorRTBackend, cuda: PlantedCuda) -> None:
     assert sorted(each.urgent for each in cuda.streams.values()) == [False, True]
 
@@ -221,6 +261,47 @@ def test_faults_while_running_are_errors(
     with pytest.raises(BackendError, match="could not finish its work"):
         backend.decode(encoded, *prompts(1, 2), None)
     cuda.lost = False
+
+
+def test_a_lost_device_is_an_error_and_everything_is_let_go(
+    bundle: Bundle, trt: PlantedTensorRT, cuda: PlantedCuda
+) -> None:
+    backend = open_tensorrt(bundle, Timings())
+    encoded = backend.encode(slices(2), np.repeat(WINDOW, 2, axis=0))
+
+    def click() -> None:
+        with backend:
+            backend.decode(encoded, *prompts(2, 2), None)
+
+    cuda.lost = True
+    # What went wrong first is what is said, though freeing the memory fails as well.
+    with pytest.raises(BackendError, match="could not finish its work"):
+        click()
+    assert (cuda.live, cuda.pinned, cuda.streams, cuda.graphs) == ({}, {}, {}, [])
+
+
+def test_a_batch_that_finds_no_room_keeps_none(
+    bundle: Bundle, trt: PlantedTensorRT, cuda: PlantedCuda
+) -> None:
+    """Two of four embeddings fit: the two are given back, and half the batch goes through."""
+    with open_tensorrt(bundle, Timings()) as backend:
+        used = sum(each.nbytes for each in cuda.live.values())
+        cuda.memory = used + 2 * EMBEDDING_BYTES
+        with pytest.raises(DeviceMemoryError):
+            backend.encode(slices(4), np.repeat(WINDOW, 4, axis=0))
+        gc.collect()
+        assert len(backend.encode(slices(2), np.repeat(WINDOW, 2, axis=0))) == 2
+
+
+def test_an_embedding_comes_back_from_the_host(backend: TensorRTBackend, bundle: Bundle) -> None:
+    encoded = backend.encode(slices(2), np.repeat(WINDOW, 2, axis=0))
+    restored = [backend.restore(each.numpy()) for each in encoded]
+    same(
+        backend.decode(restored, *prompts(2, 3), None),
+        backend.decode(encoded, *prompts(2, 3), None),
+    )
+    with pytest.raises(ValueError, match="expected 4096"):
+        backend.restore(np.zeros((1, 8, 8), np.float32))
 
 
 def test_a_forked_child_is_refused(
@@ -346,6 +427,7 @@ def test_the_real_modules_have_what_is_called() -> None:
     real = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
     for owner, names in {
         "ICudaEngine": (
+            "create_runtime_config",
             *("num_io_tensors", "get_tensor_name", "get_tensor_mode", "get_tensor_dtype"),
             *("get_tensor_shape", "device_memory_size_v2", "create_execution_context"),
         ),
@@ -354,6 +436,11 @@ def test_the_real_modules_have_what_is_called() -> None:
             *("set_tensor_address", "get_tensor_shape", "execute_async_v3"),
             "is_stream_capturable",
         ),
+        "IRuntimeConfig": (
+            *("set_execution_context_allocation_strategy", "create_runtime_cache"),
+            "set_runtime_cache",
+        ),
+        "IRuntimeCache": ("serialize", "deserialize"),
         "Runtime": ("deserialize_cuda_engine",),
         "ExecutionContextAllocationStrategy": ("USER_MANAGED",),
         "TensorIOMode": ("INPUT",),

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from samihs_runtime import doctor, environment
+from samihs_runtime.backends.probe import Gpu, GpuProbe
 from samihs_runtime.bundle import Bundle
 from samihs_runtime.environment import conflicts
 
@@ -81,6 +82,20 @@ def test_engines_are_judged(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "engine decoder: fits" in text
 
 
+def test_a_gpu_that_tensorrt_rtx_does_not_build_for_is_named(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hopper = GpuProbe((Gpu(0, "Planted H100", "9.0", 80 << 30),), (13, 0), "")
+    monkeypatch.setattr(doctor, "probe_gpus", lambda: hopper)
+    monkeypatch.setattr(doctor, "installed", lambda: {"tensorrt-rtx-cu13": "1.7.1"})
+    _, text = run("--bundle", str(tiny_bundle))
+    assert "TensorRT-RTX builds no engine for compute capability 9.0" in text
+    assert "pip install 'samihs[tensorrt]' --extra-index-url https://pypi.nvidia.com" in text
+    monkeypatch.setattr(doctor, "probe_gpus", lambda: GPU)
+    _, text = run("--bundle", str(tiny_bundle))
+    assert "builds no engine" not in text
+
+
 GOOD = {
     "onnxruntime-gpu": "1.31.0",
     "tensorrt-rtx-cu13": "1.7.1",
@@ -122,6 +137,24 @@ GOOD = {
             "pip uninstall -y cuda-bindings",
         ),
         (GOOD, (12, 4), "wants CUDA 13, the driver serves CUDA 12.4", "newer NVIDIA driver"),
+        (
+            {**GOOD, "nvidia-cudnn-cu12": "9.10.2"},
+            (13, 0),
+            r"onnxruntime-gpu 1.31.0 loads CUDA 13's libraries, .* nvidia-cudnn-cu12 \(CUDA 12\)",
+            "pip uninstall -y nvidia-cudnn-cu12 && pip install nvidia-cudnn-cu13",
+        ),
+        (
+            {"onnxruntime-gpu": "1.22.0", "nvidia-cudnn-cu13": "9.15.0"},
+            (13, 0),
+            r"onnxruntime-gpu 1.22.0 loads CUDA 12's libraries",
+            "pip install nvidia-cudnn-cu12",
+        ),
+        (
+            {"onnxruntime-gpu": "1.31.0"},
+            (12, 8),
+            "onnxruntime-gpu wants CUDA 13, the driver serves CUDA 12.8",
+            "newer NVIDIA driver",
+        ),
         ({"tensorrt-rtx-cu13": "1.7.1"}, (13, 0), "without cuda-python", "pip install cuda-python"),
     ],
 )
@@ -140,6 +173,9 @@ def test_known_conflicts_are_named_with_their_cure(
 def test_a_sound_installation_has_no_conflict(driver: tuple[int, int] | None) -> None:
     assert conflicts(GOOD, driver) == []
     assert conflicts({"onnxruntime": "1.32.0"}, driver) == []
+    assert conflicts({**GOOD, "nvidia-cudnn-cu13": "9.15.0"}, driver) == []
+    unknown = {"onnxruntime-gpu": "1.25.0", "nvidia-cudnn-cu12": "9.10.2"}
+    assert conflicts(unknown, driver) == []  # which CUDA that one wants is not known: no claim
 
 
 def test_conflicts_are_printed(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

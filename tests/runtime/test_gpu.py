@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from samihs_runtime.backends.probe import probe_gpus
 from samihs_runtime.bundle import Bundle, GraphEntry, write_bundle
 from samihs_runtime.errors import BackendError
 
+from .gpu_needs import skip_where_no_tensorrt_builds
 from .tiny_model import LOW, SIZE, manifest
 
 pytestmark = pytest.mark.gpu
@@ -49,6 +52,7 @@ def both(tiny_bundle: Path, tmp_path: Path) -> Bundle:
 @pytest.fixture
 def with_engines(both: Bundle) -> Bundle:
     """The same, with engines for this GPU."""
+    skip_where_no_tensorrt_builds()
     build_engines(both, both.engines, (None,))
     return both
 
@@ -56,6 +60,7 @@ def with_engines(both: Bundle) -> Bundle:
 @pytest.fixture(params=["cuda", "tensorrt"])
 def backend(request: pytest.FixtureRequest, both: Bundle) -> Iterator[Backend]:
     if request.param == "tensorrt":
+        skip_where_no_tensorrt_builds()
         build_engines(both, both.engines, (None,))
     with choose(both, request.param).backend as opened:
         yield opened
@@ -83,7 +88,7 @@ def test_agrees_with_the_cpu(
             assert (mine.masks == yours.masks).mean() > 0.999
 
 
-def test_a_thousand_clicks_leave_device_memory_flat(
+def test_ten_thousand_clicks_leave_device_memory_flat(
     backend: Backend, bright_slice: NDArray[np.float32]
 ) -> None:
     from cuda.bindings import runtime as cudart
@@ -97,9 +102,9 @@ def test_a_thousand_clicks_leave_device_memory_flat(
         backend.decode(encoded, click(20 + turn, 24), LABELS, None)
         backend.encode(bright_slice[None, None] + turn, WINDOW)
     before = free()
-    for turn in range(1000):
+    for turn in range(10_000):
         backend.decode(encoded, click(20 + turn % 40, 24), LABELS, None)
-        if turn % 100 == 0:
+        if turn % 1000 == 0:
             backend.encode(bright_slice[None, None] + turn, WINDOW)
     assert before - free() < 8 << 20  # the allocators' own granules are 2 MiB
 
@@ -145,6 +150,68 @@ def test_a_truncated_engine_is_refused(with_engines: Bundle) -> None:
     engine.write_bytes(engine.read_bytes()[:-100])
     with pytest.raises(BackendError, match="missing, truncated or changed"):
         choose(with_engines, "tensorrt")
+
+
+def _click_in_child(root: Path, name: str) -> set[bytes]:
+    """The different masks that 200 encodes and clicks give."""
+    rows, columns = np.mgrid[:SIZE, :SIZE]
+    hu = np.where((columns - 40) ** 2 + (rows - 24) ** 2 <= 64, 70, 30).astype(np.float32)
+    with choose(Bundle.open(root), name).backend as backend:
+        masks = set()
+        for _ in range(200):
+            encoded = backend.encode(hu[None, None], WINDOW)
+            masks.add(backend.decode(encoded, click(40, 24), LABELS, None).masks.tobytes())
+    return masks
+
+
+@pytest.mark.parametrize("name", ["cuda", "tensorrt"])
+def test_two_processes_on_one_gpu_answer_alike(both: Bundle, name: str) -> None:
+    if name == "tensorrt":
+        skip_where_no_tensorrt_builds()
+        build_engines(both, both.engines, (None,))
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(2, mp_context=context) as pool:
+        children = [pool.submit(_click_in_child, both.root, name) for _ in range(2)]
+        masks = set().union(*(child.result(timeout=120) for child in children))
+    assert len(masks) == 1
+    assert any(masks.pop())
+
+
+def test_background_encoding_leaves_clicks_alone(
+    with_engines: Bundle, bright_slice: NDArray[np.float32]
+) -> None:
+    """Answers on the urgent stream stay right while batches are encoded on the other."""
+    with choose(with_engines, "tensorrt").backend as backend:
+        encoded = backend.encode(bright_slice[None, None], WINDOW)
+        expected = backend.decode(encoded, click(40, 24), LABELS, None)
+        stop = threading.Event()
+
+        def encode() -> None:
+            hu = np.zeros((8, 1, SIZE, SIZE), np.float32)
+            while not stop.is_set():
+                backend.encode(hu, np.repeat(WINDOW, 8, axis=0))
+
+        background = threading.Thread(target=encode)
+        background.start()
+        try:
+            for _ in range(500):
+                answer = backend.decode(encoded, click(40, 24), LABELS, None)
+                np.testing.assert_array_equal(answer.masks, expected.masks)
+        finally:
+            stop.set()
+            background.join()
+
+
+def test_compiled_kernels_are_kept(with_engines: Bundle, bright_slice: NDArray[np.float32]) -> None:
+    if not list(with_engines.engines.glob("*tensorrt_rtx*")):
+        pytest.skip("TensorRT compiles at build time: only TensorRT-RTX has kernels to keep")
+    masks = []
+    for _ in range(2):
+        with choose(with_engines, "tensorrt").backend as backend:
+            encoded = backend.encode(bright_slice[None, None], WINDOW)
+            masks.append(backend.decode(encoded, click(40, 24), LABELS, None).masks)
+    assert len(list(with_engines.engines.glob("*.kernels"))) == 2
+    np.testing.assert_array_equal(*masks)
 
 
 def _encode_in_child(backend: Backend, answer: multiprocessing.Queue[str]) -> None:

@@ -15,6 +15,7 @@ from samihs_runtime.backends.base import Embedding
 from samihs_runtime.backends.cuda import DeviceMemoryError
 from samihs_runtime.backends.fake import FakeBackend
 from samihs_runtime.bundle import Bundle
+from samihs_runtime.embedding_store import EmbeddingStore
 from samihs_runtime.encode_ahead import outward
 from samihs_runtime.errors import BackendError, PromptError, StudyError
 from samihs_runtime.manifest import WindowRule
@@ -280,6 +281,84 @@ def test_a_series_is_encoded_ahead_outward(tiny_bundle: Path) -> None:
             session.encoded(5)
 
 
+class Batched(FakeBackend):
+    """Notes the size of each batch; its memory may hold only so many slices at once."""
+
+    def __init__(self, encode_batch: int, room: int = 99) -> None:
+        super().__init__(SIZE, GRID, encode_batch=encode_batch)
+        self.room = room
+        self.sizes: list[int] = []
+
+    def encode(self, hu: NDArray[np.float32], window: NDArray[np.float32]) -> Sequence[Embedding]:
+        self.sizes.append(len(hu))
+        if len(hu) > self.room:
+            raise DeviceMemoryError("the GPU's memory is full")
+        return super().encode(hu, window)
+
+
+def ramp(count: int) -> NDArray[np.float32]:
+    return np.arange(count, dtype=np.float32)[:, None, None] * np.ones((1, SIZE, SIZE), np.float32)
+
+
+def test_a_series_is_encoded_in_batches_the_first_slice_alone(tiny_bundle: Path) -> None:
+    backend = Batched(4)
+    with (
+        Segmenter(Bundle.open(tiny_bundle), backend) as segmenter,
+        segmenter.open(series_of(ramp(10)), start=3) as session,
+    ):
+        assert session.wait(10)
+        assert backend.sizes == [1, 4, 4, 1]
+        for index in range(10):
+            encoded = session.encoded(index)
+            assert encoded.embedding.numpy()[0, 0, 0] == index
+        assert backend.encodes == 10
+
+
+def test_short_memory_halves_the_batch_then_is_a_clear_error(tiny_bundle: Path) -> None:
+    backend = Batched(4, room=1)
+    with Segmenter(Bundle.open(tiny_bundle), backend) as segmenter:
+        with segmenter.open(series_of(ramp(5)), start=0) as session:
+            assert session.wait(10)
+        assert session.done == 5
+        assert backend.sizes == [1, 4, 4, 2, 2, 1, 1, 2, 2, 1, 1]
+        backend.room = 0
+        with pytest.raises(DeviceMemoryError, match="memory is full"):
+            segmenter.encode(ramp(9)[8])
+
+
+def test_equal_slices_are_encoded_once_within_a_batch(tiny_bundle: Path) -> None:
+    backend = Batched(8)
+    with (
+        Segmenter(Bundle.open(tiny_bundle), backend) as segmenter,
+        segmenter.open(series_of(np.zeros((6, SIZE, SIZE), np.float32))) as session,
+    ):
+        assert session.wait(10)
+        assert (session.done, backend.encodes) == (6, 1)
+
+
+def test_embeddings_outlive_the_process_on_disk(tiny_bundle: Path, tmp_path: Path) -> None:
+    """The second segmenter encodes nothing, and answers alike; memory holds three of five."""
+    bundle, store = Bundle.open(tiny_bundle), tmp_path / "store"
+    hu = np.where(np.arange(5)[:, None, None] >= 0, ramp(5) + 60, 0).astype(np.float32)
+    answers = []
+    for expected in (5, 0):
+        backend = Batched(2)
+        kept = EmbeddingStore(store, backend.name)
+        with (
+            Segmenter(
+                bundle, backend, cache_mb=3 * EMBEDDING_BYTES / 2**20, store=kept
+            ) as segmenter,
+            segmenter.open(series_of(hu), start=0) as session,
+        ):
+            assert session.wait(10)
+            assert session.done == 5
+            assert segmenter.cached_bytes == 3 * EMBEDDING_BYTES
+            answers.append([segmenter.predict(session.encoded(z), click(9, 9)) for z in range(5)])
+            assert backend.encodes == expected
+    for one, other in zip(*answers, strict=True):
+        np.testing.assert_array_equal(one.logits, other.logits)
+
+
 def test_encoding_ahead_stops_where_the_cache_is_full(tiny_bundle: Path) -> None:
     hu = np.arange(9, dtype=np.float32)[:, None, None] * np.ones((1, SIZE, SIZE), np.float32)
     backend = FakeBackend(SIZE, GRID)
@@ -320,7 +399,7 @@ def test_a_slice_that_is_asked_for_goes_before_the_background(tiny_bundle: Path)
         asked = threading.Thread(target=session.encoded, args=(5,))
         asked.start()
         deadline = time.monotonic() + 10
-        while not segmenter._encoder._foreground_waiting and time.monotonic() < deadline:
+        while not segmenter.encoder.turns.foreground_waiting and time.monotonic() < deadline:
             time.sleep(0.001)
         backend.go.release(99)
         asked.join(10)

@@ -54,8 +54,17 @@ class Backend(Protocol):
         """What runs, in words, for the report: package, version, device, precision."""
         ...
 
+    @property
+    def encode_batch(self) -> int:
+        """Slices that are best encoded in one call when nobody waits for a single one."""
+        ...
+
     def encode(self, hu: NDArray[np.float32], window: NDArray[np.float32]) -> Sequence[Embedding]:
         """Encode B slices: ``hu`` [B, 1, S, S], ``window`` [B, 2] (low, high HU)."""
+        ...
+
+    def restore(self, embedding: NDArray[np.float32]) -> Embedding:
+        """An embedding [E, G, G] that :meth:`Embedding.numpy` gave, put back where they live."""
         ...
 
     def decode(

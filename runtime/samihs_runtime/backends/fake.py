@@ -53,11 +53,13 @@ class FakeBackend(Closing):
         *,
         blood_hu: tuple[float, float] = (45.0, 95.0),
         tolerance: float = 20.0,
+        encode_batch: int = 1,
     ) -> None:
         self.slice_size = slice_size
         self.grid = grid
         self.blood_hu = blood_hu
         self.tolerance = tolerance
+        self.encode_batch = encode_batch
         self.encodes = self.decodes = 0
         self.closed = False
 
@@ -74,6 +76,11 @@ class FakeBackend(Closing):
             raise ValueError(f"hu of shape {hu.shape}, expected {expected}")
         self.encodes += len(hu)
         return [FakeEmbedding(each[0].copy()) for each in hu]
+
+    def restore(self, embedding: NDArray[np.float32]) -> Embedding:
+        """See :class:`samihs_runtime.backends.base.Backend`."""
+        self._check_open()
+        return FakeEmbedding(embedding[0])
 
     def decode(
         self,

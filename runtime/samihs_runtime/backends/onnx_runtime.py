@@ -12,7 +12,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,8 @@ from samihs_runtime.timing import Timings
 CPU_PROVIDER, CUDA_PROVIDER = "CPUExecutionProvider", "CUDAExecutionProvider"
 _ARENA_MAX_BYTES = 100_000_000
 """Encoder weights up to which the CPU session keeps its working memory between runs."""
+_FULL_MEMORY = ("Failed to allocate memory", "out of memory", "ALLOC_FAILED")
+"""What ONNX Runtime's arena, CUDA and cuBLAS or cuDNN say when memory is short."""
 _ERRORS_ONLY = 3
 """ONNX Runtime's severity: 0 verbose, 1 info, 2 warning, 3 error."""
 
@@ -65,7 +67,9 @@ class OnnxRuntimeBackend(Closing):
     """What both backends share: sessions made when first needed, checked against the contract."""
 
     name = ""
+    encode_batch = 1  # slices go one by one: see encode
     _provider = ""
+    _provider_options: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, ort: Any, bundle: Bundle, where: str, timings: Timings) -> None:
         files = bundle.graph("onnx")
@@ -119,6 +123,10 @@ class OnnxRuntimeBackend(Closing):
             logits, masks, scores = self._decode_batch(session, embeddings, feeds)
         return Decoded(logits[:, 0], masks.astype(bool), scores)
 
+    @abstractmethod
+    def restore(self, embedding: NDArray[np.float32]) -> Embedding:
+        """See :class:`samihs_runtime.backends.base.Backend`."""
+
     def close(self) -> None:
         """Free both sessions."""
         with self._lock:
@@ -154,7 +162,9 @@ class OnnxRuntimeBackend(Closing):
         self._options(options)
         try:
             session = self._ort.InferenceSession(
-                str(path), sess_options=options, providers=[self._provider]
+                str(path),
+                sess_options=options,
+                providers=[(self._provider, dict(self._provider_options))],
             )
         except Exception as error:  # onnxruntime's own classes derive from Exception
             raise BundleError(
@@ -175,7 +185,8 @@ class OnnxRuntimeBackend(Closing):
         try:
             yield
         except Exception as error:  # onnxruntime's own classes derive from Exception
-            kind = DeviceMemoryError if "Failed to allocate memory" in str(error) else BackendError
+            full = any(words in str(error) for words in _FULL_MEMORY)
+            kind = DeviceMemoryError if full else BackendError
             raise kind(f"the {self.name} backend could not {doing}: {error}") from error
 
 
@@ -195,6 +206,9 @@ class CpuBackend(OnnxRuntimeBackend):
         # Idle threads that spin would take the cores from the other session, and from the reader.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
 
+    def restore(self, embedding: NDArray[np.float32]) -> Embedding:
+        return HostEmbedding(embedding)
+
     def _encode_one(self, session: Any, feeds: Mapping[str, NDArray[Any]]) -> Embedding:
         return HostEmbedding(session.run(["embedding"], dict(feeds))[0][0])
 
@@ -213,6 +227,19 @@ class CudaBackend(OnnxRuntimeBackend):
 
     name = "cuda"
     _provider = CUDA_PROVIDER
+    _provider_options: ClassVar[Mapping[str, str]] = {
+        # TF32 has 10 bits of mantissa: an fp32 bundle would not hold the gates it was proven by.
+        "use_tf32": "0",
+        # The default tries every algorithm of every convolution at the first run; SAM has few.
+        "cudnn_conv_algo_search": "HEURISTIC",
+        # The default doubles what it takes: memory that other programs and embeddings could use.
+        "arena_extend_strategy": "kSameAsRequested",
+    }
+
+    def restore(self, embedding: NDArray[np.float32]) -> Embedding:
+        with self._faults("take an embedding back"):
+            value = self._ort.OrtValue.ortvalue_from_numpy(embedding[None], "cuda", 0)
+        return OrtDeviceEmbedding(value)
 
     def _encode_one(self, session: Any, feeds: Mapping[str, NDArray[Any]]) -> Embedding:
         binding = session.io_binding()

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from samihs_runtime.backends.cuda import (
     Device,
     DeviceBuffer,
     DeviceMemoryError,
+    PinnedBuffer,
     Stream,
     open_device,
 )
@@ -27,7 +29,7 @@ from samihs_runtime.backends.probe import probe_gpus
 from samihs_runtime.backends.tensorrt_engines import EnginePair, find_engines
 from samihs_runtime.backends.tensorrt_program import Program
 from samihs_runtime.bundle import Bundle
-from samihs_runtime.closing import Closing
+from samihs_runtime.closing import Closing, close_all
 from samihs_runtime.errors import BackendError
 from samihs_runtime.manifest import Manifest
 from samihs_runtime.timing import Timings
@@ -87,6 +89,11 @@ class TensorRTBackend(Closing):
             self.close()
             raise
 
+    @property
+    def encode_batch(self) -> int:
+        """The most that engine and memory allow."""
+        return self._program(ENCODER).max_batch
+
     def encode(self, hu: NDArray[np.float32], window: NDArray[np.float32]) -> Sequence[Embedding]:
         """Encode in batches as large as the engine and the memory allow."""
         program = self._program(ENCODER)
@@ -94,17 +101,23 @@ class TensorRTBackend(Closing):
         for start in range(0, len(hu), program.max_batch):
             part = slice(start, start + program.max_batch)
             count = len(hu[part])
-            slots = [self._slots.take() for _ in range(count)]
-            # The handles own the slots from here on, whatever happens.
-            handles = [DeviceEmbedding(self._slots, slot, self._embedding_shape) for slot in slots]
+            # Each handle owns its slot from here on, even where the next finds no memory.
+            handles = [self._handle() for _ in range(count)]
             program.enqueue({"hu": hu[part], "window": window[part]}, {})
-            for index, slot in enumerate(slots):
+            for index, handle in enumerate(handles):
                 begin = index * self._embedding_bytes
                 source = program.buffers["embedding"]
-                program.stream.copy(slot, source, self._embedding_bytes, start=begin)
+                program.stream.copy(handle.slot, source, self._embedding_bytes, start=begin)
             program.stream.synchronize()
             embeddings += handles
         return embeddings
+
+    def restore(self, embedding: NDArray[np.float32]) -> Embedding:
+        """See :class:`samihs_runtime.backends.base.Backend`."""
+        self._program(ENCODER)
+        handle = self._handle()
+        self._slots.from_host(handle.slot, embedding)
+        return handle
 
     def decode(
         self,
@@ -130,11 +143,7 @@ class TensorRTBackend(Closing):
         if self._closed:
             return
         self._closed = True
-        for program in self._programs.values():
-            program.close()
-        self._slots.close()
-        for stream in self._streams.values():
-            stream.close()
+        close_all([*self._programs.values(), self._slots, *self._streams.values()])
 
     def _load(self, pair: EnginePair, timings: Timings) -> None:
         """Both programs, with the largest batches that the memory allows."""
@@ -194,6 +203,9 @@ class TensorRTBackend(Closing):
         logits, mask, score = (program.read(name, shapes[name]) for name in DECODER.outputs)
         return logits[:, 0], mask.astype(bool), score
 
+    def _handle(self) -> DeviceEmbedding:
+        return DeviceEmbedding(self._slots, self._slots.take(), self._embedding_shape)
+
     def _program(self, contract: GraphContract) -> Program:
         if self._closed:
             raise BackendError("the tensorrt backend is closed: open a new one")
@@ -226,22 +238,36 @@ class _Slots:
     def to_host(self, slot: DeviceBuffer, shape: tuple[int, ...]) -> NDArray[np.float32]:
         if not slot.address:
             raise BackendError("the tensorrt backend is closed: its embeddings are gone")
-        stream: Stream = self._device.stream()
-        pinned = self._device.pinned(shape, "float32")
-        try:
+        with self._staging(shape) as (stream, pinned):
             stream.download(pinned, slot, slot.nbytes)
             stream.synchronize()
             return pinned.view(shape).copy()
+
+    def from_host(self, slot: DeviceBuffer, array: NDArray[np.float32]) -> None:
+        if array.nbytes != slot.nbytes:
+            raise ValueError(f"an embedding of {array.nbytes} bytes, expected {slot.nbytes}")
+        with self._staging(array.shape) as (stream, pinned):
+            np.copyto(pinned.view(array.shape), array)
+            stream.upload(slot, pinned, slot.nbytes)
+            stream.synchronize()
+
+    @contextmanager
+    def _staging(self, shape: tuple[int, ...]) -> Iterator[tuple[Stream, PinnedBuffer]]:
+        """A stream and pinned memory for one trip; clicks make none."""
+        stream = self._device.stream()
+        try:
+            pinned = self._device.pinned(shape, "float32")
+            try:
+                yield stream, pinned
+            finally:
+                pinned.close()
         finally:
-            pinned.close()
             stream.close()
 
     def close(self) -> None:
         with self._lock:
-            for slot in self._all:
-                slot.close()
-            self._all.clear()
-            self._free.clear()
+            slots, self._all, self._free = self._all, [], []
+            close_all(slots)
 
 
 def open_tensorrt(bundle: Bundle, timings: Timings) -> TensorRTBackend:

@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 from samihs_runtime.backends.contract import GraphContract
 from samihs_runtime.backends.cuda import Device, DeviceBuffer, Graph, PinnedBuffer, Stream
+from samihs_runtime.backends.kernel_cache import KernelCache
 from samihs_runtime.backends.sidecar import EngineSidecar, Shape
+from samihs_runtime.closing import close_all
 from samihs_runtime.errors import BackendError
 
 MAX_SHAPES = 32
@@ -58,7 +60,6 @@ class Program:
             BundleError: its tensors are not the contract's.
         """
         self.stream = stream
-        self._trt = trt
         self._profiles = sidecar.profiles
         self._limit = batch_limit
         self._shaped: OrderedDict[tuple[Shape, ...], _Shaped] = OrderedDict()
@@ -68,6 +69,7 @@ class Program:
         self._downloads = [each for each in contract.outputs if each not in on_device]
         self._runtime, self._engine = _deserialise(trt, engine)
         contract.check(*_tensors(trt, self._engine), str(engine))
+        self._kernels = KernelCache(trt, self._engine, engine, sidecar.engine_sha256)
         self.buffers: dict[str, DeviceBuffer] = {}
         self._host: dict[str, PinnedBuffer] = {}
         self._scratch: DeviceBuffer | None = None
@@ -117,16 +119,17 @@ class Program:
 
     def close(self) -> None:
         """Free everything; calling it twice is harmless."""
-        for shaped in self._shaped.values():
-            shaped.close()
-        self._shaped.clear()
-        self._engine = self._runtime = None
-        for buffer in self.buffers.values():
-            buffer.close()
-        for pinned in self._host.values():
-            pinned.close()
-        if self._scratch is not None:
-            self._scratch.close()
+        shaped, buffers, host = self._shaped, self.buffers, self._host
+        scratch, self._scratch = self._scratch, None
+        self._shaped, self.buffers, self._host = OrderedDict(), {}, {}
+        if self._engine is not None:
+            self._kernels.save()
+        try:
+            close_all([*shaped.values(), self._kernels, *buffers.values(), *host.values()])
+        finally:
+            self._engine = self._runtime = None
+            if scratch is not None:
+                scratch.close()
 
     def _allocate(self, device: Device) -> None:
         types = {**self._contract.inputs, **self._contract.outputs}
@@ -170,10 +173,7 @@ class Program:
 
     def _make(self, inputs: Shapes) -> _Shaped:
         profile = self._profile_for(inputs)
-        strategy = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
-        context = self._engine.create_execution_context(strategy)
-        if context is None:
-            raise BackendError("TensorRT gave no execution context: the GPU's memory may be full")
+        context = self._kernels.create_context()
         if self._scratch is not None:
             context.set_device_memory(self._scratch.address, self._scratch.nbytes)
         if profile and not context.set_optimization_profile_async(profile, self.stream.handle):

@@ -1,0 +1,240 @@
+"""Everything that can run on this GPU, side by side on the same weights.
+
+    python benchmarks/gpu.py [--model vit_b] [--adapters FILE --base FILE] [--minutes 6]
+
+Rows: the runtime's backends at each precision (TensorRT or TensorRT-RTX, ONNX Runtime CUDA) and
+segment-anything in torch (eager fp32, autocast fp16 and bf16, torch.compile bf16). Columns: cold
+start, encode at batch 1, 4 and 8, click end to end for 1, 2 and 8 prompts, 32 slices from a DICOM
+folder to all embeddings, device memory, the fraction of the card's measured bf16 matrix rate, and
+parity with eager fp32. Each row has a process of its own. A row that cannot run says why; one that
+the time does not reach says that. Written to ``benchmarks/results/<gpu>-<date>.json``.
+
+``--device cpu --model tiny --brief`` runs the same code without a GPU: that is its test, and its
+figures mean nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gpu_prepare import load_model, prepare
+from gpu_work import CLICK_PROMPTS, ENCODE_BATCHES, Work
+from rich.console import Console
+from rich.table import Table
+
+from samihs_export.cases import Answer
+from samihs_export.parity import compare, gates_for
+from samihs_export.precision import Precision
+from samihs_runtime.backends.probe import GpuProbe, probe_gpus
+from samihs_runtime.environment import installed
+
+HERE = Path(__file__).parent
+REFERENCE = "eager fp32"
+PRECISIONS: tuple[Precision, ...] = ("fp16", "bf16", "fp32")
+Figures = dict[str, Any]
+
+
+def main() -> None:
+    """Prepare, run each row, compare, print, write."""
+    options = _options()
+    probe = probe_gpus()
+    if options.device == "cuda" and not probe.devices:
+        sys.exit(f"error: no NVIDIA GPU can be used: {probe.reason}; `make bench` measures the CPU")
+    deadline = time.monotonic() + 60 * options.minutes
+    console = Console(stderr=True)
+    with tempfile.TemporaryDirectory(prefix="samihs-bench-") as scratch:
+        work = Work(Path(scratch))
+        model = load_model(options.model, options.adapters, options.base)
+        precisions = PRECISIONS if options.device == "cuda" else ("fp32",)
+        refused = prepare(
+            work,
+            model,
+            precisions,
+            slice_size=options.slice_size,
+            device=options.device,
+            brief=options.brief,
+            say=lambda step: console.print(f"{step} ..."),
+        )
+        rows: dict[str, Figures] = {}
+        for name, command in _rows(options.device).items():
+            console.print(f"{name} ...")
+            rows[name] = _run(work, name, command, deadline)
+        _add_parity(work, rows, trained=options.adapters is not None)
+    _add_rates(rows)
+    record = _record(options, model.config.name, probe, rows, refused)
+    _print(rows)
+    options.out.mkdir(parents=True, exist_ok=True)
+    where = options.out / f"{_slug(probe, options.device)}-{datetime.now(UTC):%Y-%m-%d}.json"
+    where.write_text(json.dumps(record, indent=1) + "\n")
+    print(f"written  {where}")
+
+
+def _rows(device: str) -> dict[str, list[str]]:
+    """Row -> script and arguments. The reference first, then what decides, then the rest."""
+    if device == "cpu":
+        ours, rivals = ["cpu fp32"], [REFERENCE, "autocast bf16"]
+    else:
+        ours = [f"{b} {p}" for p in PRECISIONS for b in ("tensorrt", "cuda")]
+        rivals = [REFERENCE, "compile bf16", "autocast bf16", "autocast fp16"]
+    commands = {name: ["gpu_torch.py", name] for name in rivals[:1]}
+    commands |= {name: ["gpu_runtime.py", *name.split()] for name in ours[:2]}
+    commands |= {name: ["gpu_torch.py", name] for name in rivals[1:]}
+    commands |= {name: ["gpu_runtime.py", *name.split()] for name in ours[2:]}
+    return commands
+
+
+def _run(work: Work, name: str, command: list[str], deadline: float) -> Figures:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        return {"not_measured": "the time was used up; give more with --minutes"}
+    script, *arguments = command
+    line = [sys.executable, str(HERE / script), str(work.folder), *arguments]
+    try:
+        done = subprocess.run(line, capture_output=True, text=True, timeout=left, check=False)
+    except subprocess.TimeoutExpired:
+        return {"not_measured": "stopped when the time was used up; give more with --minutes"}
+    if done.returncode or not work.figures(name).is_file():
+        last = (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]
+        return {"not_measured": last}
+    figures: Figures = json.loads(work.figures(name).read_text())
+    return figures
+
+
+def _add_parity(work: Work, rows: dict[str, Figures], trained: bool) -> None:
+    """Each row's answers beside those of fp32 torch, judged by the export's gates.
+
+    The masks of random weights are not judged: their logits lie near 0.
+    """
+    if "encode" not in rows[REFERENCE]:
+        return
+    reference = _answers(work, REFERENCE)
+    for name, figures in rows.items():
+        if name == REFERENCE or "encode" not in figures:
+            continue
+        precision = name.split()[1]
+        result = compare(f"{name} against {REFERENCE}", reference, _answers(work, name))
+        failed = result.failures(gates_for(precision, trained=trained))
+        figures["parity"] = {**result.summary(), "within_gates": not failed, "failed": failed}
+
+
+def _answers(work: Work, row: str) -> list[Answer]:
+    with np.load(work.answers(row)) as kept:
+        arrays = [kept[name] for name in ("logits", "mask", "score", "embedding")]
+    return [
+        Answer(logits, mask.astype(bool), float(score), embedding)
+        for logits, mask, score, embedding in zip(*arrays, strict=True)
+    ]
+
+
+def _add_rates(rows: dict[str, Figures]) -> None:
+    """The fraction of the card's measured bf16 matrix rate that each encoder reaches."""
+    peak = rows[REFERENCE].get("matrix_rate_bf16_tflops")
+    work = rows[REFERENCE].get("encode_tflop")
+    if not peak or not work:
+        return
+    for figures in rows.values():
+        for batch, timed in figures.get("encode", {}).items():
+            rate = int(batch) * work / (1e-3 * timed["p50_ms"])
+            timed["tflops"], timed["of_matrix_rate"] = rate, rate / peak
+
+
+def _record(
+    options: argparse.Namespace,
+    model: str,
+    probe: GpuProbe,
+    rows: dict[str, Figures],
+    refused: dict[str, str],
+) -> dict[str, Any]:
+    versions = installed()
+    for name in ("torch", "segment-anything", "onnx"):
+        versions[name] = metadata.version(name)
+    return {
+        "benchmark": "gpu",
+        "command": " ".join(["python", "benchmarks/gpu.py", *sys.argv[1:]]),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "gpus": [str(each) for each in probe.devices],
+        "driver_serves_cuda": probe.cuda,
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "versions": versions,
+        "model": model,
+        "weights": "given" if options.adapters else "random, seed 0",
+        "brief": options.brief,
+        "engines_refused": refused,
+        "rows": rows,
+    }
+
+
+def _print(rows: dict[str, Figures]) -> None:
+    encode = [f"encode {batch}" for batch in ENCODE_BATCHES]
+    clicks = [f"click {count}" for count in CLICK_PROMPTS]
+    table = Table("row", "cold s", *encode, "of rate", *clicks, "32 slices s", "MB", "parity")
+    for name, figures in rows.items():
+        if "encode" not in figures:
+            table.add_row(name, "not measured")
+            continue
+        table.add_row(
+            name,
+            _number(figures.get("cold_start_s"), 2),
+            *(_number(figures["encode"][str(b)]["p50_ms"], 2) for b in ENCODE_BATCHES),
+            _number(figures["encode"][str(ENCODE_BATCHES[-1])].get("of_matrix_rate"), 2),
+            *(_quantiles(figures["click"][str(n)]) for n in CLICK_PROMPTS),
+            _number(figures.get("series_s"), 2),
+            _number(figures.get("device_memory_mb"), 0),
+            _parity(figures.get("parity")),
+        )
+    console = Console(width=160)
+    console.print(table)
+    console.print("encode: p50 ms; click: p50 / p95 / p99 ms, host click in, host mask out")
+    for name, figures in rows.items():
+        if "not_measured" in figures:
+            console.print(f"{name}: not measured: {figures['not_measured']}", markup=False)
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def _quantiles(timed: Figures) -> str:
+    return " / ".join(f"{timed[key]:.2f}" for key in ("p50_ms", "p95_ms", "p99_ms"))
+
+
+def _parity(parity: Figures | None) -> str:
+    if parity is None:
+        return ""
+    words = "holds" if parity["within_gates"] else "FAILS"
+    return f"{words}, IoU {parity['mask_iou_mean']:.4f}"
+
+
+def _slug(probe: GpuProbe, device: str) -> str:
+    name = probe.devices[0].name if device == "cuda" else "no-gpu"
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="vit_b", help="a preset, with random weights")
+    parser.add_argument("--adapters", type=Path, help="trained adapters, with --base")
+    parser.add_argument("--base", type=Path)
+    parser.add_argument("--slice-size", type=int, default=512)
+    parser.add_argument("--minutes", type=float, default=6.0, help="rows begin until then")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--brief", action="store_true", help="a few runs each: for tests")
+    parser.add_argument("--out", type=Path, default=HERE / "results")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""One row of the GPU benchmark: a backend of the runtime, in a process without torch.
+
+    python benchmarks/gpu_runtime.py WORK BACKEND PRECISION
+
+"Cold start" is importing, opening, one encode and the first mask. A click is timed from prompt
+in host memory to mask in host memory.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+STARTED = time.perf_counter()
+
+import numpy as np  # noqa: E402
+from gpu_work import (  # noqa: E402
+    BRIEF,
+    CLICK_PROMPTS,
+    ENCODE_BATCHES,
+    FULL,
+    WINDOW,
+    Effort,
+    Work,
+    device_memory_mb,
+    measure,
+    prompt_arrays,
+)
+
+from samihs_runtime.errors import SamihsError  # noqa: E402
+from samihs_runtime.segmentation import Prompt  # noqa: E402
+from samihs_runtime.segmenter import Segmenter  # noqa: E402
+from samihs_runtime.study import read_study  # noqa: E402
+
+
+def main() -> None:
+    """Measure, and write figures and answers beside the parent's files."""
+    folder, backend, precision = sys.argv[1:]
+    work = Work(Path(folder))
+    row = f"{backend} {precision}"
+    effort = BRIEF if work.read_settings()["brief"] else FULL
+    try:
+        figures = _figures(work, row, backend, precision, effort)
+    except SamihsError as error:
+        figures = {"not_measured": str(error)}
+    work.figures(row).write_text(json.dumps(figures))
+
+
+def _figures(work: Work, row: str, backend: str, precision: str, effort: Effort) -> dict[str, Any]:
+    imports = time.perf_counter() - STARTED
+    before = device_memory_mb()
+    began = time.perf_counter()
+    with Segmenter.from_bundle(work.bundle(precision), backend) as segmenter:
+        size = segmenter.bundle.manifest.slice_size
+        prompt = Prompt(((size / 2, size / 2),), (1,))
+        encoded = segmenter.encode(np.zeros((size, size), np.float32))
+        segmenter.predict(encoded, prompt)
+        cold = imports + time.perf_counter() - began
+        figures: dict[str, Any] = {
+            "runs_on": segmenter.backend.description,
+            "cold_start_s": cold,
+            "encode": {str(b): _encode(segmenter, size, b, effort) for b in ENCODE_BATCHES},
+            "click": {str(n): _click(segmenter, encoded, n, effort) for n in CLICK_PROMPTS},
+        }
+        after = device_memory_mb()
+        if before is not None and after is not None:
+            figures["device_memory_mb"] = after - before
+        _answer_cases(segmenter, work, row)
+    figures["series_s"] = _series(work, backend, precision)
+    return figures
+
+
+def _encode(segmenter: Segmenter, size: int, batch: int, effort: Effort) -> dict[str, Any]:
+    hu = np.random.default_rng(0).uniform(-20, 100, (batch, 1, size, size)).astype(np.float32)
+    window = np.tile(np.asarray(WINDOW, np.float32), (batch, 1))
+    return measure(lambda: segmenter.backend.encode(hu, window), effort)
+
+
+def _click(segmenter: Segmenter, encoded: Any, count: int, effort: Effort) -> dict[str, Any]:
+    """``count`` prompts in one run of the decoder, elsewhere each time."""
+    size, turn = segmenter.bundle.manifest.slice_size, iter(range(10**9))
+
+    def click() -> None:
+        points, _ = prompt_arrays(size, count, next(turn))
+        prompts = [Prompt(((float(x), float(y)),), (1,)) for x, y in points[:, 0]]
+        segmenter.predict_batch([encoded] * count, prompts)
+
+    return measure(click, effort)
+
+
+def _answer_cases(segmenter: Segmenter, work: Work, row: str) -> None:
+    answers: dict[str, list[Any]] = {"embedding": [], "logits": [], "mask": [], "score": []}
+    with np.load(work.cases) as cases:
+        for hu, points, labels in zip(cases["hu"], cases["points"], cases["labels"], strict=True):
+            window = np.asarray([WINDOW], np.float32)
+            embeddings = segmenter.backend.encode(hu[None, None], window)
+            decoded = segmenter.backend.decode(embeddings, points, labels, None)
+            answers["embedding"].append(embeddings[0].numpy())
+            answers["logits"].append(decoded.logits[0])
+            answers["mask"].append(decoded.masks[0])
+            answers["score"].append(decoded.scores[0])
+    np.savez(work.answers(row), **{name: np.stack(each) for name, each in answers.items()})
+
+
+def _series(work: Work, backend: str, precision: str) -> float:
+    """Seconds from the DICOM folder to all embeddings, with a segmenter that has run once."""
+    with Segmenter.from_bundle(work.bundle(precision), backend) as segmenter:
+        size = segmenter.bundle.manifest.slice_size
+        for batch in (1, segmenter.backend.encode_batch):
+            for _ in range(3):
+                hu = np.zeros((batch, 1, size, size), np.float32)
+                segmenter.backend.encode(hu, np.tile(np.asarray(WINDOW, np.float32), (batch, 1)))
+        start = time.perf_counter()
+        with segmenter.open(read_study(work.study)) as session:
+            session.wait()
+        return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()

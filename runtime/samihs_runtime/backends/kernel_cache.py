@@ -1,0 +1,97 @@
+"""TensorRT-RTX compiles an engine's kernels on the GPU that runs them; this keeps them on disk.
+
+Without it each process compiles anew, which takes seconds. ``<engine>.kernels`` holds the blake2b
+digest (32 bytes) of what follows and the engine's sha256 in hexadecimal (64), then TensorRT-RTX's
+own runtime cache, which it checks once more against GPU, driver and version. TensorRT itself
+compiles when an engine is built: there is nothing to keep.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from samihs_runtime.errors import BackendError
+
+_DIGEST_BYTES = 32
+
+
+class KernelCache:
+    """Makes an engine's execution contexts; those of TensorRT-RTX share compiled kernels."""
+
+    def __init__(self, trt: Any, engine: Any, path: Path, engine_sha256: str) -> None:
+        """Read what an earlier process compiled.
+
+        Args:
+            trt: ``tensorrt`` or ``tensorrt_rtx``.
+            engine: deserialised.
+            path: its file.
+            engine_sha256: of that file, so that no other engine's kernels are taken.
+        """
+        self._engine = engine
+        self._strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        self._path = path.with_suffix(".kernels")
+        self._head = engine_sha256.encode()
+        self._config: Any = None
+        self._cache: Any = None
+        self._known = b""
+        if hasattr(trt, "IRuntimeCache"):
+            self._config = engine.create_runtime_config()
+            self._config.set_execution_context_allocation_strategy(self._strategy)
+            self._cache = self._config.create_runtime_cache()
+            self._read()
+            self._config.set_runtime_cache(self._cache)
+
+    def create_context(self) -> Any:
+        """A context whose scratch memory the caller gives it.
+
+        Raises:
+            BackendError: TensorRT made none.
+        """
+        how = self._strategy if self._config is None else self._config
+        context = self._engine.create_execution_context(how)
+        if context is None:
+            raise BackendError("TensorRT gave no execution context: the GPU's memory may be full")
+        return context
+
+    def save(self) -> None:
+        """Keep what was compiled; a folder that cannot be written costs the next start only."""
+        if self._cache is None:
+            return
+        blob = self._cache.serialize()
+        body = b"" if blob is None else bytes(blob)
+        if not body or body == self._known:
+            return
+        partial = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        try:
+            partial.write_bytes(_digest(self._head + body) + self._head + body)
+            os.replace(partial, self._path)
+            self._known = body
+        except OSError:
+            with suppress(OSError):
+                partial.unlink()
+
+    def close(self) -> None:
+        """Let the engine go."""
+        self._engine = self._config = self._cache = None
+
+    def _read(self) -> None:
+        try:
+            content = self._path.read_bytes()
+        except OSError:
+            return
+        digest, rest = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+        body = rest[len(self._head) :]
+        if (
+            digest == _digest(rest)
+            and rest.startswith(self._head)
+            and self._cache.deserialize(body)
+        ):
+            self._known = body
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=_DIGEST_BYTES).digest()

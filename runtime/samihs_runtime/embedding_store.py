@@ -1,0 +1,137 @@
+"""Embeddings on disk: a study opened again is not encoded again.
+
+One file for each slice, named by the hash of its pixels and of the bundle, and by the backend that
+made it: ``<key>.<backend>.embedding``. It holds the blake2b digest (32 bytes) of a ``.npy`` file
+and that file; whatever does not match is dropped and encoded anew. No name or number of a patient
+is in it, but a picture could be drawn from it: the folder is made for its owner alone (mode 700).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import tempfile
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samihs_runtime.errors import OutputError
+
+_DIGEST_BYTES = 32
+_SUFFIX = ".embedding"
+DEFAULT_STORE_MB = 4096.0
+"""1,000 slices of a ViT-B at 1024 (4 MiB each)."""
+
+
+class EmbeddingStore:
+    """A folder of embeddings, bounded by bytes; the least recently used go first.
+
+    Safe for several threads and several processes: files appear whole, by renaming.
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike[str], backend: str, max_mb: float = DEFAULT_STORE_MB
+    ) -> None:
+        """Open or make the folder.
+
+        Args:
+            folder: where the files lie.
+            backend: name of the backend whose embeddings these are: another's are not mixed in.
+            max_mb: bound of all files together, MiB.
+
+        Raises:
+            OutputError: the folder cannot be made or written.
+        """
+        self.folder = Path(folder)
+        self.max_bytes = int(max_mb * 2**20)
+        self._backend = backend
+        self._lock = threading.Lock()
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder):
+                pass
+        except OSError as error:
+            raise OutputError(
+                f"embeddings cannot be kept in {self.folder}: {error.strerror}; name a folder "
+                "that can be written"
+            ) from error
+        self._bytes = sum(size for _, size, _ in self._files())
+
+    def get(self, key: str) -> NDArray[np.float32] | None:
+        """The embedding [E, G, G], or None where there is none that is intact."""
+        path = self._path(key)
+        try:
+            content = path.read_bytes()
+        except OSError:
+            return None
+        digest, body = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+        if _digest(body) != digest:
+            self._drop(path, len(content))
+            return None
+        with suppress(OSError):
+            os.utime(path)
+        array: NDArray[np.float32] = np.load(io.BytesIO(body), allow_pickle=False)
+        return array
+
+    def put(self, key: str, embedding: NDArray[np.float32]) -> None:
+        """Keep an embedding. A disk that is full costs the copy, not the answer."""
+        buffer = io.BytesIO()
+        np.save(buffer, embedding, allow_pickle=False)
+        body = buffer.getvalue()
+        size = _DIGEST_BYTES + len(body)
+        path = self._path(key)
+        if size > self.max_bytes or path.exists():
+            return
+        partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+        try:
+            partial.write_bytes(_digest(body) + body)
+            os.replace(partial, path)
+        except OSError:
+            with suppress(OSError):
+                partial.unlink()
+            return
+        with self._lock:
+            self._bytes += size
+        self._prune()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all files that this process knows of."""
+        return self._bytes
+
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{key}.{self._backend}{_SUFFIX}"
+
+    def _files(self) -> list[tuple[float, int, Path]]:
+        """(time of last use, bytes, path), oldest first."""
+        found = []
+        for path in self.folder.glob(f"*{_SUFFIX}"):
+            with suppress(OSError):  # another process dropped it
+                about = path.stat()
+                found.append((about.st_mtime, about.st_size, path))
+        return sorted(found)
+
+    def _prune(self) -> None:
+        if self._bytes <= self.max_bytes:
+            return
+        files = self._files()
+        with self._lock:
+            self._bytes = sum(size for _, size, _ in files)
+        for _, size, path in files:
+            if self._bytes <= self.max_bytes:
+                return
+            self._drop(path, size)
+
+    def _drop(self, path: Path, size: int) -> None:
+        with suppress(OSError):
+            path.unlink()
+            with self._lock:
+                self._bytes -= size
+
+
+def _digest(body: bytes) -> bytes:
+    return hashlib.blake2b(body, digest_size=_DIGEST_BYTES).digest()

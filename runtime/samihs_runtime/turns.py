@@ -1,0 +1,41 @@
+"""Whose turn it is: one encode at a time, the one that somebody waits for first."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Turns:
+    """A lock with two classes: the background waits whenever the foreground wants its turn."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._busy = False
+        self._foreground_waiting = 0
+
+    @property
+    def foreground_waiting(self) -> int:
+        """How many threads of the foreground wait now."""
+        return self._foreground_waiting
+
+    @contextmanager
+    def take(self, *, background: bool) -> Iterator[None]:
+        """Wait for the turn, hold it through the body of the ``with`` statement."""
+        with self._condition:
+            if background:
+                self._condition.wait_for(lambda: not self._busy and not self._foreground_waiting)
+            else:
+                self._foreground_waiting += 1
+                try:
+                    self._condition.wait_for(lambda: not self._busy)
+                finally:
+                    self._foreground_waiting -= 1
+            self._busy = True
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._busy = False
+                self._condition.notify_all()

@@ -1,0 +1,56 @@
+"""``make bench-gpu``: fails without a GPU, and its code runs from end to end on the CPU."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from samihs_runtime.backends.probe import probe_gpus
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "benchmarks/gpu.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_without_a_gpu_it_fails_and_says_why(tmp_path: Path) -> None:
+    if probe_gpus().devices:
+        pytest.skip("this machine has a GPU")
+    done = run("--out", str(tmp_path))
+    assert done.returncode == 1
+    assert "error: no NVIDIA GPU can be used: " in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_the_whole_table_on_a_tiny_model(tmp_path: Path) -> None:
+    where = ("--device", "cpu", "--model", "tiny", "--slice-size", "128", "--brief")
+    done = run(*where, "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    record = json.loads(next(tmp_path.glob("no-gpu-*.json")).read_text())
+    rows = record["rows"]
+    assert list(rows) == ["eager fp32", "cpu fp32", "autocast bf16"]
+    assert record["versions"]["torch"]
+    for name, figures in rows.items():
+        assert figures["encode"]["8"]["p50_ms"] > 0, name
+        assert figures["encode"]["8"]["of_matrix_rate"] > 0, name
+        assert set(figures["click"]) == {"1", "2", "8"}
+        assert figures["click"]["1"]["p50_ms"] <= figures["click"]["1"]["p99_ms"]
+    assert rows["cpu fp32"]["series_s"] > 0
+    assert rows["cpu fp32"]["parity"]["within_gates"], rows["cpu fp32"]["parity"]
+    assert rows["autocast bf16"]["parity"]["embedding_relative"] > 0  # the comparison is not vain
+
+
+@pytest.mark.slow
+def test_a_row_that_the_time_does_not_reach_says_so(tmp_path: Path) -> None:
+    where = ("--device", "cpu", "--model", "tiny", "--slice-size", "128", "--brief")
+    done = run(*where, "--out", str(tmp_path), "--minutes", "0")
+    assert done.returncode == 0, done.stderr
+    record = json.loads(next(tmp_path.glob("no-gpu-*.json")).read_text())
+    assert all("time was used up" in each["not_measured"] for each in record["rows"].values())

@@ -1,0 +1,75 @@
+"""Embeddings on disk: whole, bounded, and never another's."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from samihs_runtime.embedding_store import EmbeddingStore
+from samihs_runtime.errors import OutputError
+from samihs_runtime.segmenter import Segmenter
+
+
+def embedding(seed: int) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).normal(size=(4, 8, 8)).astype(np.float32)
+
+
+def test_what_is_put_comes_back(tmp_path: Path) -> None:
+    store = EmbeddingStore(tmp_path / "store", "cpu")
+    store.put("a", embedding(1))
+    back = EmbeddingStore(tmp_path / "store", "cpu").get("a")
+    assert back is not None
+    np.testing.assert_array_equal(back, embedding(1))
+    assert store.get("b") is None
+    assert EmbeddingStore(tmp_path / "store", "tensorrt").get("a") is None
+    assert stat.S_IMODE((tmp_path / "store").stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("change", [lambda b: b[:-1], lambda b: b[:-1] + b"\x7f", lambda b: b""])
+def test_a_damaged_file_is_dropped_not_served(tmp_path: Path, change: object) -> None:
+    store = EmbeddingStore(tmp_path, "cpu")
+    store.put("a", embedding(1))
+    path = next(tmp_path.glob("a.*"))
+    path.write_bytes(change(path.read_bytes()))  # type: ignore[operator]
+    assert store.get("a") is None
+    assert not path.exists()
+    store.put("a", embedding(1))
+    assert store.get("a") is not None
+
+
+def test_the_least_recently_used_go_first(tmp_path: Path) -> None:
+    size = 1200  # 4 x 8 x 8 float32 are 1024 bytes, 128 of .npy header and 32 of digest
+    store = EmbeddingStore(tmp_path, "cpu", max_mb=3 * size / 2**20)
+    for age, key in enumerate("abc"):
+        store.put(key, embedding(age))
+        os.utime(next(tmp_path.glob(f"{key}.*")), (1000 + age, 1000 + age))
+    assert store.get("a") is not None  # used now
+    store.put("d", embedding(3))
+    assert [key for key in "abcd" if store.get(key) is not None] == ["a", "c", "d"]
+    assert store.nbytes == sum(path.stat().st_size for path in tmp_path.iterdir())
+    assert store.nbytes <= store.max_bytes
+
+
+def test_a_place_that_cannot_be_written_is_an_error(tmp_path: Path, tiny_bundle: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="embeddings cannot be kept in"):
+        EmbeddingStore(tmp_path / "file" / "store", "cpu")
+    with pytest.raises(OutputError, match="name a folder"):
+        Segmenter.from_bundle(tiny_bundle, "fake", store=tmp_path / "file")
+
+
+def test_a_full_disk_costs_the_copy_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = EmbeddingStore(tmp_path, "cpu")
+
+    def full(source: object, target: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    store.put("a", embedding(1))
+    assert store.get("a") is None
+    assert list(tmp_path.iterdir()) == []
