@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from samihs_runtime.errors import one_line_errors
 from samihs_training.config import Recipe, read_recipe
+from samihs_training.data.cli import check_data, check_folds, make_folds_command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -19,6 +20,10 @@ def main(debug: bool) -> None:
     """Train SAM with parameter-refactoring adapters under the boundary-sensitive loss."""
     if debug:
         os.environ["SAMIHS_DEBUG"] = "1"
+
+
+for _command in (check_data, make_folds_command, check_folds):
+    main.add_command(_command)
 
 
 @main.command()

@@ -1,4 +1,4 @@
-"""``samihs-evaluate``: one click per lesion on phantom studies that no training has seen."""
+"""``samihs-evaluate``: clicks on lesions of unseen phantom studies, or of a data set."""
 
 from __future__ import annotations
 
@@ -21,8 +21,12 @@ from rich.table import Table
 from samihs_runtime.errors import OutputError, UsageError, one_line_errors
 from samihs_training.data.phantom import BleedType
 from samihs_training.data.studies import ClickRule, StudyCase, StudySpec, is_bleed, study_cases
+from samihs_training.data.volumes import LAYOUTS, CaseFiles, Layout, find_cases
+from samihs_training.data_evaluation import Protocol, evaluate_data
+from samihs_training.data_report import markdown, write_data_report
 from samihs_training.metrics import Estimate, best_threshold, estimate, mask_metrics
 from samihs_training.predictors import Predictor, bundle_predictor, checkpoint_predictor
+from samihs_training.prompts import PROMPTS
 
 DEFAULT_THRESHOLD = 0.5
 
@@ -208,6 +212,14 @@ def write_results(evaluation: Evaluation, out: Path) -> None:
               help="Bleeding slices per study, at most.")  # fmt: skip
 @click.option("--click", "rule", default="deepest", show_default=True,
               type=click.Choice(["deepest", "random"]), help="Where on the lesion.")  # fmt: skip
+@click.option("--data", type=click.Path(path_type=Path),
+              help="Evaluate on this data set instead; needs --out.")  # fmt: skip
+@click.option("--layout", type=click.Choice(LAYOUTS), help="Of --data. [recognised]")
+@click.option("--protocol", default="lesions", show_default=True, help="With --data.",
+              type=click.Choice(["lesions", "authors"]))  # fmt: skip
+@click.option("--prompt", type=click.Choice(list(PROMPTS)), help="With --data. [deepest]")
+@click.option("--clicks", default=1, show_default=True, type=click.IntRange(min=1),
+              help="With --data: the first, and corrective ones.")  # fmt: skip
 @click.option("--score-threshold", type=float, help="Accept from this score on. [the model's own]")
 @click.option("--workers", default=os.cpu_count() or 1, help="Processes that make phantoms.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for clicks.csv, summary.json.")
@@ -221,6 +233,11 @@ def main(
     studies: int,
     slices: int,
     rule: ClickRule,
+    data: Path | None,
+    layout: Layout | None,
+    protocol: Protocol,
+    prompt: str | None,
+    clicks: int,
     score_threshold: float | None,
     workers: int,
     out: Path | None,
@@ -229,22 +246,49 @@ def main(
     """Dice, HD95 and false accepts of a checkpoint or a bundle on unseen phantom studies."""
     if debug:
         os.environ["SAMIHS_DEBUG"] = "1"
-    spec = StudySpec(studies, slices, rule)
     console = Console()
+    if data is not None:
+        cases = find_cases(data, layout)
+        with _predictor(checkpoint, base, bundle, backend) as predictor:
+            _evaluate_data(predictor, cases, protocol, prompt, clicks, out)
+        return
+    spec = StudySpec(studies, slices, rule)
     with (
         _predictor(checkpoint, base, bundle, backend) as predictor,
         Progress(console=console) as bar,
     ):
         task = bar.add_task("studies", total=studies)
         advance = partial(bar.update, task)
-        cases = study_cases(
+        studied = study_cases(
             spec, workers=workers, progress=lambda done: advance(completed=float(done))
         )
-        evaluation = evaluate(predictor, cases, score_threshold=score_threshold)
+        evaluation = evaluate(predictor, studied, score_threshold=score_threshold)
     _print(evaluation, console)
     if out is not None:
         write_results(evaluation, out)
         console.print(f"written to {out}")
+
+
+def _evaluate_data(
+    predictor: Predictor,
+    cases: list[CaseFiles],
+    protocol: Protocol,
+    prompt: str | None,
+    clicks: int,
+    out: Path | None,
+) -> None:
+    if out is None:
+        raise UsageError("--data needs --out: the folder for its tables and pictures")
+    if protocol == "authors" and (prompt not in (None, "middle") or clicks != 1):
+        raise UsageError("--protocol authors is one middle pixel: leave out --prompt and --clicks")
+    if (out / "summary.json").exists():  # said before the work, not after it
+        raise OutputError(f"{out} already holds an evaluation: name another folder")
+    evaluation = evaluate_data(
+        predictor, cases, protocol=protocol, prompt=prompt or "deepest", clicks=clicks
+    )
+    write_data_report(evaluation, out)
+    click.echo(markdown(evaluation))
+    click.echo(f"written to {out}")
 
 
 def _predictor(

@@ -6,17 +6,34 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from samihs_runtime.segmentation import FOREGROUND, NOT_A_POINT, Prompt
+from samihs_runtime.preprocessing import SliceFrame
+from samihs_runtime.segmentation import FOREGROUND, Prompt
 from samihs_training.data.targets import Mask
 
 Clicks = Sequence[tuple[float, float]]
 Answer = Callable[[NDArray[np.int16], Clicks], list[tuple[Mask, float]]]
 """A slice [rows, columns] in HU, clicks (x, y) -> for each a mask [rows, columns] and a score."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reply:
+    """The answer to one prompt."""
+
+    mask: Mask
+    """[rows, columns] of the slice."""
+    score: float
+    logits: NDArray[np.float32]
+    """[4G, 4G] over the whole slice, padded to a square."""
+
+
+Ask = Callable[[NDArray[np.float32], Prompt], Reply]
+"""A slice [rows, columns] in HU, and any prompt on it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +44,8 @@ class Predictor:
     answer: Answer
     score_threshold: float | None
     """Below it the model says that nothing bleeds there; None where nothing has fixed it."""
+    ask: Ask | None = None
+    """Any prompt, not clicks alone; None where a predictor takes clicks only."""
 
 
 @contextmanager
@@ -38,20 +57,34 @@ def checkpoint_predictor(adapters: Path, base: Path) -> Iterator[Predictor]:
     loaded = load_adapters(adapters, base)
     window = torch.tensor([loaded.description["window"]], dtype=torch.float32)
 
+    last: list[tuple[NDArray[Any], torch.Tensor]] = []  # the slice that was encoded last
+
+    def encoded(hu: NDArray[Any], frame: SliceFrame) -> torch.Tensor:
+        if not last or last[0][0] is not hu:
+            pixels = frame.slice_to_model(hu.astype(np.float32))
+            last[:] = [(hu, loaded.model.encode(torch.from_numpy(pixels)[None, None], window))]
+        return last[0][1]
+
     @torch.inference_mode()
+    def ask(hu: NDArray[Any], prompt: Prompt) -> Reply:
+        frame = SliceFrame(hu.shape[0], hu.shape[1], max(hu.shape))
+        points, labels = prompt.arrays()
+        logits, score = loaded.model.decode(
+            encoded(hu, frame),
+            torch.from_numpy(frame.points_to_model(points))[None],
+            torch.from_numpy(labels)[None],
+            slice_size=frame.size,
+        )
+        low = logits[0, 0].numpy()
+        mask = frame.mask_to_slice(low, mask_at_slice_size(logits, frame.size)[0, 0].numpy())
+        return Reply(mask, float(score[0]), low)
+
     def answer(hu: NDArray[np.int16], clicks: Clicks) -> list[tuple[Mask, float]]:
-        size = hu.shape[-1]
-        embedding = loaded.model.encode(torch.from_numpy(hu.astype(np.float32))[None, None], window)
-        answers = []
-        for click in clicks:
-            points = torch.tensor([[click, (0.0, 0.0)]], dtype=torch.float32)
-            labels = torch.tensor([[FOREGROUND, NOT_A_POINT]])
-            logits, score = loaded.model.decode(embedding, points, labels, slice_size=size)
-            answers.append((mask_at_slice_size(logits, size)[0, 0].numpy(), float(score[0])))
-        return answers
+        replies = [ask(hu, Prompt((click,), (FOREGROUND,))) for click in clicks]
+        return [(each.mask, each.score) for each in replies]
 
     threshold = loaded.description.get("metrics", {}).get("score_threshold")
-    yield Predictor(f"{adapters.name} on {base.name} (torch)", answer, threshold)
+    yield Predictor(f"{adapters.name} on {base.name} (torch)", answer, threshold, ask)
 
 
 @contextmanager
@@ -66,6 +99,10 @@ def bundle_predictor(bundle: Path | None, backend: str = "auto") -> Iterator[Pre
             predictions = [segmenter.predict(encoded, Prompt((each,), (1,))) for each in clicks]
             return [(each.mask, each.score) for each in predictions]
 
+        def ask(hu: NDArray[np.float32], prompt: Prompt) -> Reply:
+            reply = segmenter.predict(segmenter.encode(hu), prompt)
+            return Reply(reply.mask, reply.score, reply.logits)
+
         manifest = segmenter.bundle.manifest
         name = f"{manifest.name} {manifest.version} ({backend} backend)"
-        yield Predictor(name, answer, manifest.score_threshold)
+        yield Predictor(name, answer, manifest.score_threshold, ask)

@@ -1,4 +1,4 @@
-"""The boundary-sensitive loss of SAMIHS (arXiv 2311.08190), and the score's loss.
+"""The boundary-sensitive loss of SAMIHS (arXiv 2311.08190).
 
 For probabilities p and a mask y, with C the foreground pixels that have at least one of their four
 neighbours outside (outside the image counts as outside), S the foreground pixels, e = 1e-5::
@@ -15,7 +15,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -71,19 +70,3 @@ def contour_of(target: Tensor) -> Tensor:
     inside = padded[..., :-2, 1:-1] * padded[..., 2:, 1:-1]
     inside = inside * padded[..., 1:-1, :-2] * padded[..., 1:-1, 2:]
     return target * (1 - inside)
-
-
-def mask_iou(logits: Tensor, target: Tensor) -> Tensor:
-    """IoU [B] of logits > 0 with masks [B, 1, H, W]; 0 where the target is empty.
-
-    That zero is what teaches the score to say "no blood at this click".
-    """
-    predicted, wanted = logits > 0, target > 0.5
-    both = (predicted & wanted).sum((1, 2, 3))
-    either = (predicted | wanted).sum((1, 2, 3))
-    return both / either.clamp(min=1)
-
-
-def score_loss(score: Tensor, logits: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error of the predicted IoU [B], as segment-anything trains its IoU head."""
-    return torch.mean((score - mask_iou(logits.detach(), target)) ** 2)

@@ -1,0 +1,199 @@
+"""Readers of the published layouts, on look-alikes made here; every fault names its file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from numpy.typing import NDArray
+
+from samihs_runtime.errors import DataError
+from samihs_training.cli import main
+from samihs_training.data.checking import check_cases, checked
+from samihs_training.data.phantom import (
+    BleedType,
+    PhantomOptions,
+    PhantomStudy,
+    generate_study,
+    write_dicom,
+    write_nifti,
+)
+from samihs_training.data.volumes import CaseFiles, find_cases, read_case
+
+AFFINE = np.diag([-0.5, -0.4, 5.0, 1.0])  # columns to the left, rows to the back: DICOM's axial
+SHAPE = (20, 16, 4)  # columns, rows, slices
+
+
+def head(seed: int = 0) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
+    """HU and mask as NIfTI has them: air, bone, and a bleed of 3 x 2 x 2 voxels."""
+    hu = np.random.default_rng(seed).integers(0, 80, SHAPE).astype(np.int16)
+    hu[:2], hu[2:4] = -1000, 900
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[6:9, 5:7, 1:3] = 1
+    return hu, mask
+
+
+def save(array: NDArray[np.generic], path: Path, affine: NDArray[np.float64] = AFFINE) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(array, affine), path)
+    return path
+
+
+def bcihm(root: Path, count: int = 2) -> Path:
+    for case in range(count):
+        hu, mask = head(case)
+        save(hu, root / "ct_scans" / f"{49 + case:03}.nii")
+        save(mask, root / "masks" / f"{49 + case:03}.nii")
+    return root
+
+
+@pytest.fixture(scope="module")
+def study() -> PhantomStudy:
+    return generate_study(
+        5,
+        PhantomOptions(
+            matrix=64,
+            slices=6,
+            slice_thickness_mm=8,
+            tilt_deg=15,
+            bleeds=(BleedType.INTRAPARENCHYMAL,),
+            volume_range_ml=(30, 40),
+        ),
+    )
+
+
+def test_bcihm(tmp_path: Path) -> None:
+    first, second = find_cases(bcihm(tmp_path))
+    assert (first.name, second.name, first.layout) == ("049", "050", "bcihm")
+    volume = read_case(first)
+    hu, mask = head(0)
+    assert volume.hu.shape == (4, 16, 20)
+    assert volume.hu[2, 5, 7] == hu[7, 5, 2]  # [slice, row, column] of a NIfTI in DICOM's order
+    np.testing.assert_array_equal(volume.labels, mask.transpose(2, 1, 0))
+    assert volume.spacing_mm == pytest.approx((0.4, 0.5))
+    assert volume.volume_ml == pytest.approx(12 * 0.5 * 0.4 * 5 / 1000)
+
+
+def test_instance_and_pairs(tmp_path: Path) -> None:
+    hu, mask = head()
+    save(hu, tmp_path / "a" / "data" / "001.nii.gz")
+    save(mask, tmp_path / "a" / "label" / "001.nii.gz")
+    save(hu, tmp_path / "b" / "sub" / "x.nii.gz")
+    save(mask, tmp_path / "b" / "sub" / "x_mask.nii")
+    (instance,) = find_cases(tmp_path / "a")
+    (pair,) = find_cases(tmp_path / "b")
+    assert (instance.layout, instance.name) == ("instance", "001")
+    assert (pair.layout, pair.name) == ("pairs", "sub/x")
+    np.testing.assert_array_equal(read_case(instance).labels, read_case(pair).labels)
+
+
+def test_any_orientation_is_read_as_axial(tmp_path: Path) -> None:
+    hu, mask = head()
+    flip = np.diag([0.5, 0.4, 5.0, 1.0])
+    flip[:2, 3] = -0.5 * (SHAPE[0] - 1), -0.4 * (SHAPE[1] - 1)
+    image = save(hu[::-1, ::-1], tmp_path / "x.nii", flip)
+    labels = save(mask[::-1, ::-1], tmp_path / "x_mask.nii", flip)
+    volume = read_case(CaseFiles("x", image, labels, "pairs"))
+    np.testing.assert_array_equal(volume.hu, hu.transpose(2, 1, 0))
+
+
+def test_phantoms_as_nifti_and_as_dicom_agree(study: PhantomStudy, tmp_path: Path) -> None:
+    """A tilted gantry: the extent is the distance of the planes, not of their corners."""
+    write_nifti(study, tmp_path / "nifti" / "case")
+    write_dicom(study, tmp_path / "dicom" / "case", segmentation=True)
+    (from_nifti,) = find_cases(tmp_path / "nifti")
+    (from_dicom,) = find_cases(tmp_path / "dicom")
+    assert (from_nifti.layout, from_dicom.layout) == ("pairs", "dicom")
+    assert from_nifti.name == from_dicom.name == "case"
+    for case in (from_nifti, from_dicom):
+        volume = checked(case)
+        np.testing.assert_array_equal(volume.hu, study.hu)
+        np.testing.assert_array_equal(volume.labels, study.bleeds > 0)
+        assert volume.volume_ml == pytest.approx(study.volume_ml(), rel=1e-4)
+
+
+def test_dicom_faults_name_the_case(study: PhantomStudy, tmp_path: Path) -> None:
+    write_dicom(study, tmp_path / "case")
+    with pytest.raises(DataError, match="case: 0 DICOM SEG objects; expected one"):
+        read_case(find_cases(tmp_path)[0])
+    write_dicom(study, tmp_path / "case", segmentation=True)
+    bleeding = int(study.bleeds.any((1, 2)).argmax())
+    (tmp_path / "case" / f"IM{bleeding + 1:04}.dcm").unlink()
+    with pytest.raises(DataError, match=r"truth_seg\.dcm: refers to an image"):
+        read_case(find_cases(tmp_path)[0])
+
+
+def _spoil(root: Path, fault: str) -> str:
+    """Damage case 049; returns the file that must be named."""
+    hu, mask = head(0)
+    image, labels = root / "ct_scans" / "049.nii", root / "masks" / "049.nii"
+    match fault:
+        case "shape":
+            save(mask[:-1], labels)
+        case "affine":
+            save(mask, labels, np.diag([-0.5, -0.4, 4.0, 1.0]))
+        case "label":
+            save(mask * 255, labels)
+        case "scan":
+            image.unlink()
+        case "nan":
+            broken = hu.astype(np.float32)
+            broken[0, 0, 0] = np.nan
+            save(broken, image)
+        case "window":
+            save(np.clip(hu, 0, 255).astype(np.uint8), image)
+        case "mask":
+            labels.unlink()
+        case "cut":
+            image.write_bytes(image.read_bytes()[:1000])
+        case "text":
+            image.write_text("no image")
+    return str(labels if fault in ("shape", "affine", "label", "scan") else image)
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("shape", "shape (19, 16, 4), but its scan has (20, 16, 4)"),
+        ("affine", "its affine puts voxels 3.00 mm from"),
+        ("label", "labels 255 beside 0 and 1"),
+        ("scan", "a mask without a scan"),
+        ("nan", "1 values are NaN or infinite"),
+        ("window", "values of 0 to 255 are not HU"),
+        ("mask", "a scan without a mask"),
+        ("cut", "not readable as NIfTI"),
+        ("text", "not readable as NIfTI"),
+    ],
+)
+def test_check_data_names_file_and_fault(tmp_path: Path, fault: str, words: str) -> None:
+    bcihm(tmp_path)
+    named = _spoil(tmp_path, fault)
+    bad, good = check_cases(find_cases(tmp_path))
+    assert (bad.name, good.faults) == ("049", ())
+    (said,) = bad.faults
+    assert said.startswith(named)
+    assert words in said
+    with pytest.raises(DataError):
+        checked(find_cases(tmp_path)[0])
+    done = CliRunner().invoke(main, ["check-data", str(tmp_path)])
+    assert done.exit_code == 2
+    assert named in done.stdout
+    assert "1 faults in 1 of 2 cases" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_check_data_lists_cases(tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["check-data", str(bcihm(tmp_path))])
+    assert done.exit_code == 0, done.output
+    assert "2 cases, 8 slices, 0.0 mL" in done.output
+    assert "049" in done.output
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such folder"):
+        find_cases(tmp_path / "none")
+    with pytest.raises(DataError, match="no case of layout bcihm, instance, pairs or dicom"):
+        find_cases(tmp_path)

@@ -1,0 +1,73 @@
+"""What ``samihs-train check-data`` says of a data set: every case, and everything wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from samihs_runtime.errors import DataError
+from samihs_training.data.volumes import CaseFiles, Volume, read_case
+
+AIR_BELOW_HU = -500.0
+"""Every head CT shows air around the head."""
+HIGHEST_HU = 32_767.0
+MIN_BRIGHTEST_HU = 300.0
+"""Every head CT shows bone."""
+
+
+@dataclass(frozen=True)
+class CaseReport:
+    """One row of the table."""
+
+    name: str
+    slices: int
+    positive_slices: int
+    volume_ml: float
+    faults: tuple[str, ...]
+    """Each names the file; empty where all is well."""
+
+
+def check_cases(cases: Iterable[CaseFiles]) -> Iterator[CaseReport]:
+    """A report of each case; a case that cannot be read is one with a fault, not an end."""
+    for case in cases:
+        try:
+            volume = read_case(case)
+        except DataError as error:
+            yield CaseReport(case.name, 0, 0, 0.0, (str(error),))
+            continue
+        bleeding = int((volume.labels > 0).any((1, 2)).sum())
+        faults = tuple(faults_of(case, volume))
+        yield CaseReport(case.name, len(volume.hu), bleeding, volume.volume_ml, faults)
+
+
+def checked(case: CaseFiles) -> Volume:
+    """The case, read; for training and evaluation.
+
+    Raises:
+        DataError: its first fault.
+    """
+    volume = read_case(case)
+    for fault in faults_of(case, volume):
+        raise DataError(fault)
+    return volume
+
+
+def faults_of(case: CaseFiles, volume: Volume) -> Iterator[str]:
+    """Everything wrong with the values of a case, in words that name the file."""
+    if not np.isfinite(volume.hu).all():
+        count = int((~np.isfinite(volume.hu)).sum())
+        yield f"{case.image}: {count} values are NaN or infinite; expected HU everywhere"
+    else:
+        low, high = float(volume.hu.min()), float(volume.hu.max())
+        if low > AIR_BELOW_HU or not MIN_BRIGHTEST_HU <= high <= HIGHEST_HU:
+            yield (
+                f"{case.image}: values of {low:g} to {high:g} are not HU; expected air below "
+                f"{AIR_BELOW_HU:g} and bone above {MIN_BRIGHTEST_HU:g}: give the unwindowed scan"
+            )
+    found = np.unique(volume.labels)
+    odd = found[~np.isin(found, (0, 1))]
+    if odd.size:
+        named = ", ".join(f"{value:g}" for value in odd[:5])
+        yield f"{case.mask}: labels {named} beside 0 and 1; expected 1 for hemorrhage, else 0"

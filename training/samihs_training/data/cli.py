@@ -1,0 +1,74 @@
+"""``samihs-train check-data``, ``make-folds`` and ``check-folds``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from samihs_runtime.errors import DataError, one_line_errors
+from samihs_training.data.checking import CaseReport, check_cases
+from samihs_training.data.folds import make_folds, read_slice_table, write_folds
+from samihs_training.data.volumes import LAYOUTS, Layout, find_cases
+
+_layout = click.option("--layout", type=click.Choice(LAYOUTS), help="[default: recognised]")
+
+
+@click.command("check-data")
+@click.argument("root", type=click.Path(path_type=Path))
+@_layout
+@one_line_errors
+def check_data(root: Path, layout: Layout | None) -> None:
+    """List cases, slices and hemorrhage volumes of the data set ROOT, and everything wrong."""
+    reports = list(check_cases(find_cases(root, layout)))
+    Console().print(_table(reports))
+    faults = [fault for report in reports for fault in report.faults]
+    for fault in faults:
+        click.echo(fault)
+    if faults:
+        bad = sum(bool(report.faults) for report in reports)
+        raise DataError(f"{root}: {len(faults)} faults in {bad} of {len(reports)} cases, see above")
+
+
+@click.command("make-folds")
+@click.argument("root", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@_layout
+@click.option("--folds", default=5, show_default=True)
+@click.option("--seed", default=0, show_default=True, help="Same seed, same folds.")
+@one_line_errors
+def make_folds_command(root: Path, out: Path, layout: Layout | None, folds: int, seed: int) -> None:
+    """Write folds by patient, stratified by lesion volume, to the file OUT (JSON)."""
+    volumes = {}
+    for report in check_cases(find_cases(root, layout)):
+        if report.faults:
+            raise DataError(report.faults[0])
+        volumes[report.name] = report.volume_ml
+    made = make_folds(volumes, count=folds, seed=seed)
+    write_folds(made, out)
+    for fold in range(folds):
+        members = made.patients(fold)
+        mean = sum(volumes[name] for name in members) / len(members)
+        click.echo(f"fold {fold}: {len(members)} patients, {mean:.1f} mL on average")
+    click.echo(f"written to {out}")
+
+
+@click.command("check-folds")
+@click.argument("table", type=click.Path(path_type=Path))
+@one_line_errors
+def check_folds(table: Path) -> None:
+    """Say how many patients the authors' slice TABLE (CSV: img, gt, fold, label) leaks."""
+    click.echo(read_slice_table(table).describe())
+
+
+def _table(reports: list[CaseReport]) -> Table:
+    table = Table("case", "slices", "bleeding", "mL", "faults")
+    for each in reports:
+        numbers = (str(each.slices), str(each.positive_slices), f"{each.volume_ml:.2f}")
+        table.add_row(each.name, *numbers, str(len(each.faults) or "-"))
+    slices = sum(each.slices for each in reports)
+    total = sum(each.volume_ml for each in reports)
+    table.caption = f"{len(reports)} cases, {slices} slices, {total:.1f} mL"
+    return table

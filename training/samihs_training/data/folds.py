@@ -1,0 +1,151 @@
+"""Which patients are tested together: folds by patient, and the authors' folds by slice."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from samihs_runtime.errors import DataError, OutputError, UsageError
+
+SCHEMA = 1
+AUTHORS_COLUMNS = ("img", "gt", "fold", "label")
+_SLICE_NAME = re.compile(r"(?P<patient>.+?)[_-](?:slice)?\d+$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Folds:
+    """Patient -> fold, 0 to ``count`` - 1; no patient is in two."""
+
+    count: int
+    seed: int
+    fold_of: dict[str, int]
+
+    def patients(self, fold: int) -> list[str]:
+        """The patients tested in that fold, by name."""
+        return sorted(name for name, each in self.fold_of.items() if each == fold)
+
+
+@dataclass(frozen=True)
+class SliceTable:
+    """The authors' table: folds of slices, which patients may straddle."""
+
+    folds_of: dict[str, frozenset[int]]
+    """Patient -> every fold that holds a slice of theirs."""
+    slices: int
+
+    @property
+    def leaking(self) -> list[str]:
+        """Patients with slices in more than one fold: trained on and tested on at once."""
+        return sorted(name for name, folds in self.folds_of.items() if len(folds) > 1)
+
+    def describe(self) -> str:
+        """One line for the report."""
+        patients, leaking = len(self.folds_of), len(self.leaking)
+        verdict = f"{leaking} of {patients} patients have slices in more than one fold"
+        consequence = ": LEAKING, test and training share them" if leaking else ": no leak"
+        return f"{self.slices} slices, {verdict}{consequence}"
+
+
+def make_folds(volumes_ml: Mapping[str, float], *, count: int = 5, seed: int = 0) -> Folds:
+    """Folds by patient, stratified by lesion volume (mL of each patient).
+
+    Patients are sorted by volume and cut into runs of ``count``; each run is dealt to the folds in
+    random order, so every fold has as many small and large lesions as the others, give or take one.
+
+    Raises:
+        UsageError: fewer than two folds, or fewer patients than folds.
+    """
+    if count < 2:
+        raise UsageError(f"folds: {count}; expected 2 or more")
+    if len(volumes_ml) < count:
+        raise UsageError(f"{len(volumes_ml)} patients for {count} folds: expected one in each")
+    rng = np.random.default_rng(seed)
+    ordered = sorted(volumes_ml, key=lambda name: (volumes_ml[name], name))
+    fold_of: dict[str, int] = {}
+    for start in range(0, len(ordered), count):
+        run = ordered[start : start + count]
+        fold_of.update(zip(run, rng.permutation(count).tolist(), strict=False))
+    return Folds(count, seed, dict(sorted(fold_of.items())))
+
+
+def write_folds(folds: Folds, path: Path) -> None:
+    """Write them as JSON, whole or not at all.
+
+    Raises:
+        OutputError: the file is there already, or cannot be written.
+    """
+    if path.exists():
+        raise OutputError(f"{path} exists: name another file, folds are not overwritten")
+    content = {"schema": SCHEMA, "folds": folds.count, "seed": folds.seed}
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps({**content, "patients": folds.fold_of}, indent=1) + "\n")
+        os.replace(partial, path)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def read_folds(path: Path) -> Folds:
+    """Folds that :func:`write_folds` wrote.
+
+    Raises:
+        DataError: unreadable, or not such a file.
+    """
+    try:
+        raw = json.loads(path.read_text())
+        fold_of = {str(name): int(fold) for name, fold in raw["patients"].items()}
+        folds = Folds(int(raw["folds"]), int(raw["seed"]), fold_of)
+    except OSError as error:
+        raise DataError(f"cannot read the folds {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} is no file of folds: make one with make-folds") from error
+    if not set(fold_of.values()) <= set(range(folds.count)):
+        raise DataError(f"{path}: a fold outside 0 to {folds.count - 1}")
+    return folds
+
+
+def read_slice_table(path: Path) -> SliceTable:
+    """The authors' table (CSV: img, gt, fold, label), by patient.
+
+    The patient is what stands before the slice number in the image's name (``049_12.png``), or the
+    image's folder where the name is a number alone (``049/12.png``).
+
+    Raises:
+        DataError: unreadable, a column is missing, or a fold is no number; names the line.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            missing = [each for each in AUTHORS_COLUMNS if each not in (reader.fieldnames or ())]
+            if missing:
+                wanted = ", ".join(AUTHORS_COLUMNS)
+                raise DataError(f"{path}: no column {', '.join(missing)}; expected {wanted}")
+            rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"cannot read the slice table {path}: {error}") from error
+    folds: dict[str, set[int]] = defaultdict(set)
+    for line, row in enumerate(rows, 2):
+        try:
+            folds[_patient(row["img"])].add(int(row["fold"]))
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{path}, line {line}: expected an image and a fold number") from error
+    return SliceTable({name: frozenset(each) for name, each in folds.items()}, len(rows))
+
+
+def _patient(image: str) -> str:
+    path = Path(image)
+    match = _SLICE_NAME.fullmatch(path.stem)
+    if match:
+        return match["patient"]
+    if not path.parent.name:
+        raise ValueError(image)
+    return path.parent.name

@@ -1,0 +1,67 @@
+"""A NIfTI scan and its mask as arrays in DICOM's axial orientation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samihs_runtime.errors import DataError
+from samihs_training.data.volumes import Volume
+
+PLACE_TOLERANCE_MM = 0.1
+"""How far a voxel of the mask may lie from the scan's: headers hold float32, and programs round
+quaternions differently; a fifth of a head CT's pixel."""
+
+
+def read_nifti_pair(image: Path, mask: Path) -> Volume:
+    """Scan and mask of one case.
+
+    Raises:
+        DataError: unreadable, not three-dimensional, or the two do not lie on one grid.
+    """
+    scan, labels = _load(image), _load(mask)
+    if scan.shape != labels.shape:
+        raise DataError(f"{mask}: shape {labels.shape}, but its scan has {scan.shape}")
+    corners = np.array([[0, 0, 0, 1], [*(np.array(scan.shape) - 1), 1]], np.float64)
+    off = float(np.abs(corners @ (scan.affine - labels.affine).T).max())
+    if not off <= PLACE_TOLERANCE_MM:
+        raise DataError(
+            f"{mask}: its affine puts voxels {off:.2f} mm from where its scan's lie; expected "
+            f"at most {PLACE_TOLERANCE_MM:g} mm: export the mask on the scan's grid"
+        )
+    axes = np.asarray(scan.affine, np.float64)[:3, :3]
+    column, row, step = axes.T
+    normal = np.cross(column, row)
+    extent = abs(float(step @ normal)) / float(np.linalg.norm(normal))  # right under tilt as well
+    return Volume(
+        hu=_axial(scan, image),
+        labels=_axial(labels, mask),
+        spacing_mm=(float(np.linalg.norm(row)), float(np.linalg.norm(column))),
+        extents_mm=np.full(scan.shape[2], extent),
+    )
+
+
+def _load(path: Path) -> Any:
+    """The image with axes nearest to right, anterior, superior."""
+    import nibabel as nib
+    from nibabel.filebasedimages import ImageFileError
+
+    try:
+        image = nib.load(path)
+        if len(image.shape) != 3:
+            raise DataError(f"{path}: {len(image.shape)} dimensions; expected one volume of three")
+        return nib.as_closest_canonical(image)
+    except (ImageFileError, OSError, EOFError, ValueError) as error:
+        raise DataError(f"{path}: not readable as NIfTI ({error})") from error
+
+
+def _axial(image: Any, path: Path) -> NDArray[np.float32]:
+    """[Z, rows, columns]: rows run to the back, columns to the left."""
+    try:
+        voxels = np.asanyarray(image.dataobj, dtype=np.float32)
+    except (OSError, EOFError, ValueError) as error:
+        raise DataError(f"{path}: its voxels cannot be read ({error}): copy it again") from error
+    return np.ascontiguousarray(voxels[::-1, ::-1].transpose(2, 1, 0))

@@ -1,0 +1,135 @@
+"""A data set read once: HU and masks of all cases in two memory-mapped files.
+
+A cache is a folder of ``hu.i16`` and ``mask.u8`` (all voxels, case after case) and ``cases.json``
+(where each case begins, its shape and geometry, and what its files were). A second start reads the
+JSON and asks the file system for sizes and times, no voxel; files that changed make another cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samihs_runtime.errors import DataError, OutputError
+from samihs_training.data.checking import checked
+from samihs_training.data.volumes import CaseFiles
+
+SCHEMA = 1
+HU_RANGE = (-32_768, 32_767)
+"""int16: HU are rounded to whole numbers, as scanners store them."""
+
+
+@dataclass(frozen=True, eq=False)
+class CachedCase:
+    """One case; the arrays are read-only memory maps."""
+
+    name: str
+    hu: NDArray[np.int16]
+    """[Z, rows, columns]."""
+    mask: NDArray[np.uint8]
+    """Same shape, 0 or 1."""
+    spacing_mm: tuple[float, float]
+    """Between rows, between columns."""
+    extents_mm: NDArray[np.float64]
+    """[Z]."""
+
+
+def open_volumes(
+    folder: Path,
+    cases: Iterable[CaseFiles],
+    *,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[CachedCase]:
+    """All cases, from the cache below ``folder``; it is filled first if need be.
+
+    ``progress(done, total)`` is called as cases are read; never on a second start.
+
+    Raises:
+        DataError: a case is faulty (its first fault), or the cache is damaged.
+        OutputError: the cache cannot be written; nothing of it is left.
+    """
+    listed = list(cases)
+    home = folder / f"volumes-{_fingerprint(listed)}"
+    if not home.is_dir():
+        _fill(home, listed, progress)
+    return _load(home)
+
+
+def _fingerprint(cases: list[CaseFiles]) -> str:
+    """Changes with any file's path, size or time of change."""
+    digest = hashlib.sha256(f"schema {SCHEMA}".encode())
+    for case in cases:
+        digest.update(f"\n{case.name} {case.layout}".encode())
+        for path in dict.fromkeys((case.image, case.mask)):
+            if path is None:
+                continue
+            for file in sorted(path.iterdir()) if path.is_dir() else (path,):
+                about = file.stat()
+                digest.update(f"\n{file.resolve()} {about.st_size} {about.st_mtime_ns}".encode())
+    return digest.hexdigest()[:16]
+
+
+def _fill(home: Path, cases: list[CaseFiles], progress: Callable[[int, int], None]) -> None:
+    """Into a folder beside it, then in one step to its place: there is no half a cache."""
+    partial = home.with_name(f".{home.name}.{os.getpid()}")
+    try:
+        partial.mkdir(parents=True)
+        entries = []
+        with (partial / "hu.i16").open("wb") as hu, (partial / "mask.u8").open("wb") as mask:
+            for done, case in enumerate(cases, 1):
+                volume = checked(case)
+                np.clip(np.rint(volume.hu), *HU_RANGE).astype(np.int16).tofile(hu)
+                volume.labels.astype(np.uint8).tofile(mask)
+                entries.append(
+                    {
+                        "name": case.name,
+                        "shape": volume.hu.shape,
+                        "spacing_mm": volume.spacing_mm,
+                        "extents_mm": volume.extents_mm.tolist(),
+                    }
+                )
+                progress(done, len(cases))
+        text = json.dumps({"schema": SCHEMA, "cases": entries})
+        (partial / "cases.json").write_text(text, encoding="utf-8")
+        os.replace(partial, home)
+    except OSError as error:
+        raise OutputError(f"cannot write the cache {home}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _load(home: Path) -> list[CachedCase]:
+    try:
+        entries: list[dict[str, Any]] = json.loads((home / "cases.json").read_text())["cases"]
+        hu = np.memmap(home / "hu.i16", np.int16, "r")
+        mask = np.memmap(home / "mask.u8", np.uint8, "r")
+        total = sum(int(np.prod(entry["shape"])) for entry in entries)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{home}: a damaged cache; delete the folder to read again") from error
+    if not len(hu) == len(mask) == total:
+        raise DataError(f"{home}: {len(hu)} voxels, expected {total}; delete it to read again")
+    cases, start = [], 0
+    for entry in entries:
+        shape = tuple(entry["shape"])
+        end = start + int(np.prod(shape))
+        row, column = entry["spacing_mm"]
+        cases.append(
+            CachedCase(
+                entry["name"],
+                hu[start:end].reshape(shape),
+                mask[start:end].reshape(shape),
+                (row, column),
+                np.asarray(entry["extents_mm"]),
+            )
+        )
+        start = end
+    return cases

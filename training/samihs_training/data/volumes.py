@@ -1,0 +1,163 @@
+"""Real head CT with hemorrhage masks: where the files lie, and what is read from them.
+
+Layouts, by name:
+
+- ``bcihm``: ``ct_scans/*.nii`` and ``masks/*.nii`` of one name (PhysioNet ct-ich 1.3.1)
+- ``instance``: ``data/*.nii.gz`` and ``label/*.nii.gz`` of one name (INSTANCE 2022)
+- ``pairs``: anywhere below the root, ``NAME.nii[.gz]`` beside ``NAME_mask.nii[.gz]``, or
+  ``image.nii[.gz]`` beside ``mask.nii[.gz]`` in a folder a case (what ``samihs-phantom`` writes)
+- ``dicom``: a folder a case, of one CT series and one DICOM SEG
+
+Arrays are [slices, rows, columns], rows to the back and columns to the patient's left, as DICOM's
+axial slices lie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samihs_runtime.errors import DataError
+
+Layout = Literal["bcihm", "instance", "pairs", "dicom"]
+LAYOUTS: tuple[Layout, ...] = ("bcihm", "instance", "pairs", "dicom")
+_PAIRED_FOLDERS: dict[str, tuple[str, str]] = {
+    "bcihm": ("ct_scans", "masks"),
+    "instance": ("data", "label"),
+}
+_NIFTI = (".nii.gz", ".nii")
+
+
+@dataclass(frozen=True)
+class CaseFiles:
+    """One case that is to be read; one patient, unless told otherwise."""
+
+    name: str
+    image: Path | None
+    """Scan, or folder of a DICOM series; None: there is a mask without a scan."""
+    mask: Path | None
+    """Mask, or folder with a DICOM SEG; None: there is a scan without a mask."""
+    layout: Layout
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """One case as stored, before any check of its values."""
+
+    hu: NDArray[np.float32]
+    """[Z, rows, columns]; what the file says, HU or not."""
+    labels: NDArray[np.float32]
+    """Same shape; 0 and 1 where all is well."""
+    spacing_mm: tuple[float, float]
+    """Between rows, between columns."""
+    extents_mm: NDArray[np.float64]
+    """[Z] what each slice stands for along the normal."""
+
+    @property
+    def volume_ml(self) -> float:
+        """Hemorrhage: area x extent, summed."""
+        areas = (self.labels > 0).sum((1, 2)) * self.spacing_mm[0] * self.spacing_mm[1]
+        return float(areas @ self.extents_mm) / 1000
+
+
+def find_cases(root: Path, layout: Layout | None = None) -> list[CaseFiles]:
+    """All cases below ``root``, by name; the layout is recognised where it is not given.
+
+    Raises:
+        DataError: ``root`` is no folder, or holds no case of that (or any) layout.
+    """
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder; give the root of a data set")
+    for each in (layout,) if layout else LAYOUTS:
+        cases = _FINDERS[each](root, each)
+        if cases:
+            return sorted(cases, key=lambda case: case.name)
+    wanted = layout or "bcihm, instance, pairs or dicom"
+    raise DataError(f"{root}: no case of layout {wanted}; docs/data.md shows the layouts")
+
+
+def read_case(case: CaseFiles) -> Volume:
+    """Read scan and mask of one case.
+
+    Raises:
+        DataError: one is missing or unreadable, or their geometries differ; names the file.
+    """
+    if case.image is None:
+        raise DataError(f"{case.mask}: a mask without a scan: expected one named {case.name}")
+    if case.mask is None:
+        raise DataError(f"{case.image}: a scan without a mask: expected one named {case.name}")
+    if case.layout == "dicom":
+        from samihs_training.data.dicom_cases import read_dicom_case
+
+        return read_dicom_case(case.image)
+    from samihs_training.data.nifti_cases import read_nifti_pair
+
+    return read_nifti_pair(case.image, case.mask)
+
+
+def _paired_folders(root: Path, layout: Layout) -> list[CaseFiles]:
+    images, masks = (_niftis(root / name) for name in _PAIRED_FOLDERS[layout])
+    if not (root / _PAIRED_FOLDERS[layout][0]).is_dir():
+        return []
+    names = images.keys() | masks.keys()
+    return [CaseFiles(name, images.get(name), masks.get(name), layout) for name in names]
+
+
+def _pairs(root: Path, layout: Layout) -> list[CaseFiles]:
+    cases = []
+    for path in _niftis(root, "**/*").values():
+        stem = _stem(path)
+        if stem == "mask" or stem.startswith("mask_"):
+            continue  # mask_TYPE: one type of bleeding, as samihs-phantom writes it
+        if stem.endswith("_mask"):
+            image = _sibling(path, stem.removesuffix("_mask"))
+            if image is None:
+                cases.append(CaseFiles(_relative(root, path), None, path, layout))
+            continue
+        in_folder = stem == "image"
+        mask = _sibling(path, "mask" if in_folder else f"{stem}_mask")
+        named = path.parent if in_folder and path.parent != root else path
+        cases.append(CaseFiles(_relative(root, named), path, mask, layout))
+    # A folder of NIfTI without a single mask is no data set.
+    return cases if any(case.mask for case in cases) else []
+
+
+def _dicom(root: Path, layout: Layout) -> list[CaseFiles]:
+    folders = {path.parent for path in root.rglob("*.dcm")}
+    return [CaseFiles(_relative(root, each), each, each, layout) for each in folders]
+
+
+_FINDERS: dict[Layout, Callable[[Path, Layout], list[CaseFiles]]] = {
+    "bcihm": _paired_folders,
+    "instance": _paired_folders,
+    "pairs": _pairs,
+    "dicom": _dicom,
+}
+
+
+def _niftis(folder: Path, pattern: str = "*") -> dict[str, Path]:
+    """Path below the folder, without ending -> path; hidden files are no data."""
+    return {
+        _relative(folder, path): path
+        for path in sorted(folder.glob(pattern))
+        if path.name.endswith(_NIFTI) and not path.name.startswith(".")
+    }
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(".gz").removesuffix(".nii")
+
+
+def _relative(root: Path, path: Path) -> str:
+    relative = path.relative_to(root)
+    return relative.with_name(_stem(relative)).as_posix() if relative.name else path.name
+
+
+def _sibling(path: Path, stem: str) -> Path | None:
+    found = (path.with_name(stem + ending) for ending in _NIFTI)
+    return next((each for each in found if each.is_file()), None)

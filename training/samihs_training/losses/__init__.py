@@ -1,0 +1,76 @@
+"""Losses by name.
+
+>>> loss = build_loss("boundary_sensitive", weight=0.7)
+>>> loss(logits, masks)  # [B, 1, H, W] each -> scalar
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+from torch import Tensor
+
+from samihs_runtime.errors import UsageError
+from samihs_training.losses.boundary_sensitive import BoundarySensitiveLoss, contour_of
+from samihs_training.losses.common import (
+    CrossEntropyLoss,
+    DiceCrossEntropyLoss,
+    DiceLoss,
+    FocalLoss,
+)
+from samihs_training.losses.distance import HausdorffLoss, KervadecBoundaryLoss
+from samihs_training.losses.score import mask_iou, score_loss
+
+__all__ = [
+    "LOSSES",
+    "BoundarySensitiveLoss",
+    "CrossEntropyLoss",
+    "DiceCrossEntropyLoss",
+    "DiceLoss",
+    "FocalLoss",
+    "HausdorffLoss",
+    "KervadecBoundaryLoss",
+    "Loss",
+    "build_loss",
+    "contour_of",
+    "mask_iou",
+    "score_loss",
+]
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Logits and masks, both [B, 1, H, W] -> scalar."""
+
+LOSSES: dict[str, Callable[..., Loss]] = {
+    "boundary_sensitive": BoundarySensitiveLoss,
+    "bce": CrossEntropyLoss,
+    "dice": DiceLoss,
+    "dice_bce": DiceCrossEntropyLoss,
+    "focal": FocalLoss,
+    "kervadec": KervadecBoundaryLoss,
+    "hausdorff": HausdorffLoss,
+}
+"""Name in a recipe -> frozen dataclass; its fields are the loss's options."""
+
+
+def build_loss(name: str, **options: Any) -> Loss:
+    """The loss of that name.
+
+    Raises:
+        UsageError: no such loss, an option that it does not have, or a value out of range.
+    """
+    if name not in LOSSES:
+        raise UsageError(f"loss {name!r}: expected one of {', '.join(LOSSES)}")
+    kind: Any = LOSSES[name]
+    known = {each.name for each in fields(kind)}
+    unknown = sorted(options.keys() - known)
+    if unknown:
+        raise UsageError(
+            f"loss {name}: unknown option {', '.join(unknown)}; it has {', '.join(sorted(known))}"
+        )
+    try:
+        loss: Loss = kind(**options)
+    except TypeError as error:  # a text where a number was expected
+        raise UsageError(f"loss {name}: an option of the wrong type ({error})") from error
+    return loss

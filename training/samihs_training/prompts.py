@@ -1,0 +1,226 @@
+"""Prompts by name: how a mask is pointed at, for training and for testing.
+
+A rule turns a mask [rows, columns] that is not empty, and a random generator, into a
+:class:`~samihs_runtime.segmentation.Prompt`; points are (column, row), pixel centres at integers.
+``random`` is the authors' training prompt, ``middle`` their test prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from samihs_runtime.errors import UsageError
+from samihs_runtime.segmentation import BACKGROUND, FOREGROUND, Prompt
+from samihs_training.data.targets import Mask, deepest_click, random_click
+
+Point = tuple[float, float]
+
+
+class PromptRule(Protocol):
+    """A way to point at a mask."""
+
+    def __call__(self, mask: Mask, rng: np.random.Generator) -> Prompt:
+        """The prompt; ``mask`` [rows, columns] holds at least one pixel."""
+
+
+@dataclass(frozen=True)
+class RandomPixel:
+    """One foreground pixel, each as likely as any other."""
+
+    def __call__(self, mask: Mask, rng: np.random.Generator) -> Prompt:
+        return Prompt((random_click(mask, rng),), (FOREGROUND,))
+
+
+@dataclass(frozen=True)
+class MiddlePixel:
+    """The middle one of the foreground pixels in row order: element n // 2 of n, as the authors'.
+
+    It need not be deep inside, nor in the largest part of the mask.
+    """
+
+    def __call__(self, mask: Mask, rng: np.random.Generator) -> Prompt:
+        flat = np.flatnonzero(mask)
+        row, column = divmod(int(flat[len(flat) // 2]), mask.shape[1])
+        return Prompt(((float(column), float(row)),), (FOREGROUND,))
+
+
+@dataclass(frozen=True)
+class DeepestPoint:
+    """The pixel that lies farthest from the mask's edge, the image's edge included."""
+
+    def __call__(self, mask: Mask, rng: np.random.Generator) -> Prompt:
+        return Prompt((deepest_click(mask),), (FOREGROUND,))
+
+
+@dataclass(frozen=True)
+class SeveralPoints:
+    """``count`` different foreground pixels; all there are where the mask has fewer."""
+
+    count: int = 3
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise UsageError(f"prompt points: count {self.count}: expected 1 or more")
+
+    def __call__(self, mask: Mask, rng: np.random.Generator) -> Prompt:
+        points = _pixels(mask, self.count, rng)
+        return Prompt(points, (FOREGROUND,) * len(points))
+
+
+@dataclass(frozen=True)
+class PositiveNegative:
+    """Foreground pixels, and background pixels near the lesion, where a person would correct."""
+
+    positives: int = 1
+    negatives: int = 1
+    reach: int = 20
+    """Negatives lie at most so many pixels from the mask, and at least 2: nearer, the outline
+    itself is in doubt."""
+
+    def __post_init__(self) -> None:
+        if self.positives < 1 or self.negatives < 0 or self.reach < 3:
+            raise UsageError(
+                f"prompt mixed: positives {self.positives}, negatives {self.negatives}, reach "
+                f"{self.reach}: expected at least 1, 0 and 3"
+            )
+
+    def __call__(self, mask: Mask, rng: np.random.Generator) -> Prompt:
+        inside = _pixels(mask, self.positives, rng)
+        distance = ndimage.distance_transform_edt(~mask)
+        around = _pixels((distance >= 2) & (distance <= self.reach), self.negatives, rng)
+        labels = (FOREGROUND,) * len(inside) + (BACKGROUND,) * len(around)
+        return Prompt(inside + around, labels)
+
+
+@dataclass(frozen=True)
+class JitteredBox:
+    """The bounding box, each edge off by noise, as segment-anything was trained (A, section 5)."""
+
+    jitter: float = 0.1
+    """Standard deviation, as a share of the box's side."""
+    most: float = 20.0
+    """Bound of an edge's displacement, pixels."""
+
+    def __post_init__(self) -> None:
+        if self.jitter < 0 or self.most < 0:
+            raise UsageError(
+                f"prompt box: jitter {self.jitter}, most {self.most}: expected 0 or more"
+            )
+
+    def __call__(self, mask: Mask, rng: np.random.Generator) -> Prompt:
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        box = np.array([columns[0], rows[0], columns[-1], rows[-1]], np.float64)
+        # Half a pixel outward: the edges of the outer pixels, and never an empty box.
+        box += (-0.5, -0.5, 0.5, 0.5)
+        sides = np.tile(box[2:] - box[:2], 2)
+        box += np.clip(rng.normal(0, 1, 4) * self.jitter * sides, -self.most, self.most)
+        limit = np.array(mask.shape[::-1], np.float64) - 0.51
+        low = np.clip(np.minimum(box[:2], box[2:]), -0.5, limit - 1)
+        high = np.clip(np.maximum(box[:2], box[2:]), low + 1, limit)
+        return Prompt(box=(float(low[0]), float(low[1]), float(high[0]), float(high[1])))
+
+
+PROMPTS: dict[str, Callable[..., PromptRule]] = {
+    "random": RandomPixel,
+    "middle": MiddlePixel,
+    "deepest": DeepestPoint,
+    "points": SeveralPoints,
+    "mixed": PositiveNegative,
+    "box": JitteredBox,
+}
+"""Name -> frozen dataclass; its fields are the rule's options."""
+
+
+def prompt_rule(name: str, *, noise_px: float = 0.0, **options: Any) -> PromptRule:
+    """The rule of that name; with ``noise_px``, a :class:`NoisyClicks` around it.
+
+    Raises:
+        UsageError: no such rule, an option that it does not have, or a value out of range.
+    """
+    if name not in PROMPTS:
+        raise UsageError(f"prompt {name!r}: expected one of {', '.join(PROMPTS)}")
+    kind: Any = PROMPTS[name]
+    known = sorted(each.name for each in fields(kind))
+    unknown = sorted(options.keys() - set(known))
+    if unknown:
+        has = ", ".join(known) or "none"
+        raise UsageError(f"prompt {name}: unknown option {', '.join(unknown)}; it has {has}")
+    try:
+        rule: PromptRule = kind(**options)
+    except TypeError as error:
+        raise UsageError(f"prompt {name}: an option of the wrong type ({error})") from error
+    return NoisyClicks(rule, noise_px) if noise_px else rule
+
+
+@dataclass(frozen=True)
+class NoisyClicks:
+    """A rule whose points are off by a few pixels, as a hand's are."""
+
+    rule: PromptRule
+    sigma_px: float
+    """Standard deviation along each axis, pixels."""
+
+    def __post_init__(self) -> None:
+        if self.sigma_px < 0:
+            raise UsageError(f"click noise {self.sigma_px} px: expected 0 or more")
+
+    def __call__(self, mask: Mask, rng: np.random.Generator) -> Prompt:
+        prompt = self.rule(mask, rng)
+        points = tuple(
+            self._moved(point, label, mask, rng)
+            for point, label in zip(prompt.points, prompt.labels, strict=True)
+        )
+        return replace(prompt, points=points)
+
+    def _moved(self, point: Point, label: int, mask: Mask, rng: np.random.Generator) -> Point:
+        """To the nearest pixel; where that would mean something else, not at all.
+
+        A click on the other side of the outline asks for another mask than the one trained on.
+        """
+        x, y = (round(float(at + rng.normal(0, self.sigma_px))) for at in point)
+        rows, columns = mask.shape
+        inside = 0 <= y < rows and 0 <= x < columns
+        if not inside or bool(mask[y, x]) != (label == FOREGROUND):
+            return point
+        return float(x), float(y)
+
+
+def next_click(
+    prompt: Prompt, answer: Mask, truth: Mask, rng: np.random.Generator | None = None
+) -> Prompt:
+    """The prompt with one corrective click in the largest error; the same one if there is none.
+
+    The largest 4-connected region where ``answer`` and ``truth`` differ gets the click: foreground
+    where the answer missed, background where it spilled. It falls on the region's deepest pixel, as
+    interactive methods are tested, or with ``rng`` on a random one, as segment-anything trains.
+    """
+    error = _largest_region(answer ^ truth)
+    if error is None:
+        return prompt
+    point = deepest_click(error) if rng is None else random_click(error, rng)
+    missed = bool(truth[int(point[1]), int(point[0])])
+    label = FOREGROUND if missed else BACKGROUND
+    return replace(prompt, points=(*prompt.points, point), labels=(*prompt.labels, label))
+
+
+def _largest_region(wrong: Mask) -> Mask | None:
+    labels, count = ndimage.label(wrong)
+    if count == 0:
+        return None
+    sizes: NDArray[np.intp] = np.bincount(labels.ravel())
+    sizes[0] = 0
+    return np.asarray(labels == sizes.argmax())
+
+
+def _pixels(mask: Mask, count: int, rng: np.random.Generator) -> tuple[Point, ...]:
+    """At most ``count`` different pixels of the mask."""
+    flat = np.flatnonzero(mask)
+    chosen = rng.choice(flat, min(count, len(flat)), replace=False)
+    rows, columns = np.unravel_index(chosen, mask.shape)
+    return tuple((float(x), float(y)) for x, y in zip(columns, rows, strict=True))
