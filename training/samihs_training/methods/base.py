@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC
 from typing import Any, ClassVar
 
 from torch import nn
@@ -13,7 +12,7 @@ HEADS = ("prompt_encoder.", "mask_decoder.")
 """Parts of SAM that every method but ``frozen`` trains as well, as the paper does."""
 
 
-class Method(ABC):
+class Method:
     """One way to adapt SAM. Subclasses are frozen dataclasses: their fields are its options."""
 
     name: ClassVar[str]
