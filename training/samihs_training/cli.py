@@ -73,5 +73,23 @@ def _fit_with_progress(
     return adapters
 
 
+@main.command("import-authors")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write to.")
+@click.option("--decoder-heads", default=8, show_default=True, type=click.IntRange(min=1),
+              help="Heads of the mask decoder: no tensor's shape tells them.")  # fmt: skip
+@click.option("--overwrite", is_flag=True, help="Replace checkpoints that are in --out.")
+@one_line_errors
+def import_authors(file: Path, out: Path, decoder_heads: int, overwrite: bool) -> None:
+    """Make base and adapter checkpoints of a .pth file of the SAMIHS authors' code."""
+    from samihs_training import authors
+
+    done = authors.import_authors(file, out, decoder_heads=decoder_heads, overwrite=overwrite)
+    console = Console()
+    console.print(f"model     {done.config.name}, pad order and window as the authors have them")
+    console.print(f"base      {done.base}")
+    console.print(f"adapters  {done.adapters}")
+
+
 if __name__ == "__main__":
     main()
