@@ -65,6 +65,24 @@ def fit(
     console.print("next: samihs-export bundle --checkpoint ... --base ... --out BUNDLE")
 
 
+@main.command()
+@click.argument("grid", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of all runs.")
+@click.option("--resume", is_flag=True, help="Go on: runs that are done are not trained again.")
+@click.option("--workers", default=1, show_default=True, help="Processes that prepare batches.")
+@one_line_errors
+def compare(grid: Path, out: Path, resume: bool, workers: int) -> None:
+    """Train every combination of GRID (a TOML file) on one base and write one table."""
+    from samihs_training import compare as comparing
+    from samihs_training.grid import read_grid
+
+    console = Console()
+    chosen = read_grid(grid)
+    rows = comparing.compare(chosen, out, resume=resume, workers=workers, progress=console.print)
+    console.print(comparing.as_markdown(rows, chosen), markup=False, soft_wrap=True)
+    console.print(f"written to {out / 'comparison.csv'} and .md")
+
+
 @main.command("import-authors")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write to.")
