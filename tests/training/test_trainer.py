@@ -91,6 +91,22 @@ def test_two_processes_give_the_gradients_of_one(
     assert_close(torch.load(tmp_path / "got.pt", weights_only=True), alone)
 
 
+def test_torchrun_runs_a_whole_recipe(tmp_path: Path) -> None:
+    """Both stages in two processes: each step stands once in the log, the checkpoints are whole."""
+    assert tiny_run("fit", str(tmp_path), processes=2) == 0
+    rows = read_log(tmp_path, StepReport)
+    assert [row.step for row in rows] == [1, 2, 3, 4] * 2
+    assert len(read_log(tmp_path, ValidationReport)) == 4
+    _, about = read_safetensors(tmp_path / "adapters.safetensors")
+    assert about["steps"] == 4
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # of torch's compiler, in torch
+def test_a_compiled_encoder_gives_the_same_gradients(cache: SliceCache, alone: Gradients) -> None:
+    assert_close(one_step(cache.home, replace(PLAIN, compile=True), FP32), alone, tolerance=1e-4)
+
+
 def test_pieces_give_the_gradients_of_the_whole(cache: SliceCache, alone: Gradients) -> None:
     assert_close(one_step(cache.home, replace(PLAIN, accumulate=2), FP32), alone)
 

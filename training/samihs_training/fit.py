@@ -218,11 +218,12 @@ def _caches(
 
 def _description(recipe: Recipe, trainer: Trainer) -> dict[str, Any]:
     """What a checkpoint says of its training."""
+    base = Path(recipe.base_checkpoint).name  # where it lay is nobody's business
     about = {
         "preset": trainer.model.config.name,
         "window": list(recipe.window),
         "training_data": TRAINING_DATA,
-        "recipe": asdict(recipe),
+        "recipe": {**asdict(recipe), "base_checkpoint": base},
         "steps": trainer.step_count,
         "minutes": round(trainer.seconds / 60, 1),
         "cores": os.cpu_count(),

@@ -52,15 +52,19 @@ class RunLog:
     """Appends rows to the run's CSV files and TensorBoard events; a context manager.
 
     A run that stopped is taken up at an earlier step than it had reached: rows of that stage from
-    ``step`` on are dropped first, so that no step stands twice.
+    ``step`` on are dropped first, so that no step stands twice. ``writes``: one process of a run
+    does; in the others this does nothing.
     """
 
-    def __init__(self, out: Path, stage: str, step: int) -> None:
+    def __init__(self, out: Path, stage: str, step: int, *, writes: bool = True) -> None:
+        self.writes = writes
         self.out = out
         self.stage = stage
         self.step = step
 
     def __enter__(self) -> RunLog:
+        if not self.writes:
+            return self
         from torch.utils.tensorboard import SummaryWriter
 
         self.files: dict[type, Any] = {}
@@ -81,12 +85,15 @@ class RunLog:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for file in self.files.values():
-            file.close()
-        self.board.close()
+        if self.writes:
+            for file in self.files.values():
+                file.close()
+            self.board.close()
 
     def write(self, row: StepReport | ValidationReport) -> None:
         """One row, and each of its numbers as a TensorBoard scalar."""
+        if not self.writes:
+            return
         values = asdict(row)
         csv.writer(self.files[type(row)]).writerow(values.values())
         group = "train" if isinstance(row, StepReport) else "validation"

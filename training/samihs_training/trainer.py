@@ -82,15 +82,15 @@ class Trainer:
         """
         saved, last = self.seconds, time.perf_counter()
         numbers = range(self.step_count * self.stage.accumulate, self.steps * self.stage.accumulate)
-        with RunLog(self.out, self.name, self.step_count) as log:
+        writes = self.processes.is_first
+        with RunLog(self.out, self.name, self.step_count, writes=writes) as log:
             coming = stream(batches, numbers, workers)
             while self.step_count < self.steps:
                 answered, rate = self.step(coming)
                 now = time.perf_counter()
                 self.seconds, elapsed, last = self.seconds + now - last, now - last, now
                 done = self._step_report(answered, rate, elapsed)
-                if self.processes.is_first:
-                    log.write(done)
+                log.write(done)
                 report(done)
                 if validation is not None and self._is_due():
                     self._validated(validation, log, on_best)
@@ -155,8 +155,7 @@ class Trainer:
         best = answered.dice > self.best_dice
         loss = answered.loss.item()
         row = ValidationReport(self.name, self.step_count, loss, answered.iou, answered.dice, best)
-        if self.processes.is_first:
-            log.write(row)
+        log.write(row)
         if best:
             self.best_dice = answered.dice
             with self.average.in_place():
