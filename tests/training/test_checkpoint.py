@@ -83,7 +83,7 @@ def test_metas_layout_is_checked_key_by_key(
     path = tmp_path / "sam_vit_b_tiny.pth"
     torch.save(state, path)
     sam, config, _ = load_base(path)
-    assert config is TINY
+    assert config == TINY
     assert all(torch.equal(value, state[name]) for name, value in sam.state_dict().items())
 
     state.pop("mask_decoder.iou_token.weight")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from samihs_runtime.errors import OutputError, UsageError
-from samihs_training import fit as fitting
-from samihs_training.checkpoint import load_adapters, load_base
+from samihs_runtime.errors import CheckpointError, OutputError, UsageError
+from samihs_training.checkpoint import load_adapters, load_base, save_base
 from samihs_training.cli import main
 from samihs_training.config import Recipe, StageConfig, read_recipe
 from samihs_training.data.cache import CacheSpec, open_cache
@@ -26,7 +26,13 @@ from samihs_training.data.targets import (
     negative_target,
     structure_target,
 )
-from samihs_training.fit import corrected, fit, low_resolution
+from samihs_training.fit import fit
+from samihs_training.methods import LoRA
+from samihs_training.objective import corrected, low_resolution
+from samihs_training.runlog import StepReport
+from samihs_training.sam import build_sam
+
+from .tiny import TINY
 
 
 @pytest.fixture(scope="module")
@@ -123,22 +129,68 @@ def test_a_run_trains_both_stages_and_only_what_it_says(tmp_path: Path) -> None:
     moved = [name for name in before if name.startswith("mask_decoder")]
     assert any(not torch.equal(before[name], after[name]) for name in moved)
     assert "synthetic" in loaded.description["training_data"]
+    assert loaded.description["options"]["rank"] == 4
+    assert (tmp_path / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["last_step"]["step"] == 3
+    assert report["trained_parameters"] == loaded.description["trained_parameters"]
+    assert list((tmp_path / "run" / "tensorboard" / "adapt").glob("events.*"))
     with (tmp_path / "run" / "log.csv").open() as file:
         assert next(csv.reader(file))[0] == "stage"
+
+
+def test_nothing_is_overwritten_unless_told(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "recipe.json").write_text(json.dumps(asdict(QUICK)))
+    (run / "adapters.safetensors").write_bytes(b"precious")
     with pytest.raises(OutputError, match="--resume"):
-        fit(QUICK, tmp_path / "run")
+        fit(QUICK, run)
+    with pytest.raises(OutputError, match="another recipe"):
+        fit(replace(QUICK, seed=2), run, resume=True)
+    with pytest.raises(CheckpointError, match="no base checkpoint at"):
+        fit(replace(QUICK, base=None, base_checkpoint="absent.pth"), tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+    assert (run / "adapters.safetensors").read_bytes() == b"precious"
+    adapters = fit(replace(QUICK, seed=2), run, overwrite=True, workers=0)
+    assert load_adapters(adapters, run / "base.safetensors").description["recipe"]["seed"] == 2
+
+
+def test_a_given_base_is_adapted_by_another_method_in_another_frame(tmp_path: Path) -> None:
+    base = tmp_path / "base.safetensors"
+    save_base(base, build_sam(TINY), TINY, {})
+    stage = replace(QUICK.adapt, checkpoint_activations=True, accumulate=2, batch=2)
+    recipe = replace(
+        QUICK, base=None, base_checkpoint=str(base), image_size=32, method="lora", adapt=stage,
+        method_options={"rank": 2}, validate_every=2, validation_slices=2,
+    )  # fmt: skip
+    loaded = load_adapters(fit(recipe, tmp_path / "run", workers=0), base)
+    assert (loaded.method, loaded.model.config.image_size) == (LoRA(rank=2), 32)
+    frozen = replace(recipe, method="frozen", method_options={})
+    fit(frozen, tmp_path / "frozen", workers=0)
+    report = json.loads((tmp_path / "frozen" / "report.json").read_text())
+    assert report["trained_parameters"] == {}
+    assert [check["step"] for check in report["validations"]] == [0]
+
+
+def test_the_shipped_recipes_can_be_read() -> None:
+    authors = read_recipe(Path("authors"))
+    assert (authors.adapt.optimiser, authors.adapt.halve_every) == ("adam", 9000)
+    assert read_recipe(None).preset == read_recipe(None, quick=True).preset == "vit_mini"
+    with pytest.raises(UsageError, match="one of authors, quick, vit_mini"):
+        read_recipe(Path("theirs"))
 
 
 def test_a_stopped_stage_goes_on_where_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = replace(QUICK, checkpoint_minutes=0.0)
-    reports: list[fitting.StepReport] = []
+    reports: list[StepReport] = []
 
     class Stopped(Exception):
         pass
 
-    def stop(step: fitting.StepReport) -> None:
+    def stop(step: StepReport) -> None:
         reports.append(step)
         if step.step == 2 and len(reports) == 2:
             raise Stopped

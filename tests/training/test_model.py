@@ -21,7 +21,7 @@ from samihs_training.checkpoint import (
     save_base,
     trained_parameters,
 )
-from samihs_training.fit import initialised
+from samihs_training.initialisation import initialised
 from samihs_training.model import SamihsModel
 from samihs_training.sam import PRESETS, SamConfig, build_sam, preset, segment_anything_modeling
 

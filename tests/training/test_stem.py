@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from samihs_runtime.errors import UsageError
-from samihs_training.fit import initialised
+from samihs_training.initialisation import initialised
 from samihs_training.model import SamihsModel
 from samihs_training.sam import build_sam, preset
 from samihs_training.stem import ConvStem, pack, unpack, upscaled

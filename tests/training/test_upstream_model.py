@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from torch.nn import functional as F
 
+from samihs_export.merge import merge
+from samihs_runtime.errors import CheckpointError, OutputError
 from samihs_training.adapters import insert_pr_adapters
-from samihs_training.authors import authors_adapters, from_authors
+from samihs_training.authors import authors_adapters, from_authors, import_authors
+from samihs_training.checkpoint import load_adapters, load_base
+from samihs_training.cli import main
 from samihs_training.model import SamihsModel
 from samihs_training.sam import SamConfig, build_sam
 
@@ -22,13 +28,17 @@ AUTHORS = SamConfig(
 )  # fmt: skip
 
 
-def rebuilt(*, pad_before_norm: bool = True) -> SamihsModel:
+def golden_state() -> dict[str, torch.Tensor]:
     arrays = np.load(GOLDEN)
-    state = {
+    return {
         name.removeprefix("sd/"): torch.from_numpy(arrays[name].astype(np.float32))
         for name in arrays.files
         if name.startswith("sd/")
     }
+
+
+def rebuilt(*, pad_before_norm: bool = True) -> SamihsModel:
+    state = golden_state()
     options = authors_adapters(state)
     assert (options.rank, options.pad_before_norm) == (100, True)
     sam = build_sam(AUTHORS)
@@ -60,6 +70,56 @@ def test_embedding_and_logits_are_the_authors(image: torch.Tensor) -> None:
     np.testing.assert_allclose(
         logits[..., ::4, ::4].numpy(), golden["logits"], rtol=0, atol=TOLERANCE
     )
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The golden weights as the authors' training leaves them, imported by the command."""
+    folder = tmp_path_factory.mktemp("authors")
+    torch.save(golden_state(), folder / "samihs.pth")
+    arguments = [str(folder / "samihs.pth"), "--out", str(folder / "run"), "--decoder-heads", "4"]
+    result = CliRunner().invoke(main, ["import-authors", *arguments])
+    assert result.exit_code == 0, result.output
+    return folder / "run"
+
+
+@pytest.mark.parametrize("merged", [False, True])
+@torch.inference_mode()
+def test_an_imported_checkpoint_answers_as_the_authors_model(
+    imported: Path, image: torch.Tensor, merged: bool
+) -> None:
+    golden = np.load(GOLDEN)
+    loaded = load_adapters(imported / "adapters.safetensors", imported / "base.safetensors")
+    assert loaded.pr is not None
+    assert loaded.pr.pad_before_norm
+    assert replace(loaded.model.config, name=AUTHORS.name) == AUTHORS
+    model = merge(loaded.model)[0] if merged else loaded.model
+    embedding = model.sam.image_encoder(image)
+    points, labels = torch.tensor([[[400.0, 500.0], [0, 0]]]), torch.tensor([[1, -1]])
+    logits, _ = model.decode(embedding, points, labels, slice_size=1024)
+    for ours, theirs in ((embedding, "embedding"), (logits, "logits")):
+        error = np.abs(ours[..., ::4, ::4].numpy() - golden[theirs]).max()
+        assert error < TOLERANCE, (theirs, error)
+
+
+def test_an_imported_base_is_plain_sam(imported: Path) -> None:
+    sam, config, description = load_base(imported / "base.safetensors")
+    assert {n: t.shape for n, t in sam.state_dict().items()} == {
+        n: t.shape for n, t in build_sam(config).state_dict().items()
+    }
+    assert description["window"] == {"rule": "percentiles", "low": 0.05, "high": 99.5}
+
+
+def test_what_is_not_the_authors_is_refused(tmp_path: Path, imported: Path) -> None:
+    torch.save(build_sam(AUTHORS).state_dict(), tmp_path / "sam.pth")
+    with pytest.raises(CheckpointError, match=r"has no image_encoder\.att_down_projection"):
+        import_authors(tmp_path / "sam.pth", tmp_path / "run")
+    torch.save(golden_state() | {"extra": torch.zeros(1)}, tmp_path / "more.pth")
+    with pytest.raises(CheckpointError, match=r"1 unexpected \(extra\)"):
+        import_authors(tmp_path / "more.pth", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(OutputError, match="--overwrite"):
+        import_authors(tmp_path / "more.pth", imported)
 
 
 @torch.inference_mode()

@@ -20,10 +20,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from samihs_runtime.errors import UsageError
+
 Site = Literal["attn", "mlp"]
+SITES: tuple[Site, ...] = ("attn", "mlp")
 
 
-class PRAdapter(nn.Module):
+class Adapter(nn.Module):
+    """Base of every layer that a method adds to SAM: all its own parameters are trained."""
+
+
+class PRAdapter(Adapter):
     """``y = x + (x (D * s)) D^T + b`` over the last axis; see the module's text."""
 
     def __init__(self, direction: nn.Parameter) -> None:
@@ -50,9 +57,20 @@ class PRConfig:
     """Options of the PR adapters. The defaults are the paper's."""
 
     rank: int = 100
-    sites: tuple[Site, ...] = ("attn", "mlp")
+    sites: tuple[Site, ...] = SITES
     pad_before_norm: bool = False
     """The authors' order of padding and normalising; see the module's text."""
+
+    def __post_init__(self) -> None:
+        check_rank_and_sites(self.rank, self.sites)
+
+
+def check_rank_and_sites(rank: int, sites: tuple[Site, ...]) -> None:
+    """Raise a :class:`UsageError` for a rank below 1, no site, or a site that is none."""
+    if rank < 1:
+        raise UsageError(f"rank {rank}: expected 1 or more")
+    if not sites or not set(sites) <= set(SITES):
+        raise UsageError(f"sites {list(sites)}: expected one or both of {', '.join(SITES)}")
 
 
 def insert_pr_adapters(sam: nn.Module, config: PRConfig) -> None:

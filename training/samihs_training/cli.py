@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress
 
-from samihs_runtime.errors import one_line_errors
-from samihs_training.config import Recipe, read_recipe
+from samihs_runtime.errors import UsageError, one_line_errors
 from samihs_training.data.cli import check_data, check_folds, make_folds_command
+from samihs_training.progress import PROGRESS_COLUMNS, FitBars
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -27,55 +28,82 @@ for _command in (check_data, make_folds_command, check_folds):
 
 
 @main.command()
-@click.option(
-    "--config", type=click.Path(path_type=Path), help="Recipe (TOML). [shipped: vit_mini]"
-)
+@click.option("--config", type=click.Path(path_type=Path),
+              help="Recipe: a TOML file, or authors, vit_mini, quick. [vit_mini]")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the run.")
-@click.option(
-    "--quick", is_flag=True, help="Prove the path in two minutes; the model is of no use."
-)
+@click.option("--base", type=click.Path(path_type=Path),
+              help="Base to adapt (ours, or Meta's .pth), instead of training one.")  # fmt: skip
+@click.option("--quick", is_flag=True, help="Prove the path in two minutes; a useless model.")
 @click.option("--resume", is_flag=True, help="Go on where the run in --out stopped.")
+@click.option("--overwrite", is_flag=True, help="Replace the run in --out, but for its cache.")
 @click.option("--workers", default=1, show_default=True, help="Processes that prepare batches.")
 @one_line_errors
-def fit(config: Path | None, out: Path, quick: bool, resume: bool, workers: int) -> None:
-    """Train base and adapters in two stages; one folder holds the run."""
+def fit(
+    config: Path | None,
+    out: Path,
+    base: Path | None,
+    quick: bool,
+    resume: bool,
+    overwrite: bool,
+    workers: int,
+) -> None:
+    """Train a base (or take one) and adapt it; one folder holds the run. Works under torchrun."""
+    from samihs_training import fit as fitting
+    from samihs_training.config import read_recipe
+
+    if resume and overwrite:
+        raise UsageError("--resume goes on with a run, --overwrite replaces it: give one of them")
     recipe = read_recipe(config, quick=quick)
-    console = Console()
-    adapters = _fit_with_progress(recipe, out, resume, workers, console)
-    console.print(f"base      {out / 'base.safetensors'}")
+    if base is not None:
+        recipe = replace(recipe, base=None, base_checkpoint=str(base))
+    first = os.environ.get("RANK", "0") == "0"
+    console = Console(quiet=not first)
+    with Progress(*PROGRESS_COLUMNS, console=console, disable=not first) as progress:
+        bars = FitBars(progress, recipe)
+        adapters = fitting.fit(
+            recipe, out, resume=resume, overwrite=overwrite, workers=workers,
+            report=bars.trained, cache_progress=bars.cached,
+        )  # fmt: skip
+    console.print(f"base      {recipe.base_checkpoint or out / 'base.safetensors'}")
     console.print(f"adapters  {adapters}")
-    console.print(f"log       {out / 'log.csv'}")
+    console.print(f"log       {out / 'log.csv'}, curves.png, report.json, tensorboard/")
     console.print("next: samihs-export bundle --checkpoint ... --base ... --out BUNDLE")
 
 
-def _fit_with_progress(
-    recipe: Recipe, out: Path, resume: bool, workers: int, console: Console
-) -> Path:
-    from samihs_training.fit import StepReport
-    from samihs_training.fit import fit as run
+@main.command()
+@click.argument("grid", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of all runs.")
+@click.option("--resume", is_flag=True, help="Go on: runs that are done are not trained again.")
+@click.option("--workers", default=1, show_default=True, help="Processes that prepare batches.")
+@one_line_errors
+def compare(grid: Path, out: Path, resume: bool, workers: int) -> None:
+    """Train every combination of GRID (a TOML file) on one base and write one table."""
+    from samihs_training import compare as comparing
+    from samihs_training.grid import read_grid
 
-    columns = (
-        TextColumn("{task.description:<9}"), BarColumn(), TextColumn("{task.fields[note]}"),
-        TimeElapsedColumn(), TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=console) as progress:
-        bars = {"phantoms": progress.add_task("phantoms", total=recipe.slices, note="")}
-        for name, stage in (("base", recipe.base), ("adapt", recipe.adapt)):
-            bars[name] = progress.add_task(name, total=stage.steps, note="", start=False)
+    console = Console()
+    chosen = read_grid(grid)
+    rows = comparing.compare(chosen, out, resume=resume, workers=workers, progress=console.print)
+    console.print(comparing.as_markdown(rows, chosen), markup=False, soft_wrap=True)
+    console.print(f"written to {out / 'comparison.csv'} and .md")
 
-        def report(step: StepReport) -> None:
-            note = f"step {step.step}  loss {step.loss:.3f}  IoU {step.iou:.2f}"
-            progress.start_task(bars[step.stage])
-            progress.update(bars[step.stage], completed=step.step, note=note)
 
-        def cached(done: int, total: int) -> None:
-            progress.update(bars["phantoms"], completed=done, note=f"{done}/{total} slices")
+@main.command("import-authors")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write to.")
+@click.option("--decoder-heads", default=8, show_default=True, type=click.IntRange(min=1),
+              help="Heads of the mask decoder: no tensor's shape tells them.")  # fmt: skip
+@click.option("--overwrite", is_flag=True, help="Replace checkpoints that are in --out.")
+@one_line_errors
+def import_authors(file: Path, out: Path, decoder_heads: int, overwrite: bool) -> None:
+    """Make base and adapter checkpoints of a .pth file of the SAMIHS authors' code."""
+    from samihs_training import authors
 
-        adapters = run(
-            recipe, out, resume=resume, workers=workers, report=report, cache_progress=cached
-        )
-        progress.update(bars["phantoms"], completed=recipe.slices)
-    return adapters
+    done = authors.import_authors(file, out, decoder_heads=decoder_heads, overwrite=overwrite)
+    console = Console()
+    console.print(f"model     {done.config.name}, pad order and window as the authors have them")
+    console.print(f"base      {done.base}")
+    console.print(f"adapters  {done.adapters}")
 
 
 if __name__ == "__main__":

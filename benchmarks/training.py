@@ -1,0 +1,206 @@
+"""Samples a second and peak memory of a training step, beside a plain loop over SAM's modules.
+
+    python benchmarks/training.py [--preset vit_mini] [--image-size 0] [--batch 2] [--prompts 4]
+
+Three ways to the same loss, on the same weights, slices and clicks: this project's step, the same
+with activation checkpointing, and a plain loop: segment-anything's image encoder on the batch, then
+its prompt encoder and mask decoder image by image, as its own forward does. Each runs in a process
+of its own, whose peak memory is then its own; rounds go A B C A B C, so that a busy machine slows
+all alike. The rate is that of the fastest step, as ``timeit`` has it, and CPU seconds stand beside
+it: what other programs took is not the step's. One JSON file in ``benchmarks/results/``, a table on
+the terminal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from samihs_training.activations import checkpoint_blocks
+from samihs_training.config import Recipe, StageConfig
+from samihs_training.data.slices import Batch
+from samihs_training.frames import Frame
+from samihs_training.losses import BoundarySensitiveLoss, score_loss
+from samihs_training.methods import ParameterRefactoring, apply_method
+from samihs_training.model import SamihsModel
+from samihs_training.objective import Objective, low_resolution
+from samihs_training.sam import build_sam, preset
+
+RESULTS = Path(__file__).parent / "results"
+WAYS = ("step", "step, recomputed activations", "plain loop")
+WINDOW = (-20.0, 100.0)
+SIZE = 512
+
+
+def main() -> None:
+    """Measure each way in turn, print, write."""
+    options = _options()
+    if options.way:
+        print(json.dumps(measure(options)))
+        return
+    samples: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
+    for _ in range(options.rounds):
+        for way in WAYS:
+            child = [sys.executable, __file__, *sys.argv[1:], "--way", way]
+            done = subprocess.run(child, capture_output=True, text=True, check=True)
+            samples[way].append(json.loads(done.stdout.splitlines()[-1]))
+    _print(samples, options)
+    RESULTS.mkdir(exist_ok=True)
+    name = f"training-{options.preset}-{options.image_size or 'own'}"
+    place = RESULTS / f"{name}-{datetime.now(UTC):%Y-%m-%d}.json"
+    place.write_text(json.dumps(_record(samples), indent=1) + "\n")
+    print(f"written  {place}")
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of each step after one to warm up, the first loss, and peak memory in GB."""
+    torch.manual_seed(0)
+    config = Frame(options.image_size or None).of(preset(options.preset))
+    sam = build_sam(config)
+    apply_method(ParameterRefactoring(), sam)
+    if options.way == WAYS[1]:
+        checkpoint_blocks(sam)
+    stage = StageConfig(steps=1, learning_rate=1e-4)
+    recipe = Recipe(adapt=stage, base=stage, window=WINDOW, amp=options.amp)
+    model = SamihsModel(sam, config)
+    objective = Objective(model, recipe)
+    batch = _batch(options.batch, options.prompts)
+    parameters = [each for each in sam.parameters() if each.requires_grad]
+    optimiser = torch.optim.AdamW(parameters, 1e-4)
+    before = _peak_gb()
+    losses, seconds, cpu = [], [], []
+    for _ in range(1 + options.steps):
+        started, cpu_started = time.perf_counter(), time.process_time()
+        plain = options.way == WAYS[2]
+        loss = plain_loss(model, batch, recipe) if plain else objective(batch).loss
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+        seconds.append(time.perf_counter() - started)
+        cpu.append(time.process_time() - cpu_started)
+    return {
+        "first_loss": losses[0],
+        "seconds": seconds[1:],
+        "cpu_seconds": cpu[1:],
+        "peak_gb": _peak_gb(),
+        "model_gb": before,
+    }
+
+
+def plain_loss(model: SamihsModel, batch: Batch, recipe: Recipe) -> Tensor:
+    """What a reader of segment-anything would write: decode one image after the other."""
+    sam, config = model.sam, model.config
+    prompts = len(batch.points) // len(batch.hu)
+    target = low_resolution(batch.masks, config.mask_size)
+    window = torch.tensor([WINDOW]).expand(len(batch.hu), 2)
+    answers = []
+    with torch.autocast("cpu", torch.bfloat16, enabled=recipe.amp):
+        embeddings = model.encode(batch.hu, window)
+        for image, embedding in enumerate(embeddings):
+            clicks = batch.points[image * prompts : (image + 1) * prompts]
+            points = clicks * (config.image_size / SIZE)
+            sparse, dense = sam.prompt_encoder(
+                points=(points, torch.ones(points.shape[:2])), boxes=None, masks=None
+            )
+            answers.append(
+                sam.mask_decoder(
+                    image_embeddings=embedding[None],
+                    image_pe=sam.prompt_encoder.get_dense_pe(),
+                    sparse_prompt_embeddings=sparse,
+                    dense_prompt_embeddings=dense,
+                    multimask_output=False,
+                )
+            )
+    logits = torch.cat([mask for mask, _ in answers]).float()
+    score = torch.cat([score for _, score in answers])[:, 0].float()
+    loss = BoundarySensitiveLoss(reduction=recipe.loss_reduction)(logits, target)
+    return loss + score_loss(score, logits, target)
+
+
+def _batch(slices: int, prompts: int) -> Batch:
+    """Disks in noise: what a step costs does not depend on what is on the slice."""
+    generator = torch.Generator().manual_seed(1)
+    hu = torch.randn(slices, 1, SIZE, SIZE, generator=generator) * 20 + 40
+    points = torch.randint(100, SIZE - 100, (slices * prompts, 1, 2), generator=generator).float()
+    rows, columns = torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing="ij")
+    centre_x, centre_y = points[:, 0, 0, None, None], points[:, 0, 1, None, None]
+    masks = (columns - centre_x) ** 2 + (rows - centre_y) ** 2 < 30**2
+    return Batch(hu, points, masks[:, None].to(torch.uint8))
+
+
+def _print(samples: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -> None:
+    table = Table(
+        "way",
+        "samples/s",
+        "s/step, fastest",
+        "median",
+        "peak GB",
+        "above the model GB",
+        "first loss",
+    )
+    for way, rounds in samples.items():
+        seconds = [value for each in rounds for value in each["seconds"]]
+        cpu = [value for each in rounds for value in each["cpu_seconds"]]
+        peak = max(each["peak_gb"] for each in rounds)
+        above = peak - max(each["model_gb"] for each in rounds)
+        rate = options.batch * options.prompts / min(seconds)
+        loss = rounds[0]["first_loss"]
+        table.add_row(
+            way, f"{rate:.2f}", f"{min(seconds):.2f}", f"{statistics.median(cpu):.2f}",
+            f"{peak:.2f}", f"{above:.2f}", f"{loss:.6f}",
+        )  # fmt: skip
+    Console().print(table)
+
+
+def _record(samples: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    packages = ("samihs", "torch", "segment-anything")
+    return {
+        "benchmark": "training",
+        "machine": {
+            "processor": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "load_at_the_end": os.getloadavg()[0],
+        },
+        "versions": {name: metadata.version(name) for name in packages},
+        "command": " ".join(["python", *sys.argv]),
+        "samples": samples,
+    }
+
+
+def _peak_gb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--preset", default="vit_mini")
+    parser.add_argument("--image-size", type=int, default=0, help="0: the preset's own")
+    parser.add_argument("--batch", type=int, default=2, help="slices")
+    parser.add_argument("--prompts", type=int, default=4, help="clicks on each")
+    parser.add_argument("--steps", type=int, default=5, help="timed steps of a process")
+    parser.add_argument("--rounds", type=int, default=2, help="processes for each way")
+    parser.add_argument("--amp", action="store_true", help="bfloat16 autocast")
+    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

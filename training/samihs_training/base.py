@@ -1,0 +1,79 @@
+"""Base checkpoints: all weights of a SAM, ours (safetensors) or Meta's own (``.pth``)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from samihs_runtime.errors import CheckpointError
+from samihs_training.frames import Frame, in_frame
+from samihs_training.sam import SamConfig, build_sam, preset
+from samihs_training.tensorfile import check_state, read_pth, read_safetensors, write_safetensors
+
+
+def save_base(
+    path: Path, sam: nn.Module, config: SamConfig, description: Mapping[str, Any]
+) -> None:
+    """Write all weights; ``description`` goes into the metadata beside the configuration."""
+    about = {"kind": "base", "config": asdict(config), **description}
+    write_safetensors(path, dict(sam.state_dict()), about)
+
+
+def load_base(
+    path: Path, frame: Frame | None = None
+) -> tuple[nn.Module, SamConfig, dict[str, Any]]:
+    """A SAM with a base checkpoint's weights: our safetensors, or one of Meta's ``.pth`` files.
+
+    Args:
+        path: the file. A ``.pth`` file's name must say which of Meta's three models it is.
+        frame: image size and token grid, where they shall differ from the base's own.
+
+    Raises:
+        CheckpointError: unreadable, or keys and shapes differ from segment-anything's own.
+        UsageError: the frame is not possible with this base.
+    """
+    state, config, description = _read(path)
+    wanted = (frame or Frame()).of(config)
+    sam = build_sam(wanted)
+    if wanted != config:
+        with torch.device("meta"):
+            check_state(state, build_sam(config).state_dict(), path)
+        state = in_frame(state, config, wanted)
+    check_state(state, sam.state_dict(), path)
+    sam.load_state_dict(state)
+    return sam, wanted, description
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], SamConfig, dict[str, Any]]:
+    if path.suffix == ".pth":
+        config = _meta_preset(path)
+        state = read_pth(path)
+        return state, config, {"config": asdict(config), "training_data": "SA-1B"}
+    state, description = read_safetensors(path)
+    if description.get("kind") != "base":
+        raise CheckpointError(
+            f"{path} holds {description.get('kind', 'no SAMIHS weights')}: a base was expected"
+        )
+    return state, _config_from(description["config"], path), description
+
+
+def _meta_preset(path: Path) -> SamConfig:
+    for name in ("vit_b", "vit_l", "vit_h"):
+        if name in path.name:
+            return preset(name)
+    raise CheckpointError(f"{path.name}: expected vit_b, vit_l or vit_h in the name of a .pth file")
+
+
+def _config_from(raw: Mapping[str, Any], path: Path) -> SamConfig:
+    fields: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()
+    }
+    try:
+        return SamConfig(**fields)
+    except TypeError as error:
+        raise CheckpointError(f"{path}: its model configuration is not ours: {error}") from error

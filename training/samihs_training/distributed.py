@@ -1,0 +1,81 @@
+"""One process or several: what ``torchrun`` started, and how they agree."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import distributed as torch_distributed
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those of a run."""
+
+    rank: int = 0
+    world: int = 1
+    device: torch.device = CPU
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes: logs, checkpoints and reports are the first's alone."""
+        return self.rank == 0
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """The module in DDP where there are several processes, on this process's device."""
+        module = module.to(self.device)
+        if self.world == 1:
+            return module
+        # One mask per click leaves the heads of SAM's three other masks without a gradient.
+        return DistributedDataParallel(module, find_unused_parameters=True)
+
+    def without_sync(self, module: nn.Module, last: bool) -> AbstractContextManager[Any]:
+        """Gradients are reduced with the ``last`` piece of a step only."""
+        if isinstance(module, DistributedDataParallel) and not last:
+            return module.no_sync()
+        return nullcontext()
+
+    def mean(self, value: float, weight: float = 1.0) -> float:
+        """Weighted mean over all processes; those whose value is NaN do not count."""
+        if math.isnan(value):
+            value, weight = 0.0, 0.0
+        if self.world == 1:
+            return value if weight else math.nan
+        sums = torch.tensor([value * weight, weight], dtype=torch.float64, device=self.device)
+        torch_distributed.all_reduce(sums)
+        total, weights = sums.tolist()
+        return total / weights if weights else math.nan
+
+    def wait(self) -> None:
+        """Until every process is here."""
+        if self.world > 1:
+            torch_distributed.barrier()
+
+
+@contextmanager
+def processes() -> Iterator[Processes]:
+    """Join the processes that torchrun started (its environment says so); else this one alone.
+
+    NCCL on GPUs, one each; gloo on CPUs.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    on_gpu = torch.cuda.is_available()
+    device = torch.device("cuda", local) if on_gpu else CPU
+    if world == 1:
+        yield Processes(device=device)
+        return
+    torch_distributed.init_process_group("nccl" if on_gpu else "gloo")
+    try:
+        yield Processes(torch_distributed.get_rank(), world, device)
+    finally:
+        torch_distributed.destroy_process_group()

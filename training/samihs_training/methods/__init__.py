@@ -1,0 +1,66 @@
+"""The ways to adapt SAM, all of them: a name, its class, and from here the class's own file.
+
+========== ======== =========================================================================
+name       merges   what is trained, beside prompt encoder and mask decoder
+========== ======== =========================================================================
+pr         yes      PR adapters before attention and MLP, the paper's (``adapters.py``)
+lora       yes      low-rank updates of ``attn.qkv`` and ``mlp.lin1``
+bottleneck no       small MLPs after attention and MLP
+vpt        no       learnt tokens that every block's attention sees
+decoder    yes      nothing
+full       yes      all of SAM
+frozen     yes      nothing, nor prompt encoder and mask decoder
+========== ======== =========================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import Any
+
+from samihs_runtime.errors import UsageError
+from samihs_training.methods.base import Method, apply_method, count_by_part, trained_parameters
+from samihs_training.methods.bottleneck import Bottleneck
+from samihs_training.methods.lora import LoRA
+from samihs_training.methods.plain import DecoderOnly, Frozen, FullFineTuning
+from samihs_training.methods.pr import ParameterRefactoring
+from samihs_training.methods.visual_prompts import VisualPrompts
+
+__all__ = [
+    "METHODS", "Bottleneck", "DecoderOnly", "Frozen", "FullFineTuning", "LoRA", "Method",
+    "ParameterRefactoring", "VisualPrompts", "apply_method", "count_by_part", "describe_method",
+    "make_method", "trained_parameters",
+]  # fmt: skip
+
+METHODS: dict[str, type[Method]] = {
+    each.name: each
+    for each in (
+        ParameterRefactoring, LoRA, Bottleneck, VisualPrompts, DecoderOnly, FullFineTuning, Frozen,
+    )
+}  # fmt: skip
+
+
+def make_method(name: str, options: Mapping[str, Any] | None = None) -> Method:
+    """The method of that name; a :class:`UsageError` names what is unknown, and what is known."""
+    if name not in METHODS:
+        raise UsageError(f"no method {name!r}: there are {', '.join(METHODS)}")
+    kind, given = METHODS[name], dict(options or {})
+    known = [each.name for each in fields(kind)]  # type: ignore[arg-type]
+    unknown = sorted(given.keys() - set(known))
+    if unknown:
+        raise UsageError(
+            f"method {name}: unknown option {', '.join(unknown)}; "
+            f"known: {', '.join(known) or 'none'}"
+        )
+    if "sites" in given:
+        given["sites"] = tuple(given["sites"])
+    try:
+        return kind(**given)
+    except TypeError as error:
+        raise UsageError(f"method {name}: {error}") from error
+
+
+def describe_method(method: Method) -> dict[str, Any]:
+    """What :func:`make_method` takes: ``{"method": name, "options": {...}}``."""
+    return {"method": method.name, "options": asdict(method)}  # type: ignore[call-overload]

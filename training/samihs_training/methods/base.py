@@ -1,0 +1,73 @@
+"""What a way to adapt SAM is: what it adds to the model, and what of the model it trains."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from torch import nn
+
+from samihs_training.adapters import Adapter
+
+HEADS = ("prompt_encoder.", "mask_decoder.")
+"""Parts of SAM that every method but ``frozen`` trains as well, as the paper does."""
+
+
+class Method:
+    """One way to adapt SAM. Subclasses are frozen dataclasses: their fields are its options."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    """One line for lists and reports."""
+    merges: ClassVar[bool]
+    """Whether the adapted encoder can be written as a plain SAM's, at a plain SAM's cost."""
+
+    def insert(self, sam: nn.Module) -> None:
+        """Add the method's layers to ``sam``, in place. Most methods start as the identity."""
+
+    def trained(self, sam: nn.Module) -> dict[str, nn.Parameter]:
+        """The parameters that are trained, by name, of a SAM that :meth:`insert` was called on.
+
+        A parameter that several layers share stands once, under its first name.
+        """
+        return trained_parameters(sam)
+
+
+def trained_parameters(sam: nn.Module) -> dict[str, nn.Parameter]:
+    """What most methods train, by name: their own layers, prompt encoder and mask decoder."""
+    layers = tuple(f"{name}." for name, each in sam.named_modules() if isinstance(each, Adapter))
+    return {
+        name: parameter
+        for name, parameter in sam.named_parameters()
+        if name.startswith(HEADS + layers)
+    }
+
+
+def apply_method(method: Method, sam: nn.Module) -> dict[str, nn.Parameter]:
+    """Insert the method's layers into ``sam`` and freeze the rest; returns what is trained."""
+    method.insert(sam)
+    trained = method.trained(sam)
+    chosen = {id(parameter) for parameter in trained.values()}
+    for parameter in sam.parameters():
+        parameter.requires_grad_(id(parameter) in chosen)
+    return trained
+
+
+def count_by_part(sam: nn.Module, trained: dict[str, nn.Parameter]) -> dict[str, int]:
+    """Trained parameters by part: adapters, image_encoder (SAM's own), prompt_encoder, ..."""
+    added = {
+        id(parameter)
+        for each in sam.modules()
+        if isinstance(each, Adapter)
+        for parameter in each.parameters()
+    }
+    counts: dict[str, int] = {}
+    for name, parameter in trained.items():
+        part = "adapters" if id(parameter) in added else name.partition(".")[0]
+        counts[part] = counts.get(part, 0) + parameter.numel()
+    return counts
+
+
+def encoder_blocks(sam: nn.Module) -> Any:
+    """segment-anything's blocks: each has ``norm1``, ``attn``, ``norm2`` and ``mlp``."""
+    encoder: Any = sam.image_encoder
+    return encoder.blocks

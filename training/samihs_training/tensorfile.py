@@ -1,0 +1,86 @@
+"""Files of tensors: nothing in them can run, and none is half written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from samihs_runtime.errors import CheckpointError, OutputError
+
+METADATA_KEY = "samihs"
+"""Where a safetensors file of ours keeps its description, as JSON."""
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and description of one of our checkpoints."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            description = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
+            return {name: file.get_tensor(name) for name in file.keys()}, description  # noqa: SIM118
+    except (SafetensorError, ValueError) as error:
+        raise CheckpointError(f"{path} is no readable safetensors file: {error}") from error
+
+
+def write_safetensors(
+    path: Path, state: Mapping[str, Tensor], description: Mapping[str, Any]
+) -> None:
+    """Write tensors and their description: a reader sees the old file or the new one, whole."""
+    from safetensors.torch import save_file
+
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, partial, {METADATA_KEY: json.dumps(description, sort_keys=True)})
+        os.replace(partial, path)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def read_pth(path: Path) -> dict[str, Tensor]:
+    """The state dict of a PyTorch file, read with ``weights_only``: no code of its runs."""
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path}")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds on a file that is no checkpoint
+        raise CheckpointError(f"{path} is no readable PyTorch checkpoint: {error}") from error
+    if not isinstance(state, dict) or not all(isinstance(each, Tensor) for each in state.values()):
+        raise CheckpointError(f"{path} holds no state dict: expected names with a tensor each")
+    return state
+
+
+def check_state(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path) -> None:
+    """Raise a :class:`CheckpointError` that lists missing, unexpected and misshapen tensors."""
+    missing = sorted(wanted.keys() - state.keys())
+    unexpected = sorted(state.keys() - wanted.keys())
+    misshapen = [
+        f"{name} {tuple(state[name].shape)} for {tuple(wanted[name].shape)}"
+        for name in sorted(wanted.keys() & state.keys())
+        if state[name].shape != wanted[name].shape
+    ]
+    named = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
+    faults = [f"{len(names)} {kind} ({_few(names)})" for kind, names in named.items() if names]
+    if faults:
+        raise CheckpointError(f"{path} does not fit the model: {'; '.join(faults)}")
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

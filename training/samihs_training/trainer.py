@@ -1,0 +1,250 @@
+"""The training loop of one stage: steps, validation, logs, and a state that it can go on from."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from samihs_runtime.errors import CheckpointError, SamihsError
+from samihs_training.activations import checkpoint_blocks
+from samihs_training.batches import NumberedBatches, stream
+from samihs_training.config import Recipe, StageConfig
+from samihs_training.data.slices import Batch
+from samihs_training.distributed import Processes
+from samihs_training.model import SamihsModel
+from samihs_training.objective import Answered, Objective
+from samihs_training.optimisation import MovingAverage, learning_rate, make_optimiser
+from samihs_training.runlog import RunLog, StepReport, ValidationReport
+
+Report = Callable[[StepReport], None]
+
+
+class Trainer:
+    """One stage: a model, what of it is trained, an optimiser, and where it stands.
+
+    What a step does depends on the seed and the step's number alone: its slices, its clicks, and
+    torch's generator, which is seeded anew at each step. So the state to go on from is weights,
+    optimiser, moving average, loss scale and the number of steps; going on is exact to the bit.
+    """
+
+    def __init__(
+        self,
+        model: SamihsModel,
+        trained: Mapping[str, nn.Parameter],
+        recipe: Recipe,
+        stage: StageConfig,
+        name: str,
+        out: Path,
+        processes: Processes | None = None,
+    ) -> None:
+        """``trained``: parameters of ``model.sam`` by name; ``out``: the run's folder."""
+        self.processes = processes or Processes()
+        self.model, self.trained = model, dict(trained)
+        self.recipe, self.stage, self.name, self.out = recipe, stage, name, out
+        self.steps = stage.steps if trained else 0
+        model.to(self.processes.device)
+        if stage.checkpoint_activations:
+            checkpoint_blocks(model.sam)
+        if stage.compile:
+            model.sam.image_encoder.compile()
+        objective = Objective(model, recipe)
+        self.objective = self.processes.wrap(objective) if trained else objective
+        self.parameters = list(self.trained.values())
+        self.optimiser = make_optimiser(self.parameters, stage)
+        self.average = MovingAverage(self.parameters, stage.ema)
+        scaled = recipe.amp and recipe.amp_dtype == "fp16"
+        self.scaler = torch.amp.GradScaler(self.processes.device.type, enabled=scaled)
+        self.step_count = 0
+        self.seconds = 0.0
+        self.best_dice = -1.0
+        self._restore()
+
+    def run(
+        self,
+        batches: NumberedBatches,
+        validation: NumberedBatches | None = None,
+        *,
+        workers: int = 0,
+        report: Report = lambda step: None,
+        on_best: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Train to the stage's last step; ``on_best`` is called where a validation is the best.
+
+        The model then holds the moving average, where there is one.
+        """
+        saved, last = self.seconds, time.perf_counter()
+        numbers = range(self.step_count * self.stage.accumulate, self.steps * self.stage.accumulate)
+        writes = self.processes.is_first
+        with RunLog(self.out, self.name, self.step_count, writes=writes) as log:
+            coming = stream(batches, numbers, workers)
+            while self.step_count < self.steps:
+                answered, rate = self.step(coming)
+                now = time.perf_counter()
+                self.seconds, elapsed, last = self.seconds + now - last, now - last, now
+                done = self._step_report(answered, rate, elapsed)
+                log.write(done)
+                report(done)
+                if validation is not None and self._is_due():
+                    self._validated(validation, log, on_best)
+                if self.seconds - saved >= 60 * self.recipe.checkpoint_minutes:
+                    self._save()
+                    saved = self.seconds
+            if validation is not None and not self.steps:
+                self._validated(validation, log, on_best)
+        self._save()
+        self.model.eval()
+        self.average.swap()
+
+    def step(self, batches: Iterator[Batch]) -> tuple[Answered, float]:
+        """One optimiser step on the next batch, in pieces; what came of it, and its rate."""
+        rate = learning_rate(self.stage, self.step_count)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.model.train()
+        torch.manual_seed(self._seed())
+        correct = self._draw() < self.stage.correct
+        self.optimiser.zero_grad(set_to_none=True)
+        pieces = self.stage.accumulate
+        answers = []
+        for piece in range(pieces):
+            batch = _moved(next(batches), self.processes.device)
+            with self.processes.without_sync(self.objective, last=piece == pieces - 1):
+                answered: Answered = self.objective(batch, correct)
+                self.scaler.scale(answered.loss / pieces).backward()  # type: ignore[no-untyped-call]
+            answers.append(answered)
+        self._update()
+        self.step_count += 1
+        return _mean(answers), rate
+
+    @torch.no_grad()
+    def validate(self, data: NumberedBatches) -> Answered:
+        """Mean loss, IoU and Dice of first clicks on held-out slices, with the averaged weights."""
+        objective = Objective(self.model, self.recipe)
+        self.model.eval()
+        with self.average.in_place():
+            answers = [
+                objective(_moved(data[number], self.processes.device))
+                for number in range(max(1, data.count // data.batch))
+            ]
+        mean = _mean(answers)
+        reduced = [self.processes.mean(each) for each in (mean.loss.item(), mean.iou, mean.dice)]
+        return Answered(torch.tensor(reduced[0]), reduced[1], reduced[2])
+
+    def _update(self) -> None:
+        self.scaler.unscale_(self.optimiser)
+        if self.stage.clip:
+            nn.utils.clip_grad_norm_(self.parameters, self.stage.clip)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        self.average.update()
+
+    def _is_due(self) -> bool:
+        every = self.recipe.validate_every
+        return self.step_count == self.steps or bool(every and self.step_count % every == 0)
+
+    def _validated(self, data: NumberedBatches, log: RunLog, on_best: Callable[[], None]) -> None:
+        answered = self.validate(data)
+        best = answered.dice > self.best_dice
+        loss = answered.loss.item()
+        row = ValidationReport(self.name, self.step_count, loss, answered.iou, answered.dice, best)
+        log.write(row)
+        if best:
+            self.best_dice = answered.dice
+            with self.average.in_place():
+                on_best()
+
+    def _step_report(self, answered: Answered, rate: float, elapsed: float) -> StepReport:
+        loss = self.processes.mean(answered.loss.item())
+        if not math.isfinite(loss):
+            raise SamihsError(
+                f"stage {self.name}: the loss is {loss} at step {self.step_count}; lower "
+                "learning_rate, or train without amp; the last saved state is kept"
+            )
+        return StepReport(
+            stage=self.name,
+            step=self.step_count,
+            minutes=self.seconds / 60,
+            steps=self.steps,
+            loss=loss,
+            iou=self.processes.mean(answered.iou),
+            dice=self.processes.mean(answered.dice),
+            learning_rate=rate,
+            samples_per_second=self.stage.batch * self.stage.prompts / elapsed,
+        )
+
+    def _seed(self) -> int:
+        """Of torch's generator at this step, in this process."""
+        key = [self.recipe.seed, 2, self.step_count, self.processes.rank]
+        return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+    def _draw(self) -> float:
+        """From 0 to 1, the same in all processes: whether this step gets corrective clicks."""
+        return float(np.random.default_rng([self.recipe.seed, 3, self.step_count]).random())
+
+    @property
+    def _state_file(self) -> Path:
+        return self.out / f"{self.name}.state.pt"
+
+    def _weights(self) -> dict[str, Tensor]:
+        state: dict[str, Tensor] = self.model.sam.state_dict()
+        fixed = {name for name, _ in self.model.sam.named_buffers()}
+        return {name: each for name, each in state.items() if name in self.trained or name in fixed}
+
+    def _save(self) -> None:
+        if not self.processes.is_first:
+            return
+        state = {
+            "weights": self._weights(),
+            "optimiser": self.optimiser.state_dict(),
+            "average": self.average.averages,
+            "scaler": self.scaler.state_dict(),
+            "step": self.step_count,
+            "seconds": self.seconds,
+            "best_dice": self.best_dice,
+        }
+        partial = self._state_file.with_suffix(".partial")
+        torch.save(state, partial)
+        os.replace(partial, self._state_file)
+
+    def _restore(self) -> None:
+        if not self._state_file.is_file():
+            return
+        device = self.processes.device
+        try:
+            state: dict[str, Any] = torch.load(
+                self._state_file, map_location=device, weights_only=True
+            )
+            self.model.sam.load_state_dict(state["weights"], strict=False)
+            self.optimiser.load_state_dict(state["optimiser"])
+        except Exception as error:  # torch raises many kinds on a file that is not its own
+            raise CheckpointError(
+                f"{self._state_file} cannot be gone on from ({error}): delete it to begin the "
+                "stage again"
+            ) from error
+        self.average.averages = state["average"]
+        self.scaler.load_state_dict(state["scaler"])
+        self.step_count, self.seconds = state["step"], state["seconds"]
+        self.best_dice = state["best_dice"]
+
+
+def _moved(batch: Batch, device: torch.device) -> Batch:
+    return Batch(*(each.to(device) for each in (batch.hu, batch.points, batch.masks)))
+
+
+def _mean(answers: list[Answered]) -> Answered:
+    """Of the pieces of a step, or of the batches of a validation; a NaN does not count."""
+    loss = torch.stack([each.loss.detach() for each in answers]).mean()
+    return Answered(loss, *(_nanmean([a.iou for a in answers], [a.dice for a in answers])))
+
+
+def _nanmean(*rows: list[float]) -> list[float]:
+    kept = [[value for value in row if not math.isnan(value)] for row in rows]
+    return [sum(row) / len(row) if row else math.nan for row in kept]
