@@ -3,7 +3,7 @@
 The contract (names, shapes, types) stands in ``samihs_runtime.manifest``. Pre- and post-processing
 are inside, so that every backend gives the same answer. What differs from segment-anything's own
 forward is exact: one-channel patch embedding with the normalisation folded in, relative-position
-tables as constants, ``where`` for masked assignment. The tests hold both against
+tables as constants, no projection of pad tokens, ``where`` for masked assignment. The tests hold both against
 :class:`samihs_training.model.SamihsModel`.
 
 Inputs and outputs stay float32 at every precision; ``precision.to_precision`` sets what lies
@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from samihs_export.attention import AttentionForm, RelativeAttention, TwoWayAttention
+from samihs_export.linear import name_weights
+from samihs_export.windows import Windows
 from samihs_training.model import SamihsModel
 from samihs_training.sam import segment_anything_modeling
 
@@ -40,6 +42,7 @@ class EncoderGraph(nn.Module):
             BlockGraph(block, config.grid, attention) for block in encoder.blocks
         )
         self.neck = encoder.neck
+        name_weights(self)
 
     def forward(self, hu: Tensor, window: Tensor) -> Tensor:
         low, high = window[:, 0].view(-1, 1, 1, 1), window[:, 1].view(-1, 1, 1, 1)
@@ -56,42 +59,21 @@ class EncoderGraph(nn.Module):
 class BlockGraph(nn.Module):
     """One encoder block: tokens [B, G, G, C] -> the same shape.
 
-    What stands before the attention inside the window (``norm1`` in the authors' pad order, or an
-    adapter that was not merged) stays there.
+    What stands between ``norm1`` and the attention (``norm1`` itself in the authors' pad order, or
+    an adapter that was not merged) acts after the padding, and is handed to the attention.
     """
 
     def __init__(self, block: Any, grid: int, form: AttentionForm) -> None:
         super().__init__()
         inner = list(block.attn) if isinstance(block.attn, nn.Sequential) else [block.attn]
         self.norm1, self.norm2, self.mlp = block.norm1, block.norm2, block.mlp
-        self.before_attention = nn.Sequential(*inner[:-1])
-        self.grid, self.window = grid, int(block.window_size)
-        self.attention = RelativeAttention(inner[-1], self.window or grid, form)
+        windows = Windows(grid, int(block.window_size) or grid)
+        self.attention = RelativeAttention(inner[-1], windows, form, nn.Sequential(*inner[:-1]))
 
     def forward(self, x: Tensor) -> Tensor:
-        normed = self.norm1(x)
-        tokens = self._into_windows(normed) if self.window else normed
-        tokens = self.attention(self.before_attention(tokens))
-        x = x + (self._out_of_windows(tokens) if self.window else tokens)
+        x = x + self.attention(self.norm1(x))
         out: Tensor = x + self.mlp(self.norm2(x))
         return out
-
-    def _into_windows(self, x: Tensor) -> Tensor:
-        """[B, G, G, C] -> [B windows, w, w, C], padded with zeros at the far edges as SAM does."""
-        side, width, pad = self.window, x.shape[-1], -self.grid % self.window
-        if pad:
-            x = F.pad(x, (0, 0, 0, pad, 0, pad))
-        count = (self.grid + pad) // side
-        x = x.reshape(-1, count, side, count, side, width).transpose(2, 3)
-        return x.reshape(-1, side, side, width)
-
-    def _out_of_windows(self, x: Tensor) -> Tensor:
-        side, width, pad = self.window, x.shape[-1], -self.grid % self.window
-        padded = self.grid + pad
-        count = padded // side
-        x = x.reshape(-1, count, count, side, side, width).transpose(2, 3)
-        x = x.reshape(-1, padded, padded, width)
-        return x[:, : self.grid, : self.grid] if pad else x
 
 
 class DecoderGraph(nn.Module):
@@ -115,6 +97,7 @@ class DecoderGraph(nn.Module):
         self.upscaling = decoder.output_upscaling
         self.hypernetwork = decoder.output_hypernetworks_mlps[0]
         self.score_head = decoder.iou_prediction_head
+        name_weights(self)
 
     def forward(
         self, embedding: Tensor, points: Tensor, labels: Tensor, prior: Tensor, has_prior: Tensor
