@@ -82,7 +82,8 @@ class RelativeAttention(nn.Module):
         if not self.windows.pad:
             out: Tensor = self.qkv(tokens)
             return out
-        return self.windows.padded(self.qkv.product(tokens)) + self.qkv.bias
+        product = self.qkv(tokens, biased=False)
+        return self.windows.padded(product) + self.qkv.bias
 
     def _positions(self, q: Tensor) -> tuple[Tensor, Tensor]:
         """q.Rh and q.Rw, each [B, heads, H, W, side]."""

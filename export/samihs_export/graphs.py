@@ -3,8 +3,8 @@
 The contract (names, shapes, types) stands in ``samihs_runtime.manifest``. Pre- and post-processing
 are inside, so that every backend gives the same answer. What differs from segment-anything's own
 forward is exact: one-channel patch embedding with the normalisation folded in, relative-position
-tables as constants, no projection of pad tokens, ``where`` for masked assignment. The tests hold both against
-:class:`samihs_training.model.SamihsModel`.
+tables as constants, no projection of pad tokens, ``where`` for masked assignment. The tests hold
+both against :class:`samihs_training.model.SamihsModel`.
 
 Inputs and outputs stay float32 at every precision; ``precision.to_precision`` sets what lies
 between.

@@ -19,12 +19,9 @@ class NamedLinear(nn.Module):
         self.weight = nn.Parameter(linear.weight.detach().mT.contiguous())
         self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach())
 
-    def product(self, x: Tensor) -> Tensor:
-        """``x @ weight``, without the bias."""
-        return x @ self.weight
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.product(x) if self.bias is None else self.product(x) + self.bias
+    def forward(self, x: Tensor, *, biased: bool = True) -> Tensor:
+        product = x @ self.weight
+        return product if self.bias is None or not biased else product + self.bias
 
 
 def name_weights(module: nn.Module) -> None:

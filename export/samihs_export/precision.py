@@ -13,6 +13,9 @@
 
     the compute type            all other layers: convolutions, linear layers, attention products,
                                 GELU, residual sums
+
+    8 bits                      int8 and fp8 put the encoder's linear layers into 8 bits on top of
+                                this (``quantization``)
 """
 
 from __future__ import annotations
@@ -23,15 +26,24 @@ import torch
 from torch import Tensor, nn
 
 from samihs_export.graphs import PromptPoints
+from samihs_runtime.errors import ExportError
 from samihs_training.sam import segment_anything_modeling
 
-Precision = Literal["fp32", "fp16", "bf16"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 G = TypeVar("G", bound=nn.Module)
 COMPUTE_TYPES: dict[Precision, torch.dtype] = {
     "fp32": torch.float32,
     "fp16": torch.float16,
     "bf16": torch.bfloat16,
 }
+FLOAT_OF: dict[Precision, Precision] = {
+    "fp32": "fp32",
+    "fp16": "fp16",
+    "bf16": "bf16",
+    "int8": "fp16",
+    "fp8": "fp16",
+}
+"""The type of what is not quantized, in graphs for TensorRT."""
 
 
 class InFloat32(nn.Module):
@@ -47,7 +59,16 @@ class InFloat32(nn.Module):
 
 
 def to_precision(graph: G, precision: Precision) -> G:
-    """Set a graph's types, in place, as the table above has them; returns the graph."""
+    """Set a graph's types, in place, as the table above has them; returns the graph.
+
+    Raises:
+        ExportError: int8 or fp8, which are written into the ONNX file.
+    """
+    if precision not in COMPUTE_TYPES:
+        raise ExportError(
+            f"a torch graph cannot be {precision}: export it as {FLOAT_OF[precision]} and quantize "
+            "the file (samihs_export.quantization)"
+        )
     if precision != "fp32":
         _narrow(graph, COMPUTE_TYPES[precision])
     return graph

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -12,15 +13,23 @@ from samihs_training.model import SamihsModel, mask_at_slice_size
 
 @torch.no_grad()
 def answers_of_model(model: SamihsModel, cases: Sequence[ParityCase]) -> list[Answer]:
-    """Ask the torch model, adapted or merged, one case at a time."""
+    """Ask the torch model, adapted or merged, one case at a time, in its own type."""
     return [_ask(model.eval(), case) for case in cases]
 
 
+def in_float64(model: SamihsModel) -> SamihsModel:
+    """A float64 copy; only prompt positions stay float32, to which segment-anything casts them."""
+    exact = copy.deepcopy(model).double()
+    exact.sam.prompt_encoder.pe_layer.float()
+    return exact
+
+
 def _ask(model: SamihsModel, case: ParityCase) -> Answer:
-    size = case.hu.shape[0]
-    hu, window = torch.from_numpy(case.hu)[None, None], torch.from_numpy(case.window)[None]
+    size, dtype = case.hu.shape[0], next(model.parameters()).dtype
+    hu = torch.from_numpy(case.hu)[None, None].to(dtype)
+    window = torch.from_numpy(case.window)[None].to(dtype)
     embedding = model.encode(hu, window)
-    prior = None if case.prior is None else torch.from_numpy(case.prior)[None, None]
+    prior = None if case.prior is None else torch.from_numpy(case.prior)[None, None].to(dtype)
     logits, score = model.decode(
         embedding,
         torch.from_numpy(case.points)[None],
