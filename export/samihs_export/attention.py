@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from samihs_export.linear import NamedLinear
+from samihs_export.named import NamedLinear
 from samihs_export.windows import Windows
 from samihs_runtime.errors import ExportError
 from samihs_training.sam import segment_anything_modeling

@@ -18,6 +18,7 @@ from samihs_runtime.bundle import Bundle
 from samihs_runtime.errors import CheckpointError, ExportError, one_line_errors
 
 if TYPE_CHECKING:
+    from samihs_export.build_options import BuildOptions
     from samihs_export.pipeline import BundleMetadata, ExportOptions
     from samihs_training.checkpoint import LoadedAdapters
 
@@ -85,7 +86,7 @@ def bundle(
     console.print(f"{written.root}  {size / 1e6:.1f} MB, {len(written.manifest.files)} files")
     console.print(_parity_table(written.manifest.parity["results"]))
     if targets:
-        _build(written, targets, engines or written.engines, None, "auto", console)
+        _build(written, targets, engines or written.engines, None, "auto", None, console)
 
 
 @main.command()
@@ -94,16 +95,32 @@ def bundle(
 @click.option("--out", type=Path, help="Folder; BUNDLE/engines, where the runtime looks.")
 @click.option("--precision", help="Which of the bundle's TensorRT graphs; its first if not given.")
 @click.option("--flavour", default="auto", help="auto, tensorrt_rtx or tensorrt.")
+@click.option("--timing-cache", type=Path, help="File of measured kernels, read and written.")
+@click.option("--version-compatible", is_flag=True, help="Later TensorRT versions load it, too.")
+@click.option("--hardware-compatible", help="ampere_plus or same_compute_capability.")
 @one_line_errors
 def engines(
-    path: Path, target: str | None, out: Path | None, precision: str | None, flavour: str
+    path: Path,
+    target: str | None,
+    out: Path | None,
+    precision: str | None,
+    flavour: str,
+    timing_cache: Path | None,
+    version_compatible: bool,
+    hardware_compatible: str | None,
 ) -> None:
     """Build TensorRT engines from a bundle. Needs no torch, and for named targets no GPU."""
+    from samihs_export.build_options import BuildOptions
     from samihs_export.tensorrt import parse_targets
 
+    options = BuildOptions(
+        timing_cache=timing_cache,
+        version_compatible=version_compatible,
+        hardware_compatible=hardware_compatible,
+    )
     opened = Bundle.open(path)
     targets = parse_targets(target)
-    _build(opened, targets, out or opened.engines, precision, flavour, Console())
+    _build(opened, targets, out or opened.engines, precision, flavour, options, Console())
 
 
 @main.command()
@@ -214,6 +231,7 @@ def _build(
     out: Path,
     precision: str | None,
     flavour: str,
+    options: BuildOptions | None,
     console: Console,
 ) -> None:
     from samihs_export.tensorrt import BuiltEngine, build_engines
@@ -225,7 +243,15 @@ def _build(
         table.add_row(built.path.name, *figures, str(built.attention_layers))
 
     with console.status("building engines"):
-        build_engines(opened, out, targets, precision=precision, flavour=flavour, progress=note)
+        build_engines(
+            opened,
+            out,
+            targets,
+            precision=precision,
+            flavour=flavour,
+            options=options,
+            progress=note,
+        )
     console.print(table)
     console.print(f"in {out}")
 

@@ -13,6 +13,7 @@ between.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,8 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from samihs_export.attention import AttentionForm, RelativeAttention, TwoWayAttention
-from samihs_export.linear import name_weights
+from samihs_export.named import name_weights
 from samihs_export.windows import Windows
+from samihs_runtime.errors import ExportError
 from samihs_training.model import SamihsModel
 from samihs_training.sam import segment_anything_modeling
 
@@ -60,20 +62,36 @@ class BlockGraph(nn.Module):
     """One encoder block: tokens [B, G, G, C] -> the same shape.
 
     What stands between ``norm1`` and the attention (``norm1`` itself in the authors' pad order, or
-    an adapter that was not merged) acts after the padding, and is handed to the attention.
+    an adapter that was not merged) acts after the padding, and is handed to the attention; what
+    stands after the attention stays there.
     """
 
     def __init__(self, block: Any, grid: int, form: AttentionForm) -> None:
         super().__init__()
         inner = list(block.attn) if isinstance(block.attn, nn.Sequential) else [block.attn]
+        place = _place_of_attention(inner)
         self.norm1, self.norm2, self.mlp = block.norm1, block.norm2, block.mlp
         windows = Windows(grid, int(block.window_size) or grid)
-        self.attention = RelativeAttention(inner[-1], windows, form, nn.Sequential(*inner[:-1]))
+        before = nn.Sequential(*inner[:place])
+        self.attention = RelativeAttention(inner[place], windows, form, before)
+        self.after_attention = nn.Sequential(*inner[place + 1 :])
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attention(self.norm1(x))
+        x = x + self.after_attention(self.attention(self.norm1(x)))
         out: Tensor = x + self.mlp(self.norm2(x))
         return out
+
+
+def _place_of_attention(modules: Sequence[nn.Module]) -> int:
+    theirs: Any = segment_anything_modeling().image_encoder.Attention
+    for place, module in enumerate(modules):
+        if isinstance(module, theirs):
+            return place
+    kinds = ", ".join(type(module).__name__ for module in modules)
+    raise ExportError(
+        f"an encoder block attends with {kinds}: expected segment-anything's Attention, which this "
+        "export knows; methods that replace it cannot be exported"
+    )
 
 
 class DecoderGraph(nn.Module):

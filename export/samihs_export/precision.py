@@ -20,14 +20,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from samihs_export.graphs import PromptPoints
+from samihs_export.named import NamedNorm2d
 from samihs_runtime.errors import ExportError
-from samihs_training.sam import segment_anything_modeling
 
 Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 G = TypeVar("G", bound=nn.Module)
@@ -76,14 +76,13 @@ def to_precision(graph: G, precision: Precision) -> G:
 
 def _narrow(module: nn.Module, dtype: torch.dtype) -> None:
     """The module's own tensors, then its children; what stays in float32 is never rounded."""
-    norms: Any = (nn.LayerNorm, segment_anything_modeling().common.LayerNorm2d)
     for parameter in module.parameters(recurse=False):
         parameter.data = parameter.data.to(dtype)
     for name, buffer in list(module.named_buffers(recurse=False)):
         if buffer.is_floating_point():
             setattr(module, name, buffer.to(dtype))
     for name, child in list(module.named_children()):
-        if isinstance(child, norms):
+        if isinstance(child, nn.LayerNorm | NamedNorm2d):
             setattr(module, name, InFloat32(child))
         elif not isinstance(child, PromptPoints):
             _narrow(child, dtype)
