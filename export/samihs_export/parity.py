@@ -20,6 +20,9 @@ from samihs_export.gates import Gates
 from samihs_runtime.backends.onnx_runtime import import_onnxruntime
 from samihs_runtime.errors import ExportError, ParityError
 
+NOT_IN_ONNX_RUNTIME = ("bf16",)
+"""Precisions that its CPU has no kernels for (1.32)."""
+
 
 @dataclass(frozen=True)
 class ParityResult:
@@ -104,7 +107,7 @@ def compare(name: str, reference: Sequence[Answer], candidate: Sequence[Answer])
 def answers_of_onnx(
     encoder: Path, decoder: Path, cases: Sequence[ParityCase], threads: int = 2
 ) -> list[Answer]:
-    """ONNX Runtime's answers on the CPU; graphs of every precision and family run there.
+    """ONNX Runtime's answers on the CPU; graphs of every family run there, those in bfloat16 apart.
 
     Raises:
         ExportError: it cannot load or run a graph.

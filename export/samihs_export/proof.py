@@ -16,11 +16,13 @@ import torch
 from torch import Tensor
 
 from samihs_export.cases import Answer, ParityCase
+from samihs_export.families import attention_form
 from samihs_export.gates import GATES, MERGE_GATES, Gates, OwnError, gates_for
 from samihs_export.graphs import DecoderGraph, EncoderGraph
 from samihs_export.layers import Parting, first_parting, inputs_of_onnx, inputs_of_torch
-from samihs_export.parity import ParityResult, answers_of_onnx, compare
-from samihs_export.reference import answers_of_model, in_float64
+from samihs_export.parity import NOT_IN_ONNX_RUNTIME, ParityResult, answers_of_onnx, compare
+from samihs_export.precision import to_precision
+from samihs_export.reference import answers_of_graphs, answers_of_model, in_float64
 from samihs_runtime.manifest import GraphEntry
 from samihs_training.model import SamihsModel
 
@@ -63,10 +65,24 @@ class Proof:
         return result
 
     def prove_graph(self, folder: Path, entry: GraphEntry, merged: SamihsModel) -> ParityResult:
-        """Hold ONNX Runtime's answers against the adapted model. Raises :class:`ParityError`."""
-        answers = answers_of_onnx(folder / entry.encoder, folder / entry.decoder, self.cases)
-        name = f"{entry.family} {entry.precision} in ONNX Runtime against torch"
+        """Hold a written pair against the adapted model. Raises :class:`ParityError`.
+
+        ONNX Runtime answers, but for bfloat16, which its CPU does not compute: there torch does,
+        with the graphs that the files were written from (whose types ``typed`` has checked).
+        """
+        if entry.precision in NOT_IN_ONNX_RUNTIME:
+            encoder = EncoderGraph(merged, attention_form(entry.family, "bf16"))
+            decoder = DecoderGraph(merged, self.cases[0].hu.shape[0])
+            pair = to_precision(encoder, "bf16"), to_precision(decoder, "bf16")
+            answers, where = answers_of_graphs(*pair, self.cases), "torch"
+        else:
+            paths = folder / entry.encoder, folder / entry.decoder
+            answers, where = answers_of_onnx(*paths, self.cases), "ONNX Runtime"
+        name = f"{entry.family} {entry.precision} in {where} against torch"
         result = compare(name, self.reference, answers)
+        if entry.precision in NOT_IN_ONNX_RUNTIME:
+            result.require(self.gates(entry.precision))
+            return result
         result.require(
             self.gates(entry.precision), lambda: self._graph_parting(folder, entry, merged)
         )

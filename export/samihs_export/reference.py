@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from samihs_export.cases import Answer, ParityCase
+from samihs_export.graphs import DecoderGraph, EncoderGraph
 from samihs_training.model import SamihsModel, mask_at_slice_size
 
 
@@ -22,6 +23,32 @@ def in_float64(model: SamihsModel) -> SamihsModel:
     exact = copy.deepcopy(model).double()
     exact.sam.prompt_encoder.pe_layer.float()
     return exact
+
+
+@torch.no_grad()
+def answers_of_graphs(
+    encoder: EncoderGraph, decoder: DecoderGraph, cases: Sequence[ParityCase]
+) -> list[Answer]:
+    """Ask the torch graphs that an ONNX file was written from, in their own types.
+
+    For bfloat16, which ONNX Runtime's CPU does not compute and torch's does.
+    """
+    encoder.eval()
+    decoder.eval()
+    return [_ask_graphs(encoder, decoder, case) for case in cases]
+
+
+def _ask_graphs(encoder: EncoderGraph, decoder: DecoderGraph, case: ParityCase) -> Answer:
+    hu, window = torch.from_numpy(case.hu)[None, None], torch.from_numpy(case.window)[None]
+    embedding = encoder(hu, window)
+    side = 4 * embedding.shape[-1]
+    prior = torch.zeros(side, side) if case.prior is None else torch.from_numpy(case.prior)
+    has_prior = torch.tensor([float(case.prior is not None)])
+    points, labels = torch.from_numpy(case.points)[None], torch.from_numpy(case.labels)[None]
+    logits, mask, score = decoder(embedding, points, labels, prior[None, None], has_prior)
+    return Answer(
+        logits[0, 0].numpy(), mask[0].bool().numpy(), float(score[0]), embedding[0].numpy()
+    )
 
 
 def _ask(model: SamihsModel, case: ParityCase) -> Answer:

@@ -77,7 +77,7 @@ def test_random_limits_follow_float32s_own_error_and_roundoff() -> None:
     assert own.gates("fp8").embedding_relative == MOST_RANDOM_ERROR
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_graphs_of_random_weights_pass(
     model: SamihsModel, proof: Proof, tmp_path: Path, precision: Precision
 ) -> None:
