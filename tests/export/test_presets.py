@@ -98,10 +98,10 @@ def test_vit_b_at_1024(tmp_path: Path, exported: Exported) -> None:
     del merged
     bundle = write_bundle(files, manifest, tmp_path / "bundle")
     pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx-cu13 (samihs[export])")
-    for precision in ("fp16", "bf16"):
-        targets = ["sm80", "sm89", "sm120"]
-        built = build_engines(bundle, tmp_path / "engines", targets, precision=precision)
-        assert [each.attention_layers for each in built] == [12, 0] * 3
+    targets = ["sm80", "sm89", "sm120"]
+    # Not bf16: TensorRT-RTX 1.7 has no bfloat16 transposed convolution for the decoder.
+    built = build_engines(bundle, tmp_path / "engines", targets, precision="fp16")
+    assert [each.attention_layers for each in built] == [12, 0] * 3
 
 
 def check_work_of_vit_b(encoder: Path) -> None:
