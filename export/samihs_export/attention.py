@@ -12,60 +12,90 @@ the same with the same weights, the tables Rh, Rw gathered once and kept as cons
 
 from __future__ import annotations
 
+import copy
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from samihs_export.named import NamedLinear
+from samihs_export.windows import Windows
+from samihs_runtime.errors import ExportError
 from samihs_training.sam import segment_anything_modeling
 
 AttentionForm = Literal["bias", "augmented"]
 
 
 class RelativeAttention(nn.Module):
-    """segment-anything's ``image_encoder.Attention``: tokens [B, H, W, C] -> the same shape."""
+    """segment-anything's window or global attention: tokens [B, G, G, C] -> the same shape.
+
+    ``before`` (a norm in the authors' pad order, or an adapter that was not merged) acts on each
+    token alone, so a pad token reaches the projection as ``z = before(0)``, everywhere the same.
+    Tokens are projected without their bias as ``before(x) - z``, padded with zeros, and
+    ``W z + c`` is added to all: exact, and no pad token is ever multiplied.
+    """
 
     table_h: Tensor
     """Buffers: [side of the query, head width, side of the key]."""
     table_w: Tensor
     key_positions: Tensor
+    pad_token: Tensor
+    """Buffer [C]: z; empty where it is zero, or where nothing is padded."""
 
-    def __init__(self, attention: Any, side: int, form: AttentionForm) -> None:
-        """``attention``: SAM's module, whose layers are shared; ``side``: H = W, tokens."""
+    def __init__(
+        self,
+        attention: Any,
+        windows: Windows,
+        form: AttentionForm,
+        before: nn.Module | None = None,
+    ) -> None:
+        """``attention``: SAM's module, adapters merged into its linear layers."""
         super().__init__()
-        self.qkv, self.proj = attention.qkv, attention.proj
+        self.windows, self.form = windows, form
+        self.before = before or nn.Identity()
         self.heads, self.scale = int(attention.num_heads), float(attention.scale)
-        self.side, self.form = side, form
+        _require_linear(attention.qkv)
+        qkv, pad_token = _with_pad_token_in_bias(attention.qkv, self.before, windows)
+        self.qkv, self.proj = NamedLinear(qkv), attention.proj
+        self.register_buffer("pad_token", pad_token)
         gather: Any = segment_anything_modeling().image_encoder.get_rel_pos
-        tables = [
-            gather(side, side, table).detach().mT.contiguous()
-            for table in (attention.rel_pos_h, attention.rel_pos_w)
-        ]
-        self.register_buffer("table_h", tables[0])
-        self.register_buffer("table_w", tables[1])
+        side = windows.side
+        for name in ("h", "w"):
+            table = gather(side, side, getattr(attention, f"rel_pos_{name}"))
+            self.register_buffer(f"table_{name}", table.detach().mT.contiguous())
         if form == "augmented":
-            width = tables[0].shape[1]
+            width = self.table_h.shape[1]
             self.register_buffer("key_positions", F.pad(_onehot_positions(side), (width, 0)))
 
     def forward(self, x: Tensor) -> Tensor:
-        side, width = self.side, self.qkv.in_features
-        heads = self.qkv(x).reshape(-1, side * side, 3, self.heads, width // self.heads)
-        q, k, v = heads.permute(2, 0, 3, 1, 4).unbind(0)  # [B, heads, L, d]
+        q, k, v = self.windows.split(self._projected(x), self.heads)  # [B, heads, L, d]
         mixed = self._biased(q, k, v) if self.form == "bias" else self._augmented(q, k, v)
-        out: Tensor = self.proj(mixed.transpose(1, 2).reshape(-1, side, side, width))
+        out: Tensor = self.proj(self.windows.join(mixed))
         return out
+
+    def _projected(self, x: Tensor) -> Tensor:
+        """[B, G, G, C] -> [B, G + pad, G + pad, 3 C]."""
+        tokens: Tensor = self.before(x)
+        if self.pad_token.numel():
+            tokens = tokens - self.pad_token
+        if not self.windows.pad:
+            out: Tensor = self.qkv(tokens)
+            return out
+        product = self.qkv(tokens, biased=False)
+        return self.windows.padded(product) + self.qkv.bias
 
     def _positions(self, q: Tensor) -> tuple[Tensor, Tensor]:
         """q.Rh and q.Rw, each [B, heads, H, W, side]."""
-        grid = q.reshape(-1, self.heads, self.side, self.side, q.shape[-1])
+        side = self.windows.side
+        grid = q.reshape(-1, self.heads, side, side, q.shape[-1])
         rows = grid @ self.table_h  # query row h picks its table
         columns = (grid.transpose(2, 3) @ self.table_w).transpose(2, 3)
         return rows, columns
 
     def _biased(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         rows, columns = self._positions(q)
-        tokens = self.side * self.side
+        tokens = self.windows.side**2
         scores = (q * self.scale) @ k.mT
         bias = rows[..., :, None] + columns[..., None, :]  # [B, heads, H, W, side, side]
         scores = scores + bias.reshape(-1, self.heads, tokens, tokens)
@@ -73,8 +103,9 @@ class RelativeAttention(nn.Module):
 
     def _augmented(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         rows, columns = self._positions(q)
-        extra = 2 * self.side
-        shape = (-1, self.heads, self.side * self.side, self.side)
+        side = self.windows.side
+        extra = 2 * side
+        shape = (-1, self.heads, side * side, side)
         query = torch.cat([q * self.scale, rows.reshape(shape), columns.reshape(shape)], dim=-1)
         key = F.pad(k, (0, extra)) + self.key_positions
         value = F.pad(v, (0, extra))
@@ -102,6 +133,28 @@ class TwoWayAttention(nn.Module):
         mixed = scores.float().softmax(-1).to(value.dtype) @ value
         out: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
         return out
+
+
+def _require_linear(qkv: nn.Module) -> None:
+    if not isinstance(qkv, nn.Linear):
+        raise ExportError(
+            f"the projection to queries, keys and values is a {type(qkv).__name__}, expected a "
+            "plain linear layer: merge the model first (samihs_export.merge)"
+        )
+
+
+@torch.no_grad()
+def _with_pad_token_in_bias(
+    qkv: nn.Linear, before: nn.Module, windows: Windows
+) -> tuple[nn.Linear, Tensor]:
+    """(qkv with the bias ``W z + c``, z); the same layer and nothing where z is zero or unused."""
+    token = before(qkv.weight.new_zeros(1, 1, 1, qkv.in_features)).flatten()
+    if not windows.pad or not token.any():
+        return qkv, token[:0]
+    shifted = copy.deepcopy(qkv)
+    bias = qkv.weight.double() @ token.double() + qkv.bias.double()
+    shifted.bias = nn.Parameter(bias.to(qkv.weight.dtype))
+    return shifted, token
 
 
 def _onehot_positions(side: int) -> Tensor:

@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,12 +46,12 @@ class ParityCase:
 class Answer:
     """What one implementation says to one case."""
 
-    logits: NDArray[np.float32]
-    """[4G, 4G]."""
+    logits: NDArray[np.floating[Any]]
+    """[4G, 4G], float32; float64 where that was the model's."""
     mask: NDArray[np.bool_]
     """[S, S]."""
     score: float
-    embedding: NDArray[np.float32] | None = None
+    embedding: NDArray[np.floating[Any]] | None = None
     """[E, G, G]; None where it was not kept."""
 
 
@@ -93,7 +94,7 @@ def save_reference(path: Path, cases: Sequence[ParityCase], answers: Sequence[An
             "points": case.points,
             "labels": case.labels,
             "prior": np.zeros((0, 0), np.float32) if case.prior is None else case.prior,
-            "logits": answer.logits,
+            "logits": answer.logits.astype(np.float32),
             "mask": answer.mask,
             "score": np.asarray(answer.score),
         }

@@ -18,7 +18,8 @@ from samihs_runtime.bundle import Bundle
 from samihs_runtime.errors import CheckpointError, ExportError, one_line_errors
 
 if TYPE_CHECKING:
-    from samihs_export.pipeline import BundleMetadata
+    from samihs_export.build_options import BuildOptions
+    from samihs_export.pipeline import BundleMetadata, ExportOptions
     from samihs_training.checkpoint import LoadedAdapters
 
 CHECKPOINT = Path("models/vit_mini/adapters.safetensors")
@@ -46,6 +47,12 @@ def main(debug: bool) -> None:
 )
 @click.option("--out", type=Path, help="Bundle folder; the shipped bundle where not given.")
 @click.option("--name", help="The bundle's name; its folder's where not given.")
+@click.option(
+    "--precision",
+    default="fp16",
+    show_default=True,
+    help="TensorRT graphs, such as fp16,bf16,int8,fp8; int8 makes one for ONNX Runtime, too.",
+)
 @click.option("--target", help="Also build engines for these, such as sm80,sm89,sm120.")
 @click.option(
     "--engines", type=Path, help="Where --target's engines go; <bundle>/engines if not given."
@@ -58,6 +65,7 @@ def bundle(
     evaluation: Path | None,
     out: Path | None,
     name: str | None,
+    precision: str,
     target: str | None,
     engines: Path | None,
     untrained: bool,
@@ -65,6 +73,7 @@ def bundle(
     """Merge, export, prove and write a bundle. Nothing is written unless every gate holds."""
     from samihs_export.tensorrt import choose_flavour, parse_targets
 
+    options = _options(precision, untrained)
     targets = parse_targets(target) if target else ()
     if targets:
         choose_flavour()  # before the minutes of work, not after
@@ -72,12 +81,12 @@ def bundle(
     console = Console()
     with _steps(console) as step:
         figures = _figures(evaluation, checkpoint)
-        written = _export(checkpoint, base, figures, place, name or place.name, untrained, step)
+        written = _export(checkpoint, base, figures, place, name or place.name, options, step)
     size = sum(entry.bytes for entry in written.manifest.files.values())
     console.print(f"{written.root}  {size / 1e6:.1f} MB, {len(written.manifest.files)} files")
     console.print(_parity_table(written.manifest.parity["results"]))
     if targets:
-        _build(written, targets, engines or written.engines, None, "auto", console)
+        _build(written, targets, engines or written.engines, None, "auto", None, console)
 
 
 @main.command()
@@ -86,16 +95,32 @@ def bundle(
 @click.option("--out", type=Path, help="Folder; BUNDLE/engines, where the runtime looks.")
 @click.option("--precision", help="Which of the bundle's TensorRT graphs; its first if not given.")
 @click.option("--flavour", default="auto", help="auto, tensorrt_rtx or tensorrt.")
+@click.option("--timing-cache", type=Path, help="File of measured kernels, read and written.")
+@click.option("--version-compatible", is_flag=True, help="Later TensorRT versions load it, too.")
+@click.option("--hardware-compatible", help="ampere_plus or same_compute_capability.")
 @one_line_errors
 def engines(
-    path: Path, target: str | None, out: Path | None, precision: str | None, flavour: str
+    path: Path,
+    target: str | None,
+    out: Path | None,
+    precision: str | None,
+    flavour: str,
+    timing_cache: Path | None,
+    version_compatible: bool,
+    hardware_compatible: str | None,
 ) -> None:
     """Build TensorRT engines from a bundle. Needs no torch, and for named targets no GPU."""
+    from samihs_export.build_options import BuildOptions
     from samihs_export.tensorrt import parse_targets
 
+    options = BuildOptions(
+        timing_cache=timing_cache,
+        version_compatible=version_compatible,
+        hardware_compatible=hardware_compatible,
+    )
     opened = Bundle.open(path)
     targets = parse_targets(target)
-    _build(opened, targets, out or opened.engines, precision, flavour, Console())
+    _build(opened, targets, out or opened.engines, precision, flavour, options, Console())
 
 
 @main.command()
@@ -117,17 +142,28 @@ def _export(
     figures: Mapping[str, Any],
     out: Path,
     name: str,
-    untrained: bool,
+    options: ExportOptions,
     step: Callable[[str], None],
 ) -> Bundle:
-    from samihs_export.pipeline import ExportOptions, export_bundle
+    from samihs_export.pipeline import export_bundle
     from samihs_training.checkpoint import load_adapters
 
     step("loading the checkpoint")
     loaded = load_adapters(checkpoint, base)
-    options = ExportOptions(trained=not untrained)
     about = _metadata(loaded, name, figures)
     return export_bundle(loaded.model, loaded.pr, about, out, options, progress=step)
+
+
+def _options(precision: str, untrained: bool) -> ExportOptions:
+    from samihs_export.pipeline import ExportOptions
+    from samihs_export.precision import FLOAT_OF
+
+    names = [part.strip().lower() for part in precision.split(",")]
+    precisions = tuple(known for name in names for known in FLOAT_OF if known == name)
+    for name in names:
+        if name not in precisions:
+            raise ExportError(f"unknown precision {name!r}: there are {', '.join(FLOAT_OF)}")
+    return ExportOptions(precisions=precisions, trained=not untrained)
 
 
 def _figures(evaluation: Path | None, checkpoint: Path) -> dict[str, Any]:
@@ -195,6 +231,7 @@ def _build(
     out: Path,
     precision: str | None,
     flavour: str,
+    options: BuildOptions | None,
     console: Console,
 ) -> None:
     from samihs_export.tensorrt import BuiltEngine, build_engines
@@ -206,7 +243,15 @@ def _build(
         table.add_row(built.path.name, *figures, str(built.attention_layers))
 
     with console.status("building engines"):
-        build_engines(opened, out, targets, precision=precision, flavour=flavour, progress=note)
+        build_engines(
+            opened,
+            out,
+            targets,
+            precision=precision,
+            flavour=flavour,
+            options=options,
+            progress=note,
+        )
     console.print(table)
     console.print(f"in {out}")
 

@@ -3,8 +3,8 @@
 The contract (names, shapes, types) stands in ``samihs_runtime.manifest``. Pre- and post-processing
 are inside, so that every backend gives the same answer. What differs from segment-anything's own
 forward is exact: one-channel patch embedding or stem with the normalisation folded in,
-relative-position tables as constants, ``where`` for masked assignment. The tests hold both against
-:class:`samihs_training.model.SamihsModel`.
+relative-position tables as constants, no projection of pad tokens, ``where`` for masked assignment.
+The tests hold both against :class:`samihs_training.model.SamihsModel`.
 
 Inputs and outputs stay float32 at every precision; ``precision.to_precision`` sets what lies
 between.
@@ -13,6 +13,7 @@ between.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,6 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from samihs_export.attention import AttentionForm, RelativeAttention, TwoWayAttention
+from samihs_export.named import name_weights
+from samihs_export.windows import Windows
+from samihs_runtime.errors import ExportError
 from samihs_training.model import SamihsModel
 from samihs_training.sam import segment_anything_modeling
 from samihs_training.stem import ConvStem, unpack, upscaled
@@ -33,23 +37,24 @@ class EncoderGraph(nn.Module):
         encoder = copy.deepcopy(model.sam.image_encoder)
         config = model.config
         self.image_size = config.image_size
-        self.stem = OneChannelStem(encoder.patch_embed, config.pixel_mean, config.pixel_std)
+        self.patch_embed = OneChannelStem(encoder.patch_embed, config.pixel_mean, config.pixel_std)
         self.pos_embed = encoder.pos_embed
         self.blocks = nn.ModuleList(
             BlockGraph(block, config.grid, attention) for block in encoder.blocks
         )
         self.neck = encoder.neck
+        name_weights(self)
 
     def forward(self, hu: Tensor, window: Tensor) -> Tensor:
         low, high = window[:, 0].view(-1, 1, 1, 1), window[:, 1].view(-1, 1, 1, 1)
         image = ((hu - low) / (high - low)).clamp(0, 1)
         image = _resized(image, self.image_size)
-        fine = self.stem.fine(image.to(self.pos_embed.dtype))
-        tokens = self.stem.tokens(fine) + self.pos_embed  # [B, G, G, C]
+        fine = self.patch_embed.fine(image.to(self.pos_embed.dtype))
+        tokens = self.patch_embed.tokens(fine) + self.pos_embed  # [B, G, G, C]
         for block in self.blocks:
             tokens = block(tokens)
         embedding: Tensor = self.neck(tokens.permute(0, 3, 1, 2))
-        return self.stem.with_detail(embedding, fine).float()
+        return self.patch_embed.with_detail(embedding, fine).float()
 
 
 class OneChannelStem(nn.Module):
@@ -81,42 +86,37 @@ class OneChannelStem(nn.Module):
 class BlockGraph(nn.Module):
     """One encoder block: tokens [B, G, G, C] -> the same shape.
 
-    What stands before the attention inside the window (``norm1`` in the authors' pad order, or an
-    adapter that was not merged) stays there.
+    What stands between ``norm1`` and the attention (``norm1`` itself in the authors' pad order, or
+    an adapter that was not merged) acts after the padding, and is handed to the attention; what
+    stands after the attention stays there.
     """
 
     def __init__(self, block: Any, grid: int, form: AttentionForm) -> None:
         super().__init__()
         inner = list(block.attn) if isinstance(block.attn, nn.Sequential) else [block.attn]
+        place = _place_of_attention(inner)
         self.norm1, self.norm2, self.mlp = block.norm1, block.norm2, block.mlp
-        self.before_attention = nn.Sequential(*inner[:-1])
-        self.grid, self.window = grid, int(block.window_size)
-        self.attention = RelativeAttention(inner[-1], self.window or grid, form)
+        windows = Windows(grid, int(block.window_size) or grid)
+        before = nn.Sequential(*inner[:place])
+        self.attention = RelativeAttention(inner[place], windows, form, before)
+        self.after_attention = nn.Sequential(*inner[place + 1 :])
 
     def forward(self, x: Tensor) -> Tensor:
-        normed = self.norm1(x)
-        tokens = self._into_windows(normed) if self.window else normed
-        tokens = self.attention(self.before_attention(tokens))
-        x = x + (self._out_of_windows(tokens) if self.window else tokens)
+        x = x + self.after_attention(self.attention(self.norm1(x)))
         out: Tensor = x + self.mlp(self.norm2(x))
         return out
 
-    def _into_windows(self, x: Tensor) -> Tensor:
-        """[B, G, G, C] -> [B windows, w, w, C], padded with zeros at the far edges as SAM does."""
-        side, width, pad = self.window, x.shape[-1], -self.grid % self.window
-        if pad:
-            x = F.pad(x, (0, 0, 0, pad, 0, pad))
-        count = (self.grid + pad) // side
-        x = x.reshape(-1, count, side, count, side, width).transpose(2, 3)
-        return x.reshape(-1, side, side, width)
 
-    def _out_of_windows(self, x: Tensor) -> Tensor:
-        side, width, pad = self.window, x.shape[-1], -self.grid % self.window
-        padded = self.grid + pad
-        count = padded // side
-        x = x.reshape(-1, count, count, side, side, width).transpose(2, 3)
-        x = x.reshape(-1, padded, padded, width)
-        return x[:, : self.grid, : self.grid] if pad else x
+def _place_of_attention(modules: Sequence[nn.Module]) -> int:
+    theirs: Any = segment_anything_modeling().image_encoder.Attention
+    for place, module in enumerate(modules):
+        if isinstance(module, theirs):
+            return place
+    kinds = ", ".join(type(module).__name__ for module in modules)
+    raise ExportError(
+        f"an encoder block attends with {kinds}: expected segment-anything's Attention, which this "
+        "export knows; methods that replace it cannot be exported"
+    )
 
 
 class DecoderGraph(nn.Module):
@@ -140,6 +140,7 @@ class DecoderGraph(nn.Module):
         self.upscaling = decoder.output_upscaling
         self.hypernetwork = decoder.output_hypernetworks_mlps[0]
         self.score_head = decoder.iou_prediction_head
+        name_weights(self)
 
     def forward(
         self, embedding: Tensor, points: Tensor, labels: Tensor, prior: Tensor, has_prior: Tensor

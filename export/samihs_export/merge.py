@@ -1,10 +1,13 @@
-"""Fold PR adapters into the linear layers that follow them.
+"""Fold adapters into linear layers: PR adapters into those that follow, LoRA into its own.
 
-An adapter is ``y = M x + b`` with a symmetric M; the linear layer (W, c) after it becomes
-``(W M, c + W b)``. The products are done in float64 and rounded once, so that the merged model
-differs from the adapted one by float32 rounding only, and costs what plain SAM costs. Both pad
-orders merge exactly: where the authors' order is built, ``norm1`` stays inside the window and pad
-tokens are still normalised before the merged projection sees them.
+A PR adapter is ``y = M x + b`` with a symmetric M; the linear layer (W, c) after it becomes
+``(W M, c + W b)``. LoRA's update ``(alpha / r) B A`` is added to its layer's own weight. The
+products are done in float64 and rounded once, so that the merged model differs from the adapted
+one by float32 rounding only, and costs what plain SAM costs. Both pad orders merge exactly: where
+the authors' order is built, ``norm1`` stays inside the window and pad tokens are still normalised
+before the merged projection sees them.
+
+What is neither stays in the model as a module, is exported as such, and is named in the report.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +32,8 @@ class LayerResidual:
     """What merging one layer cost in accuracy."""
 
     block: int
-    site: Site
+    site: str
+    """``attn`` or ``mlp`` for a PR adapter; LoRA's own layer, such as ``attn.qkv``."""
     rounding: float
     """Largest float32 rounding of a merged weight, relative to the largest weight."""
     output: float
@@ -41,6 +45,8 @@ class MergeReport:
     """All layers that were merged; empty for a model without adapters."""
 
     layers: tuple[LayerResidual, ...]
+    kept: tuple[str, ...] = ()
+    """Encoder modules that cannot be merged and are exported as they are, by name."""
 
     @property
     def worst_output(self) -> float:
@@ -51,6 +57,7 @@ class MergeReport:
         """As the manifest's ``merge`` field holds it."""
         return {
             "layers": len(self.layers),
+            **({"kept_modules": list(self.kept)} if self.kept else {}),
             "worst_output_residual": self.worst_output,
             "residuals": [
                 {
@@ -63,9 +70,24 @@ class MergeReport:
         }
 
 
+class LowRankUpdate(Protocol):
+    """The update of one LoRA layer."""
+
+    def matrix(self) -> Tensor:
+        """(alpha / r) B A in float64, [out, in]."""
+
+
+@runtime_checkable
+class LowRankLinear(Protocol):
+    """A LoRA layer, whoever wrote it: ``linear(x) + x update.matrix()^T``."""
+
+    linear: nn.Linear
+    update: LowRankUpdate
+
+
 @torch.no_grad()
 def merge(model: SamihsModel) -> tuple[SamihsModel, MergeReport]:
-    """A copy of the model with every PR adapter folded away, and what that cost.
+    """A copy of the model with every PR adapter and LoRA layer folded away, and what that cost.
 
     The model given is left as it was. Merging a merged model is a no-op: an equal copy and an empty
     report.
@@ -73,10 +95,52 @@ def merge(model: SamihsModel) -> tuple[SamihsModel, MergeReport]:
     merged = copy.deepcopy(model).eval()
     residuals = []
     for index, block in enumerate(merged.sam.image_encoder.blocks):
+        for name, parent, layer in _low_rank_layers(block):
+            linear, *residual = _added(getattr(parent, layer))
+            setattr(parent, layer, linear)
+            residuals.append(LayerResidual(index, name, *residual))
         for site, adapter, follower in _adapted_layers(block):
             residuals.append(LayerResidual(index, site, *_fold(adapter, follower)))
         _drop_adapters(block)
-    return merged, MergeReport(tuple(residuals))
+    return merged, MergeReport(tuple(residuals), tuple(_foreign(merged.sam.image_encoder)))
+
+
+def _low_rank_layers(block: Any) -> list[tuple[str, Any, str]]:
+    """(name such as ``attn.qkv``, parent module, attribute) of each LoRA layer of a block."""
+    return [
+        (f"{name}.{attribute}", parent, attribute)
+        for name, parent in block.named_modules()
+        for attribute, child in parent.named_children()
+        if isinstance(child, LowRankLinear)
+    ]
+
+
+def _added(layer: LowRankLinear) -> tuple[nn.Linear, float, float]:
+    """The plain layer that computes the same, its rounding, and its output residual."""
+    probes = _probes(layer.linear)
+    before = layer(probes)  # type: ignore[operator]
+    linear = copy.deepcopy(layer.linear)
+    exact = linear.weight.double() + layer.update.matrix()
+    linear.weight = nn.Parameter(exact.to(linear.weight.dtype))
+    return linear, relative_error(linear.weight, exact), relative_error(linear(probes), before)
+
+
+def _probes(linear: nn.Linear) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(_PROBES, linear.in_features, generator=generator).to(linear.weight)
+
+
+def _foreign(encoder: Any) -> Iterator[str]:
+    """Outermost modules of the blocks that are neither torch's nor segment-anything's."""
+    theirs = type(encoder).__module__.rpartition(".")[0]
+    foreign = [
+        f"blocks.{name}"
+        for name, module in encoder.blocks.named_modules()
+        if not type(module).__module__.startswith(("torch.nn.", theirs))
+    ]
+    for name in foreign:
+        if not any(name.startswith(f"{outer}.") for outer in foreign):
+            yield name
 
 
 def _adapted_layers(block: Any) -> Iterator[tuple[Site, PRAdapter, nn.Linear]]:
@@ -91,9 +155,7 @@ def _adapted_layers(block: Any) -> Iterator[tuple[Site, PRAdapter, nn.Linear]]:
 
 def _fold(adapter: PRAdapter, linear: nn.Linear) -> tuple[float, float]:
     """Replace the linear layer's weight and bias; (rounding, output residual)."""
-    probes = torch.randn(
-        _PROBES, linear.in_features, generator=torch.Generator().manual_seed(0)
-    ).to(linear.weight)
+    probes = _probes(linear)
     before = linear(adapter(probes))
     weight = linear.weight.double()
     exact = weight @ adapter.matrix()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import logging
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +27,9 @@ DECODER_INPUTS = ("embedding", "points", "labels", "prior", "has_prior")
 DECODER_OUTPUTS = ("logits", "mask", "score")
 _EMBEDDED_LIMIT = 1_800_000_000
 """Bytes of weights above which they lie in a file beside: protobuf ends at 2 GB (ViT-H in fp32)."""
+
+_SCOPES = "pkg.torch.onnx.name_scopes"
+"""Where torch's exporter notes the modules a node came from, outermost first, then the node."""
 
 
 def export_encoder(graph: EncoderGraph, slice_size: int, path: Path) -> None:
@@ -77,8 +82,30 @@ def _export(
     if program is None:
         raise ExportError(f"{path.name}: torch's exporter gave no graph")
     model = program.model
+    _name_nodes(model, path.stem)
     _strip(model, path.stem)
     _save(model, path)
+
+
+def _name_nodes(model: onnx_ir.Model, graph: str) -> None:
+    """Name nodes ``blocks.0.mlp.lin1/MatMul``: what TensorRT, plans and errors call them by.
+
+    The part before the slash is the layer whose weight the node takes, else the module it came
+    from, else the graph's name.
+    """
+    seen: Counter[str] = Counter()
+    for node in model.graph:
+        name = f"{_layer_of(node) or graph}/{node.op_type}"
+        seen[name] += 1
+        node.name = name if seen[name] == 1 else f"{name}_{seen[name]}"
+
+
+def _layer_of(node: onnx_ir.Node) -> str:
+    for value in node.inputs:
+        if value is not None and value.is_initializer() and str(value.name).endswith(".weight"):
+            return str(value.name).removesuffix(".weight")
+    scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "['']"))
+    return str(scopes[-2]) if len(scopes) > 1 else ""
 
 
 def _strip(model: onnx_ir.Model, name: str) -> None:

@@ -6,26 +6,20 @@ import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib import metadata as packages
 from pathlib import Path
 from typing import Any
 
-from samihs_export.attention import AttentionForm
+from samihs_export.calibration import calibrate, calibration_cases
 from samihs_export.card import model_card
-from samihs_export.cases import Answer, ParityCase, phantom_cases, save_reference
-from samihs_export.graphs import DecoderGraph, EncoderGraph
+from samihs_export.cases import ParityCase, phantom_cases, save_reference
+from samihs_export.families import Ranges, families, write_graphs
 from samihs_export.merge import MergeReport, merge
-from samihs_export.onnx import export_decoder, export_encoder
-from samihs_export.parity import (
-    MERGE_GATES,
-    ParityResult,
-    answers_of_onnx,
-    compare,
-    gates_for,
-    numbers_only,
-)
-from samihs_export.precision import Precision, to_precision
-from samihs_export.reference import answers_of_model
+from samihs_export.parity import ParityResult
+from samihs_export.precision import Precision
+from samihs_export.proof import Proof
+from samihs_export.quantization import Range
 from samihs_export.verify import REFERENCE
 from samihs_runtime.bundle import MANIFEST, Bundle, GraphEntry, Manifest, WindowRule, write_bundle
 from samihs_runtime.errors import OutputError
@@ -60,8 +54,10 @@ class ExportOptions:
     """How a bundle is made."""
 
     slice_size: int = 512
-    trt_precisions: tuple[Precision, ...] = ("fp16",)
-    """Graphs for TensorRT, beside ONNX Runtime's fp32."""
+    precisions: tuple[Precision, ...] = ("fp16",)
+    """Graphs for TensorRT, beside ONNX Runtime's fp32; int8 makes one for ONNX Runtime, too."""
+    calibration_slices: int = 16
+    """Slices on which the ranges of int8 and fp8 are measured; parity's are others."""
     parity_slices: int = 20
     reference_slices: int = 4
     """Cases kept in the bundle, so that ``verify`` can ask again without torch."""
@@ -94,26 +90,28 @@ def export_bundle(
     """
     options = options or ExportOptions()
     _check_destination(out)
+    wanted = families(options.precisions)
     progress("merging adapters")
     merged, report = merge(model)
     progress(f"drawing {options.parity_slices} phantom slices")
     cases = _cases(merged, metadata.window, options)
     progress("asking torch, adapted and merged")
-    reference, merge_result = _prove_merge(model, merged, cases, options)
-    results = [merge_result]
+    proof = Proof.of(model, cases, trained=options.trained)
+    results = [proof.prove_merge(merged)]
     try:
         with tempfile.TemporaryDirectory(prefix="samihs-export-") as scratch:
             folder = Path(scratch) / "files"
             folder.mkdir()  # unlike the scratch folder, readable by all, as the bundle will be
+            ranges = _calibrated(folder, metadata.window, options)
             entries = []
-            for family, precision in _families(options):
+            for family, precision in wanted:
                 progress(f"exporting and proving {family} {precision}")
-                entry = _write_graphs(folder, merged, family, precision, options.slice_size)
-                results.append(_prove_onnx(folder, entry, cases, reference, options))
+                entry = write_graphs(folder, merged, family, precision, options.slice_size, ranges)
+                results.append(proof.prove_graph(folder, entry, merged))
                 entries.append(entry)
             progress("writing the bundle")
-            manifest = _manifest(merged, pr, metadata, options, report, results, entries)
-            _write_papers(folder, manifest, results, cases, reference, options)
+            manifest = _manifest(merged, pr, metadata, options, report, proof, results, entries)
+            _write_papers(folder, manifest, proof, options)
             return write_bundle(folder, manifest, out)
     except OSError as error:
         raise OutputError(f"the export could not be written: {error}") from error
@@ -138,51 +136,17 @@ def _cases(model: SamihsModel, window: WindowRule, options: ExportOptions) -> li
     )
 
 
-def _prove_merge(
-    adapted: SamihsModel, merged: SamihsModel, cases: Sequence[ParityCase], options: ExportOptions
-) -> tuple[list[Answer], ParityResult]:
-    """The adapted model's answers, which every later step is held against, and the first gate."""
-    reference = answers_of_model(adapted, cases)
-    result = compare(
-        "merged torch against adapted torch", reference, answers_of_model(merged, cases)
-    )
-    result.require(MERGE_GATES if options.trained else numbers_only(MERGE_GATES))
-    return reference, result
+def _calibrated(folder: Path, window: WindowRule, options: ExportOptions) -> Ranges:
+    """The ranges of quantized layers' inputs, measured when first asked for, on the fp32 graph."""
 
+    @cache
+    def ranges() -> Mapping[str, Range]:
+        cases = calibration_cases(
+            options.calibration_slices, slice_size=options.slice_size, window=window
+        )
+        return calibrate(folder / "onnx" / "encoder.onnx", cases)
 
-def _families(options: ExportOptions) -> list[tuple[str, Precision]]:
-    return [("onnx", "fp32"), *(("trt", precision) for precision in options.trt_precisions)]
-
-
-def _attention_form(family: str, precision: Precision) -> AttentionForm:
-    """The form that runs best: measured for ONNX Runtime; no TensorRT kernel attends in fp32."""
-    return "augmented" if family == "trt" and precision != "fp32" else "bias"
-
-
-def _write_graphs(
-    folder: Path, merged: SamihsModel, family: str, precision: Precision, slice_size: int
-) -> GraphEntry:
-    place = f"{family}/{precision}" if family == "trt" else family
-    entry = GraphEntry(family, precision, f"{place}/encoder.onnx", f"{place}/decoder.onnx")
-    encoder = EncoderGraph(merged, _attention_form(family, precision))
-    export_encoder(to_precision(encoder, precision), slice_size, folder / entry.encoder)
-    decoder = to_precision(DecoderGraph(merged, slice_size), precision)
-    export_decoder(decoder, merged.config, folder / entry.decoder)
-    return entry
-
-
-def _prove_onnx(
-    folder: Path,
-    entry: GraphEntry,
-    cases: Sequence[ParityCase],
-    reference: Sequence[Answer],
-    options: ExportOptions,
-) -> ParityResult:
-    answers = answers_of_onnx(folder / entry.encoder, folder / entry.decoder, cases)
-    name = f"{entry.family} {entry.precision} in ONNX Runtime against torch"
-    result = compare(name, reference, answers)
-    result.require(gates_for(entry.precision, trained=options.trained))
-    return result
+    return ranges
 
 
 def _manifest(
@@ -191,6 +155,7 @@ def _manifest(
     metadata: BundleMetadata,
     options: ExportOptions,
     report: MergeReport,
+    proof: Proof,
     results: Sequence[ParityResult],
     entries: Sequence[GraphEntry],
 ) -> Manifest:
@@ -215,6 +180,7 @@ def _manifest(
         merge=report.summary(),
         parity={
             "masks_judged": options.trained,
+            **({"float32_own_error": asdict(proof.own)} if proof.own else {}),
             "results": [result.summary() for result in results],
         },
         accuracy=dict(metadata.accuracy),
@@ -222,29 +188,21 @@ def _manifest(
     )
 
 
-def _write_papers(
-    folder: Path,
-    manifest: Manifest,
-    results: Sequence[ParityResult],
-    cases: Sequence[ParityCase],
-    reference: Sequence[Answer],
-    options: ExportOptions,
-) -> None:
+def _write_papers(folder: Path, manifest: Manifest, proof: Proof, options: ExportOptions) -> None:
     """What a reader wants beside the graphs: parity.json, the model card, torch's own answers."""
     parity = {
         "slices": "seeded phantoms with a bleed; a click, two clicks, a box, a click with a prior",
-        "masks_judged": options.trained,
+        **manifest.parity,
         "gates": {
-            "merge": asdict(MERGE_GATES),
-            **{str(each): asdict(gates_for(each)) for _, each in _families(options)},
+            "merge": asdict(proof.merge_gates),
+            **{str(each): asdict(proof.gates(each)) for _, each in families(options.precisions)},
         },
-        "results": [result.summary() for result in results],
     }
     text = json.dumps(parity, indent=2) + "\n"
     (folder / "parity.json").write_text(text, encoding="utf-8")
     (folder / "MODEL_CARD.md").write_text(model_card(manifest), encoding="utf-8")
     kept = options.reference_slices
-    save_reference(folder / REFERENCE, cases[:kept], reference[:kept])
+    save_reference(folder / REFERENCE, proof.cases[:kept], proof.reference[:kept])
 
 
 def _plain(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,25 +13,37 @@
 
     the compute type            all other layers: convolutions, linear layers, attention products,
                                 GELU, residual sums
+
+    8 bits                      int8 and fp8 put the encoder's linear layers into 8 bits on top of
+                                this (``quantization``)
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from samihs_export.graphs import PromptPoints
-from samihs_training.sam import segment_anything_modeling
+from samihs_export.named import NamedNorm2d
+from samihs_runtime.errors import ExportError
 
-Precision = Literal["fp32", "fp16", "bf16"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 G = TypeVar("G", bound=nn.Module)
 COMPUTE_TYPES: dict[Precision, torch.dtype] = {
     "fp32": torch.float32,
     "fp16": torch.float16,
     "bf16": torch.bfloat16,
 }
+FLOAT_OF: dict[Precision, Precision] = {
+    "fp32": "fp32",
+    "fp16": "fp16",
+    "bf16": "bf16",
+    "int8": "fp16",
+    "fp8": "fp16",
+}
+"""The type of what is not quantized, in graphs for TensorRT."""
 
 
 class InFloat32(nn.Module):
@@ -47,7 +59,16 @@ class InFloat32(nn.Module):
 
 
 def to_precision(graph: G, precision: Precision) -> G:
-    """Set a graph's types, in place, as the table above has them; returns the graph."""
+    """Set a graph's types, in place, as the table above has them; returns the graph.
+
+    Raises:
+        ExportError: int8 or fp8, which are written into the ONNX file.
+    """
+    if precision not in COMPUTE_TYPES:
+        raise ExportError(
+            f"a torch graph cannot be {precision}: export it as {FLOAT_OF[precision]} and quantize "
+            "the file (samihs_export.quantization)"
+        )
     if precision != "fp32":
         _narrow(graph, COMPUTE_TYPES[precision])
     return graph
@@ -55,14 +76,13 @@ def to_precision(graph: G, precision: Precision) -> G:
 
 def _narrow(module: nn.Module, dtype: torch.dtype) -> None:
     """The module's own tensors, then its children; what stays in float32 is never rounded."""
-    norms: Any = (nn.LayerNorm, segment_anything_modeling().common.LayerNorm2d)
     for parameter in module.parameters(recurse=False):
         parameter.data = parameter.data.to(dtype)
     for name, buffer in list(module.named_buffers(recurse=False)):
         if buffer.is_floating_point():
             setattr(module, name, buffer.to(dtype))
     for name, child in list(module.named_children()):
-        if isinstance(child, norms):
+        if isinstance(child, nn.LayerNorm | NamedNorm2d):
             setattr(module, name, InFloat32(child))
         elif not isinstance(child, PromptPoints):
             _narrow(child, dtype)

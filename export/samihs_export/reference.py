@@ -2,25 +2,61 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
 
 from samihs_export.cases import Answer, ParityCase
+from samihs_export.graphs import DecoderGraph, EncoderGraph
 from samihs_training.model import SamihsModel, mask_at_slice_size
 
 
 @torch.no_grad()
 def answers_of_model(model: SamihsModel, cases: Sequence[ParityCase]) -> list[Answer]:
-    """Ask the torch model, adapted or merged, one case at a time."""
+    """Ask the torch model, adapted or merged, one case at a time, in its own type."""
     return [_ask(model.eval(), case) for case in cases]
 
 
-def _ask(model: SamihsModel, case: ParityCase) -> Answer:
-    size = case.hu.shape[0]
+def in_float64(model: SamihsModel) -> SamihsModel:
+    """A float64 copy; only prompt positions stay float32, to which segment-anything casts them."""
+    exact = copy.deepcopy(model).double()
+    exact.sam.prompt_encoder.pe_layer.float()
+    return exact
+
+
+@torch.no_grad()
+def answers_of_graphs(
+    encoder: EncoderGraph, decoder: DecoderGraph, cases: Sequence[ParityCase]
+) -> list[Answer]:
+    """Ask the torch graphs that an ONNX file was written from, in their own types.
+
+    For bfloat16, which ONNX Runtime's CPU does not compute and torch's does.
+    """
+    encoder.eval()
+    decoder.eval()
+    return [_ask_graphs(encoder, decoder, case) for case in cases]
+
+
+def _ask_graphs(encoder: EncoderGraph, decoder: DecoderGraph, case: ParityCase) -> Answer:
     hu, window = torch.from_numpy(case.hu)[None, None], torch.from_numpy(case.window)[None]
+    embedding = encoder(hu, window)
+    side = 4 * embedding.shape[-1]
+    prior = torch.zeros(side, side) if case.prior is None else torch.from_numpy(case.prior)
+    has_prior = torch.tensor([float(case.prior is not None)])
+    points, labels = torch.from_numpy(case.points)[None], torch.from_numpy(case.labels)[None]
+    logits, mask, score = decoder(embedding, points, labels, prior[None, None], has_prior)
+    return Answer(
+        logits[0, 0].numpy(), mask[0].bool().numpy(), float(score[0]), embedding[0].numpy()
+    )
+
+
+def _ask(model: SamihsModel, case: ParityCase) -> Answer:
+    size, dtype = case.hu.shape[0], next(model.parameters()).dtype
+    hu = torch.from_numpy(case.hu)[None, None].to(dtype)
+    window = torch.from_numpy(case.window)[None].to(dtype)
     embedding = model.encode(hu, window)
-    prior = None if case.prior is None else torch.from_numpy(case.prior)[None, None]
+    prior = None if case.prior is None else torch.from_numpy(case.prior)[None, None].to(dtype)
     logits, score = model.decode(
         embedding,
         torch.from_numpy(case.points)[None],

@@ -8,6 +8,7 @@ the runtime decides whether to load it (``samihs_runtime.backends.sidecar``).
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from samihs_export.build_options import BuildOptions, ProfileSizes
+from samihs_export.readback import attention_layers, check_layers, layer_kinds, layers_of
 from samihs_runtime.backends.contract import DECODER, ENCODER, GraphContract, tensor_shapes
 from samihs_runtime.backends.probe import probe_gpus
 from samihs_runtime.backends.sidecar import EngineSidecar, Shape
@@ -32,17 +35,8 @@ TARGETS = {
     "sm121": "12.1",
 }
 """Compute capabilities that TensorRT-RTX builds for (1.7; not SM90)."""
-_TYPED_LAYERS = {"fp16": "HALF", "bf16": "BF16"}
-
-
-@dataclass(frozen=True)
-class ProfileSizes:
-    """(least, best, most) of each dynamic size. One click on one slice is what is tuned for."""
-
-    encode_batch: tuple[int, int, int] = (1, 1, 8)
-    decode_batch: tuple[int, int, int] = (1, 1, 16)
-    points: tuple[int, int, int] = (1, 2, 32)
-    """Points as the decoder takes them: one click is two, with its "not a point"."""
+RECORDS = "builds"
+"""Folder beside the engines: one JSON of each build, with what was read back of its network."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +47,10 @@ class BuiltEngine:
     sidecar: EngineSidecar
     bytes: int
     build_seconds: float
+    layer_kinds: Mapping[str, int]
+    """Layers of the parsed network, by kind and type."""
     attention_layers: int
-    """Attention layers of TensorRT's own in the parsed network."""
+    """Those that are attention layers of TensorRT's own."""
 
 
 def choose_flavour(flavour: str = "auto") -> tuple[str, Any]:
@@ -103,7 +99,7 @@ def build_engines(
     *,
     precision: str | None = None,
     flavour: str = "auto",
-    sizes: ProfileSizes | None = None,
+    options: BuildOptions | None = None,
     progress: Callable[[BuiltEngine], None] = lambda built: None,
 ) -> list[BuiltEngine]:
     """Encoder and decoder for every target, written to ``out`` with their sidecars.
@@ -114,21 +110,23 @@ def build_engines(
         targets: names of :data:`TARGETS`, or None for this machine's GPU.
         precision: which of the bundle's ``trt`` graphs; the first where None.
         flavour: ``auto``, ``tensorrt_rtx`` or ``tensorrt``.
-        sizes: the optimization profile.
+        options: profile sizes, timing cache, compatibility.
         progress: called after each engine.
 
     Raises:
-        ExportError: no builder, a target it does not know, or a graph it refuses.
+        ExportError: no builder, a target it does not know, a graph it refuses, or a network that
+            is not of the precision asked for (``readback``).
         BundleError: the bundle holds no such graphs.
         OutputError: ``out`` cannot be written.
     """
     name, trt = choose_flavour(flavour)
+    options = options or BuildOptions()
     graph = bundle.graph("trt", precision)
     built = []
     for target in targets:
         for contract, path in ((ENCODER, graph.encoder), (DECODER, graph.decoder)):
-            job = _Job(trt, name, contract, path, graph.precision, target)
-            profile = _profile(contract, bundle.manifest, sizes or ProfileSizes())
+            job = _Job(trt, name, contract, path, graph.precision, target, options)
+            profile = _profile(contract, bundle.manifest, options.sizes)
             engine = _build(job, profile, out)
             progress(engine)
             built.append(engine)
@@ -143,6 +141,7 @@ class _Job:
     onnx: Path
     precision: str
     target: str | None
+    options: BuildOptions
 
     @property
     def compute_capability(self) -> str:
@@ -161,22 +160,42 @@ def _build(job: _Job, profile: Mapping[str, tuple[Shape, Shape, Shape]], out: Pa
     log = _logger(job.trt)
     builder = job.trt.Builder(log)
     network = _parse(job, builder, log)
-    attention_layers = _check_network(job, network)
+    layers = layers_of(network)
+    check_layers(layers, job.precision, str(job.onnx))
     config = builder.create_builder_config()
     _set_target(job, config)
-    shapes = builder.create_optimization_profile()
-    for name, (least, best, most) in profile.items():
-        shapes.set_shape(name, least, best, most)
-    config.add_optimization_profile(shapes)
+    job.options.apply(job.trt, config)
+    _add_profile(builder, config, profile)
     started = time.perf_counter()
     plan = builder.build_serialized_network(network, config)
     seconds = time.perf_counter() - started
     if plan is None:
         raise ExportError(f"{job.flavour} built no {job.stem}: {log.last()}")
     path = _write(out / f"{job.stem}.engine", memoryview(plan))
-    sidecar = EngineSidecar(
+    sidecar = _sidecar(job, path, profile)
+    sidecar.write(path.with_suffix(".json"))
+    job.options.keep_timings(config)
+    kinds = layer_kinds(layers)
+    _record(job, out, seconds, kinds)
+    size = path.stat().st_size
+    return BuiltEngine(path, sidecar, size, seconds, kinds, attention_layers(layers))
+
+
+def _add_profile(
+    builder: Any, config: Any, profile: Mapping[str, tuple[Shape, Shape, Shape]]
+) -> None:
+    shapes = builder.create_optimization_profile()
+    for name, (least, best, most) in profile.items():
+        shapes.set_shape(name, least, best, most)
+    config.add_optimization_profile(shapes)
+
+
+def _sidecar(
+    job: _Job, engine: Path, profile: Mapping[str, tuple[Shape, Shape, Shape]]
+) -> EngineSidecar:
+    return EngineSidecar(
         part=job.contract.part,
-        engine_sha256=sha256_of(path),
+        engine_sha256=sha256_of(engine),
         onnx_sha256=sha256_of(job.onnx),
         flavour=job.flavour,
         version=str(job.trt.__version__),
@@ -184,8 +203,17 @@ def _build(job: _Job, profile: Mapping[str, tuple[Shape, Shape, Shape]], out: Pa
         precision=job.precision,
         profiles=(dict(profile),),
     )
-    sidecar.write(path.with_suffix(".json"))
-    return BuiltEngine(path, sidecar, path.stat().st_size, seconds, attention_layers)
+
+
+def _record(job: _Job, out: Path, seconds: float, kinds: Mapping[str, int]) -> None:
+    """What the runtime need not know of a build, for whoever asks later."""
+    path = out / RECORDS / f"{job.stem}.json"
+    record = {"flags": job.options.flags(), "build_seconds": round(seconds, 2), "layers": kinds}
+    try:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"cannot write the build's record {path}: {error.strerror}") from error
 
 
 def _parse(job: _Job, builder: Any, log: Any) -> Any:
@@ -196,24 +224,6 @@ def _parse(job: _Job, builder: Any, log: Any) -> Any:
         reasons = [str(parser.get_error(i).desc()) for i in range(parser.num_errors)]
         raise ExportError(f"{job.flavour} cannot parse {job.onnx}: {'; '.join(reasons)}")
     return network
-
-
-def _check_network(job: _Job, network: Any) -> int:
-    """Refuse a network that is silently float32; the number of attention layers."""
-    layers = [network.get_layer(index) for index in range(network.num_layers)]
-    wanted = _TYPED_LAYERS.get(job.precision)
-    products = [layer for layer in layers if _kind(layer) == "MATRIX_MULTIPLY"]
-    wide = [p.name for p in products if wanted and p.get_output(0).dtype.name != wanted]
-    if len(wide) > len(products) // 2:
-        raise ExportError(
-            f"{job.onnx}: {job.precision} was asked for, but {len(wide)} of {len(products)} "
-            f"matrix products are of another type ({', '.join(wide[:3])}, ...): export it again"
-        )
-    return sum(_kind(layer) == "ATTENTION_INPUT" for layer in layers)
-
-
-def _kind(layer: Any) -> str:
-    return str(layer.type).rpartition(".")[2]
 
 
 def _set_target(job: _Job, config: Any) -> None:

@@ -24,7 +24,7 @@ from samihs_runtime.errors import BundleError
 SCHEMA = 1
 FAMILIES = ("onnx", "trt")
 """Graph families: for ONNX Runtime, and TensorRT's source."""
-PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 WINDOW_RULES = ("fixed", "percentiles")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 

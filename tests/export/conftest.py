@@ -44,7 +44,14 @@ PR = PRConfig(rank=8)
 ABOUT = {"window": [-20, 100], "training_data": "none: random weights"}
 EVALUATION = {"dice": 0.5, "suggested_threshold": 0.4204}
 METADATA = BundleMetadata("tiny", "1", "none: random weights", WindowRule("fixed", -20.0, 100.0))
-OPTIONS = ExportOptions(slice_size=SLICE, parity_slices=4, reference_slices=2, trained=False)
+OPTIONS = ExportOptions(
+    slice_size=SLICE,
+    precisions=("fp16", "int8", "fp8"),
+    calibration_slices=4,
+    parity_slices=4,
+    reference_slices=2,
+    trained=False,
+)
 
 
 def adapted_model(pr: PRConfig, seed: int = 0, config: SamConfig = TINY) -> SamihsModel:

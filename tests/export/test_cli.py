@@ -47,7 +47,14 @@ def test_bundle_from_checkpoints(exported: Exported) -> None:
     assert "Not for clinical use" in card
     assert "none: random weights" in card
     compared = [each["name"] for each in json.loads((root / "parity.json").read_text())["results"]]
-    assert [name.split()[0] for name in compared] == ["merged", "onnx", "trt"]
+    assert [" ".join(name.split()[:2]) for name in compared] == [
+        "merged torch",
+        "onnx fp32",
+        "onnx int8",
+        "trt fp16",
+        "trt int8",
+        "trt fp8",
+    ]
     assert root.stat().st_mode & 0o055 == 0o055  # others may read what is served
 
 
@@ -108,6 +115,12 @@ def test_evaluation_that_is_none(
     paths = ("--checkpoint", checkpoints.adapters, "--base", checkpoints.base)
     result = run("bundle", *paths, "--evaluation", path, "--out", tmp_path / "out")
     refused(result, "summary.json")
+    assert not (tmp_path / "out").exists()
+
+
+def test_unknown_precision_is_refused_before_any_work(tmp_path: Path) -> None:
+    result = run("bundle", "--out", tmp_path / "out", "--precision", "fp16,fp4")
+    refused(result, "unknown precision 'fp4'", "int8")
     assert not (tmp_path / "out").exists()
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from samihs_export.attention import AttentionForm, RelativeAttention
 from samihs_export.graphs import DecoderGraph, EncoderGraph, one_channel_patches
 from samihs_export.merge import merge, relative_error
+from samihs_export.windows import Windows
 from samihs_training.adapters import PRConfig
 from samihs_training.model import SamihsModel, mask_at_slice_size
 
@@ -44,7 +45,7 @@ def test_attention_is_segment_anythings(
     theirs: Any = merged.sam.image_encoder.blocks[block].attn
     side = (TINY.window, TINY.grid)[block]
     tokens = random(3, side, side, TINY.width)
-    ours = RelativeAttention(theirs, side, form)
+    ours = RelativeAttention(theirs, Windows(side, side), form)
     assert relative_error(ours(tokens), theirs(tokens)) < 1e-5
 
 

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from samihs_export import tensorrt
-from samihs_export.tensorrt import TARGETS, build_engines, choose_flavour, parse_targets
+from samihs_export.build_options import BuildOptions
+from samihs_export.graphs import EncoderGraph
+from samihs_export.merge import merge
+from samihs_export.onnx import export_encoder
+from samihs_export.precision import to_precision
+from samihs_export.readback import Layer, attention_layers, check_layers, layer_kinds, layers_of
+from samihs_export.tensorrt import RECORDS, TARGETS, build_engines, choose_flavour, parse_targets
 from samihs_runtime.backends.probe import GpuProbe
 from samihs_runtime.backends.sidecar import EngineSidecar
 from samihs_runtime.bundle import GraphEntry, sha256_of, write_bundle
@@ -86,3 +95,125 @@ def test_no_builder_installed(monkeypatch: pytest.MonkeyPatch) -> None:
         choose_flavour()
     with pytest.raises(ExportError, match="no TensorRT flavour 'cuda'"):
         choose_flavour("cuda")
+
+
+@pytest.fixture(scope="module")
+def parse() -> Callable[[Path], list[Layer]]:
+    def layers(path: Path) -> list[Layer]:
+        builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
+        network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        parser = trt.OnnxParser(network, trt.Logger(trt.Logger.ERROR))
+        assert parser.parse_from_file(str(path))
+        return layers_of(network)
+
+    return layers
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8", "fp8"])
+def test_parsed_networks_are_what_was_asked_for(
+    exported: Exported, parse: Callable[[Path], list[Layer]], precision: str
+) -> None:
+    files = exported.bundle.graph("trt", precision)
+    layers = parse(files.encoder)
+    check_layers(layers, precision, "encoder")
+    check_layers(parse(files.decoder), "fp16", "decoder")
+    assert attention_layers(layers) == TINY.depth
+    quantized = {"int8": "QUANTIZE INT8", "fp8": "QUANTIZE FP8"}.get(precision, "none")
+    assert layer_kinds(layers).get(quantized, 0) == (0 if precision == "fp16" else 4 * TINY.depth)
+
+
+@pytest.mark.parametrize(
+    ("graph", "asked", "words"),
+    [
+        ("fp16", "bf16", "another type"),
+        ("fp16", "int8", r"not quantized are blocks\.0\.attention\.qkv"),
+        ("int8", "fp8", r"not quantized are blocks\.0\.attention\.qkv"),
+    ],
+)
+def test_another_precision_than_asked_for_is_named(
+    exported: Exported,
+    parse: Callable[[Path], list[Layer]],
+    graph: str,
+    asked: str,
+    words: str,
+) -> None:
+    layers = parse(exported.bundle.graph("trt", graph).encoder)
+    with pytest.raises(ExportError, match=words):
+        check_layers(layers, asked, "encoder.onnx")
+
+
+def test_attention_that_is_taken_apart_is_named(
+    exported: Exported, parse: Callable[[Path], list[Layer]], tmp_path: Path
+) -> None:
+    graph = to_precision(EncoderGraph(merge(exported.model)[0], "bias"), "fp16")
+    export_encoder(graph, SLICE, tmp_path / "encoder.onnx")
+    with pytest.raises(ExportError, match=r"taken apart in blocks\.0\.attention, blocks\.1"):
+        check_layers(parse(tmp_path / "encoder.onnx"), "fp16", "encoder.onnx")
+
+
+def test_a_norm_in_half_precision_is_named() -> None:
+    layers = [Layer("blocks.0.norm1/LayerNormalization", "NORMALIZATION", "HALF")]
+    with pytest.raises(ExportError, match=r"norms and softmax.*blocks\.0\.norm1"):
+        check_layers(layers, "fp16", "encoder.onnx")
+
+
+class Config:
+    """What of ``tensorrt``'s builder configuration a timing cache needs."""
+
+    cache = b""
+    takes = True
+
+    def create_timing_cache(self, content: bytes) -> bytes:
+        return content
+
+    def set_timing_cache(self, cache: bytes, ignore_mismatch: bool) -> bool:
+        assert not ignore_mismatch
+        self.cache = cache
+        return self.takes
+
+    def get_timing_cache(self) -> SimpleNamespace:
+        return SimpleNamespace(serialize=lambda: self.cache + b"timed ")
+
+
+DATACENTER = SimpleNamespace(__name__="tensorrt", __version__="0")
+
+
+def test_timing_cache_is_read_and_written(tmp_path: Path) -> None:
+    options = BuildOptions(timing_cache=tmp_path / "cache" / "timings")
+    for count in (1, 2):
+        config = Config()
+        options.apply(DATACENTER, config)
+        options.keep_timings(config)
+        assert options.timing_cache is not None
+        assert options.timing_cache.read_bytes() == b"timed " * count
+    assert [each.name for each in options.timing_cache.parent.iterdir()] == ["timings"]
+    config.takes = False
+    with pytest.raises(ExportError, match="refuses the timing cache"):
+        options.apply(DATACENTER, config)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="timing cache"):
+        BuildOptions(timing_cache=tmp_path / "file" / "x").keep_timings(Config())
+
+
+def test_the_builds_record_says_what_was_read_back(exported: Exported, tmp_path: Path) -> None:
+    built = build_engines(exported.bundle, tmp_path, ["sm89"], flavour="tensorrt_rtx")
+    for each in built:
+        record = json.loads((tmp_path / RECORDS / f"{each.path.stem}.json").read_text())
+        assert record["flags"] == []
+        assert record["layers"] == dict(each.layer_kinds)
+
+
+def test_options_that_tensorrt_lacks_or_drops_are_errors() -> None:
+    with pytest.raises(ExportError, match="unknown hardware compatibility 'pascal'"):
+        BuildOptions(hardware_compatible="pascal")
+    config = trt.Builder(trt.Logger(trt.Logger.ERROR)).create_builder_config()
+    options = BuildOptions(version_compatible=True)
+    options.apply(trt, config)
+    assert config.get_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    assert options.flags() == ["version_compatible"]
+    with pytest.raises(ExportError, match="has no version_compatible"):
+        options.apply(DATACENTER, config)
+    with pytest.raises(ExportError, match="ignores hardware compatibility"):
+        BuildOptions(hardware_compatible="ampere_plus").apply(trt, config)
+    with pytest.raises(ExportError, match="leave --timing-cache out"):
+        BuildOptions(timing_cache=Path("timings")).apply(trt, config)

@@ -55,7 +55,7 @@ def test_manifest_survives_a_round_trip(tiny_bundle: Path) -> None:
         (lambda raw: raw.update(plausible_hu=[1]), r"expected \[low, high\]"),
         (lambda raw: raw.update(graphs=[]), "expected at least one graph pair"),
         (lambda raw: raw["graphs"].append(raw["graphs"][0]), "each family and precision once"),
-        (lambda raw: raw["graphs"][0].update(precision="fp8"), "graphs.precision is 'fp8'"),
+        (lambda raw: raw["graphs"][0].update(precision="fp4"), "graphs.precision is 'fp4'"),
         (lambda raw: raw["files"].popitem(), "not under 'files'|not in the manifest"),
         (
             lambda raw: raw["files"]["onnx/encoder.onnx"].update(sha256="../x"),

@@ -1,0 +1,114 @@
+"""How engines are built: profile sizes, timing cache, what they shall stay compatible with."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from samihs_runtime.errors import ExportError, OutputError
+
+HARDWARE = ("ampere_plus", "same_compute_capability")
+"""TensorRT's hardware compatibility levels, beside none."""
+
+
+@dataclass(frozen=True)
+class ProfileSizes:
+    """(least, best, most) of each dynamic size. One click on one slice is what is tuned for."""
+
+    encode_batch: tuple[int, int, int] = (1, 1, 8)
+    decode_batch: tuple[int, int, int] = (1, 1, 16)
+    points: tuple[int, int, int] = (1, 2, 32)
+    """Points as the decoder takes them: one click is two, with its "not a point"."""
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """Options of one build."""
+
+    sizes: ProfileSizes = ProfileSizes()
+    timing_cache: Path | None = None
+    """Read where it is there, written after each build: measured kernels are not timed again."""
+    version_compatible: bool = False
+    """Engines that later versions of TensorRT load, too; they are somewhat slower."""
+    hardware_compatible: str | None = None
+    """One of :data:`HARDWARE`: engines for more GPUs than the one named; somewhat slower."""
+
+    def __post_init__(self) -> None:
+        if self.hardware_compatible not in (None, *HARDWARE):
+            raise ExportError(
+                f"unknown hardware compatibility {self.hardware_compatible!r}: "
+                f"there are {', '.join(HARDWARE)}"
+            )
+
+    def apply(self, trt: Any, config: Any) -> None:
+        """Set flags and timing cache of a builder configuration.
+
+        Raises:
+            ExportError: the installed TensorRT has no such option, or refuses the cache.
+        """
+        if self.version_compatible:
+            config.set_flag(_member(trt, "BuilderFlag", "VERSION_COMPATIBLE"))
+        if self.hardware_compatible:
+            level = _member(trt, "HardwareCompatibilityLevel", self.hardware_compatible.upper())
+            config.hardware_compatibility_level = level
+            if config.hardware_compatibility_level != level:  # TensorRT-RTX takes it and drops it
+                raise ExportError(
+                    f"{trt.__name__} ignores hardware compatibility: name each target instead, "
+                    "--target sm80,sm89"
+                )
+        if self.timing_cache is not None:
+            self._give_timings(trt, config, self.timing_cache)
+
+    def _give_timings(self, trt: Any, config: Any, path: Path) -> None:
+        if trt.__name__ == "tensorrt_rtx":
+            raise ExportError(
+                "tensorrt_rtx times no kernels while it builds: leave --timing-cache out, or use "
+                "--flavour tensorrt"
+            )
+        if not config.set_timing_cache(config.create_timing_cache(_read(path)), False):
+            raise ExportError(
+                f"{trt.__name__} refuses the timing cache {path}: it belongs to another GPU or "
+                "version; remove it, or name another with --timing-cache"
+            )
+
+    def keep_timings(self, config: Any) -> None:
+        """Write the timing cache back, under a temporary name first. Raises OutputError."""
+        if self.timing_cache is None:
+            return
+        path, cache = self.timing_cache, config.get_timing_cache()
+        partial = path.with_name(f".{path.name}.partial")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_bytes(memoryview(cache.serialize()))
+            os.replace(partial, path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                partial.unlink()
+            raise OutputError(f"cannot write the timing cache {path}: {error.strerror}") from error
+
+    def flags(self) -> list[str]:
+        """What differs from a plain build, for the build's record."""
+        set_ = ["version_compatible"] if self.version_compatible else []
+        return set_ + ([self.hardware_compatible] if self.hardware_compatible else [])
+
+
+def _member(trt: Any, enumeration: str, name: str) -> Any:
+    members = getattr(getattr(trt, enumeration, None), "__members__", {})
+    if name not in members:
+        raise ExportError(
+            f"TensorRT {trt.__version__} has no {name.lower()} ({enumeration}): it has "
+            f"{', '.join(each.lower() for each in members) or 'none'}"
+        )
+    return members[name]
+
+
+def _read(path: Path) -> bytes:
+    if not path.exists():
+        return b""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ExportError(f"cannot read the timing cache {path}: {error.strerror}") from error

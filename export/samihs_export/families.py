@@ -1,0 +1,102 @@
+"""Which graphs a bundle gets, in which form, and where they lie in it.
+
+::
+
+    family  precision   encoder                                  decoder
+    onnx    fp32        attention as additive bias               fp32
+    onnx    int8        the same, quantized at each call         onnx fp32's
+    trt     fp32        attention as additive bias               fp32
+    trt     fp16, bf16  attention by augmented queries and keys  fp16, bf16
+    trt     int8, fp8   trt fp16's, calibrated Q/DQ              trt fp16's
+
+Additive bias is ONNX Runtime's faster form (measured on the CPU) and the only one for fp32 in
+TensorRT, which has no attention kernel there.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from samihs_export.attention import AttentionForm
+from samihs_export.graphs import DecoderGraph, EncoderGraph
+from samihs_export.onnx import export_decoder, export_encoder
+from samihs_export.precision import FLOAT_OF, Precision, to_precision
+from samihs_export.quantization import FP8, INT8, Range, quantize_dynamic, quantize_static
+from samihs_export.typed import check_types
+from samihs_runtime.errors import ExportError
+from samihs_runtime.manifest import GraphEntry
+from samihs_training.model import SamihsModel
+
+Ranges = Callable[[], Mapping[str, Range]]
+"""Gives the calibrated ranges; called only where a graph needs them."""
+_SCHEMES = {"int8": INT8, "fp8": FP8}
+
+
+def families(precisions: tuple[Precision, ...]) -> list[tuple[str, Precision]]:
+    """(family, precision) of each graph pair: ONNX Runtime's, then TensorRT's as asked for.
+
+    Raises:
+        ExportError: a precision named twice.
+    """
+    if len(set(precisions)) < len(precisions):
+        raise ExportError(f"precisions {', '.join(precisions)}: name each once")
+    for_cpu: list[tuple[str, Precision]] = [("onnx", "fp32")]
+    if "int8" in precisions:
+        for_cpu.append(("onnx", "int8"))
+    return [*for_cpu, *(("trt", precision) for precision in precisions)]
+
+
+def attention_form(family: str, precision: Precision) -> AttentionForm:
+    """As the table above has it."""
+    return "augmented" if family == "trt" and precision != "fp32" else "bias"
+
+
+def float_precision(family: str, precision: Precision) -> Precision:
+    """The type of all that is not quantized."""
+    return FLOAT_OF[precision] if family == "trt" or precision == "fp32" else "fp32"
+
+
+def write_graphs(
+    folder: Path,
+    merged: SamihsModel,
+    family: str,
+    precision: Precision,
+    slice_size: int,
+    ranges: Ranges,
+) -> GraphEntry:
+    """Export one family and precision below the bundle's folder. Raises :class:`ExportError`."""
+    kind = float_precision(family, precision)
+    place = f"{family}/{precision}" if (family, precision) != ("onnx", "fp32") else family
+    shared = family if family == "onnx" else f"{family}/{kind}"
+    entry = GraphEntry(family, precision, f"{place}/encoder.onnx", f"{shared}/decoder.onnx")
+    graph = to_precision(EncoderGraph(merged, attention_form(family, precision)), kind)
+    if precision == kind:
+        export_encoder(graph, slice_size, folder / entry.encoder)
+    else:
+        _write_quantized(graph, precision, family, slice_size, folder / entry.encoder, ranges)
+    if not (folder / entry.decoder).exists():
+        decoder = to_precision(DecoderGraph(merged, slice_size), kind)
+        export_decoder(decoder, merged.config, folder / entry.decoder)
+    for path in (entry.encoder, entry.decoder):
+        check_types(folder / path, kind)
+    return entry
+
+
+def _write_quantized(
+    graph: EncoderGraph,
+    precision: Precision,
+    family: str,
+    slice_size: int,
+    path: Path,
+    ranges: Ranges,
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="samihs-quantize-") as scratch:
+        # Under the name that the graph will have: it stands in the file.
+        source = Path(scratch) / path.name
+        export_encoder(graph, slice_size, source)
+        if family == "onnx":
+            quantize_dynamic(source, path)
+        else:
+            quantize_static(source, path, ranges(), _SCHEMES[precision])

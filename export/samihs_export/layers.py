@@ -1,0 +1,121 @@
+"""Where two graphs of one model part: their layers' inputs, compared by name.
+
+A layer is a module with a weight: its name is the same in torch (``EncoderGraph``,
+``SamihsModel``) and in the ONNX files. A difference that first shows in the input of one layer was
+made between the layer before and this one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from samihs_runtime.backends.onnx_runtime import import_onnxruntime
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Inputs = Mapping[str, NDArray[np.floating[Any]]]
+"""Layer name -> what it was given, in the order of execution."""
+_KINDS = ("MatMul", "Conv", "ConvTranspose", "LayerNormalization")
+
+
+@dataclass(frozen=True)
+class Parting:
+    """The first layer whose inputs differ."""
+
+    layer: str
+    before: str | None
+    """The last layer that was still given the same; None where the first already differs."""
+    error: float
+    """Largest difference over the reference's largest value."""
+
+    def __str__(self) -> str:
+        start = f"between {self.before} and" if self.before else "before"
+        return f"they part first {start} {self.layer} (relative difference {self.error:.2g})"
+
+
+def first_parting(reference: Inputs, candidate: Inputs, tolerance: float) -> Parting | None:
+    """The first layer that both have and whose inputs differ by more than ``tolerance``."""
+    before = None
+    for name, expected in reference.items():
+        if name not in candidate or candidate[name].size != expected.size:
+            continue
+        error = _relative(candidate[name], expected)
+        if not error <= tolerance:  # NaN parts, too
+            return Parting(name, before, error)
+        before = name
+    return None
+
+
+def inputs_of_torch(module: nn.Module, run: Callable[[], object]) -> Inputs:
+    """Keep what each layer in the module is given while ``run`` runs it."""
+    import torch
+
+    seen: dict[str, NDArray[np.floating[Any]]] = {}
+
+    def keep(name: str) -> Any:
+        def hook(layer: nn.Module, given: tuple[Tensor, ...]) -> None:
+            seen.setdefault(name, given[0].detach().double().numpy())
+
+        return hook
+
+    layers = [(n, each) for n, each in module.named_modules() if hasattr(each, "weight")]
+    hooks = [each.register_forward_pre_hook(keep(_plain(name))) for name, each in layers]
+    try:
+        with torch.no_grad():
+            run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen
+
+
+def inputs_of_onnx(path: Path, feeds: Mapping[str, NDArray[Any]]) -> Inputs:
+    """Run a graph in ONNX Runtime with the input of each layer as one more output."""
+    model = onnx.load(path)
+    layers = _layer_inputs(model.graph)
+    given = {each.name for each in (*model.graph.output, *model.graph.input)}
+    for value in dict.fromkeys(layers.values()):
+        if value not in given:
+            model.graph.output.append(onnx.ValueInfoProto(name=value))
+    ort = import_onnxruntime("cpu")
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # errors only
+    content = model.SerializeToString()
+    session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    asked = [value for value in dict.fromkeys(layers.values()) if value not in feeds]
+    found = {**feeds, **dict(zip(asked, session.run(asked, dict(feeds)), strict=True))}
+    return {
+        name: found[value]
+        for name, value in layers.items()
+        if found[value].dtype in (np.float16, np.float32, np.float64)
+    }
+
+
+def _layer_inputs(graph: onnx.GraphProto) -> dict[str, str]:
+    """Layer name -> the value that it is given."""
+    weights = {each.name for each in graph.initializer}
+    inputs = {}
+    for node in graph.node:
+        layer, _, kind = node.name.partition("/")
+        if kind in _KINDS and f"{layer}.weight" in weights:
+            inputs[_plain(layer)] = node.input[0]
+    return inputs
+
+
+def _plain(name: str) -> str:
+    """``norm1.module`` is ``norm1`` kept in float32."""
+    return name.removesuffix(".module")
+
+
+def _relative(value: NDArray[np.floating[Any]], reference: NDArray[np.floating[Any]]) -> float:
+    exact = reference.astype(np.float64).ravel()
+    difference = np.abs(value.astype(np.float64).ravel() - exact).max()
+    return float(difference / max(np.abs(exact).max(), 1e-30))

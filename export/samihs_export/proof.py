@@ -1,0 +1,135 @@
+"""Each step of one export, held against torch's answers to the same cases.
+
+On trained weights the reference is the adapted model in float32 and limits are fixed; on random
+ones it is the adapted model in float64, and limits are multiples of float32's own error
+(``gates``). A step that fails says between which layers it parts from what it was made of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from samihs_export.cases import Answer, ParityCase
+from samihs_export.families import attention_form
+from samihs_export.gates import GATES, MERGE_GATES, Gates, OwnError, gates_for
+from samihs_export.graphs import DecoderGraph, EncoderGraph
+from samihs_export.layers import Parting, first_parting, inputs_of_onnx, inputs_of_torch
+from samihs_export.parity import NOT_IN_ONNX_RUNTIME, ParityResult, answers_of_onnx, compare
+from samihs_export.precision import to_precision
+from samihs_export.reference import answers_of_graphs, answers_of_model, in_float64
+from samihs_runtime.manifest import GraphEntry
+from samihs_training.model import SamihsModel
+
+
+@dataclass(frozen=True, eq=False)
+class Proof:
+    """The reference of one export, and the gates that go with it."""
+
+    adapted: SamihsModel
+    cases: Sequence[ParityCase]
+    reference: Sequence[Answer]
+    own: OwnError | None
+    """float32 torch against the float64 reference; None on trained weights."""
+
+    @classmethod
+    def of(cls, adapted: SamihsModel, cases: Sequence[ParityCase], *, trained: bool) -> Self:
+        """Ask the adapted model; random weights are asked in float32 and in float64."""
+        answers = answers_of_model(adapted, cases)
+        if trained:
+            return cls(adapted, cases, answers, None)
+        exact = answers_of_model(in_float64(adapted), cases)
+        own = compare("float32 torch against float64 torch", exact, answers)
+        error = OwnError(own.embedding_relative or 0.0, own.logits_relative)
+        return cls(adapted, cases, exact, error)
+
+    def gates(self, precision: str) -> Gates:
+        """The limits for a graph of that precision."""
+        return self.own.gates(precision) if self.own else gates_for(precision)
+
+    @property
+    def merge_gates(self) -> Gates:
+        """The limits for the merged torch model."""
+        return self.own.gates("fp32") if self.own else MERGE_GATES
+
+    def prove_merge(self, merged: SamihsModel) -> ParityResult:
+        """Hold the merged model against the adapted one. Raises :class:`ParityError`."""
+        answers = answers_of_model(merged, self.cases)
+        result = compare("merged torch against adapted torch", self.reference, answers)
+        result.require(self.merge_gates, lambda: self._merge_parting(merged))
+        return result
+
+    def prove_graph(self, folder: Path, entry: GraphEntry, merged: SamihsModel) -> ParityResult:
+        """Hold a written pair against the adapted model. Raises :class:`ParityError`.
+
+        ONNX Runtime answers, but for bfloat16, which its CPU does not compute: there torch does,
+        with the graphs that the files were written from (whose types ``typed`` has checked).
+        """
+        if entry.precision in NOT_IN_ONNX_RUNTIME:
+            encoder = EncoderGraph(merged, attention_form(entry.family, "bf16"))
+            decoder = DecoderGraph(merged, self.cases[0].hu.shape[0])
+            pair = to_precision(encoder, "bf16"), to_precision(decoder, "bf16")
+            answers, where = answers_of_graphs(*pair, self.cases), "torch"
+        else:
+            paths = folder / entry.encoder, folder / entry.decoder
+            answers, where = answers_of_onnx(*paths, self.cases), "ONNX Runtime"
+        name = f"{entry.family} {entry.precision} in {where} against torch"
+        result = compare(name, self.reference, answers)
+        if entry.precision in NOT_IN_ONNX_RUNTIME:
+            result.require(self.gates(entry.precision))
+            return result
+        result.require(
+            self.gates(entry.precision), lambda: self._graph_parting(folder, entry, merged)
+        )
+        return result
+
+    def _merge_parting(self, merged: SamihsModel) -> str:
+        hu, window = _slice(self.cases[0])
+        models = (self.adapted, merged)
+        sides = [inputs_of_torch(m, lambda m=m: m.encode(hu, window)) for m in models]  # type: ignore[misc]
+        return _said(first_parting(sides[0], sides[1], GATES["fp32"].embedding_relative))
+
+    def _graph_parting(self, folder: Path, entry: GraphEntry, merged: SamihsModel) -> str:
+        case, tolerance = self.cases[0], GATES[entry.precision].embedding_relative
+        hu, window = _slice(case)
+        encoder = EncoderGraph(merged).eval()
+        ours = inputs_of_torch(encoder, lambda: encoder(hu, window))
+        feeds = {"hu": hu.numpy(), "window": window.numpy()}
+        parting = first_parting(ours, inputs_of_onnx(folder / entry.encoder, feeds), tolerance)
+        if parting is None:
+            parting = self._decoder_parting(folder / entry.decoder, merged, case, tolerance)
+        return _said(parting)
+
+    def _decoder_parting(
+        self, path: Path, merged: SamihsModel, case: ParityCase, tolerance: float
+    ) -> Parting | None:
+        decoder = DecoderGraph(merged, case.hu.shape[0]).eval()
+        side = merged.config.mask_size
+        prompt = {
+            "embedding": torch.no_grad()(merged.encode)(*_slice(case)),
+            "points": torch.from_numpy(case.points)[None],
+            "labels": torch.from_numpy(case.labels)[None],
+            "prior": torch.zeros(1, 1, side, side),
+            "has_prior": torch.zeros(1),
+        }
+        ours = inputs_of_torch(decoder, lambda: decoder(**prompt))
+        feeds = {name: tensor.numpy() for name, tensor in prompt.items()}
+        return first_parting(ours, inputs_of_onnx(path, feeds), tolerance)
+
+
+def _slice(case: ParityCase) -> tuple[Tensor, Tensor]:
+    return torch.from_numpy(case.hu)[None, None], torch.from_numpy(case.window)[None]
+
+
+def _said(parting: Parting | None) -> str:
+    if parting is None:
+        return (
+            "no layer is given anything else, so the fault lies in the last layers' weights or "
+            "in what follows them"
+        )
+    return str(parting)

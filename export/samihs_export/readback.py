@@ -1,0 +1,120 @@
+"""What TensorRT's parser made of a graph: layer kinds and types, held against what was asked for.
+
+A builder says nothing when a graph is float32 throughout, or when an attention falls apart into
+products and a softmax. So the parsed network is read before it is built, on any machine.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from samihs_runtime.errors import ExportError
+
+FLOAT_TYPES = {"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16", "int8": "HALF", "fp8": "HALF"}
+"""TensorRT's name of the type of all that is not quantized, by precision."""
+_EIGHT_BITS = {"int8": "INT8", "fp8": "FP8"}
+_PRODUCTS = ("MATRIX_MULTIPLY", "CONVOLUTION", "DECONVOLUTION")
+_IN_FLOAT32 = ("NORMALIZATION", "SOFTMAX")
+_PROMPT_POINTS = "points/"
+"""Sines of large angles: float32 at every precision."""
+_BLOCK = re.compile(r"blocks\.(\d+)\.")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of a parsed network."""
+
+    name: str
+    kind: str
+    """TensorRT's, such as ``MATRIX_MULTIPLY``."""
+    type: str
+    """Of its first output, such as ``HALF``."""
+
+
+def layers_of(network: Any) -> list[Layer]:
+    """Every layer of a parsed ``INetworkDefinition``, in order."""
+    layers = []
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        kind = str(layer.type).rpartition(".")[2]
+        layers.append(Layer(layer.name, kind, layer.get_output(0).dtype.name))
+    return layers
+
+
+def layer_kinds(layers: Sequence[Layer]) -> dict[str, int]:
+    """How many of each kind and type there are: ``{"MATRIX_MULTIPLY HALF": 36, ...}``."""
+    return dict(sorted(Counter(f"{each.kind} {each.type}" for each in layers).items()))
+
+
+def attention_layers(layers: Sequence[Layer]) -> int:
+    """Attention layers of TensorRT's own."""
+    return sum(each.kind == "ATTENTION_INPUT" for each in layers)
+
+
+def check_layers(layers: Sequence[Layer], precision: str, graph: str) -> None:
+    """Refuse a network that is not of the precision asked for.
+
+    Args:
+        layers: of the parsed network.
+        precision: as the bundle names the graph.
+        graph: its file, for the message.
+
+    Raises:
+        ExportError: products of another type, a norm or softmax in half precision, layers that
+            are not quantized, or attention that is no attention layer; the message names them.
+    """
+    wanted = FLOAT_TYPES[precision]
+    _refuse(graph, f"{precision} was asked for, but of another type are", _other(layers, wanted))
+    narrow = [e.name for e in layers if e.kind in _IN_FLOAT32 and e.type != "FLOAT"]
+    _refuse(graph, "norms and softmax belong in float32, but in half precision are", narrow)
+    if precision in _EIGHT_BITS:
+        missing = _not_quantized(layers, _EIGHT_BITS[precision])
+        _refuse(graph, f"{precision} was asked for, but not quantized are", missing)
+    if precision != "fp32":
+        expected = "attention was expected as TensorRT's own layer, but is taken apart in"
+        _refuse(graph, expected, _without_attention(layers))
+
+
+def _refuse(graph: str, fault: str, names: Sequence[str]) -> None:
+    if names:
+        more = f", and {len(names) - 3} more" if len(names) > 3 else ""
+        raise ExportError(f"{graph}: {fault} {', '.join(names[:3])}{more}: export it again")
+
+
+def _other(layers: Sequence[Layer], wanted: str) -> list[str]:
+    """Products of another type than wanted, the prompt's points apart.
+
+    Graphs of samihs 0.1 do not name their nodes after layers: there only a majority tells.
+    """
+    products = [each for each in layers if each.kind in _PRODUCTS]
+    other = [e.name for e in products if e.type != wanted and not e.name.startswith(_PROMPT_POINTS)]
+    named = any("/" in each.name for each in products)
+    return other if named or len(other) > len(products) // 2 else []
+
+
+def _not_quantized(layers: Sequence[Layer], eight_bits: str) -> list[str]:
+    """Linear layers of the blocks whose input no QUANTIZE layer gives in 8 bits."""
+    linear = ("attention.qkv", "attention.proj", "mlp.lin1", "mlp.lin2")
+    wanted = [f"blocks.{block}.{name}" for block in _blocks(layers) for name in linear]
+    quantizers = [e for e in layers if e.kind == "QUANTIZE" and e.type == eight_bits]
+    quantized = {each.name.partition("/")[0] for each in quantizers}
+    return [name for name in wanted if name not in quantized]
+
+
+def _without_attention(layers: Sequence[Layer]) -> list[str]:
+    """Blocks of the encoder that hold no attention layer; unnamed graphs are only counted."""
+    blocks = _blocks(layers)
+    found = [each.name for each in layers if each.kind == "ATTENTION_INPUT"]
+    if len(found) == len(blocks):
+        return []
+    holding = {int(match[1]) for name in found if (match := _BLOCK.match(name))}
+    return [f"blocks.{block}.attention" for block in blocks if block not in holding]
+
+
+def _blocks(layers: Sequence[Layer]) -> list[int]:
+    """Numbers of the encoder's blocks; a decoder has none."""
+    return sorted({int(match[1]) for each in layers if (match := _BLOCK.match(each.name))})

@@ -1,0 +1,47 @@
+"""A written graph's types, read back and held against the plan in ``precision``.
+
+ONNX Runtime's CPU widens float16 to float32 where it has no kernel, so that a norm which would
+overflow on a GPU passes every numeric gate here: types must be looked at, too.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+from onnx import TensorProto
+
+from samihs_runtime.errors import ExportError
+
+IN_FLOAT32 = ("LayerNormalization", "Softmax", "ReduceMean", "Pow", "Sqrt", "Sin", "Cos", "Resize")
+"""Norms (the neck's are written out: mean, power, root), softmax, prompt positions, resizes."""
+_TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16, "fp32": TensorProto.FLOAT}
+
+
+def check_types(path: Path, precision: str) -> None:
+    """Refuse a graph that computes a norm in half precision, or its products in another type.
+
+    Args:
+        path: the ONNX file.
+        precision: the float type of all that is not quantized: fp32, fp16 or bf16.
+
+    Raises:
+        ExportError: the message names the nodes.
+    """
+    model = onnx.shape_inference.infer_shapes(onnx.load(path))
+    values = (*model.graph.value_info, *model.graph.output)
+    types = {each.name: each.type.tensor_type.elem_type for each in values}
+    narrow, wide = [], []
+    for node in model.graph.node:
+        kind = types.get(node.output[0], 0)
+        if node.op_type in IN_FLOAT32 and kind != TensorProto.FLOAT:
+            narrow.append(node.name)
+        elif node.op_type in ("Conv", "Attention", "Gelu") and kind != _TYPES[precision]:
+            wide.append(node.name)
+    for names, wanted in ((narrow, "float32"), (wide, precision)):
+        if names:
+            raise ExportError(
+                f"{path.parent.name}/{path.name}: {len(names)} nodes compute in another type than "
+                f"{wanted}, which the plan in samihs_export.precision has for them: "
+                f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+            )

@@ -1,0 +1,45 @@
+"""How much a graph multiplies: multiply-accumulates, counted from the ONNX file."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnx
+
+
+def multiply_accumulates(path: Path, sizes: Mapping[str, int]) -> Counter[str]:
+    """Multiply-accumulates by node name, of MatMul, Gemm, Conv, ConvTranspose and Attention.
+
+    Args:
+        path: an ONNX graph.
+        sizes: values of its dynamic sizes, such as ``{"batch": 1}``.
+    """
+    model = onnx.load(path, load_external_data=False)
+    for value in model.graph.input:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param in sizes:
+                dim.dim_value = sizes[dim.dim_param]
+    # Stale shapes of intermediate values would win over the sizes given.
+    del model.graph.value_info[:]
+    graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    shapes = {each.name: list(each.dims) for each in graph.initializer}
+    for each in (*graph.input, *graph.value_info, *graph.output):
+        shapes[each.name] = [dim.dim_value for dim in each.type.tensor_type.shape.dim]
+    counted: Counter[str] = Counter()
+    for node in graph.node:
+        out, inputs = shapes.get(node.output[0], []), [shapes.get(n, []) for n in node.input]
+        if node.op_type in ("MatMul", "Gemm"):
+            counted[node.name] = math.prod(out) * inputs[0][-1]
+        elif node.op_type == "Conv":
+            counted[node.name] = math.prod(out) * math.prod(inputs[1][1:])
+        elif node.op_type == "ConvTranspose":
+            counted[node.name] = math.prod(inputs[0]) * math.prod(inputs[1][1:])
+        elif node.op_type == "Attention":  # queries times keys, scores times values
+            query, key, value = inputs[:3]
+            counted[node.name] = math.prod(query) * key[-2] + math.prod(query[:-1]) * math.prod(
+                value[-2:]
+            )
+    return counted

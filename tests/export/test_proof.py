@@ -1,0 +1,171 @@
+"""Gates by precision, random weights against float64, and the place where two graphs part."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+from samihs_export import precision as precisions
+from samihs_export.cases import phantom_cases
+from samihs_export.families import families, write_graphs
+from samihs_export.gates import GATES, MOST_RANDOM_ERROR, OwnError, gates_for
+from samihs_export.layers import Parting, first_parting
+from samihs_export.merge import merge
+from samihs_export.precision import Precision
+from samihs_export.proof import Proof
+from samihs_runtime.bundle import GraphEntry, WindowRule
+from samihs_runtime.errors import ExportError, ParityError
+from samihs_training.adapters import PRConfig
+from samihs_training.model import SamihsModel
+
+from .conftest import SLICE, TINY, adapted_model
+
+
+@pytest.fixture(scope="module")
+def model() -> SamihsModel:
+    return adapted_model(PRConfig(rank=8))
+
+
+@pytest.fixture(scope="module")
+def proof(model: SamihsModel) -> Proof:
+    window = WindowRule("fixed", -20.0, 100.0)
+    cases = phantom_cases(2, slice_size=SLICE, mask_size=TINY.mask_size, window=window)
+    return Proof.of(model, cases, trained=False)
+
+
+def no_ranges() -> dict[str, Any]:
+    raise AssertionError("nothing to calibrate here")
+
+
+def changed(path: Path, name: str, change: Any) -> None:
+    model = onnx.load(path)
+    tensor = next(each for each in model.graph.initializer if each.name == name)
+    tensor.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(tensor)), name))
+    onnx.save(model, path)
+
+
+def test_trained_limits_are_the_issues() -> None:
+    for precision in ("fp16", "bf16"):
+        gates = gates_for(precision)
+        assert (gates.mask_iou_mean, gates.volume_relative) == (0.995, 0.01)
+    for precision in ("int8", "fp8"):
+        gates = gates_for(precision)
+        assert (gates.mask_iou_mean, gates.volume_relative) == (0.98, 0.02)
+    assert all(each.score_difference is not None for each in GATES.values())
+
+
+def test_float32s_own_error_is_roundings(proof: Proof) -> None:
+    assert proof.own is not None
+    assert 2**-24 < proof.own.embedding < 1e-5
+    assert 2**-24 < proof.own.logits < 1e-4
+    assert proof.reference[0].logits.dtype == np.float64
+
+
+def test_random_limits_follow_float32s_own_error_and_roundoff() -> None:
+    own = OwnError(embedding=1e-6, logits=2e-6)
+    single, half = own.gates("fp32"), own.gates("fp16")
+    assert single.embedding_relative == pytest.approx(1e-5)
+    assert single.logits_relative == pytest.approx(2e-5)
+    assert half.embedding_relative == pytest.approx(1e-5 * 2**13)
+    assert half.mask_iou_mean is None
+    assert own.gates("fp8").embedding_relative == MOST_RANDOM_ERROR
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_graphs_of_random_weights_pass(
+    model: SamihsModel, proof: Proof, tmp_path: Path, precision: Precision
+) -> None:
+    merged = merge(model)[0]
+    proof.prove_merge(merged)
+    entry = write_graphs(tmp_path, merged, "trt", precision, SLICE, no_ranges)
+    result = proof.prove_graph(tmp_path, entry, merged)
+    assert result.embedding_relative is not None
+    assert result.embedding_relative <= proof.gates(precision).embedding_relative
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("patch_embed.bias", "between patch_embed and blocks.0.norm1 "),
+        ("blocks.0.attention.qkv.bias", "between blocks.0.attention.qkv and blocks.0.attention.p"),
+        ("blocks.1.mlp.lin1.bias", "between blocks.1.mlp.lin1 and blocks.1.mlp.lin2 "),
+    ],
+)
+def test_a_fault_in_the_encoder_is_located(
+    model: SamihsModel, proof: Proof, tmp_path: Path, name: str, place: str
+) -> None:
+    merged = merge(model)[0]
+    entry = write_graphs(tmp_path, merged, "onnx", "fp32", SLICE, no_ranges)
+    changed(tmp_path / entry.encoder, name, lambda values: values + 1)
+    with pytest.raises(ParityError, match=place):
+        proof.prove_graph(tmp_path, entry, merged)
+
+
+def test_a_fault_in_the_decoder_is_located(
+    model: SamihsModel, proof: Proof, tmp_path: Path
+) -> None:
+    merged = merge(model)[0]
+    entry = write_graphs(tmp_path, merged, "onnx", "fp32", SLICE, no_ranges)
+    name = "transformer.layers.0.mlp.lin1.bias"
+    changed(tmp_path / entry.decoder, name, lambda values: values + 1)
+    place = r"between transformer.layers.0.mlp.lin1 and transformer.layers.0.mlp.lin2 "
+    with pytest.raises(ParityError, match=place):
+        proof.prove_graph(tmp_path, entry, merged)
+
+
+def test_layer_norm_in_fp16_is_refused(
+    model: SamihsModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime's CPU computes it in float32 all the same: no numeric gate would see it."""
+
+    class InFloat16(torch.nn.Module):
+        def __init__(self, module: torch.nn.Module) -> None:
+            super().__init__()
+            self.weight, self.bias = module.weight, module.bias
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            centred = x - x.mean(-1, keepdim=True)
+            variance = centred.square().mean(-1, keepdim=True)
+            normed = centred * torch.rsqrt(variance + 1e-6)
+            return normed * self.weight.half() + self.bias.half()
+
+    def in_float16(module: torch.nn.Module) -> torch.nn.Module:
+        return InFloat16(module) if isinstance(module, torch.nn.LayerNorm) else original(module)
+
+    original = precisions.InFloat32
+    monkeypatch.setattr(precisions, "InFloat32", in_float16)
+    with pytest.raises(ExportError, match=r"another type than float32.*blocks\.0\.norm1"):
+        write_graphs(tmp_path, merge(model)[0], "trt", "fp16", SLICE, no_ranges)
+
+
+def test_first_parting_is_the_first() -> None:
+    same = {"a": np.ones(4), "b": np.ones(4), "c": np.ones(4)}
+    other = {"a": np.ones(4), "b": np.full(4, 1.5), "c": np.full(4, np.nan)}
+    assert first_parting(same, same, 1e-6) is None
+    assert first_parting(same, other, 1e-6) == Parting("b", "a", 0.5)
+    parting = first_parting(same, other, 0.6)
+    assert parting is not None
+    assert (parting.layer, parting.before) == ("c", "b")
+
+
+def test_families() -> None:
+    assert families(("fp16",)) == [("onnx", "fp32"), ("trt", "fp16")]
+    assert families(("int8", "fp8")) == [
+        ("onnx", "fp32"),
+        ("onnx", "int8"),
+        ("trt", "int8"),
+        ("trt", "fp8"),
+    ]
+    with pytest.raises(ExportError, match="name each once"):
+        families(("fp16", "fp16"))
+
+
+def test_a_bundle_entry_says_what_it_shares() -> None:
+    entry = GraphEntry("trt", "fp8", "trt/fp8/encoder.onnx", "trt/fp16/decoder.onnx")
+    assert entry.precision == "fp8"
