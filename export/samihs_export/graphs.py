@@ -37,7 +37,9 @@ class EncoderGraph(nn.Module):
         encoder = copy.deepcopy(model.sam.image_encoder)
         config = model.config
         self.image_size = config.image_size
-        self.patch_embed = OneChannelStem(encoder.patch_embed, config.pixel_mean, config.pixel_std)
+        self.patch_embed = one_channel_stem(
+            encoder.patch_embed, config.pixel_mean, config.pixel_std
+        )
         self.pos_embed = encoder.pos_embed
         self.blocks = nn.ModuleList(
             BlockGraph(block, config.grid, attention) for block in encoder.blocks
@@ -57,30 +59,39 @@ class EncoderGraph(nn.Module):
         return self.patch_embed.with_detail(embedding, fine).float()
 
 
-class OneChannelStem(nn.Module):
-    """SAM's patch embedding, or a :class:`ConvStem`, on one channel that is not yet normalised.
+class PatchStem(nn.Module):
+    """SAM's patch embedding with the interface of a :class:`ConvStem`.
 
-    image [B, 1, H, W] in [0, 1] -> :meth:`fine` -> :meth:`tokens` [B, G, G, C]. SAM's patch
-    embedding has no finer features: its tokens are both.
+    It has no finer features than its tokens, and no detail for the decoder.
     """
 
-    def __init__(self, patch_embed: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    def __init__(self, proj: nn.Conv2d) -> None:
         super().__init__()
-        self.proj = one_channel_patches(patch_embed.proj, mean, std)
-        self.conv: ConvStem | None = None
-        if isinstance(patch_embed, ConvStem):
-            self.conv = patch_embed  # ours already: the graph is a copy
-            self.conv.proj = self.proj
+        self.proj = proj
 
     def fine(self, image: Tensor) -> Tensor:
-        features: Tensor = self.proj(image) if self.conv is None else self.conv.fine(image)
+        features: Tensor = self.proj(image)
         return features
 
     def tokens(self, fine: Tensor) -> Tensor:
-        return fine.permute(0, 2, 3, 1) if self.conv is None else self.conv.tokens(fine)
+        return fine.permute(0, 2, 3, 1)
 
     def with_detail(self, embedding: Tensor, fine: Tensor) -> Tensor:
-        return embedding if self.conv is None else self.conv.with_detail(embedding, fine)
+        return embedding
+
+
+def one_channel_stem(
+    patch_embed: Any, mean: tuple[float, ...], std: tuple[float, ...]
+) -> PatchStem | ConvStem:
+    """``patch_embed`` for one channel [B, 1, H, W] in [0, 1] that is not yet normalised.
+
+    A :class:`ConvStem` is changed in place.
+    """
+    proj = one_channel_patches(patch_embed.proj, mean, std)
+    if not isinstance(patch_embed, ConvStem):
+        return PatchStem(proj)
+    patch_embed.proj = proj
+    return patch_embed
 
 
 class BlockGraph(nn.Module):

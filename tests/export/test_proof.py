@@ -92,7 +92,7 @@ def test_graphs_of_random_weights_pass(
 @pytest.mark.parametrize(
     ("name", "place"),
     [
-        ("patch_embed.bias", "between patch_embed and blocks.0.norm1 "),
+        ("patch_embed.proj.bias", "between patch_embed.proj and blocks.0.norm1 "),
         ("blocks.0.attention.qkv.bias", "between blocks.0.attention.qkv and blocks.0.attention.p"),
         ("blocks.1.mlp.lin1.bias", "between blocks.1.mlp.lin1 and blocks.1.mlp.lin2 "),
     ],
