@@ -35,7 +35,8 @@ from rich.console import Console
 from rich.table import Table
 
 from samihs_export.cases import Answer
-from samihs_export.parity import compare, gates_for
+from samihs_export.gates import gates_for
+from samihs_export.parity import compare
 from samihs_export.precision import Precision
 from samihs_runtime.backends.probe import GpuProbe, probe_gpus
 from samihs_runtime.environment import installed
