@@ -143,7 +143,7 @@ def _fitting(
 
 def _pair(found: Sequence[tuple[Path, EngineSidecar]], flavour: str) -> EnginePair | None:
     """Encoder and decoder of one precision; the fastest first."""
-    for precision in ("int8", "fp16", "bf16", "fp32"):
+    for precision in ("fp8", "int8", "fp16", "bf16", "fp32"):
         parts = {each.part: (path, each) for path, each in found if each.precision == precision}
         if len(parts) == 2:
             (encoder, its), (decoder, other) = parts["encoder"], parts["decoder"]
