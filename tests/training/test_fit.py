@@ -13,12 +13,12 @@ import torch
 from click.testing import CliRunner
 
 from samihs_runtime.errors import CheckpointError, OutputError, UsageError
+from samihs_training.batches import NumberedBatches, Share
 from samihs_training.checkpoint import load_adapters, load_base, save_base
 from samihs_training.cli import main
 from samihs_training.config import Recipe, StageConfig, read_recipe
 from samihs_training.data.cache import CacheSpec, open_cache
 from samihs_training.data.phantom import BleedType, PhantomOptions, PhantomSlice, generate_slice
-from samihs_training.data.slices import ClickedSlices
 from samihs_training.data.targets import (
     bleed_target,
     deepest_click,
@@ -203,8 +203,10 @@ def test_a_stopped_stage_goes_on_where_it_was(
 
 def test_batches_repeat_with_their_seed_and_pair_clicks_with_slices(tmp_path: Path) -> None:
     cache = open_cache(tmp_path, CacheSpec("validation", 2, matrix=128), workers=1)
-    streams = [iter(ClickedSlices(cache, "bleeds", batch=2, prompts=3, seed=5)) for _ in range(2)]
-    one, other = (next(stream) for stream in streams)
+    one, other = (
+        NumberedBatches(cache, "bleeds", batch=2, prompts=3, seed=5, share=Share())[0]
+        for _ in range(2)
+    )
     assert torch.equal(one.hu, other.hu)
     assert torch.equal(one.points, other.points)
     assert one.hu.shape == (2, 1, 128, 128)

@@ -1,20 +1,15 @@
-"""Training samples: phantom slices with clicks and masks, augmented, as torch tensors."""
+"""A batch of clicked slices, and how a phantom slice is varied before it goes into one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import IterableDataset
 
-from samihs_training.data.cache import SliceCache
 from samihs_training.data.phantom import PhantomSlice, wear_8bit
-from samihs_training.data.targets import Target, bleed_target, lesions, structure_target
 
 Task = Literal["structures", "bleeds"]
 
@@ -29,39 +24,6 @@ class Batch:
     """float32 [B * P, 1, 2], column first."""
     masks: Tensor
     """uint8 [B * P, 1, S, S]."""
-
-
-class ClickedSlices(IterableDataset[Batch]):
-    """An endless stream of batches from a cache; seeded, and different in each worker."""
-
-    def __init__(
-        self, cache: SliceCache, task: Task, *, batch: int, prompts: int, seed: int
-    ) -> None:
-        self.home = cache.home
-        self.task = task
-        self.batch = batch
-        self.prompts = prompts
-        self.seed = seed
-
-    def __iter__(self) -> Iterator[Batch]:
-        worker = torch.utils.data.get_worker_info()
-        rng = np.random.default_rng([self.seed, 0 if worker is None else worker.id])
-        cache = SliceCache.load(self.home)
-        while True:
-            drawn = [self._draw(cache, rng) for _ in range(self.batch)]
-            hu = torch.from_numpy(np.stack([hu for hu, _ in drawn])[:, None])
-            targets = [target for _, each in drawn for target in each]
-            points = torch.tensor([[target.click] for target in targets], dtype=torch.float32)
-            masks = torch.from_numpy(np.stack([target.mask for target in targets])[:, None])
-            yield Batch(hu, points, masks.to(torch.uint8))
-
-    def _draw(
-        self, cache: SliceCache, rng: np.random.Generator
-    ) -> tuple[NDArray[np.float32], list[Target]]:
-        sample = flipped(cache[int(rng.integers(len(cache)))], rng)
-        draw = structure_target if self.task == "structures" else bleed_target
-        found = lesions(sample)
-        return worn(sample.hu, rng), [draw(sample, found, rng) for _ in range(self.prompts)]
 
 
 def flipped(sample: PhantomSlice, rng: np.random.Generator) -> PhantomSlice:
