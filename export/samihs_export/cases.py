@@ -39,7 +39,7 @@ class ParityCase:
     labels: NDArray[np.int32]
     """[N]."""
     prior: NDArray[np.float32] | None
-    """[4G, 4G] logits, or None."""
+    """[M, M] logits, or None."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +47,7 @@ class Answer:
     """What one implementation says to one case."""
 
     logits: NDArray[np.floating[Any]]
-    """[4G, 4G], float32; float64 where that was the model's."""
+    """[M, M], float32; float64 where that was the model's."""
     mask: NDArray[np.bool_]
     """[S, S]."""
     score: float

@@ -2,7 +2,7 @@
 
 The contract (names, shapes, types) stands in ``samihs_runtime.manifest``. Pre- and post-processing
 are inside, so that every backend gives the same answer. What differs from segment-anything's own
-forward is exact: one-channel patch embedding or stem with the normalisation folded in,
+forward is exact: one-channel patch embedding or pyramid with the normalisation folded in,
 relative-position tables as constants, no projection of pad tokens, ``where`` for masked assignment.
 The tests hold both against :class:`samihs_training.model.SamihsModel`.
 
@@ -25,8 +25,8 @@ from samihs_export.named import name_weights
 from samihs_export.windows import Windows
 from samihs_runtime.errors import ExportError
 from samihs_training.model import SamihsModel
+from samihs_training.pyramid import Channels, Pyramid, enlarged, joined, unpack
 from samihs_training.sam import segment_anything_modeling
-from samihs_training.stem import ConvStem, unpack, upscaled
 
 
 class EncoderGraph(nn.Module):
@@ -51,44 +51,41 @@ class EncoderGraph(nn.Module):
         low, high = window[:, 0].view(-1, 1, 1, 1), window[:, 1].view(-1, 1, 1, 1)
         image = ((hu - low) / (high - low)).clamp(0, 1)
         image = _resized(image, self.image_size)
-        fine = self.patch_embed.fine(image.to(self.pos_embed.dtype))
-        tokens = self.patch_embed.tokens(fine) + self.pos_embed  # [B, G, G, C]
+        levels = self.patch_embed.levels(image.to(self.pos_embed.dtype))
+        tokens = self.patch_embed.tokens(levels) + self.pos_embed  # [B, G, G, C]
         for block in self.blocks:
             tokens = block(tokens)
-        embedding: Tensor = self.neck(tokens.permute(0, 3, 1, 2))
-        return self.patch_embed.with_detail(embedding, fine).float()
+        embedding = self.neck(tokens.permute(0, 3, 1, 2))
+        return self.patch_embed.packed(embedding, levels).float()
 
 
 class PatchStem(nn.Module):
-    """SAM's patch embedding with the interface of a :class:`ConvStem`.
-
-    It has no finer features than its tokens, and no detail for the decoder.
-    """
+    """SAM's patch embedding with the interface of a :class:`Pyramid`, whose one level it is."""
 
     def __init__(self, proj: nn.Conv2d) -> None:
         super().__init__()
         self.proj = proj
 
-    def fine(self, image: Tensor) -> Tensor:
+    def levels(self, image: Tensor) -> Tensor:
         features: Tensor = self.proj(image)
         return features
 
-    def tokens(self, fine: Tensor) -> Tensor:
-        return fine.permute(0, 2, 3, 1)
+    def tokens(self, levels: Tensor) -> Tensor:
+        return levels.permute(0, 2, 3, 1)
 
-    def with_detail(self, embedding: Tensor, fine: Tensor) -> Tensor:
+    def packed(self, embedding: Tensor, levels: Tensor) -> Tensor:
         return embedding
 
 
 def one_channel_stem(
     patch_embed: Any, mean: tuple[float, ...], std: tuple[float, ...]
-) -> PatchStem | ConvStem:
+) -> PatchStem | Pyramid:
     """``patch_embed`` for one channel [B, 1, H, W] in [0, 1] that is not yet normalised.
 
-    A :class:`ConvStem` is changed in place.
+    A :class:`Pyramid` is changed in place.
     """
     proj = one_channel_patches(patch_embed.proj, mean, std)
-    if not isinstance(patch_embed, ConvStem):
+    if not isinstance(patch_embed, Pyramid):
         return PatchStem(proj)
     patch_embed.proj = proj
     return patch_embed
@@ -148,8 +145,11 @@ class DecoderGraph(nn.Module):
         tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
         self.tokens = nn.Parameter(tokens.detach()[None])  # [1, 5, E]
         self.transformer = _with_exportable_attention(decoder.transformer)
-        self.upscaling = decoder.output_upscaling
-        self.hypernetwork = decoder.output_hypernetworks_mlps[0]
+        self.cells: PlainCells | FineCells = (
+            FineCells(decoder, model.config.channels, self.image_size / slice_size)
+            if model.config.pyramid_width
+            else PlainCells(decoder)
+        )
         self.score_head = decoder.iou_prediction_head
         name_weights(self)
 
@@ -157,21 +157,71 @@ class DecoderGraph(nn.Module):
         self, embedding: Tensor, points: Tensor, labels: Tensor, prior: Tensor, has_prior: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         dtype = self.tokens.dtype
-        embedding, detail = unpack(embedding.to(dtype), self.position.shape[1])
-        sparse = self.points(points, labels).to(dtype)  # [B, N, E]
-        dense = torch.where(
-            has_prior.view(-1, 1, 1, 1) > 0.5, self.mask_downscaling(prior.to(dtype)), self.no_mask
-        )
-        tokens = torch.cat([self.tokens.expand(sparse.shape[0], -1, -1), sparse], dim=1)
-        answers, source = self.transformer(embedding + dense, self.position, tokens)
+        packed = embedding.to(dtype)
         channels, grid = self.position.shape[1], self.position.shape[2]
-        cells = upscaled(self.upscaling, source.mT.reshape(-1, channels, grid, grid), detail)
-        weights = self.hypernetwork(answers[:, 1])[:, None]  # [B, 1, E/8]
-        side = cells.shape[-1]
-        logits = (weights @ cells.flatten(2)).reshape(-1, 1, side, side).float()
+        source = packed[:, :channels]
+        sparse = self.points(points, labels).to(dtype)  # [B, N, E]
+        prior = self.mask_downscaling(self.cells.prior(prior.to(dtype)))
+        dense = torch.where(has_prior.view(-1, 1, 1, 1) > 0.5, prior, self.no_mask)
+        tokens = torch.cat([self.tokens.expand(sparse.shape[0], -1, -1), sparse], dim=1)
+        answers, mixed = self.transformer(source + dense, self.position, tokens)
+        source = mixed.mT.reshape(-1, channels, grid, grid)
+        logits = self.cells(packed, source, answers[:, 1], points, labels)
         score = self.score_head(answers[:, 0])[:, 0].float()
         mask = _resized(logits, self.slice_size)[:, 0] > 0
         return logits, mask.to(torch.uint8), score
+
+
+class PlainCells(nn.Module):
+    """The mask as SAM's decoder gives it: logits [B, 1, 4G, 4G]."""
+
+    def __init__(self, decoder: Any) -> None:
+        super().__init__()
+        self.upscaling = decoder.output_upscaling
+        self.hypernetwork = decoder.output_hypernetworks_mlps[0]
+
+    def prior(self, logits: Tensor) -> Tensor:
+        """A prior mask at the size that SAM's prompt encoder takes."""
+        return logits
+
+    def forward(
+        self, packed: Tensor, source: Tensor, answer: Tensor, points: Tensor, labels: Tensor
+    ) -> Tensor:
+        """Float32 logits. ``packed`` [B, E', G, G]: what the encoder gave; ``source``
+        [B, E, G, G] and ``answer`` [B, E]: what the transformer made of it and of the prompt."""
+        return _weighed(self.hypernetwork(answer), self.upscaling(source)).float()
+
+
+class FineCells(nn.Module):
+    """With a pyramid: detail and click maps join, and the mask is twice as fine, 8G x 8G."""
+
+    def __init__(self, decoder: Any, channels: Channels, scale: float) -> None:
+        """``scale``: frame pixels of a slice pixel."""
+        super().__init__()
+        self.channels, self.scale = channels, scale
+        self.upscaling, self.click_maps = decoder.output_upscaling, decoder.click_maps
+        self.hypernetwork = decoder.output_hypernetworks_mlps[0]
+        self.fine_hypernetwork = decoder.fine_hypernetwork
+
+    def prior(self, logits: Tensor) -> Tensor:
+        """See :meth:`PlainCells.prior`."""
+        return F.avg_pool2d(logits, 2)
+
+    def forward(
+        self, packed: Tensor, source: Tensor, answer: Tensor, points: Tensor, labels: Tensor
+    ) -> Tensor:
+        """As :meth:`PlainCells.forward`."""
+        _, detail, fine = unpack(packed, self.channels)
+        maps = self.click_maps(points * self.scale + 0.5, labels).to(packed.dtype)
+        cells = joined(self.upscaling, source, detail + maps)
+        coarse = enlarged(_weighed(self.hypernetwork(answer), cells))
+        return coarse + _weighed(self.fine_hypernetwork(answer), fine).float()
+
+
+def _weighed(weights: Tensor, features: Tensor) -> Tensor:
+    """Sums over channels: weights [B, C], features [B, C, H, W] -> [B, 1, H, W]."""
+    side = features.shape[-1]
+    return (weights[:, None] @ features.flatten(2)).reshape(-1, 1, side, side)
 
 
 class PromptPoints(nn.Module):

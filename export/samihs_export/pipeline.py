@@ -171,6 +171,7 @@ def _manifest(
         slice_size=options.slice_size,
         image_size=config.image_size,
         grid=config.grid,
+        mask_cells=config.mask_size // config.grid,
         embedding_channels=config.embedding_channels,
         window=metadata.window,
         score_threshold=metadata.score_threshold,

@@ -5,7 +5,7 @@
     float32 always              why
     inputs, outputs             the contract
     HU window and resize        HU of thousands, a window of tens: differences of large numbers
-    prompt points               sines of large angles
+    prompt points, click maps   sines of large angles, exponentials of squares
     every LayerNorm             mean and variance of outliers overflow float16 in SAM encoders
     every softmax               exponentials and their sum (TensorRT's attention layer does so by
                                 itself: its parser refuses ``Attention``'s softmax_precision)
@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from samihs_export.graphs import PromptPoints
 from samihs_export.named import NamedNorm2d
 from samihs_runtime.errors import ExportError
+from samihs_training.click_maps import ClickMaps
 
 Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 G = TypeVar("G", bound=nn.Module)
@@ -84,5 +85,5 @@ def _narrow(module: nn.Module, dtype: torch.dtype) -> None:
     for name, child in list(module.named_children()):
         if isinstance(child, nn.LayerNorm | NamedNorm2d):
             setattr(module, name, InFloat32(child))
-        elif not isinstance(child, PromptPoints):
+        elif not isinstance(child, PromptPoints | ClickMaps):
             _narrow(child, dtype)

@@ -4,8 +4,8 @@ The manifest is the contract between export and runtime (see ``bundle.py`` for t
 Tensor contract of every graph, at every precision::
 
     encoder: hu f32 [B,1,S,S], window f32 [B,2] (low, high HU)  ->  embedding f32 [B,E,G,G]
-    decoder: embedding, points f32 [B,N,2], labels i32 [B,N], prior f32 [B,1,4G,4G],
-             has_prior f32 [B]  ->  logits f32 [B,1,4G,4G], mask u8 [B,S,S], score f32 [B]
+    decoder: embedding, points f32 [B,N,2], labels i32 [B,N], prior f32 [B,1,M,M],
+             has_prior f32 [B]  ->  logits f32 [B,1,M,M], mask u8 [B,S,S], score f32 [B]
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Manifest:
     image_size: int
     """Side of the model's own frame, pixels (inside the graphs)."""
     grid: int
-    """G: tokens along one side of the embedding; logits are 4G x 4G."""
+    """G: tokens along one side of the embedding."""
     embedding_channels: int
     """E."""
     window: WindowRule
@@ -104,6 +104,8 @@ class Manifest:
     plausible_hu: tuple[float, float]
     """Mean HU that a clicked spot must have for a slice to be tried, when none is named."""
     graphs: tuple[GraphEntry, ...]
+    mask_cells: int = 4
+    """Cells along a token's side in the low-resolution mask; 4 is SAM's."""
     files: Mapping[str, FileEntry] = field(default_factory=dict)
     """Relative path -> hash and size; filled in by :func:`samihs_runtime.bundle.write_bundle`."""
     method: Mapping[str, Any] = field(default_factory=dict)
@@ -112,8 +114,13 @@ class Manifest:
     accuracy: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def mask_size(self) -> int:
+        """M: side of the low-resolution logits, and of a prior."""
+        return self.mask_cells * self.grid
+
     def __post_init__(self) -> None:
-        for key in ("slice_size", "image_size", "grid", "embedding_channels"):
+        for key in ("slice_size", "image_size", "grid", "embedding_channels", "mask_cells"):
             if getattr(self, key) < 1:
                 raise _wrong(key, getattr(self, key), "a positive integer")
         if not self.plausible_hu[0] < self.plausible_hu[1]:
@@ -249,7 +256,9 @@ def _files(key: str, value: Any) -> dict[str, FileEntry]:
 _READERS: dict[str, Callable[[str, Any], Any]] = {
     **dict.fromkeys(("name", "version", "preset", "intended_use", "training_data"), _text),
     "clinical_use": _flag,
-    **dict.fromkeys(("slice_size", "image_size", "grid", "embedding_channels"), _integer),
+    **dict.fromkeys(
+        ("slice_size", "image_size", "grid", "embedding_channels", "mask_cells"), _integer
+    ),
     "window": _window,
     "score_threshold": _number,
     "plausible_hu": _range,

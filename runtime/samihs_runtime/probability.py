@@ -20,7 +20,7 @@ class Evidence:
     """The decoder's low-resolution logits, and the slice that they lie over."""
 
     logits: NDArray[np.float32]
-    """[4G, 4G], over the whole S x S slice; positive where the model sees hemorrhage."""
+    """[M, M], over the whole S x S slice; positive where the model sees hemorrhage."""
     frame: SliceFrame
 
     def probability(self, mask: NDArray[np.bool_]) -> NDArray[np.float32]:

@@ -53,7 +53,7 @@ class Prediction:
     mask: NDArray[np.bool_]
     """[rows, columns] of the slice."""
     logits: NDArray[np.float32]
-    """[4G, 4G] low-resolution logits: the prior of a next prompt."""
+    """[M, M] low-resolution logits: the prior of a next prompt."""
     score: float
     """The model's own estimate of its mask's IoU, calibrated where the bundle says so."""
 

@@ -127,7 +127,7 @@ class Segmenter(Closing):
         Args:
             encoded: from :meth:`encode` of this segmenter.
             prompt: in pixels of the stored slice.
-            prior: [4G, 4G] logits of an earlier answer on the same slice.
+            prior: [M, M] logits of an earlier answer on the same slice.
 
         Raises:
             PromptError: the prompt is empty, or lies outside the slice.

@@ -38,8 +38,8 @@ TINY = SamConfig(
     pixel_mean=(0.4, 0.5, 0.6),
     pixel_std=(0.2, 0.3, 0.4),
 )
-TINY_STEM = replace(TINY, name="tiny_stem", patch_size=8, stem_width=6, detail=True, window=6)
-"""With a convolutional stem whose detail goes to the decoder; a grid of 16, padded to 18."""
+TINY_PYRAMID = replace(TINY, name="tiny_pyramid", pyramid_width=6)
+"""With a convolutional pyramid: tokens 8 x 8, an embedding of 16 x 16, detail for the decoder."""
 PR = PRConfig(rank=8)
 ABOUT = {"window": [-20, 100], "training_data": "none: random weights"}
 EVALUATION = {"dice": 0.5, "suggested_threshold": 0.4204}

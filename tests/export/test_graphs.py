@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ from samihs_export.windows import Windows
 from samihs_training.adapters import PRConfig
 from samihs_training.model import SamihsModel, mask_at_slice_size
 
-from .conftest import PR, SLICE, TINY, TINY_STEM, adapted_model
+from .conftest import PR, SLICE, TINY, TINY_PYRAMID, adapted_model
 
 FORMS: tuple[AttentionForm, ...] = ("bias", "augmented")
 PROMPTS = {
@@ -126,10 +125,9 @@ def test_each_row_of_a_batch_has_its_own_embedding_and_prior(merged: SamihsModel
         assert relative_error(together[2][one], alone[1]) < 1e-5
 
 
-@pytest.mark.parametrize("detail", [False, True])
 @torch.no_grad()
-def test_a_stem_and_its_detail_are_the_models(detail: bool) -> None:
-    model = adapted_model(PR, config=replace(TINY_STEM, detail=detail))
+def test_a_pyramid_and_its_detail_are_the_models() -> None:
+    model = adapted_model(PR, config=TINY_PYRAMID)
     hu, window = random(2, 1, SLICE, SLICE) * 60 + 40, torch.tensor([[-20.0, 100], [0, 80]])
     embedding = model.encode(hu, window)
     assert embedding.shape[1] == model.config.embedding_channels

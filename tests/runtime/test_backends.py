@@ -233,7 +233,7 @@ def test_what_the_graph_refuses_is_a_backend_error(tiny_bundle: Path) -> None:
 def test_embeddings_of_another_backend_are_refused(
     tiny_bundle: Path, bright_slice: NDArray[np.float32]
 ) -> None:
-    foreign = FakeBackend(SIZE, GRID).encode(bright_slice[None, None], WINDOW)
+    foreign = FakeBackend(SIZE, 4 * GRID).encode(bright_slice[None, None], WINDOW)
     with (
         open_cpu(Bundle.open(tiny_bundle), Timings()) as backend,
         pytest.raises(BackendError, match="another backend"),
@@ -268,7 +268,7 @@ def test_threads_follow_the_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_fake_takes_boxes_and_background(bright_slice: NDArray[np.float32]) -> None:
-    backend = FakeBackend(SIZE, GRID)
+    backend = FakeBackend(SIZE, 4 * GRID)
     embeddings = backend.encode(bright_slice[None, None], WINDOW)
     whole = backend.decode(embeddings, *clicks((40, 24)), None).masks[0]
     points = np.asarray([[(40, 24), (44, 24)]], np.float32)

@@ -35,7 +35,7 @@ def click(x: float, y: float) -> Prompt:
 
 @pytest.fixture
 def fake(tiny_bundle: Path) -> Iterator[tuple[Segmenter, FakeBackend]]:
-    backend = FakeBackend(SIZE, GRID)
+    backend = FakeBackend(SIZE, 4 * GRID)
     with Segmenter(Bundle.open(tiny_bundle), backend) as segmenter:
         yield segmenter, backend
     assert backend.closed
@@ -88,7 +88,7 @@ def test_the_same_pixels_are_encoded_once(
 
 
 def test_the_cache_is_bounded_and_drops_the_least_recently_used(tiny_bundle: Path) -> None:
-    backend = FakeBackend(SIZE, GRID)
+    backend = FakeBackend(SIZE, 4 * GRID)
     bundle = Bundle.open(tiny_bundle)
     slices = [np.full((SIZE, SIZE), value, np.float32) for value in range(3)]
     with Segmenter(bundle, backend, cache_mb=2 * EMBEDDING_BYTES / 2**20) as segmenter:
@@ -361,7 +361,7 @@ def test_embeddings_outlive_the_process_on_disk(tiny_bundle: Path, tmp_path: Pat
 
 def test_encoding_ahead_stops_where_the_cache_is_full(tiny_bundle: Path) -> None:
     hu = np.arange(9, dtype=np.float32)[:, None, None] * np.ones((1, SIZE, SIZE), np.float32)
-    backend = FakeBackend(SIZE, GRID)
+    backend = FakeBackend(SIZE, 4 * GRID)
     with (
         Segmenter(
             Bundle.open(tiny_bundle), backend, cache_mb=3 * EMBEDDING_BYTES / 2**20
@@ -423,7 +423,7 @@ def test_a_fault_in_the_background_is_not_lost(tiny_bundle: Path) -> None:
     hu = np.zeros((2, SIZE, SIZE), np.float32)
     hu[1] = np.inf
     with (
-        Segmenter(Bundle.open(tiny_bundle), FakeBackend(SIZE, GRID)) as segmenter,
+        Segmenter(Bundle.open(tiny_bundle), FakeBackend(SIZE, 4 * GRID)) as segmenter,
         segmenter.open(series_of(hu), start=0) as session,
         pytest.raises(StudyError, match="not finite"),
     ):

@@ -18,7 +18,9 @@ from samihs_training.config import StageConfig
 from samihs_training.data.cache import CacheSpec, SliceCache, open_cache
 from samihs_training.optimisation import MovingAverage, learning_rate, make_optimiser
 from samihs_training.runlog import StepReport, ValidationReport, read_log
+from samihs_training.sam import build_sam
 
+from .tiny import TINY
 from .tiny_run import PLAIN, RECIPE, one_step
 
 ROOT = Path(__file__).parents[2]
@@ -190,13 +192,32 @@ def test_the_authors_schedule_is_their_steplr() -> None:
         steps=70, learning_rate=5e-4, optimiser="adam", schedule="step", halve_every=30,
         weight_decay=0.0,
     )  # fmt: skip
-    optimiser = make_optimiser([nn.Parameter(torch.zeros(1))], stage)
+    (optimiser,) = make_optimiser({"one": nn.Parameter(torch.zeros(1))}, stage)
     assert type(optimiser) is torch.optim.Adam
     theirs = torch.optim.lr_scheduler.StepLR(optimiser, step_size=30, gamma=0.5)
     for step in range(70):
         assert learning_rate(stage, step) == pytest.approx(optimiser.param_groups[0]["lr"])
         optimiser.step()
         theirs.step()
+
+
+def test_muon_takes_the_matrices_of_the_blocks_and_steps_with_the_size_of_adamw() -> None:
+    torch.manual_seed(0)
+    trained = dict(build_sam(TINY).named_parameters())
+    stage = StageConfig(steps=1, learning_rate=1e-3, optimiser="muon", weight_decay=0.0)
+    optimisers = make_optimiser(trained, stage)
+    matrices = {"attn.qkv", "attn.proj", "mlp.lin1", "mlp.lin2"}
+    muons = {id(p) for p in list(optimisers)[1].param_groups[0]["params"]}
+    names = [name for name, each in trained.items() if id(each) in muons]
+    assert {name.split(".", 3)[3].removesuffix(".weight") for name in names} == matrices
+    before = {name: each.detach().clone() for name, each in trained.items()}
+    for each in trained.values():
+        each.grad = torch.randn_like(each)
+    for optimiser in optimisers:
+        optimiser.step()
+    for name, each in trained.items():
+        step = (each.detach() - before[name]).square().mean().sqrt().item()
+        assert step == pytest.approx(1e-3 if name not in names else 2e-4, rel=0.3), name
 
 
 def test_the_moving_average_is_what_it_says_and_off_by_default() -> None:

@@ -18,7 +18,7 @@ import torch
 from samihs_training.batches import NumberedBatches, Share, stream
 from samihs_training.config import Recipe, StageConfig
 from samihs_training.data.cache import SliceCache
-from samihs_training.distributed import processes
+from samihs_training.distributed import Processes, processes
 from samihs_training.fit import fit
 from samihs_training.methods import apply_method
 from samihs_training.model import SamihsModel
@@ -48,19 +48,24 @@ def run(out: Path, kill: tuple[str, int] | None) -> None:
 
 def one_step(cache: Path, stage: StageConfig, recipe: Recipe) -> dict[str, torch.Tensor]:
     """Gradients and report of one step, this process's share of it."""
+    with processes() as here:
+        return _stepped(here, cache, stage, recipe)
+
+
+def _stepped(
+    here: Processes, cache: Path, stage: StageConfig, recipe: Recipe
+) -> dict[str, torch.Tensor]:
+    """A function of its own: DDP, a local of it, is gone before its process group is."""
     torch.manual_seed(0)
     sam = build_sam(TINY)
     trained = apply_method(recipe.make_method(), sam)
-    with processes() as here:
-        trainer = Trainer(
-            SamihsModel(sam, TINY), trained, recipe, stage, "adapt", cache / "none", here
-        )
-        data = NumberedBatches(
-            SliceCache.load(cache), "bleeds", batch=stage.batch, prompts=stage.prompts, seed=3,
-            share=Share(here.rank, here.world, stage.accumulate),
-        )  # fmt: skip
-        answered, _ = trainer.step(stream(data, range(stage.accumulate), workers=0))
-        loss = torch.tensor(here.mean(answered.loss.item()))
+    trainer = Trainer(SamihsModel(sam, TINY), trained, recipe, stage, "adapt", cache / "none", here)
+    data = NumberedBatches(
+        SliceCache.load(cache), "bleeds", batch=stage.batch, prompts=stage.prompts, seed=3,
+        share=Share(here.rank, here.world, stage.accumulate),
+    )  # fmt: skip
+    answered, _ = trainer.step(stream(data, range(stage.accumulate), workers=0))
+    loss = torch.tensor(here.mean(answered.loss.item()))
     gradients = {name: p.grad for name, p in trained.items() if p.grad is not None}
     return {"loss": loss, **gradients}
 

@@ -27,7 +27,7 @@ class StageConfig:
     """Slices per step, over all processes and pieces."""
     prompts: int = 4
     """Clicks per slice: the encoder runs once for all of them."""
-    optimiser: Literal["adamw", "adam"] = "adamw"
+    optimiser: Literal["adamw", "adam", "muon"] = "adamw"
     weight_decay: float = 0.01
     schedule: Literal["cosine", "step"] = "cosine"
     warmup: float = 0.03
@@ -60,7 +60,7 @@ class StageConfig:
         if not 0 <= self.ema < 1:
             raise UsageError(f"ema = {self.ema}: expected a decay from 0 (off) to below 1")
         for name, given, known in (
-            ("optimiser", self.optimiser, ("adamw", "adam")),
+            ("optimiser", self.optimiser, ("adamw", "adam", "muon")),
             ("schedule", self.schedule, ("cosine", "step")),
         ):
             if given not in known:

@@ -75,7 +75,9 @@ def processes() -> Iterator[Processes]:
         yield Processes(device=device)
         return
     torch_distributed.init_process_group("nccl" if on_gpu else "gloo")
+    here = Processes(torch_distributed.get_rank(), world, device)
     try:
-        yield Processes(torch_distributed.get_rank(), world, device)
+        yield here
+        here.wait()  # none takes its side of the connections down while another still uses it
     finally:
         torch_distributed.destroy_process_group()

@@ -32,10 +32,13 @@ def initialised(sam: nn.Module) -> nn.Module:
         for attention in attentions:
             attention.q_proj.weight.mul_(CLICK_GAIN)
             attention.k_proj.weight.copy_(attention.q_proj.weight)
-        detail = getattr(encoder.patch_embed, "detail", None)
-        if detail is not None:
-            detail.weight[0] = 0  # joins the channel that holds the constant
-            detail.bias[0] = 0
+        joining = [decoder.output_upscaling[5].conv] if len(decoder.output_upscaling) > 5 else []
+        joining += [encoder.patch_embed.detail] if joining else []
+        for convolution in joining:  # they leave alone the channel that holds the constant
+            convolution.weight[0] = 0
+            convolution.bias[0] = 0
+        if joining:
+            decoder.click_maps.weight[..., 0] = 0
         upscaling = decoder.output_upscaling[3]
         upscaling.weight[:, 0] = 0
         upscaling.bias[0] = 2.0  # GELU(2) = 1.95

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from samihs_training.pyramid import encoded, enlarged, joined, unpack
 from samihs_training.sam import SamConfig
-from samihs_training.stem import unpack, upscaled
 
 
 class SamihsModel(nn.Module):
@@ -31,7 +31,7 @@ class SamihsModel(nn.Module):
 
         The window is scaled to [0, 1] and clipped, then resized to the model's frame (bilinear,
         half-pixel centres), then repeated to three channels and normalised. E' is SAM's E, and the
-        packed detail where the configuration has it (``samihs_training.stem``).
+        packed detail where the configuration has it (``samihs_training.pyramid``).
         """
         low, high = window[:, 0].view(-1, 1, 1, 1), window[:, 1].view(-1, 1, 1, 1)
         image = ((hu - low) / (high - low)).clamp(0, 1)
@@ -42,10 +42,7 @@ class SamihsModel(nn.Module):
         std = image.new_tensor(self.config.pixel_std).view(1, 3, 1, 1)
         image = (image.expand(-1, 3, -1, -1) - mean) / std
         encoder = self.sam.image_encoder
-        embedding: Tensor = encoder(image)
-        if self.config.detail:
-            stem = encoder.patch_embed
-            embedding = stem.with_detail(embedding, stem.fine(image))
+        embedding: Tensor = encoded(encoder, image) if self.config.pyramid_width else encoder(image)
         return embedding
 
     def decode(
@@ -57,48 +54,72 @@ class SamihsModel(nn.Module):
         *,
         slice_size: int,
     ) -> tuple[Tensor, Tensor]:
-        """Logits [B, 1, 4G, 4G] and scores [B] of prompt i on embedding i.
+        """Logits [B, 1, M, M] and scores [B]; M is the configuration's mask size.
 
-        ``embedding`` [B, E', G, G] as :meth:`encode` gives it; ``points`` [B, N, 2] in pixels of
-        the ``slice_size`` slice, column first; ``labels`` [B, N] (1 foreground, 0 background, 2/3
-        box corners, -1 not a point: exactly one where there is no box); ``prior`` [B, 1, 4G, 4G]
-        logits.
+        ``embedding`` [S, E', G, G] as :meth:`encode` gives it: of S slices, each with the next
+        B / S of the prompts; ``points`` [B, N, 2] in pixels of the ``slice_size`` slice, column
+        first; ``labels`` [B, N] (1 foreground, 0 background, 2/3 box corners, -1 not a point:
+        exactly one where there is no box); ``prior`` [B, 1, M, M] logits.
         """
         prompt_encoder, decoder = self.sam.prompt_encoder, self.sam.mask_decoder
-        embedding, detail = unpack(embedding, self.config.prompt_width)
+        prompts = len(points) // len(embedding)
+        source = embedding[:, : self.config.prompt_width].repeat_interleave(prompts, 0)
         sparse = self.embed_points(points, labels, slice_size)
-        if prior is None:
-            no_mask = prompt_encoder.no_mask_embed.weight
-            dense = no_mask.view(1, -1, 1, 1).expand_as(embedding)
-        else:
-            dense = prompt_encoder.mask_downscaling(prior)
         tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
         tokens = torch.cat([tokens.expand(len(sparse), -1, -1), sparse], dim=1)  # [B, 5+N, E]
-        position = prompt_encoder.get_dense_pe().expand_as(embedding)
-        answers, source = decoder.transformer(embedding + dense, position, tokens)
-        source = source.mT.reshape(embedding.shape)
-        cells = upscaled(decoder.output_upscaling, source, detail)  # [B, E/8, 4G, 4G]
+        position = prompt_encoder.get_dense_pe().expand_as(source)
+        answers, mixed = decoder.transformer(source + self._dense(prior), position, tokens)
+        source = mixed.mT.reshape(source.shape)
         # One mask for one click: the first token is SAM's single-mask output.
-        weights = decoder.output_hypernetworks_mlps[0](answers[:, 1])  # [B, E/8]
-        logits = torch.einsum("bc,bchw->bhw", weights, cells)[:, None]
-        scores = decoder.iou_prediction_head(answers[:, 0])[:, 0]
-        return logits, scores
+        weights = decoder.output_hypernetworks_mlps[0](answers[:, 1])  # [B, D]
+        if self.config.pyramid_width:
+            _, detail, fine = unpack(embedding, self.config.channels)
+            cells = decoder.click_maps(self.in_frame(points, slice_size), labels)
+            cells = cells.unflatten(0, (-1, prompts)) + detail[:, None]
+            cells = joined(decoder.output_upscaling, source, cells.flatten(0, 1))
+            fine_weights = decoder.fine_hypernetwork(answers[:, 1])  # [B, K]
+            logits = enlarged(weighed(weights, cells)) + weighed(fine_weights, fine)
+        else:
+            logits = weighed(weights, decoder.output_upscaling(source))
+        return logits, decoder.iou_prediction_head(answers[:, 0])[:, 0]
+
+    def _dense(self, prior: Tensor | None) -> Tensor:
+        """SAM's dense prompt [B or 1, E, G or 1, G or 1] of a prior mask, or of none."""
+        prompt_encoder = self.sam.prompt_encoder
+        if prior is None:
+            nothing: Tensor = prompt_encoder.no_mask_embed.weight
+            return nothing.view(1, -1, 1, 1)
+        if self.config.pyramid_width:
+            prior = F.avg_pool2d(prior, 2)  # twice as fine as SAM's masks
+        dense: Tensor = prompt_encoder.mask_downscaling(prior)
+        return dense
+
+    def in_frame(self, points: Tensor, slice_size: int) -> Tensor:
+        """Slice pixels -> pixels of the model's frame: p lies at ``p * scale + 0.5`` (centres)."""
+        return points * (self.config.image_size / slice_size) + 0.5
 
     def embed_points(self, points: Tensor, labels: Tensor, slice_size: int) -> Tensor:
-        """Sparse prompt embeddings [B, N, E]: segment-anything's, without masked assignment.
-
-        A slice pixel p lies at ``p * scale + 0.5`` of the model's frame (pixel centres).
-        """
+        """Sparse prompt embeddings [B, N, E]: segment-anything's, without masked assignment."""
         prompt_encoder = self.sam.prompt_encoder
-        size = self.config.image_size
-        coords = points * (size / slice_size) + 0.5
-        encoded: Tensor = prompt_encoder.pe_layer.forward_with_coords(coords, (size, size))
+        size = (self.config.image_size, self.config.image_size)
+        coords = self.in_frame(points, slice_size)
+        encoded: Tensor = prompt_encoder.pe_layer.forward_with_coords(coords, size)
         kind = labels[..., None]
         encoded = torch.where(kind == -1, torch.zeros_like(encoded), encoded)
         encoded = encoded + (kind == -1) * prompt_encoder.not_a_point_embed.weight
         for label, embedding in enumerate(prompt_encoder.point_embeddings):
             encoded = encoded + (kind == label) * embedding.weight
         return encoded
+
+
+def weighed(weights: Tensor, features: Tensor) -> Tensor:
+    """Sums over channels: weights [B, C] and features [S, C, H, W] -> [B, 1, H, W].
+
+    Each of the S features has the next B / S of the weights.
+    """
+    count = len(features)
+    sums = weights.unflatten(0, (count, -1)) @ features.flatten(2)  # [S, B / S, H W]
+    return sums.reshape(-1, 1, *features.shape[2:])
 
 
 def mask_at_slice_size(logits: Tensor, slice_size: int) -> Tensor:

@@ -42,11 +42,10 @@ class Objective(nn.Module):
 
     def forward(self, batch: Batch, correct: bool = False) -> Answered:
         """First clicks, and with ``correct`` a second, corrective one on what they left wrong."""
-        prompts = len(batch.points) // len(batch.hu)
         target = low_resolution(batch.masks, self.model.config.mask_size)
         window = batch.hu.new_tensor(self.window).expand(len(batch.hu), 2)
         with self._autocast(batch.hu.device):
-            embedding = self.model.encode(batch.hu, window).repeat_interleave(prompts, 0)
+            embedding = self.model.encode(batch.hu, window)
         kinds = torch.full(batch.points.shape[:2], FOREGROUND, device=batch.points.device)
         points, labels = _with_pad(batch.points, kinds)
         loss, logits = self._answer(embedding, points, labels, None, target, batch)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +13,66 @@ from torch import Tensor, nn
 from samihs_training.config import StageConfig
 
 
-def make_optimiser(parameters: Sequence[nn.Parameter], stage: StageConfig) -> torch.optim.Optimizer:
-    """AdamW, or the authors' plain Adam, whose weight decay is a part of the gradient."""
-    parameters = parameters or [nn.Parameter(torch.zeros(0))]  # frozen: Adam takes no empty list
-    kind = torch.optim.AdamW if stage.optimiser == "adamw" else torch.optim.Adam
-    return kind(parameters, stage.learning_rate, weight_decay=stage.weight_decay)
+def make_optimiser(trained: Mapping[str, nn.Parameter], stage: StageConfig) -> Optimisers:
+    """What ``stage.optimiser`` names, for parameters by name.
+
+    ``adamw``; ``adam``, the authors', whose weight decay is a part of the gradient; ``muon``, whose
+    steps are orthogonal matrices, for the matrices of the encoder's blocks, and AdamW for the rest.
+    Muon's steps are scaled to AdamW's size, so that both take the same learning rate
+    (arXiv 2502.16982).
+    """
+    rate, decay = stage.learning_rate, stage.weight_decay
+    if stage.optimiser == "adam":
+        return Optimisers([torch.optim.Adam(_some(trained.values()), rate, weight_decay=decay)])
+    matrices = {
+        name: each
+        for name, each in trained.items()
+        if stage.optimiser == "muon" and ".blocks." in name and name.endswith(".weight")
+        if each.ndim == 2
+    }
+    rest = [each for name, each in trained.items() if name not in matrices]
+    optimisers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(_some(rest), rate, weight_decay=decay)
+    ]
+    if matrices:
+        optimisers.append(
+            torch.optim.Muon(matrices.values(), rate, decay, adjust_lr_fn="match_rms_adamw")
+        )
+    return Optimisers(optimisers)
+
+
+def _some(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+    return list(parameters) or [nn.Parameter(torch.zeros(0))]  # frozen: Adam takes no empty list
+
+
+class Optimisers:
+    """Several optimisers that step as one."""
+
+    def __init__(self, optimisers: Sequence[torch.optim.Optimizer]) -> None:
+        self.optimisers = list(optimisers)
+
+    def __iter__(self) -> Iterator[torch.optim.Optimizer]:
+        return iter(self.optimisers)
+
+    def set_rate(self, rate: float) -> None:
+        """The learning rate of all from now on."""
+        for optimiser in self:
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for optimiser in self:
+            optimiser.zero_grad(set_to_none=True)
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """Of each."""
+        return [optimiser.state_dict() for optimiser in self]
+
+    def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
+        """What :meth:`state_dict` gave of the same optimisers."""
+        for optimiser, state in zip(self, states, strict=True):
+            optimiser.load_state_dict(state)
 
 
 def learning_rate(stage: StageConfig, step: int) -> float:

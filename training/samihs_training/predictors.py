@@ -29,7 +29,7 @@ class Reply:
     """[rows, columns] of the slice."""
     score: float
     logits: NDArray[np.float32]
-    """[4G, 4G] over the whole slice, padded to a square."""
+    """[M, M] over the whole slice, padded to a square."""
 
 
 Ask = Callable[[NDArray[np.float32], Prompt], Reply]

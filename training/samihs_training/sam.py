@@ -19,7 +19,8 @@ from typing import Any
 from torch import nn
 
 from samihs_runtime.errors import BackendError, UsageError
-from samihs_training.stem import ConvStem
+from samihs_training.click_maps import ClickMaps
+from samihs_training.pyramid import CELLS, FINE_CELLS, Channels, Pyramid, Smoothing
 
 _ALIAS = "samihs_training._segment_anything"
 
@@ -63,10 +64,10 @@ class SamConfig:
     """Hidden width of the head that predicts a mask's IoU."""
     mask_channels: int = 16
     """Hidden channels of the prior-mask encoder."""
-    stem_width: int = 0
-    """Channels of a convolutional stem at half size; 0: SAM's patch embedding."""
-    detail: bool = False
-    """Whether the stem's finest features go to the mask decoder, beside the embedding."""
+    pyramid_width: int = 0
+    """Channels at half size of a convolutional pyramid (``pyramid.py``); 0: SAM's patches."""
+    fine_channels: int = 8
+    """Channels K of its finest features that go to the decoder."""
     pixel_mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Subtracted per channel after the window is scaled to [0, 1]. The SAMIHS authors use none."""
     pixel_std: tuple[float, float, float] = (1.0, 1.0, 1.0)
@@ -78,18 +79,21 @@ class SamConfig:
 
     @property
     def mask_size(self) -> int:
-        """Side of the low-resolution mask, 4G."""
-        return 4 * self.grid
+        """Side of the low-resolution mask: SAM's 4G, or with a pyramid 8G."""
+        return self.grid * (FINE_CELLS if self.pyramid_width else CELLS)
 
     @property
-    def detail_channels(self) -> int:
-        """Of each mask cell: as many as the decoder's own at that size; 0 without detail."""
-        return self.prompt_width // 8 if self.detail else 0
+    def channels(self) -> Channels:
+        """Of what the encoder hands to the decoder; without a pyramid SAM's embedding alone."""
+        if not self.pyramid_width:
+            return Channels(self.prompt_width, 0, 0)
+        return Channels(self.prompt_width, self.prompt_width // 8, self.fine_channels)
 
     @property
     def embedding_channels(self) -> int:
-        """Of what the encoder hands to the decoder: E, and the detail of a token's 16 cells."""
-        return self.prompt_width + 16 * self.detail_channels
+        """All of them: those of a token's 16 cells, and of its 64 mask cells, too."""
+        embedding, detail, fine = self.channels
+        return embedding + CELLS**2 * detail + FINE_CELLS**2 * fine
 
     def __post_init__(self) -> None:
         if self.image_size % self.patch_size:
@@ -98,12 +102,8 @@ class SamConfig:
             )
         if self.width % self.heads:
             raise UsageError(f"width {self.width} is not a multiple of {self.heads} heads")
-        if self.stem_width and self.patch_size != ConvStem.stride:
-            raise UsageError(
-                f"patch size {self.patch_size}: a convolutional stem has {ConvStem.stride}"
-            )
-        if self.detail and not self.stem_width:
-            raise UsageError("detail comes from a convolutional stem: give stem_width")
+        if self.pyramid_width and self.patch_size != Pyramid.stride:
+            raise UsageError(f"patch size {self.patch_size}: a pyramid has {Pyramid.stride}")
         if any(not 0 <= block < self.depth for block in self.global_blocks):
             raise UsageError(f"global blocks {self.global_blocks} outside 0..{self.depth - 1}")
 
@@ -117,15 +117,13 @@ PRESETS: dict[str, SamConfig] = {
             depth=6,
             heads=2,
             global_blocks=(3,),
-            image_size=256,
-            patch_size=8,
+            image_size=512,
             window=8,
             prompt_width=128,
             decoder_heads=4,
             decoder_mlp=384,
             score_hidden=128,
-            stem_width=24,
-            detail=True,
+            pyramid_width=16,
             pixel_mean=(0.3, 0.3, 0.3),  # brain and air about the head, in a window of -20..100 HU
             pixel_std=(0.3, 0.3, 0.3),
         ),
@@ -189,7 +187,16 @@ def build_sam(config: SamConfig) -> nn.Module:
         pixel_mean=[255.0 * mean for mean in config.pixel_mean],
         pixel_std=[255.0 * std for std in config.pixel_std],
     )
-    if config.stem_width:
-        encoder: Any = sam.image_encoder
-        encoder.patch_embed = ConvStem(config.width, config.stem_width, config.detail_channels)
+    if config.pyramid_width:
+        _with_pyramid(sam, config, modeling)
     return sam.eval()
+
+
+def _with_pyramid(sam: Any, config: SamConfig, modeling: Any) -> None:
+    """Put a pyramid in the place of the patch embedding, and its ends into the decoder."""
+    channels, decoder = config.channels, sam.mask_decoder
+    sam.image_encoder.patch_embed = Pyramid(config.width, config.pyramid_width, channels)
+    decoder.output_upscaling.append(Smoothing(channels.detail))
+    decoder.click_maps = ClickMaps(channels.detail, CELLS * config.grid, config.image_size)
+    width = config.prompt_width
+    decoder.fine_hypernetwork = modeling.mask_decoder.MLP(width, width, channels.fine, 3)

@@ -50,7 +50,8 @@ class Trainer:
         self.model, self.trained = model, dict(trained)
         self.recipe, self.stage, self.name, self.out = recipe, stage, name, out
         self.steps = stage.steps if trained else 0
-        model.to(self.processes.device)
+        # Channels last: a CPU's small convolutions are then three times faster, a GPU's no slower.
+        model.to(self.processes.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if stage.checkpoint_activations:
             checkpoint_blocks(model.sam)
         if stage.compile:
@@ -58,7 +59,7 @@ class Trainer:
         objective = Objective(model, recipe)
         self.objective = self.processes.wrap(objective) if trained else objective
         self.parameters = list(self.trained.values())
-        self.optimiser = make_optimiser(self.parameters, stage)
+        self.optimisers = make_optimiser(self.trained, stage)
         self.average = MovingAverage(self.parameters, stage.ema)
         scaled = recipe.amp and recipe.amp_dtype == "fp16"
         self.scaler = torch.amp.GradScaler(self.processes.device.type, enabled=scaled)
@@ -106,12 +107,11 @@ class Trainer:
     def step(self, batches: Iterator[Batch]) -> tuple[Answered, float]:
         """One optimiser step on the next batch, in pieces; what came of it, and its rate."""
         rate = learning_rate(self.stage, self.step_count)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
+        self.optimisers.set_rate(rate)
         self.model.train()
         torch.manual_seed(self._seed())
         correct = self._draw() < self.stage.correct
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimisers.zero_grad()
         pieces = self.stage.accumulate
         answers = []
         for piece in range(pieces):
@@ -139,10 +139,12 @@ class Trainer:
         return Answered(torch.tensor(reduced[0]), reduced[1], reduced[2])
 
     def _update(self) -> None:
-        self.scaler.unscale_(self.optimiser)
+        for optimiser in self.optimisers:
+            self.scaler.unscale_(optimiser)
         if self.stage.clip:
             nn.utils.clip_grad_norm_(self.parameters, self.stage.clip)
-        self.scaler.step(self.optimiser)
+        for optimiser in self.optimisers:
+            self.scaler.step(optimiser)
         self.scaler.update()
         self.average.update()
 
@@ -203,7 +205,7 @@ class Trainer:
             return
         state = {
             "weights": self._weights(),
-            "optimiser": self.optimiser.state_dict(),
+            "optimisers": self.optimisers.state_dict(),
             "average": self.average.averages,
             "scaler": self.scaler.state_dict(),
             "step": self.step_count,
@@ -223,7 +225,7 @@ class Trainer:
                 self._state_file, map_location=device, weights_only=True
             )
             self.model.sam.load_state_dict(state["weights"], strict=False)
-            self.optimiser.load_state_dict(state["optimiser"])
+            self.optimisers.load_state_dict(state["optimisers"])
         except Exception as error:  # torch raises many kinds on a file that is not its own
             raise CheckpointError(
                 f"{self._state_file} cannot be gone on from ({error}): delete it to begin the "

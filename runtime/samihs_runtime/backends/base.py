@@ -34,7 +34,7 @@ class Decoded:
     """The decoder's outputs for a batch of B prompts, on the host."""
 
     logits: NDArray[np.float32]
-    """[B, 4G, 4G]."""
+    """[B, M, M]."""
     masks: NDArray[np.bool_]
     """[B, S, S], at the bundle's slice size."""
     scores: NDArray[np.float32]
@@ -77,7 +77,7 @@ class Backend(Protocol):
         """Decode B prompts of N points each, prompt i on embedding i.
 
         ``points`` [B, N, 2] in pixels of the S x S slice, ``labels`` [B, N] (1 foreground,
-        0 background, 2/3 box corners, -1 not a point), ``prior`` [B, 4G, 4G] logits or None.
+        0 background, 2/3 box corners, -1 not a point), ``prior`` [B, M, M] logits or None.
         """
         ...
 

@@ -50,7 +50,7 @@ DECODER = GraphContract(
 
 def tensor_shapes(manifest: Manifest, batch: int, points: int) -> dict[str, tuple[int, ...]]:
     """The shape of every tensor of both graphs, for B slices or prompts of N points."""
-    size, low = manifest.slice_size, 4 * manifest.grid
+    size, low = manifest.slice_size, manifest.mask_size
     return {
         "hu": (batch, 1, size, size),
         "window": (batch, 2),

@@ -49,14 +49,14 @@ class FakeBackend(Closing):
     def __init__(
         self,
         slice_size: int,
-        grid: int,
+        mask_size: int,
         *,
         blood_hu: tuple[float, float] = (45.0, 95.0),
         tolerance: float = 20.0,
         encode_batch: int = 1,
     ) -> None:
         self.slice_size = slice_size
-        self.grid = grid
+        self.mask_size = mask_size
         self.blood_hu = blood_hu
         self.tolerance = tolerance
         self.encode_batch = encode_batch
@@ -66,7 +66,7 @@ class FakeBackend(Closing):
     @classmethod
     def for_manifest(cls, manifest: Manifest) -> Self:
         """One with the bundle's sizes."""
-        return cls(manifest.slice_size, manifest.grid)
+        return cls(manifest.slice_size, manifest.mask_size)
 
     def encode(self, hu: NDArray[np.float32], window: NDArray[np.float32]) -> Sequence[Embedding]:
         """See :class:`samihs_runtime.backends.base.Backend`."""
@@ -130,8 +130,8 @@ class FakeBackend(Closing):
         return mask
 
     def _logits(self, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """[4G, 4G]: the mask's mean over each cell, between -LOGIT and LOGIT."""
-        side = 4 * self.grid
+        """[M, M]: the mask's mean over each cell, between -LOGIT and LOGIT."""
+        side = self.mask_size
         signed = np.where(mask, LOGIT, -LOGIT)
         factor = self.slice_size / side
         zoomed = ndimage.affine_transform(

@@ -76,7 +76,7 @@ class OnnxRuntimeBackend(Closing):
         self.description = f"onnxruntime {ort.__version__}, {where}, {files.precision}"
         self._ort = ort
         self._paths = {ENCODER.part: files.encoder, DECODER.part: files.decoder}
-        self._low_side = 4 * bundle.manifest.grid
+        self._low_side = bundle.manifest.mask_size
         self._timings = timings
         self._sessions: dict[str, Any] = {}
         self._lock = threading.Lock()
@@ -141,7 +141,7 @@ class OnnxRuntimeBackend(Closing):
     def _decode_batch(
         self, session: Any, embeddings: Sequence[Embedding], feeds: Mapping[str, NDArray[Any]]
     ) -> Sequence[NDArray[Any]]:
-        """Logits [B, 1, 4G, 4G], masks uint8 [B, S, S], scores [B]."""
+        """Logits [B, 1, M, M], masks uint8 [B, S, S], scores [B]."""
 
     def _options(self, options: Any) -> None:
         """Set what is particular to the provider."""

@@ -183,7 +183,7 @@ class TensorRTBackend(Closing):
         labels: NDArray[np.int32],
         prior: NDArray[np.float32] | None,
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float32]]:
-        count, low = len(points), 4 * self._manifest.grid
+        count, low = len(points), self._manifest.mask_size
         for index, embedding in enumerate(embeddings):
             if not isinstance(embedding, DeviceEmbedding) or embedding.slots is not self._slots:
                 raise TypeError(f"an embedding of another backend: {type(embedding).__name__}")

@@ -14,6 +14,7 @@ from .options import BleedType, PhantomOptions
 from .patient import Patient
 from .render import paint_slice
 from .scanner import Scan, draw_scan, scan_slice
+from .threads import one_thread
 
 TOP_MARGIN_MM = 14.0  # above the inner vault: bone, scalp, a little air
 CENTRE_Y_MM = -7.0  # the image is centred in front of the brain's middle, to hold the face
@@ -131,6 +132,7 @@ class Acquisition:
         return PhantomSlice(hu, canvas.bleeds, canvas.tissues, scan.pixel_mm)
 
 
+@one_thread
 def generate_slice(
     seed: int | np.random.Generator, options: PhantomOptions | None = None
 ) -> PhantomSlice:
@@ -153,6 +155,7 @@ def generate_slice(
     return acquisition.slice_at(height, rng)
 
 
+@one_thread
 def generate_study(
     seed: int,
     options: PhantomOptions | None = None,

@@ -1,0 +1,28 @@
+"""Where prompts lie, at the resolution of the mask."""
+
+from __future__ import annotations
+
+import torch
+
+from samihs_training.click_maps import DEVIATIONS, ClickMaps
+
+
+def test_each_map_is_a_sum_of_gaussians_about_the_points_of_its_kind() -> None:
+    torch.manual_seed(0)
+    maps = ClickMaps(channels=2, side=16, image_size=64)
+    points = torch.tensor([[[10.0, 30.0], [50.0, 20.0], [0.0, 0.0]]])
+    labels = torch.tensor([[1, 0, -1]])
+    centres = (torch.arange(16) + 0.5) * 4
+    expected = torch.zeros(2, 16, 16)
+    for (x, y), label in zip(points[0, :2].tolist(), (1, 0), strict=True):
+        squares = (centres[None] - x) ** 2 + (centres[:, None] - y) ** 2
+        for scale, deviation in enumerate(DEVIATIONS):
+            bump = torch.exp(-squares / (2 * deviation**2))
+            expected += maps.weight[label, scale, :, None, None] * bump
+    assert torch.allclose(maps(points, labels)[0], expected, atol=1e-5)
+
+
+def test_the_pad_lies_nowhere() -> None:
+    maps = ClickMaps(channels=2, side=8, image_size=64)
+    pad = torch.full((1, 1), -1)
+    assert not maps(torch.tensor([[[30.0, 30.0]]]), pad).any()

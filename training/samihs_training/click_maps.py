@@ -1,0 +1,52 @@
+"""Where the prompts lie, at the resolution of the mask.
+
+SAM tells its decoder of a click through attention alone, which is as fine as the tokens. Which of
+several thin strands of blood was clicked is decided by less than that. Networks made for clicks
+get them as maps beside the image (RITM, arXiv 2102.06583); here a few Gaussians about each prompt
+join the decoder's up-sampled cells. They are separable, so that all maps of all prompts, with the
+weights that mix them, are one matrix product.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+LABELS = (0, 1, 2, 3)
+"""Background, foreground, box corners: those that lie somewhere. The pad (-1) does not."""
+DEVIATIONS = (4.0, 16.0, 64.0)
+"""Standard deviations of the Gaussians, pixels of the frame: about 2, 7 and 29 mm of a head CT."""
+
+
+class ClickMaps(nn.Module):
+    """points [B, N, 2] in frame pixels, labels [B, N] -> maps [B, D, side, side]."""
+
+    kinds: Tensor
+    """Buffer [4], int32: the labels."""
+    deviations: Tensor
+    """Buffer [3, 1]."""
+    centres: Tensor
+    """Buffer [side]: of the mask cells, frame pixels."""
+
+    def __init__(self, channels: int, side: int, image_size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(0.5 * torch.randn(len(LABELS), len(DEVIATIONS), channels))
+        place = (torch.arange(side) + 0.5) * (image_size / side)
+        self.register_buffer("kinds", torch.tensor(LABELS, dtype=torch.int32), persistent=False)
+        self.register_buffer("deviations", torch.tensor(DEVIATIONS)[:, None], persistent=False)
+        self.register_buffer("centres", place, persistent=False)
+
+    def forward(self, points: Tensor, labels: Tensor) -> Tensor:
+        count, channels = points.shape[0], self.weight.shape[-1]
+        side = self.centres.shape[0]
+        kind = torch.eq(labels[..., None], self.kinds).to(self.weight.dtype)  # [B, N, 4]
+        weight = (kind @ self.weight.flatten(1)).reshape(count, -1, channels)  # [B, 3 N, D]
+        across = self._gaussians(points[..., 0]).to(self.weight.dtype)  # [B, 3 N, side]
+        down = self._gaussians(points[..., 1]).to(self.weight.dtype)
+        rows = (weight.mT[..., None, :] * down.mT[:, None]).reshape(count, channels * side, -1)
+        return (rows @ across).reshape(count, channels, side, side)
+
+    def _gaussians(self, places: Tensor) -> Tensor:
+        """places [B, N] -> [B, 3 N, side]."""
+        distance = (places[..., None, None] - self.centres) / self.deviations  # [B, N, 3, side]
+        return torch.exp(-0.5 * distance.square()).flatten(1, 2)
