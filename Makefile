@@ -85,8 +85,11 @@ format: $(VENV)/.dev  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.dev  ## latency and memory on this CPU -> benchmarks/results/
-	$(BIN)/python benchmarks/latency.py
+bench: $(VENV)/.dev  ## everything measured on this CPU -> benchmarks/results/ and REPORT.md
+	$(BIN)/python benchmarks/bench.py
+
+bench-check: $(VENV)/.dev  ## has anything become slower than the committed baseline?
+	$(BIN)/python benchmarks/check.py
 
 bench-gpu: $(VENV)/.gpu  ## every backend beside torch on this GPU -> benchmarks/results/
 	$(BIN)/python benchmarks/gpu.py

@@ -1,165 +1,137 @@
-"""Latency and memory of the shipped bundle: cold command, encode, click, a second click.
+"""The shipped bundle as its user meets it: a cold command, a folder, an encode, clicks.
 
-    python benchmarks/latency.py [--bundle DIR] [--backend cpu] [--runs 5] [--require-gpu]
+    python benchmarks/latency.py [--bundle DIR] [--backend auto] [--runs 5]
 
-One JSON file in ``benchmarks/results/`` with machine, versions, command and every raw sample; a
-table on the terminal. The cold command is timed as a whole process, by the operating system's own
-account of it, beside a Python that only imports numpy: the floor on this machine, in the same run.
+The cold commands are timed as whole processes, beside a Python that only imports numpy: the floor
+on this machine, in the same rounds.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
+from record import Record, Series
+from stopwatch import interleaved, process, seconds
 
-from samihs_runtime.backends.probe import probe_gpus
 from samihs_runtime.propagation import deepest_point
 from samihs_runtime.segmentation import FOREGROUND, Prompt
 from samihs_runtime.segmenter import Segmenter
-from samihs_training.data.phantom import BleedType, PhantomOptions, generate_study, write_dicom
+from samihs_runtime.study import read_study
+from samihs_training.data.phantom import (
+    BleedType,
+    PhantomOptions,
+    PhantomStudy,
+    generate_study,
+    write_dicom,
+)
 
-RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("samihs", "numpy", "onnxruntime", "onnxruntime-gpu", "tensorrt-rtx-cu13", "pydicom")
+SLICES = 32
+SHIPPED, FLOOR = "samihs-infer, shipped bundle", "python + numpy"
 
 
-def main() -> None:
-    """Measure, print, write."""
-    options = _options()
-    gpus = probe_gpus().devices
-    if options.require_gpu and not gpus:
-        sys.exit("error: no NVIDIA GPU can be used here: `make bench` measures the CPU")
-    study = generate_study(11, PhantomOptions(slices=3, bleeds=(BleedType.INTRAPARENCHYMAL,)))
-    z = int(np.argmax((study.bleeds > 0).sum((1, 2))))
-    x, y = deepest_point(study.bleeds[z] > 0)
+def measure(bundle: Path | None = None, backend: str = "auto", runs: int = 5) -> Record:
+    """All figures of one bundle on one backend."""
+    options = PhantomOptions(slices=SLICES, bleeds=(BleedType.INTRAPARENCHYMAL,))
+    study = generate_study(11, options)
+    largest = int(np.argmax((study.bleeds > 0).sum((1, 2))))
+    click = deepest_point(study.bleeds[largest] > 0)
     with tempfile.TemporaryDirectory() as scratch:
         write_dicom(study, Path(scratch) / "study")
-        slice_file = sorted((Path(scratch) / "study").glob("*.dcm"))[z]
-        samples = _cold(options, slice_file, f"{x:g},{y:g}", Path(scratch) / "out")
-    samples |= _warm(options, study.hu[z], Prompt(((x, y),), (FOREGROUND,)))
-    record = {
-        "benchmark": "latency",
-        "machine": _machine(gpus),
-        "versions": _versions(),
-        "command": " ".join(["python", *sys.argv]),
-        "samples": samples,
-    }
-    _print(samples)
-    RESULTS.mkdir(exist_ok=True)
-    where = f"{'gpu' if gpus else 'cpu'}-latency-{datetime.now(UTC):%Y-%m-%d}.json"
-    (RESULTS / where).write_text(json.dumps(record, indent=1) + "\n")
-    print(f"written  {RESULTS / where}")
+        series = _cold(Path(scratch), largest, click, bundle, backend, runs)
+        series += _warm(Path(scratch) / "study", study, largest, click, bundle, backend, runs)
+    return Record("latency", tuple(series), {"slices": SLICES, "backend": backend})
 
 
 def _cold(
-    options: argparse.Namespace, slice_file: Path, point: str, out: Path
-) -> dict[str, list[float]]:
-    """Whole processes, the command and the floor in turn: A B A B."""
-    command = [sys.executable, "-m", "samihs_runtime.cli", str(slice_file), "--point", point]
-    command += ["--backend", options.backend, "--out", str(out), "--overwrite"]
-    command += ["--bundle", str(options.bundle)] if options.bundle else []
-    samples: dict[str, list[float]] = {
-        "cold samihs-infer, s": [],
-        "cold samihs-infer, peak MB": [],
-        "python + numpy, s": [],
-    }
-    _process(command)  # disk cache and bytecode, as on any machine that has run it once
-    for _ in range(options.runs):
-        seconds, peak = _process(command)
-        samples["cold samihs-infer, s"].append(seconds)
-        samples["cold samihs-infer, peak MB"].append(peak)
-        samples["python + numpy, s"].append(_process([sys.executable, "-c", "import numpy"])[0])
-    return samples
+    scratch: Path,
+    largest: int,
+    click: tuple[float, float],
+    bundle: Path | None,
+    backend: str,
+    runs: int,
+) -> list[Series]:
+    """Whole processes: one slice, the whole folder, and the floor, in turn."""
+    x, y = click
+    common = ["--backend", backend, "--overwrite", "--out", str(scratch / "out")]
+    common += ["--bundle", str(bundle)] if bundle else []
+    infer = [sys.executable, "-m", "samihs_runtime.cli"]
+    one = sorted((scratch / "study").glob("*.dcm"))[largest]
+    commands = {
+        (SHIPPED, "cold, one slice"): [*infer, str(one), "--point", f"{x:g},{y:g}", *common],
+        (SHIPPED, f"cold, folder of {SLICES}, whole lesion"): [
+            *(*infer, str(scratch / "study"), "--point", f"{x:g},{y:g},{largest}"), *common
+        ],
+        (SHIPPED, "cold, --help"): [*infer, "--help"],
+        (FLOOR, "cold"): [sys.executable, "-c", "import numpy"],
+    }  # fmt: skip
+    taken: dict[tuple[str, str], list[tuple[float, float]]] = {name: [] for name in commands}
+    for command in commands.values():
+        process(command)  # bytecode and disk cache, as on any machine that has run it once
+    for _ in range(runs):
+        for name, command in commands.items():
+            taken[name].append(process(command))
+    series = []
+    for (subject, quantity), pairs in taken.items():
+        series.append(Series(subject, quantity, "s", tuple(wall for wall, _ in pairs)))
+        series.append(
+            Series(subject, f"{quantity}, peak memory", "MB", tuple(mb for _, mb in pairs))
+        )
+    return series
 
 
-def _process(command: list[str]) -> tuple[float, float]:
-    """Wall seconds and peak resident MB of one child process."""
-    start = time.perf_counter()
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(child.pid, 0)
-    seconds = time.perf_counter() - start
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
-        sys.exit(f"error: {' '.join(command)} ended with {child.returncode}")
-    return seconds, usage.ru_maxrss / 1024  # Linux counts KiB
-
-
-def _warm(options: argparse.Namespace, hu: np.ndarray, prompt: Prompt) -> dict[str, list[float]]:
-    """Within one process: encode slices that differ, then click again and again on one."""
-    with Segmenter.from_bundle(options.bundle, options.backend) as segmenter:
+def _warm(
+    folder: Path,
+    study: PhantomStudy,
+    largest: int,
+    click: tuple[float, float],
+    bundle: Path | None,
+    backend: str,
+    runs: int,
+) -> list[Series]:
+    """Within one process: load, encode, click, first mask of a folder, all its embeddings."""
+    hu, prompt = study.hu[largest], Prompt((click,), (FOREGROUND,))
+    with Segmenter.from_bundle(bundle, backend) as segmenter:
+        subject = segmenter.backend.description
         encoded = segmenter.encode(hu)
-        segmenter.predict(encoded, prompt)
-        encode = [
-            _timed(lambda shift=shift: segmenter.encode(hu + np.int16(shift)))
-            for shift in range(1, options.runs + 1)
-        ]
-        clicks = [_timed(lambda: segmenter.predict(encoded, prompt)) for _ in range(20)]
-    return {"encode, s": encode, "second click, s": clicks}
+        turn = iter(range(1, 10**9))
+        taken = interleaved(
+            {
+                "load a folder": lambda: read_study(folder),
+                "encode": lambda: segmenter.encode(hu + np.int16(next(turn))),
+            },
+            runs,
+        )
+        taken |= interleaved({"click": lambda: segmenter.predict(encoded, prompt)}, 20)
+        first, rest = [], []
+        for _ in range(min(runs, 3)):
+            first.append(seconds(lambda: _first_mask(segmenter, folder, largest, prompt)))
+            rest.append(seconds(lambda: _all_embeddings(segmenter, folder)))
+    taken |= {"folder to first mask": tuple(first), "folder to last embedding": tuple(rest)}
+    return [Series(subject, quantity, "s", samples) for quantity, samples in taken.items()]
 
 
-def _timed(what: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    what()
-    return time.perf_counter() - start
+def _first_mask(segmenter: Segmenter, folder: Path, index: int, prompt: Prompt) -> None:
+    series = read_study(folder)
+    segmenter.predict(segmenter.encode(series.hu[index]), prompt)
 
 
-def _print(samples: dict[str, list[float]]) -> None:
-    table = Table("what", "min", "median", "max", "n")
-    for name, values in samples.items():
-        figures = (min(values), statistics.median(values), max(values))
-        table.add_row(name, *(f"{figure:.3f}" for figure in figures), str(len(values)))
-    Console().print(table)
+def _all_embeddings(segmenter: Segmenter, folder: Path) -> None:
+    with segmenter.open(read_study(folder)) as session:
+        session.wait()
 
 
-def _machine(gpus: Any) -> dict[str, Any]:
-    return {
-        "system": platform.platform(),
-        "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "gpus": [str(gpu) for gpu in gpus],
-        "python": platform.python_version(),
-    }
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
-
-
-def _versions() -> dict[str, str]:
-    installed = {}
-    for name in PACKAGES:
-        try:
-            installed[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return installed
-
-
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--bundle", type=Path)
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--require-gpu", action="store_true")
-    return parser.parse_args()
+    options = parser.parse_args()
+    print(f"written  {measure(options.bundle, options.backend, options.runs).write()}")
 
 
 if __name__ == "__main__":

@@ -115,6 +115,12 @@ def plain_loss(model: SamihsModel, batch: Batch, recipe: Recipe) -> Tensor:
         embeddings = model.encode(batch.hu, window)
         for image, embedding in enumerate(embeddings):
             clicks = batch.points[image * prompts : (image + 1) * prompts]
+            if config.pyramid_width:  # no module of SAM's own gives its finer mask
+                pads = torch.zeros_like(clicks)
+                labels = torch.tensor([[1, -1]]).expand(prompts, 2)
+                both = torch.cat([clicks, pads], 1)
+                answers.append(model.decode(embedding[None], both, labels, slice_size=SIZE))
+                continue
             points = clicks * (config.image_size / SIZE)
             sparse, dense = sam.prompt_encoder(
                 points=(points, torch.ones(points.shape[:2])), boxes=None, masks=None
@@ -129,7 +135,7 @@ def plain_loss(model: SamihsModel, batch: Batch, recipe: Recipe) -> Tensor:
                 )
             )
     logits = torch.cat([mask for mask, _ in answers]).float()
-    score = torch.cat([score for _, score in answers])[:, 0].float()
+    score = torch.cat([score.flatten() for _, score in answers]).float()
     loss = BoundarySensitiveLoss(reduction=recipe.loss_reduction)(logits, target)
     return loss + score_loss(score, logits, target)
 

@@ -109,6 +109,9 @@ def fit(
     """
     if recipe.base_checkpoint and not Path(recipe.base_checkpoint).is_file():
         raise CheckpointError(f"no base checkpoint at {recipe.base_checkpoint}: see --base")
+    # Tails of softmax and of Gaussians are denormal numbers, on which a CPU is slow: as training
+    # sharpens its attention, a step would come to take twice as long.
+    torch.set_flush_denormal(True)
     with processes() as here:
         if here.is_first:
             _claim(out, recipe, resume, overwrite)

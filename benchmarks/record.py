@@ -1,0 +1,162 @@
+"""What a benchmark leaves behind: raw samples, and all that is needed to make them again.
+
+One schema for all: ``benchmarks/results/<benchmark>-<cpu or gpu>-<date>.json``. ``report.py`` makes
+the report from these files alone, so nothing is worked out here that it could work out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+SCHEMA = 2
+"""1 was each benchmark's own."""
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = (
+    "samihs", "numpy", "scipy", "onnxruntime", "onnxruntime-gpu", "tensorrt-rtx-cu13", "pydicom",
+    "torch", "segment-anything", "scikit-image", "monai", "transformers",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Series:
+    """Samples of one quantity of one subject."""
+
+    subject: str
+    """What was measured: a backend, a rival, a method."""
+    quantity: str
+    """What of it, with its settings: ``encode, batch 1``."""
+    unit: str
+    samples: tuple[float, ...]
+    """In the order of the rounds: sample i of all subjects was taken in round i."""
+
+    @property
+    def median(self) -> float:
+        """Of the samples; NaN where there are none."""
+        return statistics.median(self.samples) if self.samples else float("nan")
+
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        """First and third; both the median where there are fewer than two samples."""
+        if len(self.samples) < 2:
+            return self.median, self.median
+        first, _, third = statistics.quantiles(self.samples, n=4, method="inclusive")
+        return first, third
+
+
+@dataclass(frozen=True)
+class Record:
+    """One benchmark's result."""
+
+    benchmark: str
+    series: tuple[Series, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    not_measured: Mapping[str, str] = field(default_factory=dict)
+    """Subject -> why, for those that could not be measured."""
+    command: str = field(default_factory=lambda: " ".join(["python", *sys.argv]))
+    date: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    commit: str = field(default_factory=lambda: _commit())
+    machine: Mapping[str, Any] = field(default_factory=lambda: machine())
+    versions: Mapping[str, str] = field(default_factory=lambda: versions())
+
+    def find(self, subject: str, quantity: str) -> Series | None:
+        """The series of that subject and quantity."""
+        for each in self.series:
+            if (each.subject, each.quantity) == (subject, quantity):
+                return each
+        return None
+
+    def quantities(self) -> list[str]:
+        """All, in order of appearance."""
+        return list(dict.fromkeys(each.quantity for each in self.series))
+
+    def write(self, folder: Path = RESULTS) -> Path:
+        """Write it, whole or not at all; returns the file."""
+        folder.mkdir(parents=True, exist_ok=True)
+        kind = "gpu" if self.machine.get("gpus") else "cpu"
+        path = folder / f"{self.benchmark}-{kind}-{self.date[:10]}.json"
+        partial = path.with_suffix(".partial")
+        content = {"schema": SCHEMA, **dataclasses.asdict(self)}
+        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        partial.replace(path)
+        return path
+
+
+def read_record(path: Path) -> Record | None:
+    """The record of a file; None where it is of another schema."""
+    raw = json.loads(path.read_text(encoding="utf-8"))
+    if raw.pop("schema", None) != SCHEMA:
+        return None
+    series = tuple(Series(**{**each, "samples": tuple(each["samples"])}) for each in raw["series"])
+    return Record(**{**raw, "series": series})
+
+
+def newest(paths: Iterable[Path]) -> dict[str, Record]:
+    """Benchmark -> its newest record, on a GPU or not: ``latency-cpu`` -> ..."""
+    found: dict[str, Record] = {}
+    for path in sorted(paths):
+        record = read_record(path)
+        if record is None:
+            continue
+        name = path.stem.rsplit("-", 3)[0]
+        if name not in found or found[name].date < record.date:
+            found[name] = record
+    return found
+
+
+def ratios(subject: Sequence[float], reference: Sequence[float]) -> Series:
+    """Reference over subject, round by round: how many times faster (or smaller) the subject is.
+
+    What slows the whole machine for a round slows both, and leaves the ratio alone.
+    """
+    pairs = zip(subject, reference, strict=False)
+    return Series("", "ratio", "x", tuple(other / own for own, other in pairs if own > 0))
+
+
+def machine() -> dict[str, Any]:
+    """What it ran on. No name of the host, no user."""
+    from samihs_runtime.backends.probe import probe_gpus
+
+    return {
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "gpus": [str(each) for each in probe_gpus().devices],
+    }
+
+
+def versions(names: Iterable[str] = PACKAGES) -> dict[str, str]:
+    """Those that are installed."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _commit() -> str:
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    here = Path(__file__).parent
+    done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"

@@ -1,0 +1,99 @@
+"""What a benchmark writes, and the report made from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import record as recording
+import report
+from record import Record, Series, newest, ratios, read_record
+
+MACHINE = {"processor": "a processor", "cores": 2, "gpus": []}
+
+
+def result(benchmark: str, *series: Series, date: str = "2026-01-02T03:04:05+00:00") -> Record:
+    return Record(
+        benchmark,
+        series,
+        {"rounds": 3},
+        {},
+        "python x.py",
+        date,
+        "abc1234",
+        MACHINE,
+        {"numpy": "2"},
+    )
+
+
+ENCODES = (
+    Series("samihs fp32", "encode", "s", (1.0, 2.0, 1.0)),
+    Series(report.EAGER, "encode", "s", (2.5, 5.2, 2.4)),
+)
+
+
+def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    written = result("peers-vit_b", *ENCODES)
+    path = written.write(tmp_path)
+    assert path.name == "peers-vit_b-cpu-2026-01-02.json"
+    assert read_record(path) == written
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+
+
+def test_only_the_newest_of_this_schema_counts(tmp_path: Path) -> None:
+    result("cost", date="2026-01-02T03:04:05+00:00").write(tmp_path)
+    newer = result("cost", date="2026-01-03T03:04:05+00:00")
+    newer.write(tmp_path)
+    (tmp_path / "cost-cpu-2026-02-01.json").write_text(json.dumps({"benchmark": "cost"}))
+    assert newest(tmp_path.glob("*.json")) == {"cost-cpu": newer}
+
+
+def test_a_ratio_is_taken_round_by_round() -> None:
+    """The second round was slow for both: the ratio does not see it."""
+    found = ratios(ENCODES[0].samples, ENCODES[1].samples)
+    assert found.samples == pytest.approx((2.5, 2.6, 2.4))
+    assert found.median == pytest.approx(2.5)
+
+
+def test_the_report_says_what_was_met_missed_and_not_measured(tmp_path: Path) -> None:
+    clicks = (
+        Series("samihs fp32", "click, 1 prompts", "s", (0.1, 0.1)),
+        Series(report.EAGER, "click, 1 prompts", "s", (0.15, 0.15)),
+    )
+    result("peers-vit_b", *ENCODES, *clicks).write(tmp_path / "results")
+    text = report.write(tmp_path / "results", tmp_path).read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| ViT-B")]
+    assert "| 2.5 | met |" in rows[0]
+    assert "not measured" in rows[1]
+    assert "| 1.5 | **missed** |" in rows[2]
+    assert "| samihs fp32 | 1000 (1000 to 1500) | 3 | 2.50 x |" in text
+    assert (tmp_path / "plots/peers-vit_b-cpu.png").stat().st_size > 1000
+
+
+def test_no_claim_is_made_inside_the_noise() -> None:
+    noisy = ratios((1.0, 1.0, 1.0, 1.0), (0.9, 1.1, 0.95, 1.05))
+    assert report._verdict(noisy).endswith("within the noise")
+    assert report._verdict(ratios((1.0, 1.0), (2.0, 2.1))) == "2.05 x"
+
+
+def test_an_exponent_is_fitted_where_sizes_are_numbers() -> None:
+    assert report.exponent([("1", 2.0), ("2", 8.0), ("4", 32.0)]) == pytest.approx(2.0)
+    assert report.exponent([("vit_b", 1.0), ("vit_l", 2.0)]) is None
+
+
+def test_a_slower_work_is_named_and_a_slower_machine_is_not() -> None:
+    check = pytest.importorskip("check")
+    baseline = {"encode": 2.0, "click": 0.5}
+    assert check.slower({"encode": 2.5, "click": 0.5}, baseline, slack=1.3) == {}
+    found = check.slower({"encode": 2.7, "click": 0.5}, baseline, slack=1.3)
+    assert found == {"encode": (2.7, 2.0)}
+
+
+def test_a_machine_is_described_without_its_name() -> None:
+    import platform
+
+    described = json.dumps(recording.machine())
+    assert platform.node() not in described or not platform.node()
+    assert dataclasses.asdict(result("x"))["machine"] == MACHINE
