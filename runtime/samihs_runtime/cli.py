@@ -29,6 +29,8 @@ class Options:
     formats: tuple[str, ...]
     propagation: bool
     write: WriteOptions
+    store: Path | None = None
+    """Folder that keeps embeddings for the next click on the same study; None keeps none."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,12 @@ class Click:
 @click.option("--fractional", is_flag=True, help="The SEG holds probabilities, not a mask.")
 @click.option("--resample", is_flag=True, help="NIfTI of uneven slices: put on an even grid.")
 @click.option("--no-propagation", is_flag=True, help="Segment the clicked slice only.")
+@click.option(
+    "--store",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Keep embeddings there: the next click on the same study need not encode it again.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace an earlier result in --out.")
 @click.option("--identify", is_flag=True, help="Put the patient's identity into the JSON report.")
 @click.option("--deidentify", is_flag=True, help="Leave it out of the DICOM objects, too.")
@@ -158,6 +166,7 @@ def _options(
     fractional: bool,
     resample: bool,
     no_propagation: bool,
+    store: Path | None,
     overwrite: bool,
     identify: bool,
     deidentify: bool,
@@ -179,6 +188,7 @@ def _options(
             fractional=fractional,
             resample=resample,
         ),
+        store=store,
     )
 
 

@@ -65,6 +65,25 @@ def test_an_earlier_result_is_kept_unless_told(
     assert run(*arguments, "--overwrite").exit_code == 0
 
 
+def test_a_store_keeps_embeddings_for_the_next_click(
+    phantom: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    def ask(store: Path) -> Result:
+        arguments = (phantom, "--point", "64,64,2", "--bundle", tiny_bundle, "--overwrite")
+        return run(*arguments, "--out", tmp_path / "out", "--store", store)
+
+    assert ask(tmp_path / "kept").exit_code == 0
+    first = {each.name: each.stat().st_ino for each in (tmp_path / "kept").glob("*.embedding")}
+    assert first
+    assert ask(tmp_path / "kept").exit_code == 0
+    again = {each.name: each.stat().st_ino for each in (tmp_path / "kept").glob("*.embedding")}
+    assert again == first  # read, not written anew
+    (tmp_path / "file").write_text("")
+    refused = ask(tmp_path / "file")
+    assert refused.exit_code == 2
+    assert "embeddings cannot be kept in" in refused.output
+
+
 def test_series_are_listed(phantom: Path) -> None:
     result = run(phantom, "--list")
     assert result.exit_code == 0
