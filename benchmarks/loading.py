@@ -11,28 +11,21 @@ dcmtk's ``dcmcjpeg`` (Debian: dcmtk), RLE by pydicom. The floor is ``pydicom.dcm
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 
 import pydicom
 from pydicom.uid import RLELossless, generate_uid
+from record import Record, Series
+from stopwatch import interleaved
 
 from samihs_runtime.study import read_study
 from samihs_training.data.phantom import PhantomOptions, generate_study, write_dicom
 
-RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("samihs", "numpy", "pydicom", "pylibjpeg-libjpeg", "pylibjpeg-rle")
 DISTINCT = 6
 """Slices that are made; a phantom's slice takes a second, and decoding does not care."""
 
@@ -42,26 +35,16 @@ def main() -> None:
     options = _options()
     with tempfile.TemporaryDirectory() as scratch:
         files = _series(Path(scratch), options.slices, options.coding)
-        floor, ours = [], []
-        _decode(files)  # warm-up: imports, and the files into the system's cache
-        read_study(files[0].parent)
-        for _run in range(options.runs):
-            floor.append(_timed(lambda: _decode(files)))
-            ours.append(_timed(lambda: read_study(files[0].parent)))
+        works = {"floor": lambda: _decode(files), "ours": lambda: read_study(files[0].parent)}
+        taken = interleaved(works, options.runs)
+    floor, ours = taken["floor"], taken["ours"]
     ratio = statistics.median(ours) / statistics.median(floor)
-    record = {
-        "benchmark": "loading",
-        "slices": options.slices,
-        "coding": options.coding,
-        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
-        "versions": {name: metadata.version(name) for name in PACKAGES},
-        "command": " ".join(["python", *sys.argv]),
-        "samples": {"read and decode, s": floor, "read_study, s": ours},
-        "ratio": ratio,
-    }
-    RESULTS.mkdir(exist_ok=True)
-    where = RESULTS / f"loading-{options.coding}-{datetime.now(UTC):%Y-%m-%d}.json"
-    where.write_text(json.dumps(record, indent=1) + "\n")
+    what = f"{options.slices} slices, {options.coding}"
+    series = (
+        Series("read_study", what, "s", ours),
+        Series("pydicom, read and decode", what, "s", floor),
+    )
+    where = Record(f"loading-{options.coding}", series).write()
     print(
         f"{options.slices} slices, {options.coding}: read and decode {statistics.median(floor):.2f}"
         f" s, read_study {statistics.median(ours):.2f} s, ratio {ratio:.2f}\nwritten  {where}"
@@ -110,12 +93,6 @@ def _series(folder: Path, count: int, coding: str) -> list[Path]:
 def _decode(files: list[Path]) -> int:
     """The floor: each file read and its pixels decoded, nothing else."""
     return sum(int(pydicom.dcmread(path).pixel_array[0, 0]) for path in files)
-
-
-def _timed(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
 
 
 if __name__ == "__main__":

@@ -14,20 +14,15 @@ terminal.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import statistics
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from record import Record, Series
 from rich.console import Console
 from rich.table import Table
 from scipy import ndimage
@@ -42,8 +37,6 @@ from samihs_runtime.series import CTSeries, SlicePlane
 from samihs_runtime.workflow import segment_lesion
 from samihs_training.data.phantom import BleedType, PhantomOptions, PhantomStudy, generate_study
 
-RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("samihs", "numpy", "scipy", "onnxruntime")
 TYPES = tuple(each for each in BleedType if each is not BleedType.NONE)
 GEOMETRIES = {
     "5 mm": {"slice_thickness_mm": 5.0, "tilt_deg": 0.0},
@@ -83,21 +76,26 @@ def main() -> None:
                 row = {"geometry": geometry, "type": kind, "seed": seed, "method": name}
                 rows.append(row | _scores(case, method(segmenter, case)))
             print(f"{geometry:14} {kind:17} seed {seed}: {_line(rows[-len(METHODS) :])}")
-        record = {
-            "benchmark": "propagation",
+        settings = {
             "bundle": f"{segmenter.bundle.manifest.name} {segmenter.bundle.manifest.version}",
             "bundle_sha256": segmenter.bundle.id,
             "backend": segmenter.backend.description,
-            "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
-            "versions": {name: _version(name) for name in PACKAGES},
-            "command": " ".join(["python", *sys.argv]),
             "rows": rows,
         }
     _print(rows)
-    RESULTS.mkdir(exist_ok=True)
-    where = RESULTS / f"propagation-{datetime.now(UTC):%Y-%m-%d}.json"
-    where.write_text(json.dumps(record, indent=1) + "\n")
-    print(f"written  {where}")
+    print(f"written  {Record('propagation', tuple(_all_series(rows)), settings).write()}")
+
+
+def _all_series(rows: list[dict[str, Any]]) -> Iterator[Series]:
+    """Dice by method and geometry, and of all geometries; the rows say the rest."""
+    for method in METHODS:
+        for geometry in (*dict.fromkeys(row["geometry"] for row in rows), "all"):
+            samples = tuple(
+                row["dice"]
+                for row in rows
+                if row["method"] == method and geometry in (row["geometry"], "all")
+            )
+            yield Series(method, f"Dice, {geometry}", "", samples)
 
 
 def _options() -> argparse.Namespace:
@@ -274,13 +272,6 @@ def _means(rows: list[dict[str, Any]]) -> list[str]:
     error = statistics.fmean(abs(row["volume_error"]) for row in rows)
     added, missed = (f"{mean(key):.1f} of {mean('slices'):.1f}" for key in ("added", "missed"))
     return [f"{mean('dice'):.3f}", f"{error:.0%}", added, missed]
-
-
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "not installed"
 
 
 if __name__ == "__main__":

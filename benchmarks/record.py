@@ -25,7 +25,8 @@ SCHEMA = 2
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = (
     "samihs", "numpy", "scipy", "onnxruntime", "onnxruntime-gpu", "tensorrt-rtx-cu13", "pydicom",
-    "torch", "segment-anything", "scikit-image", "monai", "transformers",
+    "pylibjpeg-libjpeg", "pylibjpeg-rle", "torch", "segment-anything", "scikit-image", "monai",
+    "transformers",
 )  # fmt: skip
 
 

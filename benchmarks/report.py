@@ -140,7 +140,8 @@ def _quantity(record: Record, quantity: str) -> list[str]:
     reference = next((each for each in chosen if each.subject == EAGER), chosen[-1])
     rows = []
     for each in chosen:
-        against = "" if each is reference else _verdict(ratios(each.samples, reference.samples))
+        plain = each is reference or not each.unit  # a Dice is no cost: nothing to divide
+        against = "" if plain else _verdict(ratios(each.samples, reference.samples))
         rows.append((each.subject, _spread(each), str(len(each.samples)), against))
     head = (
         quantity,

@@ -16,18 +16,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime
-from importlib import metadata
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+from record import Record, Series
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -42,7 +40,6 @@ from samihs_training.model import SamihsModel
 from samihs_training.objective import Objective, low_resolution
 from samihs_training.sam import build_sam, preset
 
-RESULTS = Path(__file__).parent / "results"
 WAYS = ("step", "step, recomputed activations", "plain loop")
 WINDOW = (-20.0, 100.0)
 SIZE = 512
@@ -61,11 +58,9 @@ def main() -> None:
             done = subprocess.run(child, capture_output=True, text=True, check=True)
             samples[way].append(json.loads(done.stdout.splitlines()[-1]))
     _print(samples, options)
-    RESULTS.mkdir(exist_ok=True)
     name = f"training-{options.preset}-{options.image_size or 'own'}"
-    place = RESULTS / f"{name}-{datetime.now(UTC):%Y-%m-%d}.json"
-    place.write_text(json.dumps(_record(samples), indent=1) + "\n")
-    print(f"written  {place}")
+    settings = {**vars(options), "threads": torch.get_num_threads(), "load": os.getloadavg()[0]}
+    print(f"written  {Record(name, tuple(_all_series(samples)), settings).write()}")
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -175,20 +170,14 @@ def _print(samples: dict[str, list[dict[str, Any]]], options: argparse.Namespace
     Console().print(table)
 
 
-def _record(samples: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    packages = ("samihs", "torch", "segment-anything")
-    return {
-        "benchmark": "training",
-        "machine": {
-            "processor": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "load_at_the_end": os.getloadavg()[0],
-        },
-        "versions": {name: metadata.version(name) for name in packages},
-        "command": " ".join(["python", *sys.argv]),
-        "samples": samples,
-    }
+def _all_series(samples: dict[str, list[dict[str, Any]]]) -> Iterator[Series]:
+    for way, rounds in samples.items():
+        for key, what in (("seconds", "step"), ("cpu_seconds", "step, CPU time")):
+            yield Series(way, what, "s", tuple(value for each in rounds for value in each[key]))
+        yield Series(way, "peak memory", "MB", tuple(1024 * each["peak_gb"] for each in rounds))
+        above = tuple(1024 * (each["peak_gb"] - each["model_gb"]) for each in rounds)
+        yield Series(way, "peak memory above the model", "MB", above)
+        yield Series(way, "first loss", "", tuple(each["first_loss"] for each in rounds))
 
 
 def _peak_gb() -> float:
