@@ -22,7 +22,7 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 HERE = Path(__file__).parent
-MATRIX = {"": 1.0, "s": 1e3, "MB": 1.0, "mm": 1.0, "x": 1.0}
+SCALE = {"": 1.0, "s": 1e3, "MB": 1.0, "mm": 1.0, "mm2": 1.0, "x": 1.0}
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def _quantity(record: Record, quantity: str) -> list[str]:
 
 
 def _spread(series: Series) -> str:
-    factor = MATRIX[series.unit]
+    factor = SCALE[series.unit]
     first, third = (factor * each for each in series.quartiles)
     return f"{factor * series.median:.4g} ({first:.4g} to {third:.4g})"
 
@@ -252,7 +252,7 @@ def _bars(record: Record, quantities: list[str]) -> plt.Figure | None:
     )
     for axis, quantity in zip(axes[0], quantities, strict=True):
         chosen = [each for each in record.series if each.quantity == quantity]
-        factor = MATRIX[chosen[0].unit]
+        factor = SCALE[chosen[0].unit]
         middle = [factor * each.median for each in chosen]
         spread = [
             [abs(factor * q - m) for q in each.quartiles]

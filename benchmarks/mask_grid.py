@@ -1,0 +1,58 @@
+"""How well a mask of M x M cells can follow a lesion, whatever the model: a Dice no model passes.
+
+    python benchmarks/mask_grid.py [--studies 30]
+
+Each lesion of phantom studies of unseen seeds is drawn with the cells that training asks for
+(``objective.low_resolution``), enlarged as the decoder enlarges its logits, and held against itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+from record import Record, Series
+from torch import Tensor
+
+from samihs_training.data.studies import StudySpec, is_bleed, study_cases
+from samihs_training.model import mask_at_slice_size
+from samihs_training.objective import low_resolution
+
+SIDES = (128, 192, 256)
+
+
+def measure(studies: int = 30) -> Record:
+    """Dice of every lesion at every mask size; ``subject`` is the type of bleed."""
+    torch.set_num_threads(1)  # the studies are made beside it
+    taken: dict[tuple[str, str, str], list[float]] = {}
+    for case in study_cases(StudySpec(studies), workers=2):
+        for target in filter(is_bleed, case.clicks):
+            truth = torch.from_numpy(target.mask[None, None])
+            kind = target.kind.name.lower()
+            area = float(target.mask.sum()) * case.spacing_mm**2
+            taken.setdefault((kind, "area of a lesion on a slice", "mm2"), []).append(area)
+            for side in SIDES:
+                dice = _dice(mask_at_slice_size(_drawn(truth, side), truth.shape[-1]), truth)
+                for subject in (kind, "all"):
+                    taken.setdefault((subject, f"Dice, {side} cells", ""), []).append(dice)
+    series = [Series(name, what, unit, tuple(v)) for (name, what, unit), v in taken.items()]
+    return Record("mask-grid", tuple(series), {"studies": studies})
+
+
+def _drawn(truth: Tensor, side: int) -> Tensor:
+    return low_resolution(truth, side) - 0.5
+
+
+def _dice(mask: Tensor, truth: Tensor) -> float:
+    return float(2 * (mask & truth).sum() / (mask.sum() + truth.sum()))
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--studies", type=int, default=30)
+    print(f"written  {measure(parser.parse_args().studies).write()}")
+
+
+if __name__ == "__main__":
+    main()
