@@ -3,7 +3,8 @@
     python benchmarks/mask_grid.py [--studies 30]
 
 Each lesion of phantom studies of unseen seeds is drawn with the cells that training asks for
-(``objective.low_resolution``), enlarged as the decoder enlarges its logits, and held against itself.
+(``objective.low_resolution``), enlarged as the decoder enlarges its logits, and held against
+itself.
 """
 
 from __future__ import annotations

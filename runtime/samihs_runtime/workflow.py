@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from samihs_runtime.clicked_parts import clicked_parts
 from samihs_runtime.errors import PromptError
 from samihs_runtime.preprocessing import SliceFrame
 from samihs_runtime.probability import Evidence
@@ -56,7 +57,7 @@ def segment_lesion(
     located = _locate(segmenter, series, request, say)
     prediction, index = located.prediction, located.index
     threshold = segmenter.bundle.manifest.score_threshold
-    mask = _clicked_parts(prediction.mask, request.prompt)
+    mask = clicked_parts(prediction.mask, request.prompt)
     if prediction.score < threshold or not mask.any():
         why = f"score {prediction.score:.2f}, at least {threshold:.2f} was needed"
         if not mask.any():
@@ -147,27 +148,3 @@ def _mean_hu(plane: NDArray[np.generic], x: float, y: float, radius: int = 2) ->
         max(row - radius, 0) : row + radius + 1, max(column - radius, 0) : column + radius + 1
     ]
     return float(window.mean())
-
-
-def _clicked_parts(mask: NDArray[np.bool_], prompt: Prompt) -> NDArray[np.bool_]:
-    """The parts of ``mask`` that a foreground click lies in or within 3 pixels of.
-
-    Stray specks elsewhere are no part of the clicked lesion. With a box alone, everything counts.
-    """
-    from scipy import ndimage
-
-    clicks = [
-        point
-        for point, label in zip(prompt.points, prompt.labels, strict=True)
-        if label == FOREGROUND
-    ]
-    if not clicks:
-        return mask
-    labels, _ = ndimage.label(mask, structure=np.ones((3, 3)))
-    kept: set[int] = set()
-    for x, y in clicks:
-        column, row = round(x), round(y)
-        near = labels[max(row - 3, 0) : row + 4, max(column - 3, 0) : column + 4]
-        kept.update(int(part) for part in np.unique(near) if part)
-    clicked: NDArray[np.bool_] = np.isin(labels, sorted(kept))
-    return clicked
