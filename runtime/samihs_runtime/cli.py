@@ -29,6 +29,8 @@ class Options:
     formats: tuple[str, ...]
     propagation: bool
     write: WriteOptions
+    adapters: str | None = None
+    """One of the bundle's adapter sets; None is its own."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class Click:
 @click.option("--series", metavar="UID|NUMBER", help="Which series. [chosen, and said why]")
 @click.option("--list", "list_only", is_flag=True, help="List the study's series and stop.")
 @click.option("--bundle", type=click.Path(path_type=Path), help="Model bundle. [the shipped one]")
+@click.option("--adapters", metavar="NAME", help="One of the bundle's adapter sets. [its own]")
 @click.option(
     "--backend",
     type=click.Choice(["auto", "tensorrt", "cuda", "cpu"]),
@@ -152,6 +155,7 @@ def main(
 def _options(
     *,
     bundle: Path | None,
+    adapters: str | None,
     backend: str,
     out: Path | None,
     formats: tuple[str, ...],
@@ -179,6 +183,7 @@ def _options(
             fractional=fractional,
             resample=resample,
         ),
+        adapters=adapters,
     )
 
 
