@@ -230,6 +230,8 @@ def add_files(bundle: Bundle, files: Mapping[str, Path], manifest: Manifest) -> 
     try:
         for name, source in files.items():
             check_relative(name)
+            if (root / name).exists():
+                raise OutputError(f"{root / name} exists already: it is not replaced")
             written.append(root / name)
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, root / name)

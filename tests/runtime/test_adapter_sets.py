@@ -20,6 +20,7 @@ from safetensors.numpy import save_file
 
 from samihs_runtime.backends.choose import choose
 from samihs_runtime.backends.exchange import exchanged_graph, exchanged_tensors
+from samihs_runtime.backends.sidecar import EngineSidecar
 from samihs_runtime.bundle import Bundle, WindowRule, add_files, write_bundle
 from samihs_runtime.cli import main
 from samihs_runtime.errors import BackendError, BundleError, OutputError
@@ -273,6 +274,18 @@ def test_an_engine_that_was_not_built_for_it_is_refused(
     trt.marked = ("one", "spread")
     with pytest.raises(BackendError, match=r"other weights than the adapters \(eight\)"):
         choose(site, "tensorrt")
+
+
+def test_sidecars_of_older_versions_stay_valid(bundle: Bundle) -> None:
+    plant_engines(bundle, flags=("refittable",), build_seconds=2.5)
+    path = bundle.engines / "encoder.json"
+    assert EngineSidecar.read(path).refittable
+    raw = json.loads(path.read_text())
+    assert raw.pop("flags") == ["refittable"]
+    assert raw.pop("build_seconds") == 2.5
+    path.write_text(json.dumps(raw))
+    older = EngineSidecar.read(path)
+    assert (older.refittable, older.build_seconds) == (False, None)
 
 
 def test_adapters_without_tensors_for_a_precision_are_refused(

@@ -77,7 +77,7 @@ class OnnxRuntimeBackend(Closing):
         bundle.adapter_tensors("onnx", files.precision)  # refused now, not at the first slice
         self.description = f"onnxruntime {ort.__version__}, {where}, {files.precision}"
         self._ort = ort
-        self._bundle, self._precision = bundle, files.precision
+        self._bundle, self.precision = bundle, files.precision
         self._paths = {ENCODER.part: files.encoder, DECODER.part: files.decoder}
         self._low_side = bundle.manifest.mask_size
         self._timings = timings
@@ -160,7 +160,7 @@ class OnnxRuntimeBackend(Closing):
 
     def _load(self, contract: GraphContract) -> Any:
         path = self._paths[contract.part]
-        tensors = exchanged_tensors(self._bundle, "onnx", self._precision, contract.part)
+        tensors = exchanged_tensors(self._bundle, "onnx", self.precision, contract.part)
         options = self._ort.SessionOptions()
         options.log_severity_level = _ERRORS_ONLY
         self._options(options)

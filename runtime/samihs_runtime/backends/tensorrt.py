@@ -75,7 +75,7 @@ class TensorRTBackend(Closing):
         exchanged: Mapping[str, Tensors | None] | None = None,
     ) -> None:
         """``exchanged``: by part, another site's weights to refit its engine with."""
-        self.description = description
+        self.description, self.precision = description, pair.precision
         self._exchanged = exchanged or {}
         self._device = device
         self._manifest = manifest
