@@ -22,7 +22,7 @@ from samihs_export.families import attention_form, float_precision, upscaling_fo
 from samihs_export.graphs import DecoderGraph, EncoderGraph
 from samihs_export.merge import MergeReport, merge
 from samihs_export.parity import ParityResult
-from samihs_export.pipeline import BundleMetadata
+from samihs_export.pipeline import BundleMetadata, ExportOptions
 from samihs_export.precision import COMPUTE_TYPES, to_precision
 from samihs_export.proof import Proof
 from samihs_export.refit import refittable
@@ -45,8 +45,7 @@ def add_adapters(
     about: BundleMetadata,
     *,
     replace: bool = False,
-    parity_slices: int = 20,
-    reference_slices: int = 4,
+    options: ExportOptions | None = None,
     progress: Callable[[str], None] = lambda step: None,
 ) -> Bundle:
     """Merge a site's adapters, prove them in the bundle's graphs, and add them as a set.
@@ -57,8 +56,7 @@ def add_adapters(
         about: name, window, training data and threshold of the set; ``provenance`` holds
             ``base_sha256``.
         replace: whether a set of that name gives way.
-        parity_slices: phantom slices of the gates.
-        reference_slices: cases kept for ``verify``.
+        options: numbers of slices for the gates and for ``verify``; the rest is the bundle's.
         progress: told what begins, in words.
 
     Raises:
@@ -67,53 +65,75 @@ def add_adapters(
         ParityError: a gate failed. In every case the bundle is as it was.
         OutputError: the bundle cannot be written.
     """
+    options = options or ExportOptions()
     _check(bundle, model, about, replace)
     progress("merging adapters")
     merged, report = merge(model)
     _check_method(report)
     manifest = bundle.manifest
     cases = phantom_cases(
-        parity_slices,
+        options.parity_slices,
         slice_size=manifest.slice_size,
         mask_size=manifest.mask_size,
         window=about.window,
     )
     progress("asking torch, adapted and merged")
-    trained = bool(manifest.parity.get("masks_judged", True))
-    proof = Proof.of(model, cases, trained=trained)
+    proof = Proof.of(model, cases, trained=bool(manifest.parity.get("masks_judged", True)))
     results = [proof.prove_merge(merged)]
     folder = f"{ADAPTERS}/{about.name}/{bundle.id[:8]}"
-    tensors, files = [], {}
+    files: dict[str, Path] = {}
     try:
-        with tempfile.TemporaryDirectory(prefix="samihs-adapters-") as scratch:
+        with tempfile.TemporaryDirectory(prefix="samihs-adapters-") as name:
+            scratch = Path(name)
             for entry in _float_graphs(manifest):
                 progress(f"proving {entry.family} {entry.precision}")
-                path = Path(scratch) / f"{entry.family}.{entry.precision}.safetensors"
+                path = scratch / _file_name(entry)
                 write_safetensors(path, _tensors(bundle, entry, merged), {"adapters": about.name})
                 results.append(_prove(bundle, entry, path, proof, merged))
-                listed = AdapterTensors(entry.family, entry.precision, f"{folder}/{path.name}")
-                tensors.append(listed)
-                files[listed.path] = path
-            files[f"{folder}/{REFERENCE}"] = Path(scratch) / REFERENCE
-            kept = reference_slices
-            save_reference(Path(scratch) / REFERENCE, cases[:kept], proof.reference[:kept])
+                files[f"{folder}/{path.name}"] = path
             progress("writing the set")
-            made = AdapterSet(
-                name=about.name,
-                base_sha256=str(about.provenance["base_sha256"]),
-                training_data=about.training_data,
-                window=about.window,
-                score_threshold=about.score_threshold,
-                tensors=tuple(tensors),
-                reference=f"{folder}/{REFERENCE}",
-                merge=report.summary(),
-                parity=_parity(proof, results, trained),
-                accuracy=dict(about.accuracy),
-                provenance=dict(about.provenance),
-            )
+            files[f"{folder}/{REFERENCE}"] = scratch / REFERENCE
+            kept = slice(options.reference_slices)
+            save_reference(scratch / REFERENCE, cases[kept], proof.reference[kept])
+            made = _described(manifest, about, folder, report, proof, results)
             return _written(bundle, made, files)
     except OSError as error:
         raise OutputError(f"the adapters could not be written: {error}") from error
+
+
+def _described(
+    manifest: Manifest,
+    about: BundleMetadata,
+    folder: str,
+    report: MergeReport,
+    proof: Proof,
+    results: Sequence[ParityResult],
+) -> AdapterSet:
+    """The set as the manifest lists it."""
+    return AdapterSet(
+        name=about.name,
+        base_sha256=str(about.provenance["base_sha256"]),
+        training_data=about.training_data,
+        window=about.window,
+        score_threshold=about.score_threshold,
+        tensors=tuple(
+            AdapterTensors(entry.family, entry.precision, f"{folder}/{_file_name(entry)}")
+            for entry in _float_graphs(manifest)
+        ),
+        reference=f"{folder}/{REFERENCE}",
+        merge=report.summary(),
+        parity={
+            "masks_judged": proof.own is None,
+            **({"float32_own_error": asdict(proof.own)} if proof.own else {}),
+            "results": [result.summary() for result in results],
+        },
+        accuracy=dict(about.accuracy),
+        provenance=dict(about.provenance),
+    )
+
+
+def _file_name(entry: GraphEntry) -> str:
+    return f"{entry.family}.{entry.precision}.safetensors"
 
 
 def _check(bundle: Bundle, model: SamihsModel, about: BundleMetadata, replace: bool) -> None:
@@ -196,14 +216,6 @@ def _prove(
             except BundleError as error:
                 raise ExportError(str(error)) from error
         return proof.prove_graph(Path(folder), entry, merged)
-
-
-def _parity(proof: Proof, results: Sequence[ParityResult], trained: bool) -> dict[str, object]:
-    return {
-        "masks_judged": trained,
-        **({"float32_own_error": asdict(proof.own)} if proof.own else {}),
-        "results": [result.summary() for result in results],
-    }
 
 
 def _written(bundle: Bundle, made: AdapterSet, files: Mapping[str, Path]) -> Bundle:

@@ -27,9 +27,20 @@ from samihs_training.adapters import pr_adapters
 from samihs_training.checkpoint import save_adapters
 from samihs_training.model import SamihsModel
 
-from .conftest import ABOUT, PR, SLICE, TINY, TINY_PYRAMID, Checkpoints, Exported, adapted_model
+from .conftest import (
+    ABOUT,
+    OPTIONS,
+    PR,
+    SLICE,
+    TINY,
+    TINY_PYRAMID,
+    Checkpoints,
+    Exported,
+    adapted_model,
+)
 from .test_cli import refused, run
 
+FEW = dataclasses.replace(OPTIONS, parity_slices=2, reference_slices=1)
 TYPES = {"F32": np.float32, "F16": np.float16}
 
 
@@ -49,6 +60,11 @@ def site(checkpoints: Checkpoints, tmp_path_factory: pytest.TempPathFactory) -> 
     about = {**ABOUT, "training_data": "a hospital in the north", "window": [0, 90]}
     save_adapters(path, model.sam, PR, checkpoints.base, about)
     return path
+
+
+@pytest.fixture(autouse=True)
+def few_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adapter_sets, "ExportOptions", lambda: FEW)
 
 
 @pytest.fixture
@@ -114,6 +130,9 @@ def test_what_does_not_fit_leaves_the_bundle(
 ) -> None:
     before = contents(bundle)
     refused(add(bundle, site, checkpoints.other_base), "sha256", "give the base")
+    elsewhere = site.with_name("elsewhere.safetensors")
+    save_adapters(elsewhere, adapted_model(PR).sam, PR, checkpoints.other_base, ABOUT)
+    refused(add(bundle, elsewhere, checkpoints.other_base), "sets share the bundle's base")
     refused(add(bundle, bundle / "parity.json", checkpoints.base), "no readable safetensors")
     refused(add(bundle, site, checkpoints.base, "--name", "a/b"), "adapter set name 'a/b'")
     refused(add(bundle / "onnx", site, checkpoints.base), "is no bundle")
