@@ -205,10 +205,8 @@ def _prove(
     tensors = read_tensors(path)
     with tempfile.TemporaryDirectory(prefix="samihs-exchanged-") as folder:
         for part in ("encoder", "decoder"):
-            name, own = getattr(entry, part), {}
-            for key, tensor in tensors.items():
-                if key.startswith(f"{part}/"):
-                    own[key.partition("/")[2]] = tensor
+            name, start = getattr(entry, part), f"{part}/"
+            own = {k.removeprefix(start): t for k, t in tensors.items() if k.startswith(start)}
             out = Path(folder) / name
             out.parent.mkdir(parents=True, exist_ok=True)
             try:

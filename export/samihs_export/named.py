@@ -64,7 +64,8 @@ class NamedClickMaps(ClickMaps):
         across = self._gaussians(points[..., 0]).to(self.weight.dtype)  # [B, 3 N, side]
         down = self._gaussians(points[..., 1]).to(self.weight.dtype)
         rows = (weight.mT[..., None, :] * down.mT[:, None]).reshape(count, -1, weight.shape[1])
-        return (rows @ across).reshape(count, self.channels, side, side)
+        maps: Tensor = (rows @ across).reshape(count, self.channels, side, side)
+        return maps
 
 
 def name_weights(module: nn.Module) -> None:

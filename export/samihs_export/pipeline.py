@@ -111,7 +111,8 @@ def export_bundle(
             folder = Path(scratch) / "files"
             folder.mkdir()  # unlike the scratch folder, readable by all, as the bundle will be
             ranges = _calibrated(folder, metadata.window, options)
-            entries, worst = [], []
+            entries: list[GraphEntry] = []
+            worst: list[WorstCase] = []
 
             def witness(name: str, answers: Sequence[Answer]) -> None:
                 worst.append(worst_case(name, cases, proof.reference, answers))

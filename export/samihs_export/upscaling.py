@@ -31,7 +31,8 @@ class BlockUpscaling(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[2:]
         blocks = (self.weight @ x.flatten(2)).reshape(-1, self.weight.shape[0], height, width)
-        return F.pixel_shuffle(blocks, 2) + self.bias
+        enlarged: Tensor = F.pixel_shuffle(blocks, 2) + self.bias
+        return enlarged
 
 
 def set_upscaling(module: nn.Module, form: UpscalingForm) -> None:

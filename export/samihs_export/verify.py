@@ -59,7 +59,8 @@ def _graphs_asked(bundle: Bundle) -> Iterator[ParityResult]:
     for entry in bundle.manifest.graphs:
         if entry.precision in NOT_IN_ONNX_RUNTIME or not _serves(bundle.adapters, entry):
             continue
-        answers = answers_of_onnx(*_graphs(bundle, entry), cases)
+        encoder, decoder = _graphs(bundle, entry)
+        answers = answers_of_onnx(encoder, decoder, cases)
         name = f"{entry.family} {entry.precision} in ONNX Runtime against torch{_of(bundle)}"
         result = compare(name, reference, answers)
         result.require(_gates(bundle, entry.precision))
