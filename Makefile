@@ -9,6 +9,8 @@ TORCH   ?= torch==2.13.0
 SEED    ?= 7
 OUT     ?=
 BUNDLE  ?=
+# TensorRT graphs of the export, such as fp16,bf16,int8,fp8; the command's own default where empty.
+PRECISION ?=
 # TensorRT engines are built for these, with or without a GPU; they are not part of the bundle.
 TARGET  ?= sm80,sm89,sm120
 ENGINES ?= build/engines
@@ -60,9 +62,10 @@ train: $(VENV)/.dev  ## train base and adapters (QUICK=1: prove the path in 2 mi
 evaluate: $(VENV)/.dev  ## Dice and HD95 of the shipped bundle (or BUNDLE=) on unseen phantoms
 	$(BIN)/samihs-evaluate $(if $(BUNDLE),--bundle $(BUNDLE))
 
-export: $(VENV)/.dev  ## merge, export, prove, bundle, engines (CHECKPOINT= BASE= TARGET= OUT=)
+export: $(VENV)/.dev  ## merge, export, prove, bundle, engines (CHECKPOINT= BASE= PRECISION= TARGET= OUT=)
 	$(BIN)/samihs-export bundle $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) \
 	    $(if $(BASE),--base $(BASE)) $(if $(OUT),--out $(OUT)) \
+	    $(if $(PRECISION),--precision $(PRECISION)) \
 	    --target $(TARGET) --engines $(ENGINES)
 
 # --- checks -----------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from samihs_runtime.backends.sidecar import REFITTABLE
 from samihs_runtime.errors import ExportError, OutputError
 
 HARDWARE = ("ampere_plus", "same_compute_capability")
@@ -36,6 +37,9 @@ class BuildOptions:
     hardware_compatible: str | None = None
     """One of :data:`HARDWARE`: engines for more GPUs than the one named; somewhat slower."""
 
+    refittable: bool = False
+    """Engines whose adapters' weights the runtime can exchange; they are somewhat slower."""
+
     def __post_init__(self) -> None:
         if self.hardware_compatible not in (None, *HARDWARE):
             raise ExportError(
@@ -51,6 +55,8 @@ class BuildOptions:
         """
         if self.version_compatible:
             config.set_flag(_member(trt, "BuilderFlag", "VERSION_COMPATIBLE"))
+        if self.refittable:
+            config.set_flag(_member(trt, "BuilderFlag", "REFIT_INDIVIDUAL"))
         if self.hardware_compatible:
             level = _member(trt, "HardwareCompatibilityLevel", self.hardware_compatible.upper())
             config.hardware_compatibility_level = level
@@ -90,9 +96,13 @@ class BuildOptions:
             raise OutputError(f"cannot write the timing cache {path}: {error.strerror}") from error
 
     def flags(self) -> list[str]:
-        """What differs from a plain build, for the build's record."""
-        set_ = ["version_compatible"] if self.version_compatible else []
-        return set_ + ([self.hardware_compatible] if self.hardware_compatible else [])
+        """What differs from a plain build, for the engine's sidecar and the build's record."""
+        chosen = {
+            "version_compatible": self.version_compatible,
+            REFITTABLE: self.refittable,
+            self.hardware_compatible: self.hardware_compatible,
+        }
+        return [name for name, given in chosen.items() if name and given]
 
 
 def _member(trt: Any, enumeration: str, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""``samihs-export``: bundle, engines, verify. The last two import no torch."""
+"""``samihs-export``: bundle, add-adapters, engines, verify. The last two import no torch."""
 
 from __future__ import annotations
 
@@ -98,6 +98,7 @@ def bundle(
 @click.option("--timing-cache", type=Path, help="File of measured kernels, read and written.")
 @click.option("--version-compatible", is_flag=True, help="Later TensorRT versions load it, too.")
 @click.option("--hardware-compatible", help="ampere_plus or same_compute_capability.")
+@click.option("--refittable", is_flag=True, help="Other adapters can be put in. Needs a GPU.")
 @one_line_errors
 def engines(
     path: Path,
@@ -108,6 +109,7 @@ def engines(
     timing_cache: Path | None,
     version_compatible: bool,
     hardware_compatible: str | None,
+    refittable: bool,
 ) -> None:
     """Build TensorRT engines from a bundle. Needs no torch, and for named targets no GPU."""
     from samihs_export.build_options import BuildOptions
@@ -117,6 +119,7 @@ def engines(
         timing_cache=timing_cache,
         version_compatible=version_compatible,
         hardware_compatible=hardware_compatible,
+        refittable=refittable,
     )
     opened = Bundle.open(path)
     targets = parse_targets(target)
@@ -125,15 +128,51 @@ def engines(
 
 @main.command()
 @click.argument("path", metavar="BUNDLE", type=Path)
+@click.option(
+    "--backend",
+    type=click.Choice(["tensorrt", "cuda", "cpu"]),
+    help="Also ask this backend of the runtime, refitted for each adapter set.",
+)
 @one_line_errors
-def verify(path: Path) -> None:
+def verify(path: Path, backend: str | None) -> None:
     """Check every hash, and ask every graph what torch was asked at export. Needs no torch."""
     from samihs_export.verify import verify_bundle
 
-    opened, results = verify_bundle(path)
+    opened, results = verify_bundle(path, backend)
     console = Console()
     console.print(f"{opened.root}  {opened.manifest.name} {opened.manifest.version}: intact")
     console.print(_parity_table([result.summary() for result in results]))
+
+
+@main.command("add-adapters")
+@click.argument("path", metavar="BUNDLE", type=Path)
+@click.option("--checkpoint", type=Path, required=True, help="The site's adapter checkpoint.")
+@click.option("--base", type=Path, required=True, help="The base of both, site and bundle.")
+@click.option("--name", required=True, help="What samihs-infer --adapters will take.")
+@click.option("--evaluation", type=Path, help="summary.json of samihs-evaluate, as for bundle.")
+@click.option("--replace", is_flag=True, help="A set of that name gives way.")
+@one_line_errors
+def add_adapters(
+    path: Path, checkpoint: Path, base: Path, name: str, evaluation: Path | None, replace: bool
+) -> None:
+    """Add another site's adapters to a bundle. It stays as it was unless every gate holds."""
+    opened = Bundle.open(path)
+    console = Console()
+    with _steps(console) as step:
+        from samihs_export import adapter_sets
+        from samihs_training.checkpoint import load_adapters
+
+        step("loading the checkpoint")
+        loaded = load_adapters(checkpoint, base)
+        about = _metadata(loaded, name, _figures(evaluation, checkpoint))
+        written = adapter_sets.add_adapters(
+            opened, loaded.model, about, replace=replace, progress=step
+        )
+    made = written.with_adapters(name).adapters
+    if made is not None:
+        size = sum(written.manifest.files[each].bytes for each in made.files)
+        console.print(f"{written.root}  adapters {name}: {size / 1e6:.1f} MB")
+        console.print(_parity_table(made.parity["results"]))
 
 
 def _export(

@@ -10,7 +10,8 @@
     trt     int8, fp8   trt fp16's, calibrated Q/DQ              trt fp16's
 
 Additive bias is ONNX Runtime's faster form (measured on the CPU) and the only one for fp32 in
-TensorRT, which has no attention kernel there.
+TensorRT, which has no attention kernel there. bf16 decoders enlarge masks by products, because
+TensorRT-RTX has no bfloat16 transposed convolution (``upscaling``).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from samihs_export.onnx import export_decoder, export_encoder
 from samihs_export.precision import FLOAT_OF, Precision, to_precision
 from samihs_export.quantization import FP8, INT8, Range, quantize_dynamic, quantize_static
 from samihs_export.typed import check_types
+from samihs_export.upscaling import UpscalingForm
 from samihs_runtime.errors import ExportError
 from samihs_runtime.manifest import GraphEntry
 from samihs_training.model import SamihsModel
@@ -53,6 +55,11 @@ def attention_form(family: str, precision: Precision) -> AttentionForm:
     return "augmented" if family == "trt" and precision != "fp32" else "bias"
 
 
+def upscaling_form(precision: Precision) -> UpscalingForm:
+    """Of a decoder of that float precision."""
+    return "product" if precision == "bf16" else "transposed"
+
+
 def float_precision(family: str, precision: Precision) -> Precision:
     """The type of all that is not quantized."""
     return FLOAT_OF[precision] if family == "trt" or precision == "fp32" else "fp32"
@@ -77,7 +84,7 @@ def write_graphs(
     else:
         _write_quantized(graph, precision, family, slice_size, folder / entry.encoder, ranges)
     if not (folder / entry.decoder).exists():
-        decoder = to_precision(DecoderGraph(merged, slice_size), kind)
+        decoder = to_precision(DecoderGraph(merged, slice_size, upscaling_form(kind)), kind)
         export_decoder(decoder, merged.config, folder / entry.decoder)
     for path in (entry.encoder, entry.decoder):
         check_types(folder / path, kind)

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from samihs_export.attention import AttentionForm, RelativeAttention, TwoWayAttention
 from samihs_export.named import name_weights
+from samihs_export.upscaling import UpscalingForm, set_upscaling
 from samihs_export.windows import Windows
 from samihs_runtime.errors import ExportError
 from samihs_training.model import SamihsModel
@@ -133,11 +134,14 @@ class DecoderGraph(nn.Module):
     position: Tensor
     """Buffer [1, E, G, G]: where each token of the embedding lies."""
 
-    def __init__(self, model: SamihsModel, slice_size: int) -> None:
+    def __init__(
+        self, model: SamihsModel, slice_size: int, upscaling: UpscalingForm = "transposed"
+    ) -> None:
         super().__init__()
         prompt = copy.deepcopy(model.sam.prompt_encoder)
         decoder = copy.deepcopy(model.sam.mask_decoder)
         self.image_size, self.slice_size = model.config.image_size, slice_size
+        self.mask_size = model.config.mask_size
         self.points = PromptPoints(prompt, model.config.image_size, slice_size)
         self.mask_downscaling = prompt.mask_downscaling
         self.no_mask = nn.Parameter(prompt.no_mask_embed.weight.detach().view(1, -1, 1, 1))
@@ -151,6 +155,7 @@ class DecoderGraph(nn.Module):
             else PlainCells(decoder)
         )
         self.score_head = decoder.iou_prediction_head
+        set_upscaling(self.cells, upscaling)
         name_weights(self)
 
     def forward(

@@ -106,7 +106,8 @@ def _layer_inputs(graph: onnx.GraphProto) -> dict[str, str]:
     for node in graph.node:
         layer, _, kind = node.name.partition("/")
         if kind in _KINDS and f"{layer}.weight" in weights:
-            inputs[_plain(layer)] = node.input[0]
+            # A product may have its weight first.
+            inputs[_plain(layer)] = next(each for each in node.input if each not in weights)
     return inputs
 
 

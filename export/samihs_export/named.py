@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from samihs_training.click_maps import ClickMaps
 from samihs_training.sam import segment_anything_modeling
 
 
@@ -46,13 +47,36 @@ class NamedNorm2d(nn.Module):
         return out
 
 
+class NamedClickMaps(ClickMaps):
+    """The pyramid's click maps, with their weight as it is multiplied: [4, 3 D]."""
+
+    def __init__(self, maps: ClickMaps) -> None:
+        nn.Module.__init__(self)
+        self.channels = maps.weight.shape[-1]
+        self.weight = nn.Parameter(maps.weight.detach().flatten(1))
+        for name, buffer in maps.named_buffers():
+            self.register_buffer(name, buffer, persistent=False)
+
+    def forward(self, points: Tensor, labels: Tensor) -> Tensor:
+        count, side = points.shape[0], self.centres.shape[0]
+        kind = torch.eq(labels[..., None], self.kinds).to(self.weight.dtype)  # [B, N, 4]
+        weight = (kind @ self.weight).reshape(count, -1, self.channels)  # [B, 3 N, D]
+        across = self._gaussians(points[..., 0]).to(self.weight.dtype)  # [B, 3 N, side]
+        down = self._gaussians(points[..., 1]).to(self.weight.dtype)
+        rows = (weight.mT[..., None, :] * down.mT[:, None]).reshape(count, -1, weight.shape[1])
+        maps: Tensor = (rows @ across).reshape(count, self.channels, side, side)
+        return maps
+
+
 def name_weights(module: nn.Module) -> None:
-    """Replace every ``nn.Linear`` and ``LayerNorm2d`` below the module by ours, in place."""
+    """Replace every ``nn.Linear``, ``LayerNorm2d`` and ``ClickMaps`` below the module by ours."""
     theirs: Any = segment_anything_modeling().common.LayerNorm2d
     for name, child in list(module.named_children()):
         if isinstance(child, nn.Linear):
             setattr(module, name, NamedLinear(child))
         elif isinstance(child, theirs):
             setattr(module, name, NamedNorm2d(child))
+        elif isinstance(child, ClickMaps):
+            setattr(module, name, NamedClickMaps(child))
         else:
             name_weights(child)

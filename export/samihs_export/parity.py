@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from samihs_export.cases import Answer, ParityCase
 from samihs_export.gates import Gates
+from samihs_runtime.backends.base import Backend
 from samihs_runtime.backends.onnx_runtime import import_onnxruntime
 from samihs_runtime.errors import ExportError, ParityError
 
@@ -81,7 +82,7 @@ class ParityResult:
 def compare(name: str, reference: Sequence[Answer], candidate: Sequence[Answer]) -> ParityResult:
     """Compare two implementations' answers to the same cases."""
     pairs = list(zip(reference, candidate, strict=True))
-    ious = [_iou(ours.mask, theirs.mask) for ours, theirs in pairs]
+    ious = [mask_iou(ours.mask, theirs.mask) for ours, theirs in pairs]
     area = sum(int(answer.mask.sum()) for answer in reference)
     other = sum(int(answer.mask.sum()) for answer in candidate)
     embeddings = [
@@ -105,9 +106,11 @@ def compare(name: str, reference: Sequence[Answer], candidate: Sequence[Answer])
 
 
 def answers_of_onnx(
-    encoder: Path, decoder: Path, cases: Sequence[ParityCase], threads: int = 2
+    encoder: Path | bytes, decoder: Path | bytes, cases: Sequence[ParityCase], threads: int = 2
 ) -> list[Answer]:
     """ONNX Runtime's answers on the CPU; graphs of every family run there, those in bfloat16 apart.
+
+    Graphs are files, or their content.
 
     Raises:
         ExportError: it cannot load or run a graph.
@@ -119,20 +122,37 @@ def answers_of_onnx(
     options.log_severity_level = 3  # errors only
     try:
         sessions = [
-            ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-            for path in (encoder, decoder)
+            ort.InferenceSession(
+                graph if isinstance(graph, bytes) else str(graph),
+                options,
+                providers=["CPUExecutionProvider"],
+            )
+            for graph in (encoder, decoder)
         ]
         return [_ask_onnx(sessions[0], sessions[1], case) for case in cases]
     except Exception as error:  # onnxruntime's own classes derive from Exception
-        raise ExportError(f"onnxruntime cannot run {encoder.parent.name}'s graphs: {error}") from (
-            error
+        where = "these" if isinstance(encoder, bytes) else f"{encoder.parent.name}'s"
+        raise ExportError(f"onnxruntime cannot run {where} graphs: {error}") from error
+
+
+def answers_of_backend(backend: Backend, cases: Sequence[ParityCase]) -> list[Answer]:
+    """What the runtime answers on one of its backends: engines, refitted ones too."""
+    answers = []
+    for case in cases:
+        embeddings = backend.encode(case.hu[None, None], case.window[None])
+        prior = None if case.prior is None else case.prior[None]
+        decoded = backend.decode(embeddings, case.points[None], case.labels[None], prior)
+        embedding = embeddings[0].numpy()
+        answers.append(
+            Answer(decoded.logits[0], decoded.masks[0], float(decoded.scores[0]), embedding)
         )
+    return answers
 
 
 def _ask_onnx(encoder: Any, decoder: Any, case: ParityCase) -> Answer:
     feeds = {"hu": case.hu[None, None], "window": case.window[None]}
     embedding = encoder.run(["embedding"], feeds)[0]
-    side = 4 * embedding.shape[-1]
+    side = next(each.shape[-1] for each in decoder.get_inputs() if each.name == "prior")
     prior = np.zeros((side, side), np.float32) if case.prior is None else case.prior
     prompt: dict[str, NDArray[Any]] = {
         "embedding": embedding,
@@ -145,8 +165,8 @@ def _ask_onnx(encoder: Any, decoder: Any, case: ParityCase) -> Answer:
     return Answer(logits[0, 0], mask[0].astype(bool), float(score[0]), embedding[0])
 
 
-def _iou(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
-    """1 where both are empty: they agree."""
+def mask_iou(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+    """Intersection over union; 1 where both are empty: they agree."""
     union = int((one | other).sum())
     return int((one & other).sum()) / union if union else 1.0
 

@@ -13,13 +13,21 @@ from typing import Any
 
 from samihs_export.calibration import calibrate, calibration_cases
 from samihs_export.card import model_card
-from samihs_export.cases import ParityCase, phantom_cases, save_reference
+from samihs_export.cases import Answer, ParityCase, phantom_cases, save_reference
 from samihs_export.families import Ranges, families, write_graphs
 from samihs_export.merge import MergeReport, merge
 from samihs_export.parity import ParityResult
 from samihs_export.precision import Precision
 from samihs_export.proof import Proof
 from samihs_export.quantization import Range
+from samihs_export.report import (
+    FIGURE,
+    REPORT,
+    WorstCase,
+    draw_worst_cases,
+    report_page,
+    worst_case,
+)
 from samihs_export.verify import REFERENCE
 from samihs_runtime.bundle import MANIFEST, Bundle, GraphEntry, Manifest, WindowRule, write_bundle
 from samihs_runtime.errors import OutputError
@@ -103,15 +111,21 @@ def export_bundle(
             folder = Path(scratch) / "files"
             folder.mkdir()  # unlike the scratch folder, readable by all, as the bundle will be
             ranges = _calibrated(folder, metadata.window, options)
-            entries = []
+            entries: list[GraphEntry] = []
+            worst: list[WorstCase] = []
+
+            def witness(name: str, answers: Sequence[Answer]) -> None:
+                worst.append(worst_case(name, cases, proof.reference, answers))
+
             for family, precision in wanted:
                 progress(f"exporting and proving {family} {precision}")
                 entry = write_graphs(folder, merged, family, precision, options.slice_size, ranges)
-                results.append(proof.prove_graph(folder, entry, merged))
+                results.append(proof.prove_graph(folder, entry, merged, witness))
                 entries.append(entry)
             progress("writing the bundle")
             manifest = _manifest(merged, pr, metadata, options, report, proof, results, entries)
             _write_papers(folder, manifest, proof, options)
+            _write_report(folder, manifest, proof, worst)
             return write_bundle(folder, manifest, out)
     except OSError as error:
         raise OutputError(f"the export could not be written: {error}") from error
@@ -204,6 +218,17 @@ def _write_papers(folder: Path, manifest: Manifest, proof: Proof, options: Expor
     (folder / "MODEL_CARD.md").write_text(model_card(manifest), encoding="utf-8")
     kept = options.reference_slices
     save_reference(folder / REFERENCE, proof.cases[:kept], proof.reference[:kept])
+
+
+def _write_report(
+    folder: Path, manifest: Manifest, proof: Proof, worst: Sequence[WorstCase]
+) -> None:
+    """Limits beside figures, and the worst cases."""
+    names = [result["name"] for result in manifest.parity["results"]]
+    limits = [proof.merge_gates, *(proof.gates(each.precision) for each in manifest.graphs)]
+    drawn = draw_worst_cases(folder / FIGURE, worst)
+    page = report_page(manifest, dict(zip(names, limits, strict=True)), worst, drawn)
+    (folder / REPORT).write_text(page, encoding="utf-8")
 
 
 def _plain(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ ones it is the adapted model in float64, and limits are multiples of float32's o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from samihs_export.cases import Answer, ParityCase
-from samihs_export.families import attention_form
+from samihs_export.families import attention_form, upscaling_form
 from samihs_export.gates import GATES, MERGE_GATES, Gates, OwnError, gates_for
 from samihs_export.graphs import DecoderGraph, EncoderGraph
 from samihs_export.layers import Parting, first_parting, inputs_of_onnx, inputs_of_torch
@@ -25,6 +25,8 @@ from samihs_export.precision import to_precision
 from samihs_export.reference import answers_of_graphs, answers_of_model, in_float64
 from samihs_runtime.manifest import GraphEntry
 from samihs_training.model import SamihsModel
+
+Witness = Callable[[str, Sequence[Answer]], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,21 +66,30 @@ class Proof:
         result.require(self.merge_gates, lambda: self._merge_parting(merged))
         return result
 
-    def prove_graph(self, folder: Path, entry: GraphEntry, merged: SamihsModel) -> ParityResult:
+    def prove_graph(
+        self,
+        folder: Path,
+        entry: GraphEntry,
+        merged: SamihsModel,
+        witness: Witness = lambda name, answers: None,
+    ) -> ParityResult:
         """Hold a written pair against the adapted model. Raises :class:`ParityError`.
+
+        ``witness`` is told the comparison's name and the answers, whatever the gates say to them.
 
         ONNX Runtime answers, but for bfloat16, which its CPU does not compute: there torch does,
         with the graphs that the files were written from (whose types ``typed`` has checked).
         """
         if entry.precision in NOT_IN_ONNX_RUNTIME:
             encoder = EncoderGraph(merged, attention_form(entry.family, "bf16"))
-            decoder = DecoderGraph(merged, self.cases[0].hu.shape[0])
+            decoder = DecoderGraph(merged, self.cases[0].hu.shape[0], upscaling_form("bf16"))
             pair = to_precision(encoder, "bf16"), to_precision(decoder, "bf16")
             answers, where = answers_of_graphs(*pair, self.cases), "torch"
         else:
             paths = folder / entry.encoder, folder / entry.decoder
             answers, where = answers_of_onnx(*paths, self.cases), "ONNX Runtime"
         name = f"{entry.family} {entry.precision} in {where} against torch"
+        witness(name, answers)
         result = compare(name, self.reference, answers)
         if entry.precision in NOT_IN_ONNX_RUNTIME:
             result.require(self.gates(entry.precision))

@@ -41,7 +41,7 @@ def answers_of_graphs(
 def _ask_graphs(encoder: EncoderGraph, decoder: DecoderGraph, case: ParityCase) -> Answer:
     hu, window = torch.from_numpy(case.hu)[None, None], torch.from_numpy(case.window)[None]
     embedding = encoder(hu, window)
-    side = 4 * embedding.shape[-1]
+    side = decoder.mask_size
     prior = torch.zeros(side, side) if case.prior is None else torch.from_numpy(case.prior)
     has_prior = torch.tensor([float(case.prior is not None)])
     points, labels = torch.from_numpy(case.points)[None], torch.from_numpy(case.labels)[None]

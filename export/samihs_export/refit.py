@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from samihs_runtime.errors import ExportError
 
@@ -26,6 +26,9 @@ Tensors = Mapping[str, NDArray[np.generic]]
 
 _MERGED = re.compile(r"blocks\.\d+\.(attention\.qkv|mlp\.lin1)\.(weight|bias)")
 """The encoder's: what PR adapters and LoRA are merged into, biases included."""
+_NEVER_TRAINED = re.compile(r"points\.frequencies|(.+\.)?click_maps\.(centres|deviations)")
+"""Named and of the decoder, but drawn once for the base, or fixed."""
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
 def refittable(graph: onnx.GraphProto) -> list[str]:
@@ -34,9 +37,11 @@ def refittable(graph: onnx.GraphProto) -> list[str]:
     Of an encoder (a graph with an input ``hu``) the merged layers; of a decoder every tensor with a
     name of its own, such as ``transformer.layers.0.norm1.weight``; never the exporter's constants.
     """
-    named = [each.name for each in graph.initializer if not each.name.startswith("val_")]
+    floats = [each for each in graph.initializer if each.data_type in _FLOATS]
+    named = [each.name for each in floats if not each.name.startswith("val_")]
     if any(each.name == "hu" for each in graph.input):
         return [name for name in named if _MERGED.fullmatch(name)]
+    named = [name for name in named if not _NEVER_TRAINED.fullmatch(name)]
     return [name for name in named if "." in name or name in ("tokens", "no_mask")]
 
 

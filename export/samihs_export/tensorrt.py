@@ -16,8 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx
+
 from samihs_export.build_options import BuildOptions, ProfileSizes
 from samihs_export.readback import attention_layers, check_layers, layer_kinds, layers_of
+from samihs_export.refit import mark_refittable, refittable
 from samihs_runtime.backends.contract import DECODER, ENCODER, GraphContract, tensor_shapes
 from samihs_runtime.backends.probe import probe_gpus
 from samihs_runtime.backends.sidecar import EngineSidecar, Shape
@@ -162,6 +165,8 @@ def _build(job: _Job, profile: Mapping[str, tuple[Shape, Shape, Shape]], out: Pa
     network = _parse(job, builder, log)
     layers = layers_of(network)
     check_layers(layers, job.precision, str(job.onnx))
+    if job.options.refittable:
+        _mark(job, network)
     config = builder.create_builder_config()
     _set_target(job, config)
     job.options.apply(job.trt, config)
@@ -170,10 +175,11 @@ def _build(job: _Job, profile: Mapping[str, tuple[Shape, Shape, Shape]], out: Pa
     plan = builder.build_serialized_network(network, config)
     seconds = time.perf_counter() - started
     if plan is None:
-        raise ExportError(f"{job.flavour} built no {job.stem}: {log.last()}")
+        needs = "; refittable engines are built on a machine with a GPU" * job.options.refittable
+        raise ExportError(f"{job.flavour} built no {job.stem}: {log.last()}{needs}")
     path = _write(out / f"{job.stem}.engine", memoryview(plan))
-    sidecar = _sidecar(job, path, profile)
-    sidecar.write(path.with_suffix(".json"))
+    sidecar = _sidecar(job, path, profile, seconds)
+    _describe(sidecar, path.with_suffix(".json"))
     job.options.keep_timings(config)
     kinds = layer_kinds(layers)
     _record(job, out, seconds, kinds)
@@ -190,8 +196,19 @@ def _add_profile(
     config.add_optimization_profile(shapes)
 
 
+def _mark(job: _Job, network: Any) -> None:
+    """Mark what adapters change; all other weights stay constants that TensorRT may fuse."""
+    names = refittable(onnx.load(job.onnx, load_external_data=False).graph)
+    if job.precision not in ("fp32", "fp16", "bf16") or not names:
+        raise ExportError(
+            f"{job.onnx}: no {job.precision} weights of it can be exchanged: leave --refittable "
+            "out, or name a float graph with --precision"
+        )
+    mark_refittable(network, names)
+
+
 def _sidecar(
-    job: _Job, engine: Path, profile: Mapping[str, tuple[Shape, Shape, Shape]]
+    job: _Job, engine: Path, profile: Mapping[str, tuple[Shape, Shape, Shape]], seconds: float
 ) -> EngineSidecar:
     return EngineSidecar(
         part=job.contract.part,
@@ -202,7 +219,19 @@ def _sidecar(
         compute_capability=(job.compute_capability,),
         precision=job.precision,
         profiles=(dict(profile),),
+        flags=tuple(job.options.flags()),
+        build_seconds=round(seconds, 2),
     )
+
+
+def _describe(sidecar: EngineSidecar, path: Path) -> None:
+    """Write the sidecar; without a whole one the runtime does not look at the engine."""
+    try:
+        sidecar.write(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        raise OutputError(f"cannot write the engine's sidecar {path}: {error.strerror}") from error
 
 
 def _record(job: _Job, out: Path, seconds: float, kinds: Mapping[str, int]) -> None:

@@ -66,7 +66,9 @@ def run_clicks(rows: list[ClickRow], options: Options) -> Path:
     screen = Screen()
     table = options.out / TABLE_NAME
     done = _earlier(table, options)
-    with Segmenter.from_bundle(options.bundle, options.backend, store=options.store) as segmenter:
+    with Segmenter.from_bundle(
+        options.bundle, options.backend, store=options.store, adapters=options.adapters
+    ) as segmenter:
         settings = _settings(options, segmenter.bundle.id)
         asked = {row.id: _mixed(row.fingerprint, settings) for row in rows}
         kept = {

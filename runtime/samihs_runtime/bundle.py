@@ -4,6 +4,7 @@
 
     <bundle>/manifest.json     description, and sha256 and size of every other file
             /onnx/, /trt/      encoder and decoder graphs, for ONNX Runtime and as TensorRT's source
+            /adapters/         other sites' tensors over the same base, one folder for each set
             /engines/          built on the machine that runs them; each has its own sidecar
                                (``backends/sidecar.py``), so the manifest does not list them
 
@@ -12,29 +13,40 @@ Nothing in it is loaded before :meth:`Bundle.open` has compared every byte with 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import Self
 
 from samihs_runtime.errors import BundleError, OutputError
-from samihs_runtime.manifest import FileEntry, GraphEntry, Manifest, WindowRule, check_relative
+from samihs_runtime.manifest import (
+    AdapterSet,
+    FileEntry,
+    GraphEntry,
+    Manifest,
+    WindowRule,
+    check_relative,
+)
 
 __all__ = [
+    "ADAPTERS",
     "ENGINES",
     "MANIFEST",
+    "AdapterSet",
     "Bundle",
     "FileEntry",
     "GraphEntry",
     "GraphFiles",
     "Manifest",
     "WindowRule",
+    "add_files",
     "sha256_of",
     "shipped_bundle",
     "write_bundle",
@@ -42,6 +54,7 @@ __all__ = [
 
 MANIFEST = "manifest.json"
 ENGINES = "engines"
+ADAPTERS = "adapters"
 _MAX_MANIFEST_BYTES = 4 << 20  # a manifest is some kB; a larger one is not ours
 
 
@@ -61,7 +74,10 @@ class Bundle:
     root: Path
     manifest: Manifest
     id: str
-    """sha256 of manifest.json, and so of everything that it lists."""
+    """sha256 of manifest.json, and so of everything that it lists; of the adapters' name, too,
+    where others than the bundle's own are asked for."""
+    adapters: AdapterSet | None = None
+    """The set that takes the place of the bundle's own adapters (:meth:`with_adapters`)."""
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Self:
@@ -78,6 +94,7 @@ class Bundle:
         for name, entry in manifest.files.items():
             _check_file(root, name, entry)
         _check_graphs_listed(root, manifest)
+        _check_sets_listed(root, manifest)
         return cls(root, manifest, hashlib.sha256(text).hexdigest())
 
     def graph(self, family: str, precision: str | None = None) -> GraphFiles:
@@ -94,6 +111,48 @@ class Bundle:
         raise BundleError(
             f"bundle {self.root} has no {' '.join(filter(None, (family, precision)))} graphs, "
             f"only {have}; export it with that precision"
+        )
+
+    def with_adapters(self, name: str | None) -> Self:
+        """The same bundle with another site's adapters; None gives it as it is.
+
+        Its manifest then has the set's name, training data, window and score threshold.
+
+        Raises:
+            BundleError: the bundle holds no set of that name; the message lists those it holds.
+        """
+        if name is None:
+            return self
+        chosen = next((each for each in self.manifest.adapter_sets if each.name == name), None)
+        if chosen is None:
+            have = ", ".join(each.name for each in self.manifest.adapter_sets) or "none"
+            raise BundleError(f"bundle {self.root} has no adapters {name!r}: there are {have}")
+        manifest = dataclasses.replace(
+            self.manifest,
+            name=f"{self.manifest.name}+{name}",
+            training_data=chosen.training_data,
+            window=chosen.window,
+            score_threshold=chosen.score_threshold,
+            accuracy=chosen.accuracy,
+        )
+        identity = hashlib.sha256(f"{self.id}/{name}".encode()).hexdigest()
+        return dataclasses.replace(self, manifest=manifest, id=identity, adapters=chosen)
+
+    def adapter_tensors(self, family: str, precision: str) -> Path | None:
+        """The file of the tensors to exchange in that graph pair; None for the bundle's own.
+
+        Raises:
+            BundleError: the adapters asked for have none for it (8-bit graphs).
+        """
+        if self.adapters is None:
+            return None
+        for each in self.adapters.tensors:
+            if (each.family, each.precision) == (family, precision):
+                return self.root / each.path
+        have = ", ".join(f"{each.family} {each.precision}" for each in self.adapters.tensors)
+        raise BundleError(
+            f"adapters {self.adapters.name} have no tensors for the {family} {precision} graphs, "
+            f"only for {have}"
         )
 
     @property
@@ -149,6 +208,47 @@ def write_bundle(
     return Bundle.open(target)
 
 
+def add_files(bundle: Bundle, files: Mapping[str, Path], manifest: Manifest) -> Bundle:
+    """Add files to a bundle, and replace its manifest; graphs and engines stay as they lie.
+
+    The new manifest is the last thing written, in one step: before it the bundle is the old one.
+
+    Args:
+        bundle: an opened bundle.
+        files: path in the bundle, of which none may exist, -> the file to copy there.
+        manifest: the new one; its ``files`` are the old ones, less those that nothing names.
+
+    Returns:
+        The bundle, opened anew.
+
+    Raises:
+        BundleError: the manifest does not fit the files; nothing was changed.
+        OutputError: it cannot be written; nothing was changed.
+    """
+    root, written = bundle.root, []
+    partial = root / f".{MANIFEST}.partial"
+    try:
+        for name, source in files.items():
+            check_relative(name)
+            if (root / name).exists():
+                raise OutputError(f"{root / name} exists already: it is not replaced")
+            written.append(root / name)
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, root / name)
+        added = {name: FileEntry(sha256_of(p), p.stat().st_size) for name, p in files.items()}
+        listed = dataclasses.replace(manifest, files={**manifest.files, **added})
+        _check_graphs_listed(root, listed)
+        _check_sets_listed(root, listed)
+        partial.write_text(listed.to_json(), encoding="utf-8")
+        os.replace(partial, root / MANIFEST)
+    except BaseException as error:
+        _undo(root, [*written, partial])
+        if isinstance(error, OSError):
+            raise OutputError(f"cannot write into the bundle {root}: {error}") from error
+        raise
+    return Bundle.open(root)
+
+
 def shipped_bundle() -> Path:
     """The bundle inside the package.
 
@@ -164,6 +264,16 @@ def shipped_bundle() -> Path:
             "install samihs again, or name a bundle with --bundle"
         )
     return found[0]
+
+
+def _undo(root: Path, paths: list[Path]) -> None:
+    """Take back what was written, and the folders that are empty without it."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        for folder in path.relative_to(root).parents[:-1]:
+            with contextlib.suppress(OSError):
+                (root / folder).rmdir()
 
 
 def sha256_of(path: Path) -> str:
@@ -216,6 +326,16 @@ def _check_file(root: Path, name: str, entry: FileEntry) -> None:
             f"bundle {root}: {name} was changed: its sha256 is {digest[:12]}..., the manifest "
             f"says {entry.sha256[:12]}...; copy or export the bundle again"
         )
+
+
+def _check_sets_listed(root: Path, manifest: Manifest) -> None:
+    for each in manifest.adapter_sets:
+        for name in each.files:
+            if name not in manifest.files:
+                raise BundleError(
+                    f"bundle {root}: {name} of adapters {each.name} is not under 'files'; add the "
+                    "adapters again"
+                )
 
 
 def _check_graphs_listed(root: Path, manifest: Manifest) -> None:

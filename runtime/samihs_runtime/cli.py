@@ -31,6 +31,8 @@ class Options:
     write: WriteOptions
     store: Path | None = None
     """Folder that keeps embeddings for the next click on the same study; None keeps none."""
+    adapters: str | None = None
+    """One of the bundle's adapter sets; None is its own."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ class Click:
 @click.option("--series", metavar="UID|NUMBER", help="Which series. [chosen, and said why]")
 @click.option("--list", "list_only", is_flag=True, help="List the study's series and stop.")
 @click.option("--bundle", type=click.Path(path_type=Path), help="Model bundle. [the shipped one]")
+@click.option("--adapters", metavar="NAME", help="One of the bundle's adapter sets. [its own]")
 @click.option(
     "--backend",
     type=click.Choice(["auto", "tensorrt", "cuda", "cpu"]),
@@ -160,6 +163,7 @@ def main(
 def _options(
     *,
     bundle: Path | None,
+    adapters: str | None,
     backend: str,
     out: Path | None,
     formats: tuple[str, ...],
@@ -189,6 +193,7 @@ def _options(
             resample=resample,
         ),
         store=store,
+        adapters=adapters,
     )
 
 

@@ -53,7 +53,9 @@ def infer(options: Options, click: Click) -> dict[str, Path]:
         series = read_study(click.study, series=click.series, progress=count)
     request = request_on(click, series)
     read = time.perf_counter() - started
-    with Segmenter.from_bundle(options.bundle, options.backend, store=options.store) as segmenter:
+    with Segmenter.from_bundle(
+        options.bundle, options.backend, store=options.store, adapters=options.adapters
+    ) as segmenter:
         screen.opened(series, segmenter)
         with screen.working("segmenting") as say:
             answer = answer_click(segmenter, series, request, options, {"load": read}, say)

@@ -14,7 +14,7 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, Self
@@ -27,6 +27,9 @@ FAMILIES = ("onnx", "trt")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 WINDOW_RULES = ("fixed", "percentiles")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_OPTIONAL = ("adapter_sets", "mask_cells")
+"""Fields that bundles written before them lack; their defaults then hold."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,62 @@ class FileEntry:
 
 
 @dataclass(frozen=True)
+class AdapterTensors:
+    """Where one adapter set keeps its tensors for the graph pair of that family and precision."""
+
+    family: str
+    precision: str
+    path: str
+    """safetensors, relative to the bundle: ``encoder/<initializer>``, ``decoder/<initializer>``."""
+
+    def __post_init__(self) -> None:
+        if self.family not in FAMILIES:
+            raise _wrong("adapter_sets.tensors.family", self.family, f"one of {_listed(FAMILIES)}")
+        if self.precision not in PRECISIONS:
+            expected = f"one of {_listed(PRECISIONS)}"
+            raise _wrong("adapter_sets.tensors.precision", self.precision, expected)
+        check_relative(self.path)
+
+
+@dataclass(frozen=True)
+class AdapterSet:
+    """One site's adapters over the bundle's base: tensors that are exchanged for the bundle's."""
+
+    name: str
+    """What ``--adapters`` takes."""
+    base_sha256: str
+    """Of the base checkpoint that both were trained on."""
+    training_data: str
+    window: WindowRule
+    score_threshold: float
+    tensors: tuple[AdapterTensors, ...]
+    reference: str
+    """Parity cases with torch's answers, relative to the bundle, for ``samihs-export verify``."""
+    merge: Mapping[str, Any] = field(default_factory=dict)
+    parity: Mapping[str, Any] = field(default_factory=dict)
+    accuracy: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_set_name(self.name)
+        if not _SHA256.fullmatch(self.base_sha256):
+            expected = "64 lower-case hexadecimal digits"
+            raise _wrong("adapter_sets.base_sha256", self.base_sha256, expected)
+        pairs = [(each.family, each.precision) for each in self.tensors]
+        if not pairs or len(set(pairs)) < len(pairs):
+            raise _wrong("adapter_sets.tensors", pairs, "each family and precision once")
+        check_relative(self.reference)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Every file of the set, relative to the bundle."""
+        return (*(each.path for each in self.tensors), self.reference)
+
+
+@dataclass(frozen=True)
 class Manifest:
-    """A bundle's description. Every field is required in the file; none other is accepted."""
+    """A bundle's description. Other fields than these are not accepted in the file, and all but
+    those of :data:`_OPTIONAL` are required."""
 
     name: str
     version: str
@@ -113,6 +170,8 @@ class Manifest:
     parity: Mapping[str, Any] = field(default_factory=dict)
     accuracy: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    adapter_sets: tuple[AdapterSet, ...] = ()
+    """Other sites' adapters over the same base."""
 
     @property
     def mask_size(self) -> int:
@@ -132,6 +191,9 @@ class Manifest:
             raise _wrong("graphs", pairs, "each family and precision once")
         for path in self.files:
             check_relative(path)
+        names = [each.name for each in self.adapter_sets]
+        if len(set(names)) < len(names):
+            raise _wrong("adapter_sets", names, "each name once")
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
@@ -152,13 +214,25 @@ class Manifest:
         schema = raw.pop("schema", None)
         if schema != SCHEMA:
             raise _wrong("schema", schema, f"{SCHEMA}, which this version of samihs reads")
-        _check_keys(raw, {each.name for each in dataclasses.fields(cls)}, "manifest.json")
+        known = {each.name for each in dataclasses.fields(cls)}
+        _check_keys(raw, known, "manifest.json", optional=_OPTIONAL)
         return cls(**{key: _READERS[key](key, value) for key, value in raw.items()})
 
     def to_json(self) -> str:
         """The manifest as text; ``from_json`` of it gives an equal manifest."""
         data = {"schema": SCHEMA, **dataclasses.asdict(self)}
+        if not self.adapter_sets:
+            del data["adapter_sets"]  # versions before it read the manifest, too
         return json.dumps(data, indent=2, allow_nan=False) + "\n"
+
+
+def check_set_name(name: str) -> None:
+    """Refuse a name that could not be a folder's or an option's. Raises :class:`BundleError`."""
+    if not _SET_NAME.fullmatch(name):
+        raise BundleError(
+            f"adapter set name {name!r}: expected up to 64 letters, digits, dots, dashes and "
+            "underscores, a letter or digit first"
+        )
 
 
 def check_relative(path: str) -> None:
@@ -181,8 +255,14 @@ def _wrong(key: str, came: object, expected: str) -> BundleError:
     )
 
 
-def _check_keys(raw: Mapping[str, Any], known: set[str], where: str) -> None:
-    missing, unknown = sorted(known - set(raw)), sorted(set(raw) - known)
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names)
+
+
+def _check_keys(
+    raw: Mapping[str, Any], known: set[str], where: str, optional: Sequence[str] = ()
+) -> None:
+    missing, unknown = sorted(known - set(raw) - set(optional)), sorted(set(raw) - known)
     if missing or unknown:
         faults = [f"missing {', '.join(missing)}"] if missing else []
         faults += [f"unknown {', '.join(unknown)}"] if unknown else []
@@ -244,6 +324,36 @@ def _graphs(key: str, value: Any) -> tuple[GraphEntry, ...]:
     )
 
 
+def _adapter_sets(key: str, value: Any) -> tuple[AdapterSet, ...]:
+    if not isinstance(value, list):
+        raise _wrong(key, value, "a list")
+    return tuple(_adapter_set(key, _mapping(key, entry)) for entry in value)
+
+
+def _adapter_set(key: str, raw: Mapping[str, Any]) -> AdapterSet:
+    readers: dict[str, Callable[[str, Any], Any]] = {
+        **dict.fromkeys(("name", "base_sha256", "training_data", "reference"), _text),
+        "window": _window,
+        "score_threshold": _number,
+        "tensors": _adapter_tensors,
+        **dict.fromkeys(("merge", "parity", "accuracy", "provenance"), _mapping),
+    }
+    _check_keys(raw, set(readers), f"manifest.json: {key}")
+    return AdapterSet(**{name: read(f"{key}.{name}", raw[name]) for name, read in readers.items()})
+
+
+def _adapter_tensors(key: str, value: Any) -> tuple[AdapterTensors, ...]:
+    if not isinstance(value, list):
+        raise _wrong(key, value, "a list")
+    names = {each.name for each in dataclasses.fields(AdapterTensors)}
+    for entry in value:
+        _check_keys(_mapping(key, entry), names, f"manifest.json: {key}")
+    return tuple(
+        AdapterTensors(**{name: _text(f"{key}.{name}", entry[name]) for name in names})
+        for entry in value
+    )
+
+
 def _files(key: str, value: Any) -> dict[str, FileEntry]:
     files = {}
     for path, entry in _mapping(key, value).items():
@@ -264,5 +374,6 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "plausible_hu": _range,
     "graphs": _graphs,
     "files": _files,
+    "adapter_sets": _adapter_sets,
     **dict.fromkeys(("method", "merge", "parity", "accuracy", "provenance"), _mapping),
 }

@@ -68,6 +68,7 @@ class Segmenter(Closing):
         backend: str = "auto",
         cache_mb: float = DEFAULT_CACHE_MB,
         store: str | os.PathLike[str] | None = None,
+        adapters: str | None = None,
     ) -> Self:
         """Open and verify a bundle, and choose where it runs.
 
@@ -77,9 +78,10 @@ class Segmenter(Closing):
             cache_mb: bound of the embeddings kept, MiB.
             store: folder that keeps embeddings for the next time (:class:`EmbeddingStore`); None
                 keeps none.
+            adapters: name of one of the bundle's adapter sets; None is the bundle's own.
 
         Raises:
-            BundleError: the bundle is missing, changed or unsafe.
+            BundleError: the bundle is missing, changed or unsafe, or has no such adapters.
             OutputError: the store cannot be written.
             BackendError: no backend can run, or the named one cannot; says why for each.
         """
@@ -87,7 +89,8 @@ class Segmenter(Closing):
 
         timings = Timings()
         with timings.stage("verify bundle"):
-            bundle = Bundle.open(path if path is not None else shipped_bundle())
+            opened = Bundle.open(path if path is not None else shipped_bundle())
+        bundle = opened.with_adapters(adapters)
         choice = choose(bundle, backend, timings)
         try:
             kept = None if store is None else EmbeddingStore(store, choice.backend.name)

@@ -119,6 +119,21 @@ def test_a_fault_in_the_decoder_is_located(
         proof.prove_graph(tmp_path, entry, merged)
 
 
+def test_a_wrong_pad_order_in_a_graph_fails_its_gate(tmp_path: Path) -> None:
+    """The authors' order, written as if pad tokens were not normalised."""
+    adapted = adapted_model(PRConfig(rank=8, pad_before_norm=True))
+    window = WindowRule("fixed", -20.0, 100.0)
+    cases = phantom_cases(2, slice_size=SLICE, mask_size=TINY.mask_size, window=window)
+    proof = Proof.of(adapted, cases, trained=False)
+    merged = merge(adapted)[0]
+    wrong = merge(adapted)[0]
+    block = wrong.sam.image_encoder.blocks[0]
+    block.norm1, block.attn = block.attn
+    entry = write_graphs(tmp_path, wrong, "onnx", "fp32", SLICE, no_ranges)
+    with pytest.raises(ParityError, match=r"onnx fp32.*blocks\.0\.attention"):
+        proof.prove_graph(tmp_path, entry, merged)
+
+
 def test_layer_norm_in_fp16_is_refused(
     model: SamihsModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from samihs_export.onnx import export_encoder
 from samihs_export.precision import to_precision
 from samihs_export.readback import Layer, attention_layers, check_layers, layer_kinds, layers_of
 from samihs_export.tensorrt import RECORDS, TARGETS, build_engines, choose_flavour, parse_targets
-from samihs_runtime.backends.probe import GpuProbe
+from samihs_runtime.backends.probe import GpuProbe, probe_gpus
 from samihs_runtime.backends.sidecar import EngineSidecar
 from samihs_runtime.bundle import GraphEntry, sha256_of, write_bundle
 from samihs_runtime.errors import BackendError, ExportError, OutputError
@@ -38,6 +39,8 @@ def test_engines_are_built_and_described(exported: Exported, tmp_path: Path) -> 
         source = getattr(bundle.graph("trt", "fp16"), sidecar.part)
         assert sidecar.onnx_sha256 == sha256_of(source)
         assert sidecar.precision == "fp16"
+        assert sidecar.flags == ()
+        assert sidecar.build_seconds == pytest.approx(each.build_seconds, abs=0.01)
         fits = (sha256_of(source), "tensorrt_rtx", trt.__version__)
         assert sidecar.mismatch(each.path, *fits, "8.9") is None
         assert sidecar.mismatch(each.path, *fits, "8.0") is not None
@@ -201,6 +204,34 @@ def test_the_builds_record_says_what_was_read_back(exported: Exported, tmp_path:
         record = json.loads((tmp_path / RECORDS / f"{each.path.stem}.json").read_text())
         assert record["flags"] == []
         assert record["layers"] == dict(each.layer_kinds)
+
+
+def test_refittable_engines_say_what_they_need(exported: Exported, tmp_path: Path) -> None:
+    options = BuildOptions(refittable=True)
+    assert options.flags() == ["refittable"]
+    config = trt.Builder(trt.Logger(trt.Logger.ERROR)).create_builder_config()
+    options.apply(trt, config)
+    assert config.get_flag(trt.BuilderFlag.REFIT_INDIVIDUAL)
+    with pytest.raises(ExportError, match="no int8 weights of it can be exchanged"):
+        build_engines(exported.bundle, tmp_path, ["sm89"], precision="int8", options=options)
+    if not probe_gpus().devices:
+        with pytest.raises(ExportError, match="built on a machine with a GPU"):
+            build_engines(exported.bundle, tmp_path, ["sm89"], options=options)
+        assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("call", ["write_bytes", "write_text"])
+def test_a_full_disk_leaves_no_engine_in_part(
+    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def full(*given: object, **named: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, call, full)
+    with pytest.raises(OutputError, match="No space left on device"):
+        build_engines(exported.bundle, tmp_path, ["sm89"], flavour="tensorrt_rtx")
+    assert not list(tmp_path.glob("*.json"))
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_options_that_tensorrt_lacks_or_drops_are_errors() -> None:

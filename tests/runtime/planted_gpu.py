@@ -14,9 +14,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
+from onnx import numpy_helper
 
 from samihs_runtime.backends import tensorrt as tensorrt_backend
 from samihs_runtime.backends import tensorrt_engines
@@ -235,9 +237,21 @@ class PlantedEngine:
 
     def __init__(self, world: PlantedTensorRT, content: bytes) -> None:
         self.world = world
-        self.session = ort.InferenceSession(content, providers=["CPUExecutionProvider"])
+        self.load(content)
         self.tensors = [*self.session.get_inputs(), *self.session.get_outputs()]
         self.num_io_tensors = len(self.tensors)
+
+    def load(self, content: bytes) -> None:
+        self.content = content
+        self.session = ort.InferenceSession(content, providers=["CPUExecutionProvider"])
+
+    @property
+    def refittable(self) -> bool:
+        return bool(self.weights())
+
+    def weights(self) -> list[str]:
+        graph = onnx.load_from_string(self.content).graph
+        return [each.name for each in graph.initializer if each.name in self.world.marked]
 
     def _named(self, name: str) -> Any:
         return next(each for each in self.tensors if each.name == name)
@@ -267,6 +281,34 @@ class PlantedEngine:
         return PlantedContext(self)
 
 
+class PlantedRefitter:
+    """Reads host memory when it refits, and no sooner."""
+
+    def __init__(self, engine: PlantedEngine, logger: object) -> None:
+        self.engine = engine
+        self.given: dict[str, tuple[type, int, int]] = {}
+
+    def get_all_weights(self) -> list[str]:
+        return self.engine.weights()
+
+    def set_named_weights(self, name: str, weights: tuple[type, int, int]) -> bool:
+        self.given[name] = weights
+        return name in self.engine.weights()
+
+    def get_missing_weights(self) -> list[str]:
+        return [name for name in self.engine.weights() if name not in self.given]
+
+    def refit_cuda_engine(self) -> bool:
+        model = onnx.load_from_string(self.engine.content)
+        for tensor in model.graph.initializer:
+            if tensor.name in self.given:
+                dtype, address, count = self.given[tensor.name]
+                array = memory(address, (count,), dtype).reshape(tuple(tensor.dims))
+                tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+        self.engine.load(model.SerializeToString())
+        return True
+
+
 class PlantedTensorRT(SimpleNamespace):
     """The module: ``Runtime`` deserialises an ONNX graph."""
 
@@ -282,6 +324,10 @@ class PlantedTensorRT(SimpleNamespace):
             TensorIOMode=SimpleNamespace(INPUT="input", OUTPUT="output"),
             ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED=2),
             nptype=lambda dtype: dtype,
+            marked=(),  # weights that engines were built to exchange
+            Refitter=PlantedRefitter,
+            Weights=lambda dtype, address, count: (dtype, address, count),
+            DataType=SimpleNamespace(FLOAT=np.float32, HALF=np.float16),
         )
 
     class Logger:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from samihs_runtime.backends.base import Decoded, Embedding
 from samihs_runtime.backends.contract import DECODER, ENCODER, GraphContract
 from samihs_runtime.backends.cuda import DeviceMemoryError
+from samihs_runtime.backends.exchange import exchanged_graph, exchanged_tensors
 from samihs_runtime.backends.probe import probe_gpus
 from samihs_runtime.bundle import Bundle
 from samihs_runtime.closing import Closing
@@ -73,8 +74,10 @@ class OnnxRuntimeBackend(Closing):
 
     def __init__(self, ort: Any, bundle: Bundle, where: str, timings: Timings) -> None:
         files = bundle.graph("onnx")
+        bundle.adapter_tensors("onnx", files.precision)  # refused now, not at the first slice
         self.description = f"onnxruntime {ort.__version__}, {where}, {files.precision}"
         self._ort = ort
+        self._bundle, self.precision = bundle, files.precision
         self._paths = {ENCODER.part: files.encoder, DECODER.part: files.decoder}
         self._low_side = bundle.manifest.mask_size
         self._timings = timings
@@ -157,12 +160,14 @@ class OnnxRuntimeBackend(Closing):
 
     def _load(self, contract: GraphContract) -> Any:
         path = self._paths[contract.part]
+        tensors = exchanged_tensors(self._bundle, "onnx", self.precision, contract.part)
         options = self._ort.SessionOptions()
         options.log_severity_level = _ERRORS_ONLY
         self._options(options)
+        graph = str(path) if tensors is None else exchanged_graph(path, tensors)
         try:
             session = self._ort.InferenceSession(
-                str(path),
+                graph,
                 sess_options=options,
                 providers=[(self._provider, dict(self._provider_options))],
             )

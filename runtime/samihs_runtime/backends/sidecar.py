@@ -20,6 +20,11 @@ from samihs_runtime.errors import BackendError
 FLAVOURS = ("tensorrt", "tensorrt_rtx")
 """Python modules, in the order in which they are preferred."""
 
+REFITTABLE = "refittable"
+"""Flag of an engine whose adapters' weights can be exchanged."""
+_OPTIONAL = {"flags", "build_seconds"}
+"""Fields that sidecars of older versions lack."""
+
 Shape = tuple[int, ...]
 
 
@@ -41,6 +46,15 @@ class EngineSidecar:
     precision: str
     profiles: tuple[Mapping[str, tuple[Shape, Shape, Shape]], ...]
     """One per optimization profile: input name -> (min, opt, max) shape."""
+    flags: tuple[str, ...] = ()
+    """Builder flags beyond a plain build, such as ``version_compatible`` and :data:`REFITTABLE`."""
+    build_seconds: float | None = None
+    """What the build took; None in sidecars of older versions."""
+
+    @property
+    def refittable(self) -> bool:
+        """Whether the weights that adapters change can be exchanged after loading."""
+        return REFITTABLE in self.flags
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -52,10 +66,11 @@ class EngineSidecar:
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
             known = {each.name for each in dataclasses.fields(cls)}
-            if not isinstance(raw, dict) or set(raw) != known:
+            if not isinstance(raw, dict) or set(raw) | _OPTIONAL != known:
                 raise ValueError(f"expected the fields {', '.join(sorted(known))}")
             raw["compute_capability"] = tuple(str(each) for each in raw["compute_capability"])
             raw["profiles"] = tuple(_profile(each) for each in raw["profiles"])
+            raw["flags"] = tuple(str(each) for each in raw.get("flags", ()))
             sidecar = cls(**raw)
             sidecar._check()
         except (OSError, ValueError, TypeError, AttributeError) as error:

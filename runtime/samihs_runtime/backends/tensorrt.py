@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,6 +25,7 @@ from samihs_runtime.backends.cuda import (
     Stream,
     open_device,
 )
+from samihs_runtime.backends.exchange import Tensors, exchanged_tensors
 from samihs_runtime.backends.probe import probe_gpus
 from samihs_runtime.backends.tensorrt_engines import EnginePair, find_engines
 from samihs_runtime.backends.tensorrt_program import Program
@@ -71,8 +72,11 @@ class TensorRTBackend(Closing):
         manifest: Manifest,
         description: str,
         timings: Timings,
+        exchanged: Mapping[str, Tensors | None] | None = None,
     ) -> None:
-        self.description = description
+        """``exchanged``: by part, another site's weights to refit its engine with."""
+        self.description, self.precision = description, pair.precision
+        self._exchanged = exchanged or {}
         self._device = device
         self._manifest = manifest
         self._trt = trt
@@ -165,6 +169,7 @@ class TensorRTBackend(Closing):
                             contract,
                             batch_limit=max(1, most // share),
                             on_device=("embedding",),
+                            exchanged=self._exchanged.get(contract.part),
                         )
             except DeviceMemoryError:
                 for program in self._programs.values():
@@ -287,4 +292,8 @@ def open_tensorrt(bundle: Bundle, timings: Timings) -> TensorRTBackend:
     description = (
         f"{pair.flavour} {trt.__version__} through {device.api.name}, {gpu.name}, {pair.precision}"
     )
-    return TensorRTBackend(trt, device, pair, bundle.manifest, description, timings)
+    exchanged = {
+        part: exchanged_tensors(bundle, "trt", pair.precision, part)
+        for part in (ENCODER.part, DECODER.part)
+    }
+    return TensorRTBackend(trt, device, pair, bundle.manifest, description, timings, exchanged)

@@ -14,7 +14,7 @@ from typing import Any
 
 from samihs_runtime.backends.sidecar import FLAVOURS, EngineSidecar
 from samihs_runtime.bundle import Bundle
-from samihs_runtime.errors import BackendError
+from samihs_runtime.errors import BackendError, BundleError
 
 PACKAGES = {"tensorrt": "samihs[tensorrt]", "tensorrt_rtx": "samihs[gpu]"}
 """What brings each flavour's module."""
@@ -39,7 +39,8 @@ def sidecars(bundle: Bundle) -> list[Path]:
 
 def mend_command(bundle: Bundle) -> str:
     """What builds the engines anew."""
-    return f"samihs-export engines {bundle.root}"
+    refit = "" if bundle.adapters is None else " --refittable"
+    return f"samihs-export engines {bundle.root}{refit}"
 
 
 def import_flavour(flavour: str) -> Any:
@@ -116,7 +117,21 @@ def refusal_of(
     # A graph of this precision, of either family: an engine is built from exactly one of them.
     source = sidecar.onnx_sha256 if sidecar.onnx_sha256 in hashes else ""
     engine = path.with_suffix(".engine")
-    return sidecar, sidecar.mismatch(engine, source, flavour, version, compute_capability)
+    mismatch = sidecar.mismatch(engine, source, flavour, version, compute_capability)
+    return sidecar, mismatch or _adapters_refused(bundle, sidecar)
+
+
+def _adapters_refused(bundle: Bundle, sidecar: EngineSidecar) -> str | None:
+    """Why the adapters asked for cannot be put into an engine; None where they can, or none are."""
+    if bundle.adapters is None:
+        return None
+    try:
+        bundle.adapter_tensors("trt", sidecar.precision)
+    except BundleError as error:
+        return str(error)
+    if not sidecar.refittable:
+        return f"built without --refittable, which adapters {bundle.adapters.name} need"
+    return None
 
 
 def _fitting(

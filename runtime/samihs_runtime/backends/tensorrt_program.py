@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 from samihs_runtime.backends.contract import GraphContract
 from samihs_runtime.backends.cuda import Device, DeviceBuffer, Graph, PinnedBuffer, Stream
+from samihs_runtime.backends.exchange import Tensors
 from samihs_runtime.backends.kernel_cache import KernelCache
+from samihs_runtime.backends.refit import refit
 from samihs_runtime.backends.sidecar import EngineSidecar, Shape
 from samihs_runtime.closing import close_all
 from samihs_runtime.errors import BackendError
@@ -42,6 +44,7 @@ class Program:
         *,
         batch_limit: int,
         on_device: tuple[str, ...],
+        exchanged: Tensors | None = None,
     ) -> None:
         """Deserialise and allocate.
 
@@ -54,9 +57,11 @@ class Program:
             contract: tensors it must have.
             batch_limit: most slices or prompts in one run, whatever the profiles allow.
             on_device: tensors that stay on the device: neither uploaded nor downloaded.
+            exchanged: another site's weights, to refit the engine with; None for its own.
 
         Raises:
-            BackendError: it does not deserialise; DeviceMemoryError where memory is short.
+            BackendError: it does not deserialise, or cannot be refitted; DeviceMemoryError where
+                memory is short.
             BundleError: its tensors are not the contract's.
         """
         self.stream = stream
@@ -68,6 +73,8 @@ class Program:
         self._uploads = [each for each in contract.inputs if each not in on_device]
         self._downloads = [each for each in contract.outputs if each not in on_device]
         self._runtime, self._engine = _deserialise(trt, engine)
+        if exchanged is not None:
+            refit(trt, self._engine, exchanged, engine)
         contract.check(*_tensors(trt, self._engine), str(engine))
         self._kernels = KernelCache(trt, self._engine, engine, sidecar.engine_sha256)
         self.buffers: dict[str, DeviceBuffer] = {}

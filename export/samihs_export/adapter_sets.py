@@ -1,0 +1,235 @@
+"""Another site's adapters, added to a bundle: merged, proven, and only then written.
+
+What is stored are the tensors that differ, per float graph pair (8-bit graphs would need ranges
+of their own). The gates are those of the bundle's own export, held by the bundle's own graphs with
+these tensors in place, put there as the runtime does it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import onnx
+from torch import Tensor
+
+from samihs_export.cases import phantom_cases, save_reference
+from samihs_export.families import attention_form, float_precision, upscaling_form
+from samihs_export.graphs import DecoderGraph, EncoderGraph
+from samihs_export.merge import MergeReport, merge
+from samihs_export.parity import ParityResult
+from samihs_export.pipeline import BundleMetadata, ExportOptions
+from samihs_export.precision import COMPUTE_TYPES, to_precision
+from samihs_export.proof import Proof
+from samihs_export.refit import refittable
+from samihs_export.verify import REFERENCE
+from samihs_runtime.backends.exchange import exchanged_graph
+from samihs_runtime.bundle import ADAPTERS, AdapterSet, Bundle, GraphEntry, Manifest, add_files
+from samihs_runtime.errors import BundleError, ExportError, OutputError
+from samihs_runtime.manifest import AdapterTensors, check_set_name
+from samihs_runtime.tensor_file import read_tensors
+from samihs_training.model import SamihsModel
+from samihs_training.tensorfile import write_safetensors
+
+_EXCHANGED_SITES = ("attn", "mlp", "attn.qkv", "mlp.lin1")
+"""Places of merged layers whose tensors a set holds."""
+
+
+def add_adapters(
+    bundle: Bundle,
+    model: SamihsModel,
+    about: BundleMetadata,
+    *,
+    replace: bool = False,
+    options: ExportOptions | None = None,
+    progress: Callable[[str], None] = lambda step: None,
+) -> Bundle:
+    """Merge a site's adapters, prove them in the bundle's graphs, and add them as a set.
+
+    Args:
+        bundle: an opened bundle; its graphs, engines and own adapters stay as they are.
+        model: the site's, adapters in place, over the bundle's base.
+        about: name, window, training data and threshold of the set; ``provenance`` holds
+            ``base_sha256``.
+        replace: whether a set of that name gives way.
+        options: numbers of slices for the gates and for ``verify``; the rest is the bundle's.
+        progress: told what begins, in words.
+
+    Raises:
+        ExportError: another base or preset, a name in use, or a method that changes more layers
+            than a set holds.
+        ParityError: a gate failed. In every case the bundle is as it was.
+        OutputError: the bundle cannot be written.
+    """
+    options = options or ExportOptions()
+    _check(bundle, model, about, replace)
+    progress("merging adapters")
+    merged, report = merge(model)
+    _check_method(report)
+    manifest = bundle.manifest
+    cases = phantom_cases(
+        options.parity_slices,
+        slice_size=manifest.slice_size,
+        mask_size=manifest.mask_size,
+        window=about.window,
+    )
+    progress("asking torch, adapted and merged")
+    proof = Proof.of(model, cases, trained=bool(manifest.parity.get("masks_judged", True)))
+    results = [proof.prove_merge(merged)]
+    folder = f"{ADAPTERS}/{about.name}/{bundle.id[:8]}"
+    files: dict[str, Path] = {}
+    try:
+        with tempfile.TemporaryDirectory(prefix="samihs-adapters-") as name:
+            scratch = Path(name)
+            for entry in _float_graphs(manifest):
+                progress(f"proving {entry.family} {entry.precision}")
+                path = scratch / _file_name(entry)
+                write_safetensors(path, _tensors(bundle, entry, merged), {"adapters": about.name})
+                results.append(_prove(bundle, entry, path, proof, merged))
+                files[f"{folder}/{path.name}"] = path
+            progress("writing the set")
+            files[f"{folder}/{REFERENCE}"] = scratch / REFERENCE
+            kept = slice(options.reference_slices)
+            save_reference(scratch / REFERENCE, cases[kept], proof.reference[kept])
+            made = _described(manifest, about, folder, report, proof, results)
+            return _written(bundle, made, files)
+    except OSError as error:
+        raise OutputError(f"the adapters could not be written: {error}") from error
+
+
+def _described(
+    manifest: Manifest,
+    about: BundleMetadata,
+    folder: str,
+    report: MergeReport,
+    proof: Proof,
+    results: Sequence[ParityResult],
+) -> AdapterSet:
+    """The set as the manifest lists it."""
+    return AdapterSet(
+        name=about.name,
+        base_sha256=str(about.provenance["base_sha256"]),
+        training_data=about.training_data,
+        window=about.window,
+        score_threshold=about.score_threshold,
+        tensors=tuple(
+            AdapterTensors(entry.family, entry.precision, f"{folder}/{_file_name(entry)}")
+            for entry in _float_graphs(manifest)
+        ),
+        reference=f"{folder}/{REFERENCE}",
+        merge=report.summary(),
+        parity={
+            "masks_judged": proof.own is None,
+            **({"float32_own_error": asdict(proof.own)} if proof.own else {}),
+            "results": [result.summary() for result in results],
+        },
+        accuracy=dict(about.accuracy),
+        provenance=dict(about.provenance),
+    )
+
+
+def _file_name(entry: GraphEntry) -> str:
+    return f"{entry.family}.{entry.precision}.safetensors"
+
+
+def _check(bundle: Bundle, model: SamihsModel, about: BundleMetadata, replace: bool) -> None:
+    manifest, config = bundle.manifest, model.config
+    check_set_name(about.name)
+    if not replace and about.name in [each.name for each in manifest.adapter_sets]:
+        raise ExportError(
+            f"bundle {bundle.root} has adapters {about.name} already: give another --name, or "
+            "--replace"
+        )
+    base, given = manifest.provenance.get("base_sha256"), about.provenance["base_sha256"]
+    if base != given:
+        raise ExportError(
+            f"bundle {bundle.root} was made on a base with sha256 {str(base)[:12]}, the adapters "
+            f"on {str(given)[:12]}: sets share the bundle's base"
+        )
+    ours = (manifest.preset, manifest.image_size, manifest.grid, manifest.mask_size)
+    theirs = (config.name, config.image_size, config.grid, config.mask_size)
+    if ours != theirs:
+        raise ExportError(
+            f"bundle {bundle.root} holds {ours[0]} at {ours[1]} pixels, the adapters are for "
+            f"{theirs[0]} at {theirs[1]}: train them with the bundle's frame"
+        )
+
+
+def _check_method(report: MergeReport) -> None:
+    other = [f"{e.block}.{e.site}" for e in report.layers if e.site not in _EXCHANGED_SITES]
+    other += report.kept
+    if other:
+        raise ExportError(
+            f"the adapters change {', '.join(other[:3])}: a set holds attention.qkv, mlp.lin1 and "
+            "the decoder only; export a bundle of its own"
+        )
+
+
+def _float_graphs(manifest: Manifest) -> Iterator[GraphEntry]:
+    for entry in manifest.graphs:
+        if entry.precision in COMPUTE_TYPES:
+            yield entry
+
+
+def _tensors(bundle: Bundle, entry: GraphEntry, merged: SamihsModel) -> dict[str, Tensor]:
+    """The merged model's values of what is refittable in one graph pair of the bundle."""
+    kind = float_precision(entry.family, entry.precision)  # type: ignore[arg-type]
+    form = attention_form(entry.family, entry.precision)  # type: ignore[arg-type]
+    encoder = to_precision(EncoderGraph(merged, form), kind)
+    upscaling = upscaling_form(kind)
+    decoder = to_precision(DecoderGraph(merged, bundle.manifest.slice_size, upscaling), kind)
+    tensors: dict[str, Tensor] = {}
+    for part, graph in (("encoder", encoder), ("decoder", decoder)):
+        path = bundle.root / getattr(entry, part)
+        names = refittable(onnx.load(path, load_external_data=False).graph)
+        state = graph.state_dict()
+        wanted = [name for name, _ in graph.named_parameters()] if part == "decoder" else []
+        missing = sorted({*names} - state.keys() | {*wanted} - {*names})
+        if missing or not names:
+            raise ExportError(
+                f"{path}: {', '.join(missing[:3]) or 'its weights'} cannot be exchanged by name: "
+                "export the bundle again"
+            )
+        tensors |= {f"{part}/{name}": state[name] for name in names}
+    return tensors
+
+
+def _prove(
+    bundle: Bundle, entry: GraphEntry, path: Path, proof: Proof, merged: SamihsModel
+) -> ParityResult:
+    """The gates, on the bundle's graphs with the set's tensors in place."""
+    tensors = read_tensors(path)
+    with tempfile.TemporaryDirectory(prefix="samihs-exchanged-") as folder:
+        for part in ("encoder", "decoder"):
+            name, start = getattr(entry, part), f"{part}/"
+            own = {k.removeprefix(start): t for k, t in tensors.items() if k.startswith(start)}
+            out = Path(folder) / name
+            out.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                out.write_bytes(exchanged_graph(bundle.root / name, own))
+            except BundleError as error:
+                raise ExportError(str(error)) from error
+        return proof.prove_graph(Path(folder), entry, merged)
+
+
+def _written(bundle: Bundle, made: AdapterSet, files: Mapping[str, Path]) -> Bundle:
+    """Commit the set; the files of one it replaces go last, when nothing names them any more."""
+    manifest = bundle.manifest
+    old = [each for each in manifest.adapter_sets if each.name == made.name]
+    kept = [each for each in manifest.adapter_sets if each.name != made.name]
+    gone = {name for each in old for name in each.files}
+    listed = dataclasses.replace(
+        manifest,
+        adapter_sets=(*kept, made),
+        files={name: entry for name, entry in manifest.files.items() if name not in gone},
+    )
+    written = add_files(bundle, files, listed)
+    for name in gone:
+        with contextlib.suppress(OSError):
+            (bundle.root / name).unlink()
+            (bundle.root / name).parent.rmdir()
+    return written

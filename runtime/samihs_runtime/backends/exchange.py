@@ -1,0 +1,107 @@
+"""Another site's tensors in the place of a graph's own, before anything is loaded.
+
+Both have the same names, types and shapes, so that in an ONNX file only the bytes of some weights
+change: they are written over, in memory. ONNX Runtime's ``add_initializer`` would come too late:
+it folds constants first, from the file's own values (seen on an fp16 graph with 1.32).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from samihs_runtime.bundle import Bundle
+from samihs_runtime.errors import BundleError
+from samihs_runtime.tensor_file import RawTensor, read_tensors
+
+Tensors = Mapping[str, RawTensor]
+"""Initializer name -> tensor."""
+
+# Field numbers of onnx.proto3.
+_MODEL_GRAPH, _GRAPH_INITIALIZER = 7, 5
+_TENSOR_TYPE, _TENSOR_NAME, _TENSOR_RAW = 2, 8, 9
+_TYPES = {"F32": 1, "F16": 10, "BF16": 16}
+"""``TensorProto.DataType`` of each safetensors type."""
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+
+Span = tuple[int, int]
+
+
+def exchanged_tensors(bundle: Bundle, family: str, precision: str, part: str) -> Tensors | None:
+    """What the adapters asked for exchange in one graph; None for the bundle's own.
+
+    Raises:
+        BundleError: they have no tensors for that family and precision.
+    """
+    path = bundle.adapter_tensors(family, precision)
+    if path is None:
+        return None
+    tensors, prefix = read_tensors(path), f"{part}/"
+    return {n.removeprefix(prefix): each for n, each in tensors.items() if n.startswith(prefix)}
+
+
+def exchanged_graph(path: Path, tensors: Tensors) -> bytes:
+    """An ONNX file's content with the bytes of these initializers replaced.
+
+    Raises:
+        BundleError: the graph holds no such initializer, or one of another type or size; or it
+            keeps its weights in a file beside it.
+    """
+    content = bytearray(path.read_bytes())
+    places = dict(_initializers(memoryview(content)))
+    for name, tensor in tensors.items():
+        if name not in places:
+            raise _misfit(path, name, "is not stored in the graph")
+        kind, (start, stop) = places[name]
+        if kind != _TYPES[tensor.dtype] or stop - start != len(tensor.data):
+            raise _misfit(path, name, f"is no {tensor.dtype} of {len(tensor.data)} bytes")
+        content[start:stop] = tensor.data
+    return bytes(content)
+
+
+def _misfit(path: Path, name: str, fault: str) -> BundleError:
+    return BundleError(f"{path}: {name} {fault}: add the adapters to the bundle again")
+
+
+def _initializers(model: memoryview) -> Iterator[tuple[str, tuple[int, Span]]]:
+    """(name, (type, where its bytes lie)) of each initializer that lies in the file."""
+    for number, graph in _fields(model, (0, len(model))):
+        if number != _MODEL_GRAPH or isinstance(graph, int):
+            continue
+        for inner, tensor in _fields(model, graph):
+            if inner != _GRAPH_INITIALIZER or isinstance(tensor, int):
+                continue
+            found = dict(_fields(model, tensor))
+            name, kind, raw = (found.get(n) for n in (_TENSOR_NAME, _TENSOR_TYPE, _TENSOR_RAW))
+            if isinstance(name, tuple) and isinstance(kind, int) and isinstance(raw, tuple):
+                yield bytes(model[slice(*name)]).decode(), (kind, raw)
+
+
+def _fields(message: memoryview, span: Span) -> Iterator[tuple[int, int | Span]]:
+    """Field number and value, or where the value lies, of one protobuf message."""
+    place, end = span
+    while place < end:
+        key, place = _varint(message, place)
+        kind = key & 7
+        if kind == _VARINT:
+            value, place = _varint(message, place)
+            yield key >> 3, value
+            continue
+        if kind == _BYTES:
+            length, place = _varint(message, place)
+        elif kind in (_FIXED64, _FIXED32):
+            length = 8 if kind == _FIXED64 else 4
+        else:
+            raise BundleError("an ONNX graph is no valid protobuf: export the bundle again")
+        yield key >> 3, (place, place + length)
+        place += length
+
+
+def _varint(message: memoryview, place: int) -> tuple[int, int]:
+    value, shift = 0, 0
+    while True:
+        byte = message[place]
+        value |= (byte & 0x7F) << shift
+        place, shift = place + 1, shift + 7
+        if byte < 0x80:
+            return value, place

@@ -1,0 +1,189 @@
+"""``samihs-export add-adapters``: another site in the session's bundle, or the bundle as it was."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from samihs_export import adapter_sets, cli
+from samihs_export.graphs import DecoderGraph
+from samihs_export.merge import MergeReport, merge
+from samihs_export.onnx import export_decoder
+from samihs_export.refit import refittable, replace_tensors
+from samihs_runtime.backends.exchange import exchanged_graph
+from samihs_runtime.bundle import Bundle
+from samihs_runtime.segmentation import Prompt
+from samihs_runtime.segmenter import Segmenter
+from samihs_runtime.tensor_file import read_tensors
+from samihs_training.adapters import pr_adapters
+from samihs_training.checkpoint import save_adapters
+from samihs_training.model import SamihsModel
+
+from .conftest import (
+    ABOUT,
+    OPTIONS,
+    PR,
+    SLICE,
+    TINY,
+    TINY_PYRAMID,
+    Checkpoints,
+    Exported,
+    adapted_model,
+)
+from .test_cli import refused, run
+
+FEW = dataclasses.replace(OPTIONS, parity_slices=2, reference_slices=1)
+TYPES = {"F32": np.float32, "F16": np.float16}
+
+
+@pytest.fixture(scope="module")
+def site(checkpoints: Checkpoints, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of the session's base, trained elsewhere: other adapters, another decoder."""
+    path = tmp_path_factory.mktemp("site") / "north.safetensors"
+    model = adapted_model(PR)
+    torch.manual_seed(11)
+    for _, _, adapter in pr_adapters(model.sam):
+        nn.init.normal_(adapter.scale, std=0.5)
+        nn.init.normal_(adapter.bias, std=0.3)
+    with torch.no_grad():
+        for part in (model.sam.mask_decoder, model.sam.prompt_encoder):
+            for parameter in part.parameters():
+                parameter += torch.randn_like(parameter) * 0.05
+    about = {**ABOUT, "training_data": "a hospital in the north", "window": [0, 90]}
+    save_adapters(path, model.sam, PR, checkpoints.base, about)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def few_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adapter_sets, "ExportOptions", lambda: FEW)
+
+
+@pytest.fixture
+def bundle(exported: Exported, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(exported.bundle.root, tmp_path / "bundle"))
+
+
+def add(bundle: Path, checkpoint: Path, base: Path, *more: object) -> object:
+    paths = ("--checkpoint", checkpoint, "--base", base)
+    return run("add-adapters", bundle, *paths, *(more or ("--name", "north")))
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    found = sorted(each for each in root.rglob("*") if each.is_file())
+    return {each.relative_to(root).as_posix(): each.read_bytes() for each in found}
+
+
+def test_a_site_is_added_verified_replaced(
+    bundle: Path, site: Path, checkpoints: Checkpoints, exported: Exported, tmp_path: Path
+) -> None:
+    before = contents(bundle)
+    result = add(bundle, site, checkpoints.base)
+    assert result.exit_code == 0, result.output
+    opened = Bundle.open(bundle)
+    (made,) = opened.manifest.adapter_sets
+    assert made.training_data == "a hospital in the north"
+    assert (made.window.low, made.window.high) == (0, 90)
+    assert made.base_sha256 == exported.bundle.manifest.provenance["base_sha256"]
+    assert [(e.family, e.precision) for e in made.tensors] == [("onnx", "fp32"), ("trt", "fp16")]
+    assert [each["name"].split()[0] for each in made.parity["results"]] == ["merged", "onnx", "trt"]
+    after = contents(bundle)
+    assert {name for name in before if after[name] != before[name]} == {"manifest.json"}
+    # The same bytes that onnx itself writes in their place.
+    tensors = read_tensors(bundle / made.tensors[0].path)
+    for part in ("encoder", "decoder"):
+        source = bundle / "onnx" / f"{part}.onnx"
+        own = {k.partition("/")[2]: t for k, t in tensors.items() if k.startswith(part)}
+        arrays = {n: np.frombuffer(t.data, TYPES[t.dtype]).reshape(t.shape) for n, t in own.items()}
+        replace_tensors(source, arrays, tmp_path / "replaced.onnx")
+        assert onnx.load_from_string(exchanged_graph(source, own)) == onnx.load(
+            tmp_path / "replaced.onnx"
+        )
+    hu = np.random.default_rng(0).normal(40, 30, (SLICE, SLICE)).astype(np.float32)
+    answers = []
+    for name in (None, "north"):
+        with Segmenter.from_bundle(bundle, "cpu", adapters=name) as segmenter:
+            prompt = Prompt(points=((40, 40),), labels=(1,))
+            answers.append(segmenter.predict(segmenter.encode(hu), prompt).logits)
+    assert np.abs(answers[0] - answers[1]).max() > 1e-3
+    verified = run("verify", bundle, "--backend", "cpu")
+    assert verified.exit_code == 0, verified.output
+    assert "north" in verified.output
+    refused(add(bundle, site, checkpoints.base), "has adapters north already", "--replace")
+    result = add(bundle, checkpoints.adapters, checkpoints.base, "--name", "north", "--replace")
+    assert result.exit_code == 0, result.output
+    (again,) = Bundle.open(bundle).manifest.adapter_sets
+    assert again.training_data == ABOUT["training_data"]
+    assert not [name for name in made.files if (bundle / name).exists()]
+
+
+def test_what_does_not_fit_leaves_the_bundle(
+    bundle: Path, site: Path, checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = contents(bundle)
+    refused(add(bundle, site, checkpoints.other_base), "sha256", "give the base")
+    elsewhere = site.with_name("elsewhere.safetensors")
+    save_adapters(elsewhere, adapted_model(PR).sam, PR, checkpoints.other_base, ABOUT)
+    refused(add(bundle, elsewhere, checkpoints.other_base), "sets share the bundle's base")
+    refused(add(bundle, bundle / "parity.json", checkpoints.base), "no readable safetensors")
+    refused(add(bundle, site, checkpoints.base, "--name", "a/b"), "adapter set name 'a/b'")
+    refused(add(bundle / "onnx", site, checkpoints.base), "is no bundle")
+
+    def full(*given: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copyfile", full)
+        refused(add(bundle, site, checkpoints.base), "No space left on device")
+    assert contents(bundle) == before
+
+
+def test_a_dropped_bias_fails_the_gate(
+    bundle: Path, site: Path, checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a refitter that takes GEMM biases for zero would do."""
+    original = adapter_sets._tensors
+
+    def dropped(*given: object) -> dict[str, torch.Tensor]:
+        tensors = original(*given)
+        name = "encoder/blocks.1.mlp.lin1.bias"
+        return {**tensors, name: torch.zeros_like(tensors[name])}
+
+    before = contents(bundle)
+    monkeypatch.setattr(adapter_sets, "_tensors", dropped)
+    words = "between blocks.1.mlp.lin1 and blocks.1.mlp.lin2"
+    refused(add(bundle, site, checkpoints.base), "onnx fp32 in ONNX Runtime", words)
+    assert contents(bundle) == before
+
+
+def test_a_method_that_changes_more_is_refused(
+    bundle: Path, site: Path, checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kept(model: SamihsModel) -> tuple[SamihsModel, MergeReport]:
+        merged, report = merge(model)
+        return merged, dataclasses.replace(report, kept=("blocks.0.bottleneck",))
+
+    monkeypatch.setattr(adapter_sets, "merge", kept)
+    refused(add(bundle, site, checkpoints.base), "blocks.0.bottleneck", "a bundle of its own")
+
+
+@pytest.mark.parametrize("config", [TINY, TINY_PYRAMID])
+def test_every_trained_tensor_of_the_decoder_can_be_exchanged(
+    config: object, tmp_path: Path
+) -> None:
+    graph = DecoderGraph(merge(adapted_model(PR, config=config))[0], SLICE)  # type: ignore[arg-type]
+    export_decoder(graph, config, tmp_path / "decoder.onnx")  # type: ignore[arg-type]
+    names = refittable(onnx.load(tmp_path / "decoder.onnx").graph)
+    assert sorted(names) == sorted(name for name, _ in graph.named_parameters())
+
+
+def test_the_command_is_listed() -> None:
+    assert "add-adapters" in cli.main.commands

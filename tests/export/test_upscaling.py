@@ -1,0 +1,133 @@
+"""A transposed convolution of 2 x 2 and stride 2 is a product and a rearrangement, exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from samihs_export.graphs import DecoderGraph
+from samihs_export.layers import inputs_of_onnx
+from samihs_export.merge import merge
+from samihs_export.onnx import export_decoder
+from samihs_export.precision import to_precision
+from samihs_export.typed import check_types
+from samihs_export.upscaling import BlockUpscaling, UpscalingForm, set_upscaling
+
+from .conftest import PR, SLICE, TINY, TINY_PYRAMID, adapted_model
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@torch.no_grad()
+def test_the_product_is_the_transposed_convolution(bias: bool) -> None:
+    torch.manual_seed(0)
+    conv = nn.ConvTranspose2d(24, 10, 2, stride=2, bias=bias)
+    x = torch.randn(3, 24, 5, 7)
+    # Sums of 24 products in float32, in another order: some units in the last place.
+    torch.testing.assert_close(BlockUpscaling(conv)(x), conv(x), atol=2e-6, rtol=0)
+    torch.testing.assert_close(
+        BlockUpscaling(conv.double())(x.double()), conv(x.double()), atol=1e-14, rtol=0
+    )
+
+
+def test_other_transposed_convolutions_stay() -> None:
+    layers = nn.Sequential(
+        nn.ConvTranspose2d(4, 4, 3, stride=2),
+        nn.ConvTranspose2d(4, 4, 2, stride=2, groups=2),
+        nn.ConvTranspose2d(4, 4, 2, stride=2, padding=1),
+        nn.ConvTranspose2d(4, 4, 2, stride=2),
+    )
+    set_upscaling(layers, "product")
+    assert [type(each).__name__ for each in layers] == 3 * ["ConvTranspose2d"] + ["BlockUpscaling"]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[UpscalingForm, str], Path]:
+    merged = merge(adapted_model(PR))[0]
+
+    def write(form: UpscalingForm, precision: str) -> Path:
+        path = tmp_path_factory.mktemp(f"{form}-{precision}") / "decoder.onnx"
+        graph = to_precision(DecoderGraph(merged, SLICE, form), precision)  # type: ignore[arg-type]
+        export_decoder(graph, TINY, path)
+        return path
+
+    return write
+
+
+def prompt() -> dict[str, Any]:
+    random = np.random.default_rng(0)
+    side = TINY.mask_size
+    return {
+        "embedding": random.standard_normal((1, 32, 8, 8)).astype(np.float32),
+        "points": np.float32([[[30, 40], [0, 0]]]),
+        "labels": np.int32([[1, -1]]),
+        "prior": np.zeros((1, 1, side, side), np.float32),
+        "has_prior": np.zeros(1, np.float32),
+    }
+
+
+def test_decoders_of_both_forms_answer_alike(
+    written: Callable[[UpscalingForm, str], Path],
+) -> None:
+    answers = []
+    for form in ("transposed", "product"):
+        path = written(form, "fp32")
+        kinds = [node.op_type for node in onnx.load(path).graph.node]
+        found = (kinds.count("ConvTranspose"), kinds.count("DepthToSpace"))
+        assert found == ((2, 0) if form == "transposed" else (0, 2))
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        answers.append(session.run(["logits"], prompt())[0])
+    np.testing.assert_allclose(answers[1], answers[0], atol=1e-5 * np.abs(answers[0]).max())
+    # Faults are located by what a layer is given, which is not its weight.
+    assert inputs_of_onnx(path, prompt())["cells.upscaling.0"].size == 32 * 8 * 8
+
+
+@torch.no_grad()
+def test_a_pyramids_decoder_too() -> None:
+    merged = merge(adapted_model(PR, config=TINY_PYRAMID))[0]
+    side, channels = TINY_PYRAMID.mask_size, TINY_PYRAMID.embedding_channels
+    given = (
+        torch.randn(2, channels, TINY_PYRAMID.grid, TINY_PYRAMID.grid),
+        torch.tensor([[[30.0, 40.0], [0.0, 0.0]]]).expand(2, -1, -1),
+        torch.tensor([[1, -1]], dtype=torch.int32).expand(2, -1),
+        torch.zeros(2, 1, side, side),
+        torch.zeros(2),
+    )
+    ours, theirs = (
+        DecoderGraph(merged, SLICE, form).eval()(*given)[0] for form in ("product", "transposed")
+    )
+    torch.testing.assert_close(ours, theirs, atol=1e-5 * float(theirs.abs().max()), rtol=0)
+
+
+def test_tensorrt_rtx_builds_bf16_decoders(
+    written: Callable[[UpscalingForm, str], Path],
+) -> None:
+    """A transposed convolution in bfloat16 it refuses, for a tiny decoder on SM80 as for ViT-B."""
+    trt = pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx-cu13 (samihs[export])")
+    path = written("product", "bf16")
+    check_types(path, "bf16")
+    assert built(trt, path)
+    assert not built(trt, written("transposed", "bf16"))
+
+
+def built(trt: Any, path: Path) -> bool:
+    log = trt.Logger(trt.Logger.INTERNAL_ERROR)
+    builder = trt.Builder(log)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, log)
+    assert parser.parse_from_file(str(path))
+    config = builder.create_builder_config()
+    config.num_compute_capabilities = 1
+    config.set_compute_capability(trt.ComputeCapability.SM80, 0)
+    profile = builder.create_optimization_profile()
+    for name, array in prompt().items():
+        profile.set_shape(name, array.shape, array.shape, array.shape)
+    config.add_optimization_profile(profile)
+    return builder.build_serialized_network(network, config) is not None
