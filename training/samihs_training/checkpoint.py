@@ -61,11 +61,11 @@ class LoadedAdapters:
         Raises:
             CheckpointError: the checkpoint says nothing of it, or nothing that makes sense.
         """
-        raw = self.description.get("window")
+        raw: Any = self.description.get("window")
         try:
             if isinstance(raw, Mapping):
                 return WindowRule(str(raw["rule"]), float(raw["low"]), float(raw["high"]))
-            low, high = raw or ()
+            low, high = raw
             return WindowRule("fixed", float(low), float(high))
         except (KeyError, TypeError, ValueError, BundleError) as error:
             raise CheckpointError(

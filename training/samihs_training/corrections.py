@@ -89,8 +89,8 @@ def next_click(prompt: Prompt, answer: Mask, truth: Mask) -> Prompt:
 
     Masks are [rows, columns] of the slice.
     """
-    maps = (torch.from_numpy(np.ascontiguousarray(each))[None] for each in (answer, truth))
-    found = corrections(*maps, deepest_pixel)
+    given, wanted = (torch.from_numpy(np.ascontiguousarray(each)) for each in (answer, truth))
+    found = corrections(given[None], wanted[None], deepest_pixel)
     if not found.needed.item():
         return prompt
     x, y = found.cells[0].tolist()

@@ -95,7 +95,7 @@ class PatientSlices:
         window = window_of(hu, drawing.window)
         if varied and drawing.window.rule == "fixed":
             window = varied.window(window, rng)
-        frame = SliceFrame(*hu.shape, self.size)
+        frame = SliceFrame(hu.shape[0], hu.shape[1], self.size)
         hu, mask = frame.slice_to_model(hu), framed_mask(frame, mask)
         found = [mask] if self.wanted == "slice" and mask.any() else _lesions(mask)
         asked = [_asked(hu, mask, found, drawing, rng) for _ in range(drawing.prompts)]
