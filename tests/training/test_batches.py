@@ -78,7 +78,7 @@ def test_every_prompt_makes_a_batch(cache: SliceCache, name: str, labels: list[i
     batch = batches(cache, drawing)[0]
     assert batch.labels.tolist() == [labels] * 16
     assert batch.points.shape == (16, len(labels), 2)
-    empty = ~batch.masks.flatten(1).any(1)
+    empty = ~batch.masks.bool().flatten(1).any(1)
     assert empty.any()
     assert not empty.all()
     for points, kinds, mask in zip(batch.points, batch.labels, batch.masks, strict=True):
@@ -94,7 +94,7 @@ def test_the_share_of_negatives(cache: SliceCache, share: float) -> None:
     assert any(bleeding)
     data = batches(cache, drawing)
     for place in (0, 1):
-        masks = data[0].masks[4 * place : 4 * place + 4].flatten(1).any(1)
+        masks = data[0].masks[4 * place : 4 * place + 4].bool().flatten(1).any(1)
         wanted = share == 0 and bleeding[data.slice_at(place)]
         assert masks.tolist() == [wanted] * 4
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +108,7 @@ def test_a_run_trains_on_some_patients_and_is_judged_on_the_others(
     assert not (here / "scores").exists()
     right = CliRunner().invoke(evaluate, [*asked, "--fold", "1", "--clicks", "2"])
     assert right.exit_code == 0, right.output
+    assert right.stderr == ""
     with (here / "scores" / "patients.csv").open() as file:
         assert {row["patient"] for row in csv.DictReader(file)} == kept_back
 
@@ -143,10 +145,13 @@ def nothing(here: Path) -> None:
     ],
 )
 def test_bad_data_is_named_in_one_line_and_nothing_is_left(
-    here: Path, monkeypatch: pytest.MonkeyPatch, harm: object, options: list[str], words: str
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    harm: Callable[[Path], None],
+    options: list[str],
+    words: str,
 ) -> None:
     monkeypatch.chdir(here)
-    assert callable(harm)
     harm(here)
     before = sorted(here.iterdir())
     failed = fit(here, *options)

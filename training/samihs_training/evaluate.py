@@ -19,7 +19,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from samihs_runtime.errors import OutputError, UsageError, one_line_errors
-from samihs_training.data.folds import Folds, held_out, read_folds
+from samihs_training.data.folds import held_out, read_folds
 from samihs_training.data.phantom import BleedType
 from samihs_training.data.studies import ClickRule, StudyCase, StudySpec, is_bleed, study_cases
 from samihs_training.data.volumes import LAYOUTS, CaseFiles, Layout, find_cases
@@ -283,27 +283,33 @@ def _cases(
 ) -> list[CaseFiles]:
     """All cases of the data set, or those that a fold holds out."""
     cases = find_cases(data, layout)
+    trained = _trained_on(checkpoint)
     if folds is None and fold is None:
+        if trained:
+            click.echo(
+                f"note: {checkpoint} was trained on {trained['cases']} cases of a data set; of "
+                "those the numbers say nothing: --folds and --fold leave them out",
+                err=True,
+            )
         return cases
     if folds is None or fold is None:
         raise UsageError("give --folds and --fold together: which file, and which fold of it")
     read = read_folds(folds)
     chosen = held_out(read, fold, [case.name for case in cases], folds)
-    if checkpoint is not None:
-        _check_unseen(checkpoint, read, fold)
-    return [case for case in cases if case.name in chosen]
-
-
-def _check_unseen(checkpoint: Path, folds: Folds, fold: int) -> None:
-    """Refuse patients that the checkpoint was trained on, where it was trained by these folds."""
-    if not checkpoint.is_file():
-        return  # said when it is loaded
-    trained = read_safetensors(checkpoint)[1].get("data", {})
-    if trained.get("folds_sha256") == folds.sha256 and trained["fold"] != fold:
+    if trained.get("folds_sha256") == read.sha256 and trained["fold"] != fold:
         raise UsageError(
             f"--fold {fold}: {checkpoint} was trained on these patients; by these folds it held "
             f"out fold {trained['fold']}"
         )
+    return [case for case in cases if case.name in chosen]
+
+
+def _trained_on(checkpoint: Path | None) -> dict[str, Any]:
+    """What a checkpoint says of the data set it was trained on; nothing where it was phantoms."""
+    if checkpoint is None or not checkpoint.is_file():
+        return {}  # that it is missing is said when it is loaded
+    told: dict[str, Any] = read_safetensors(checkpoint)[1].get("data", {})
+    return told
 
 
 def _evaluate_data(
