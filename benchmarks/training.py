@@ -30,11 +30,12 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from samihs_runtime.segmentation import FOREGROUND, NOT_A_POINT
 from samihs_training.activations import checkpoint_blocks
 from samihs_training.config import Recipe, StageConfig
 from samihs_training.data.slices import Batch
 from samihs_training.frames import Frame
-from samihs_training.losses import BoundarySensitiveLoss, score_loss
+from samihs_training.losses import score_loss
 from samihs_training.methods import ParameterRefactoring, apply_method
 from samihs_training.model import SamihsModel
 from samihs_training.objective import Objective, low_resolution
@@ -104,18 +105,16 @@ def plain_loss(model: SamihsModel, batch: Batch, recipe: Recipe) -> Tensor:
     sam, config = model.sam, model.config
     prompts = len(batch.points) // len(batch.hu)
     target = low_resolution(batch.masks, config.mask_size)
-    window = torch.tensor([WINDOW]).expand(len(batch.hu), 2)
     answers = []
     with torch.autocast("cpu", torch.bfloat16, enabled=recipe.amp):
-        embeddings = model.encode(batch.hu, window)
+        embeddings = model.encode(batch.hu, batch.window)
         for image, embedding in enumerate(embeddings):
-            clicks = batch.points[image * prompts : (image + 1) * prompts]
+            mine = slice(image * prompts, (image + 1) * prompts)
             if config.pyramid_width:  # no module of SAM's own gives its finer mask
-                pads = torch.zeros_like(clicks)
-                labels = torch.tensor([[1, -1]]).expand(prompts, 2)
-                both = torch.cat([clicks, pads], 1)
-                answers.append(model.decode(embedding[None], both, labels, slice_size=SIZE))
+                prompt = batch.points[mine], batch.labels[mine]
+                answers.append(model.decode(embedding[None], *prompt, slice_size=SIZE))
                 continue
+            clicks = batch.points[mine, :1]
             points = clicks * (config.image_size / SIZE)
             sparse, dense = sam.prompt_encoder(
                 points=(points, torch.ones(points.shape[:2])), boxes=None, masks=None
@@ -131,8 +130,7 @@ def plain_loss(model: SamihsModel, batch: Batch, recipe: Recipe) -> Tensor:
             )
     logits = torch.cat([mask for mask, _ in answers]).float()
     score = torch.cat([score.flatten() for _, score in answers]).float()
-    loss = BoundarySensitiveLoss(reduction=recipe.loss_reduction)(logits, target)
-    return loss + score_loss(score, logits, target)
+    return recipe.make_loss()(logits, target) + score_loss(score, logits, target)
 
 
 def _batch(slices: int, prompts: int) -> Batch:
@@ -143,7 +141,10 @@ def _batch(slices: int, prompts: int) -> Batch:
     rows, columns = torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing="ij")
     centre_x, centre_y = points[:, 0, 0, None, None], points[:, 0, 1, None, None]
     masks = (columns - centre_x) ** 2 + (rows - centre_y) ** 2 < 30**2
-    return Batch(hu, points, masks[:, None].to(torch.uint8))
+    window = torch.tensor([WINDOW]).expand(slices, 2)
+    pads = torch.zeros_like(points)
+    labels = torch.tensor([[FOREGROUND, NOT_A_POINT]]).expand(len(points), 2)
+    return Batch(hu, window, torch.cat([points, pads], 1), labels, masks[:, None].to(torch.uint8))
 
 
 def _print(samples: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -> None:

@@ -24,7 +24,6 @@ from .test_data_sets import bcihm, save
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # MONAI 1.6's own calls
-    pytest.mark.filterwarnings("ignore::FutureWarning:monai"),
 ]
 
 
@@ -38,6 +37,7 @@ class Oracle:
 
     def __init__(self, cases: list[CaseFiles], shift: int = 0) -> None:
         self.asked: list[Prompt] = []
+        self.priors: list[NDArray[np.float32] | None] = []
         self.shift = shift
         self.truth = {
             hu.tobytes(): label > 0
@@ -46,8 +46,11 @@ class Oracle:
             for hu, label in zip(volume.hu, volume.labels, strict=True)
         }
 
-    def ask(self, hu: NDArray[np.float32], prompt: Prompt) -> Reply:
+    def ask(
+        self, hu: NDArray[np.float32], prompt: Prompt, prior: NDArray[np.float32] | None = None
+    ) -> Reply:
         self.asked.append(prompt)
+        self.priors.append(prior)
         mask = np.roll(self.truth[hu.tobytes()], self.shift, axis=1)
         return Reply(mask, 1.0, np.where(mask, 9, -9).astype(np.float32))
 
@@ -108,6 +111,11 @@ def test_corrective_clicks_follow_the_error(cases: list[CaseFiles]) -> None:
     oracle = Oracle(cases, shift=2)
     evaluate_data(oracle.predictor, cases[:1], clicks=3)
     assert [len(prompt.points) for prompt in oracle.asked] == [1, 2, 3, 1, 2, 3]
+    # The answer before is the prior of the next, as in the runtime; a new prompt has none.
+    assert [prior is None for prior in oracle.priors] == [True, False, False] * 2
+    hu = read_case(cases[0]).hu[1]
+    answer = oracle.ask(hu, Prompt()).logits
+    assert all(np.array_equal(oracle.priors[place], answer) for place in (1, 2))  # type: ignore[arg-type]
 
 
 def test_authors_mask_is_the_sigmoid_first() -> None:
@@ -127,7 +135,9 @@ def test_authors_protocol(cases: list[CaseFiles]) -> None:
     """512 pixels, one middle pixel for the whole foreground."""
     asked: list[tuple[tuple[int, ...], Prompt]] = []
 
-    def ask(hu: NDArray[np.float32], prompt: Prompt) -> Reply:
+    def ask(
+        hu: NDArray[np.float32], prompt: Prompt, prior: NDArray[np.float32] | None = None
+    ) -> Reply:
         asked.append((hu.shape, prompt))
         return Reply(hu > 9999, 1.0, np.full((64, 64), -9, np.float32))
 

@@ -21,7 +21,6 @@ from .tiny import TINY
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:monai"),  # MONAI 1.6's own calls
-    pytest.mark.filterwarnings("ignore::FutureWarning:monai"),
 ]
 SPEC = StudySpec(
     studies=2,

@@ -13,22 +13,20 @@ import torch
 from click.testing import CliRunner
 
 from samihs_runtime.errors import CheckpointError, OutputError, UsageError
-from samihs_training.batches import NumberedBatches, Share
 from samihs_training.checkpoint import load_adapters, load_base, save_base
 from samihs_training.cli import main
 from samihs_training.config import Recipe, StageConfig, read_recipe
-from samihs_training.data.cache import CacheSpec, open_cache
+from samihs_training.data.clicks import deepest_click
 from samihs_training.data.phantom import BleedType, PhantomOptions, PhantomSlice, generate_slice
 from samihs_training.data.targets import (
     bleed_target,
-    deepest_click,
     lesions,
     negative_target,
     structure_target,
 )
 from samihs_training.fit import fit
 from samihs_training.methods import LoRA
-from samihs_training.objective import corrected, low_resolution
+from samihs_training.objective import low_resolution
 from samihs_training.runlog import StepReport
 from samihs_training.sam import build_sam
 
@@ -91,23 +89,6 @@ def test_a_lesion_too_thin_for_the_grid_does_not_become_no_blood() -> None:
     low = low_resolution(masks, 8)
     assert low[0].any()
     assert not low[1].any()
-
-
-def test_a_corrective_click_falls_on_an_error_with_its_label() -> None:
-    target = torch.zeros(3, 1, 8, 8)
-    target[0, 0, 2:4, 2:4] = 1  # missed: foreground
-    logits = torch.full((3, 1, 8, 8), -1.0)
-    logits[1, 0, 6, 6] = 1.0  # spilled: background
-    points = torch.full((3, 1, 2), 20.0)
-    prompt, labels = corrected(points, logits, target, slice_size=64)
-    assert prompt.shape == (3, 3, 2)
-    assert labels[:, 2].tolist() == [-1, -1, -1]
-    assert labels[:2, 1].tolist() == [1, 0]
-    assert (prompt[0, 1] >= 16).all()
-    assert (prompt[0, 1] < 32).all()
-    assert prompt[1, 1].tolist() == [51.5, 51.5]
-    assert prompt[2, 1].tolist() == [20.0, 20.0]  # nothing wrong: the same click, as background
-    assert labels[2, 1] == 0
 
 
 QUICK = Recipe(
@@ -199,18 +180,6 @@ def test_a_stopped_stage_goes_on_where_it_was(
         fit(recipe, tmp_path / "run", workers=0, report=stop)
     fit(recipe, tmp_path / "run", workers=0, report=stop, resume=True)
     assert [step.step for step in reports if step.stage == "base"][:3] == [1, 2, 2]
-
-
-def test_batches_repeat_with_their_seed_and_pair_clicks_with_slices(tmp_path: Path) -> None:
-    cache = open_cache(tmp_path, CacheSpec("validation", 2, matrix=128), workers=1)
-    one, other = (
-        NumberedBatches(cache, "bleeds", batch=2, prompts=3, seed=5, share=Share())[0]
-        for _ in range(2)
-    )
-    assert torch.equal(one.hu, other.hu)
-    assert torch.equal(one.points, other.points)
-    assert one.hu.shape == (2, 1, 128, 128)
-    assert one.masks.shape == (6, 1, 128, 128)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from samihs_training.surface import hausdorff_95, rowwise_hausdorff, surface_dic
 # MONAI 1.6 on torch 2.13: its own use of deprecated torch and numpy calls, nothing of ours.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:monai"),
-    pytest.mark.filterwarnings("ignore::FutureWarning:monai"),
 ]
 
 

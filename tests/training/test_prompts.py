@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from samihs_runtime.errors import UsageError
 from samihs_runtime.preprocessing import check_prompt
 from samihs_runtime.segmentation import BACKGROUND, FOREGROUND, Prompt
-from samihs_training.prompts import PROMPTS, next_click, prompt_rule
+from samihs_training.prompts import PROMPTS, filled, prompt_rule
 
 Mask = NDArray[np.bool_]
 
@@ -114,32 +114,36 @@ def test_noise_moves_clicks_by_its_size() -> None:
     assert moved.std(0) == pytest.approx(np.sqrt(4 + 1 / 12), rel=0.15)
 
 
-def test_the_next_click_falls_in_the_largest_error() -> None:
-    truth, answer = np.zeros((40, 50), bool), np.zeros((40, 50), bool)
-    truth[5:15, 5:15], answer[5:15, 5:12] = True, True  # missed: 10 x 3
-    answer[25:35, 30:40] = True  # spilled: 10 x 10
-    first = Prompt(((8.0, 8.0),), (FOREGROUND,))
-    second = next_click(first, answer, truth)
-    assert second.labels == (FOREGROUND, BACKGROUND)
-    x, y = second.points[1]
-    assert 28 < y < 32
-    assert 33 < x < 37
-    answer[25:35, 30:40] = False
-    third = next_click(second, answer, truth)
-    assert third.labels[2] == FOREGROUND
-    assert third.points[2][0] == 13.0  # the middle one of the three missed columns
-    assert next_click(third, truth, truth) == third
+@pytest.mark.parametrize("name", PROMPTS)
+def test_elsewhere_is_a_prompt_of_the_same_make(name: str) -> None:
+    """Where nothing bleeds: as many points, foreground ones in what is free, in the picture."""
+    free = np.ones((60, 60), bool)
+    free[:, 35:] = False
+    for seed, noise in product(range(10), (0.0, 2.0)):
+        rule = prompt_rule(name, noise_px=noise)
+        prompt = rule.elsewhere((30.0, 20.0), free, rng(seed))
+        check_prompt(prompt, *free.shape)
+        assert len(prompt.points) == rule.count
+        assert (prompt.box is not None) == (name == "box")
+        for (x, y), label in zip(prompt.points, prompt.labels, strict=True):
+            assert label == BACKGROUND or free[int(y), int(x)]
+            assert np.hypot(x - 30, y - 20) < 15 + 20 + 10  # the decoy, mixed's reach, noise
 
 
-def test_random_corrections_stay_in_the_error() -> None:
-    truth, answer = ring(), np.roll(ring(), 4, axis=1)
-    for seed in range(20):
-        ((x, y),) = next_click(Prompt(), answer, truth, rng(seed)).points
-        assert answer[int(y), int(x)] != truth[int(y), int(x)]
+def test_a_prompt_of_a_small_mask_is_filled_with_its_own_points() -> None:
+    rule = prompt_rule("points", count=4)
+    assert rule.count == 4
+    few = rule(corner(), rng())
+    assert len(few.points) == 1
+    assert filled(few, rule.count) == Prompt(few.points * 4, few.labels * 4)
+    whole = rule(ring(), rng())
+    assert filled(whole, rule.count) == whole
+    box = prompt_rule("box")(ring(), rng())
+    assert filled(box, prompt_rule("box").count) == box
 
 
 def test_names_and_options_are_checked() -> None:
-    with pytest.raises(UsageError, match="'scribble': expected one of random, middle"):
+    with pytest.raises(UsageError, match="'scribble': expected one of hand, random"):
         prompt_rule("scribble")
     with pytest.raises(UsageError, match="prompt middle: unknown option count; it has none"):
         prompt_rule("middle", count=2)

@@ -16,6 +16,7 @@ from samihs_training.batches import NumberedBatches, Share
 from samihs_training.checkpoint import read_safetensors
 from samihs_training.config import StageConfig
 from samihs_training.data.cache import CacheSpec, SliceCache, open_cache
+from samihs_training.data.sources import Drawing, PhantomSlices
 from samihs_training.optimisation import MovingAverage, learning_rate, make_optimiser
 from samihs_training.runlog import StepReport, ValidationReport, read_log
 from samihs_training.sam import build_sam
@@ -154,17 +155,17 @@ def test_a_loss_that_is_no_number_ends_the_run(
     sam = build_sam(TINY)
     trained = apply_method(FP32.make_method(), sam)
     trainer = Trainer(SamihsModel(sam, TINY), trained, FP32, PLAIN, "adapt", tmp_path)
-    data = NumberedBatches(cache, "bleeds", batch=4, prompts=2, seed=3, share=Share())
+    drawing = Drawing("bleeds", prompts=2)
+    data = NumberedBatches(PhantomSlices(cache), drawing, batch=4, seed=3, share=Share())
     with pytest.raises(SamihsError, match="stage adapt: the loss is nan at step 1"):
         trainer.run(data)
 
 
 def test_processes_share_each_epoch_without_overlap(cache: SliceCache) -> None:
     world, batch = 2, 4
+    source, drawing = PhantomSlices(cache), Drawing("bleeds", prompts=1)
     parts = [
-        NumberedBatches(
-            cache, "bleeds", batch=batch, prompts=1, seed=1, share=Share(rank, world, 2)
-        )
+        NumberedBatches(source, drawing, batch=batch, seed=1, share=Share(rank, world, 2))
         for rank in range(world)
     ]
     taken = [
@@ -175,16 +176,6 @@ def test_processes_share_each_epoch_without_overlap(cache: SliceCache) -> None:
     slices = [parts[0].slice_at(position) for position in range(20)]
     assert all(sorted(slices[i : i + 5]) == list(range(5)) for i in range(0, 20, 5))
     assert slices[:5] != slices[5:10]
-
-
-def test_a_batch_is_the_same_however_it_is_shared(cache: SliceCache) -> None:
-    whole = NumberedBatches(cache, "bleeds", batch=4, prompts=2, seed=1, share=Share())[3]
-    for rank in range(2):
-        half = NumberedBatches(cache, "bleeds", batch=4, prompts=2, seed=1, share=Share(rank, 2))[3]
-        assert torch.equal(half.hu, whole.hu[rank::2])
-        assert torch.equal(half.points.view(2, 2, 2), whole.points.view(4, 2, 2)[rank::2])
-    with pytest.raises(UsageError, match="expected a multiple of 3"):
-        NumberedBatches(cache, "bleeds", batch=4, prompts=2, seed=1, share=Share(0, 3))
 
 
 def test_the_authors_schedule_is_their_steplr() -> None:

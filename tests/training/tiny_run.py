@@ -18,6 +18,7 @@ import torch
 from samihs_training.batches import NumberedBatches, Share, stream
 from samihs_training.config import Recipe, StageConfig
 from samihs_training.data.cache import SliceCache
+from samihs_training.data.sources import Drawing, PhantomSlices
 from samihs_training.distributed import Processes, processes
 from samihs_training.fit import fit
 from samihs_training.methods import apply_method
@@ -61,8 +62,8 @@ def _stepped(
     trained = apply_method(recipe.make_method(), sam)
     trainer = Trainer(SamihsModel(sam, TINY), trained, recipe, stage, "adapt", cache / "none", here)
     data = NumberedBatches(
-        SliceCache.load(cache), "bleeds", batch=stage.batch, prompts=stage.prompts, seed=3,
-        share=Share(here.rank, here.world, stage.accumulate),
+        PhantomSlices(SliceCache.load(cache)), Drawing("bleeds", stage.prompts), batch=stage.batch,
+        seed=3, share=Share(here.rank, here.world, stage.accumulate),
     )  # fmt: skip
     answered, _ = trainer.step(stream(data, range(stage.accumulate), workers=0))
     loss = torch.tensor(here.mean(answered.loss.item()))

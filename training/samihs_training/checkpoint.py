@@ -14,7 +14,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from samihs_runtime.errors import CheckpointError
+from samihs_runtime.errors import BundleError, CheckpointError
+from samihs_runtime.manifest import WindowRule
 from samihs_training.adapters import PRConfig
 from samihs_training.base import load_base, save_base
 from samihs_training.frames import Frame
@@ -52,6 +53,25 @@ class LoadedAdapters:
     """The adapter checkpoint's metadata: preset, window, data, metrics, ..."""
     base_sha256: str
     adapter_sha256: str
+
+    @property
+    def window(self) -> WindowRule:
+        """How a slice's window comes about: two HU, or a rule in the manifest's own form.
+
+        Raises:
+            CheckpointError: the checkpoint says nothing of it, or nothing that makes sense.
+        """
+        raw: Any = self.description.get("window")
+        try:
+            if isinstance(raw, Mapping):
+                return WindowRule(str(raw["rule"]), float(raw["low"]), float(raw["high"]))
+            low, high = raw
+            return WindowRule("fixed", float(low), float(high))
+        except (KeyError, TypeError, ValueError, BundleError) as error:
+            raise CheckpointError(
+                f"the adapter checkpoint's window is {raw!r}: expected two HU, or a rule, low and "
+                "high"
+            ) from error
 
     @property
     def pr(self) -> PRConfig | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -12,7 +13,11 @@ from rich.progress import Progress
 
 from samihs_runtime.errors import UsageError, one_line_errors
 from samihs_training.data.cli import check_data, check_folds, make_folds_command
+from samihs_training.data.volumes import LAYOUTS
 from samihs_training.progress import PROGRESS_COLUMNS, FitBars
+
+if TYPE_CHECKING:
+    from samihs_training.config import DataConfig
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -33,6 +38,15 @@ for _command in (check_data, make_folds_command, check_folds):
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the run.")
 @click.option("--base", type=click.Path(path_type=Path),
               help="Base to adapt (ours, or Meta's .pth), instead of training one.")  # fmt: skip
+@click.option("--data", type=click.Path(path_type=Path),
+              help="Adapt to this data set (docs/data.md), instead of phantoms.")  # fmt: skip
+@click.option("--layout", type=click.Choice(LAYOUTS), help="Of the data. [recognised]")
+@click.option("--folds", type=click.Path(path_type=Path),
+              help="File of make-folds. [folds are made, see fold_count]")  # fmt: skip
+@click.option("--fold", type=click.IntRange(min=0), help="Whose patients are held out. [0]")
+@click.option("--target", type=click.Choice(["lesion", "slice"]),
+              help="What a prompt asks for: a lesion, or the slice's all. [lesion]")  # fmt: skip
+@click.option("--augment/--no-augment", default=None, help="Vary the slices trained on. [yes]")
 @click.option("--quick", is_flag=True, help="Prove the path in two minutes; a useless model.")
 @click.option("--resume", is_flag=True, help="Go on where the run in --out stopped.")
 @click.option("--overwrite", is_flag=True, help="Replace the run in --out, but for its cache.")
@@ -46,6 +60,7 @@ def fit(
     resume: bool,
     overwrite: bool,
     workers: int,
+    **data: Any,
 ) -> None:
     """Train a base (or take one) and adapt it; one folder holds the run. Works under torchrun."""
     from samihs_training import fit as fitting
@@ -56,6 +71,7 @@ def fit(
     recipe = read_recipe(config, quick=quick)
     if base is not None:
         recipe = replace(recipe, base=None, base_checkpoint=str(base))
+    recipe = replace(recipe, data=_data(recipe.data, data))
     first = os.environ.get("RANK", "0") == "0"
     console = Console(quiet=not first)
     with Progress(*PROGRESS_COLUMNS, console=console, disable=not first) as progress:
@@ -63,11 +79,28 @@ def fit(
         adapters = fitting.fit(
             recipe, out, resume=resume, overwrite=overwrite, workers=workers,
             report=bars.trained, cache_progress=bars.cached,
+            data_progress=bars.read,
         )  # fmt: skip
     console.print(f"base      {recipe.base_checkpoint or out / 'base.safetensors'}")
     console.print(f"adapters  {adapters}")
     console.print(f"log       {out / 'log.csv'}, curves.png, report.json, tensorboard/")
     console.print("next: samihs-export bundle --checkpoint ... --base ... --out BUNDLE")
+
+
+def _data(config: DataConfig | None, options: dict[str, Any]) -> DataConfig | None:
+    """The recipe's [data] with what the command line says of it."""
+    from samihs_training.config import DataConfig
+
+    given = {name: value for name, value in options.items() if value is not None}
+    given |= {name: str(given[name]) for name in ("data", "folds") if name in given}
+    if "data" in given:
+        given["root"] = given.pop("data")
+    if config is not None:
+        return replace(config, **given)
+    if given and "root" not in given:
+        names = ", ".join(f"--{name}" for name in given)
+        raise UsageError(f"{names}: of what data? give --data, or a recipe with [data]")
+    return DataConfig(**given) if given else None
 
 
 @main.command()

@@ -23,9 +23,11 @@ from samihs_training.batches import NumberedBatches, Share
 from samihs_training.checkpoint import load_adapters
 from samihs_training.config import Recipe
 from samihs_training.data.cache import CacheSpec, open_cache
-from samihs_training.fit import fit
+from samihs_training.data.sources import Drawing, PhantomSlices, Source
+from samihs_training.fit import fit, validation_drawing
 from samihs_training.grid import Grid, cell_name
 from samihs_training.objective import Objective
+from samihs_training.training_data import FOLDS_FILE, open_patients
 
 RESAMPLES = 2000
 PROMPTS = 4
@@ -94,20 +96,25 @@ def _run(
     if not (run / "report.json").is_file():
         fit(recipe, run, resume=True, workers=workers)
     report: dict[str, Any] = json.loads((run / "report.json").read_text())
-    return held_out_dice(recipe, run / "adapters.safetensors", cache), report
+    return held_out_dice(recipe, run), report
 
 
 @torch.no_grad()
-def held_out_dice(recipe: Recipe, adapters: Path, cache: Path) -> NDArray[np.float64]:
-    """Mean Dice of the first clicks on each held-out slice [slices]; NaN where nothing bleeds."""
-    loaded = load_adapters(adapters, Path(recipe.base_checkpoint))
-    held_out = open_cache(cache, CacheSpec("validation", recipe.validation_slices))
-    data = NumberedBatches(
-        held_out, "bleeds", batch=1, prompts=PROMPTS, seed=0, share=Share(), purpose="validate"
-    )
+def held_out_dice(recipe: Recipe, run: Path) -> NDArray[np.float64]:
+    """Mean Dice of the first prompts on each held-out slice [slices]; NaN where nothing bleeds."""
+    loaded = load_adapters(run / "adapters.safetensors", Path(recipe.base_checkpoint))
+    drawing = validation_drawing(recipe, Drawing("bleeds", PROMPTS, window=recipe.windowing()))
+    data = NumberedBatches(_held_out(recipe, run), drawing, batch=1, seed=0, share=Share())
     objective = Objective(loaded.model, recipe).eval()
     order = np.argsort([data.slice_at(position) for position in range(data.count)])
     return np.array([objective(data[int(number)]).dice for number in order])
+
+
+def _held_out(recipe: Recipe, run: Path) -> Source:
+    cache = run / "cache"
+    if recipe.data is not None:
+        return open_patients(recipe.data, cache, run / FOLDS_FILE).held_out
+    return PhantomSlices(open_cache(cache, CacheSpec("validation", recipe.validation_slices)))
 
 
 def table(
@@ -162,8 +169,19 @@ def as_markdown(rows: list[Row], grid: Grid) -> str:
     recipe = grid.recipe
     lines.append(
         f"\n{recipe.adapt.steps} steps of {recipe.adapt.batch} slices, seeds "
-        f"{', '.join(map(str, grid.seeds))}; first clicks on lesions of {recipe.validation_slices} "
-        f"held-out phantom slices, intervals by {RESAMPLES} bootstrap resamples over slices. "
-        "Synthetic CT: says nothing about patients."
+        f"{', '.join(map(str, grid.seeds))}; first prompts on lesions of {_judged_on(recipe)}"
     )
     return "\n".join(lines) + "\n"
+
+
+def _judged_on(recipe: Recipe) -> str:
+    intervals = f"intervals by {RESAMPLES} bootstrap resamples over slices."
+    if recipe.data is None:
+        return (
+            f"{recipe.validation_slices} held-out phantom slices, {intervals} Synthetic CT: says "
+            "nothing about patients."
+        )
+    return (
+        f"the held-out cases of fold {recipe.data.fold}, {intervals} Slices of one patient are "
+        "alike: the intervals are too narrow by that."
+    )

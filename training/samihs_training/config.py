@@ -7,11 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_type_hints
 
-from samihs_runtime.errors import UsageError
+from samihs_runtime.errors import BundleError, UsageError
+from samihs_runtime.manifest import WindowRule
+from samihs_training.data.augmentation import Augmentation
+from samihs_training.data.volumes import LAYOUTS, Layout
 from samihs_training.frames import Frame, Grid
+from samihs_training.losses import Loss, build_loss
 from samihs_training.methods import Method, ParameterRefactoring, make_method
+from samihs_training.prompts import PromptRule, prompt_rule
 
 T = TypeVar("T")
 
@@ -26,7 +31,13 @@ class StageConfig:
     batch: int = 4
     """Slices per step, over all processes and pieces."""
     prompts: int = 4
-    """Clicks per slice: the encoder runs once for all of them."""
+    """Prompts per slice: the encoder runs once for all of them."""
+    prompt: str = "hand"
+    """How each of them points (``samihs_training.prompts``)."""
+    prompt_options: dict[str, Any] = field(default_factory=dict)
+    """Options of that rule, and ``noise_px``."""
+    negatives: float = 0.3
+    """Share of the prompts where nothing bleeds; the base, which learns any structure, has none."""
     optimiser: Literal["adamw", "adam", "muon"] = "adamw"
     weight_decay: float = 0.01
     schedule: Literal["cosine", "step"] = "cosine"
@@ -57,6 +68,9 @@ class StageConfig:
                 f"accumulate = {self.accumulate}: expected a number of pieces that divides "
                 f"batch = {self.batch}"
             )
+        if not 0 <= self.negatives <= 1:
+            raise UsageError(f"negatives = {self.negatives}: expected a share from 0 to 1")
+        self.rule()
         if not 0 <= self.ema < 1:
             raise UsageError(f"ema = {self.ema}: expected a decay from 0 (off) to below 1")
         for name, given, known in (
@@ -65,6 +79,62 @@ class StageConfig:
         ):
             if given not in known:
                 raise UsageError(f"{name} = {given!r}: expected {' or '.join(known)}")
+
+    def rule(self) -> PromptRule:
+        """The prompt rule with its options."""
+        return prompt_rule(self.prompt, **self.prompt_options)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Scans and masks that a model is adapted to, and which patients are held out."""
+
+    root: str
+    """Folder of the data set (docs/data.md)."""
+    layout: Layout | Literal[""] = ""
+    """Empty: recognised."""
+    folds: str = ""
+    """A file that ``samihs-train make-folds`` wrote; empty: folds are made."""
+    fold_count: int = 5
+    """Folds that are made where no file gives them, stratified by hemorrhage volume."""
+    fold_seed: int = 0
+    fold: int = 0
+    """The fold whose patients are held out: never trained on, validated on."""
+    target: Literal["lesion", "slice"] = "lesion"
+    """What a prompt asks for: the 8-connected lesion, or all hemorrhage of the slice (authors)."""
+    size: int = 512
+    """Rows and columns that slices are brought to, as the runtime does; a bundle's default."""
+    augment: bool = True
+    augmentation: dict[str, Any] = field(default_factory=dict)
+    """Options of :class:`~samihs_training.data.augmentation.Augmentation`."""
+
+    def __post_init__(self) -> None:
+        for name, given, known in (
+            ("layout", self.layout, ("", *LAYOUTS)),
+            ("target", self.target, ("lesion", "slice")),
+        ):
+            if given not in known:
+                raise UsageError(f"{name} = {given!r}: expected {' or '.join(filter(None, known))}")
+        if not self.root:
+            raise UsageError("root is empty: expected the folder of a data set")
+        if self.fold_count < 2 or self.size < 16:
+            raise UsageError(
+                f"fold_count = {self.fold_count}, size = {self.size}: expected at least 2 and 16"
+            )
+        if self.fold < 0 or (not self.folds and self.fold >= self.fold_count):
+            raise UsageError(f"fold = {self.fold}: expected 0 to {self.fold_count - 1}")
+        self.make_augmentation()
+
+    def make_augmentation(self) -> Augmentation | None:
+        """What training slices go through; None where nothing is asked for."""
+        unknown = sorted(self.augmentation.keys() - {each.name for each in fields(Augmentation)})
+        if unknown:
+            raise UsageError(f"augmentation: unknown option {', '.join(unknown)}")
+        try:
+            made = Augmentation(**self.augmentation)
+        except TypeError as error:
+            raise UsageError(f"augmentation: an option of the wrong type ({error})") from error
+        return made if self.augment else None
 
 
 @dataclass(frozen=True)
@@ -92,10 +162,19 @@ class Recipe:
     """Phantom slices that validation clicks on; never among those trained on."""
     validate_every: int = 0
     """Steps between two validations; 0: none, and the last weights are the best."""
+    validation_prompt: str = ""
+    """How validation points, by a rule's name; empty: as the stage does."""
+    data: DataConfig | None = None
+    """What is adapted to; None: phantoms. A base is always trained on phantoms: no data set says
+    what the other structures are."""
     window: tuple[float, float] = (-20.0, 100.0)
     """HU. What public 8-bit archives of head CT keep (level 40, width 120)."""
+    window_rule: Literal["fixed", "percentiles"] = "fixed"
+    """``percentiles``: ``window`` is two percentiles of each slice, as the authors'."""
     seed: int = 1
-    loss_reduction: Literal["batch", "sample"] = "sample"
+    loss: str = "boundary_sensitive"
+    """What is minimised (``samihs_training.losses``), beside the error of the score."""
+    loss_options: dict[str, Any] = field(default_factory=dict)
     amp: bool = True
     """Mixed precision."""
     amp_dtype: Literal["bf16", "fp16"] = "bf16"
@@ -110,9 +189,11 @@ class Recipe:
             )
         if self.amp_dtype not in ("bf16", "fp16"):
             raise UsageError(f"amp_dtype = {self.amp_dtype!r}: expected bf16 or fp16")
-        if not self.window[0] < self.window[1]:
-            raise UsageError(f"window = {list(self.window)}: expected low below high, in HU")
+        self.windowing()
         self.make_method()
+        self.make_loss()
+        if self.validation_prompt:
+            prompt_rule(self.validation_prompt)
         Frame(self.image_size or None, self.grid)
 
     def make_method(self) -> Method:
@@ -121,6 +202,20 @@ class Recipe:
         if self.method == ParameterRefactoring.name:
             options.setdefault("rank", self.rank)
         return make_method(self.method, options)
+
+    def make_loss(self) -> Loss:
+        """The loss with its options."""
+        return build_loss(self.loss, **self.loss_options)
+
+    def windowing(self) -> WindowRule:
+        """How a slice's window comes about."""
+        try:
+            return WindowRule(self.window_rule, *self.window)
+        except BundleError as error:
+            raise UsageError(
+                f"window = {list(self.window)}, window_rule = {self.window_rule!r}: expected low "
+                "below high, in HU (fixed) or in percentiles from 0 to 100"
+            ) from error
 
     @property
     def frame(self) -> Frame:
@@ -166,22 +261,49 @@ def recipe_from(raw: Mapping[str, Any]) -> Recipe:
     if given.get("base") is not None:
         given["base"] = _build(StageConfig, given["base"], "[base]")
     given["adapt"] = _build(StageConfig, given.get("adapt"), "[adapt]")
+    if given.get("data") is not None:
+        given["data"] = _build(DataConfig, given["data"], "[data]")
     if "window" in given:
-        low, high = given["window"]
-        given["window"] = (float(low), float(high))
+        given["window"] = _pair(given["window"])
     return _build(Recipe, given, "recipe")
+
+
+def _pair(window: Any) -> tuple[float, float]:
+    try:
+        low, high = window
+        return float(low), float(high)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"window = {window!r}: expected two numbers, low and high") from error
 
 
 def _build(kind: type[T], raw: Mapping[str, Any] | None, where: str) -> T:
     if raw is None:
         raise UsageError(f"{where} is missing")
+    if not isinstance(raw, Mapping):
+        raise UsageError(f"{where} = {raw!r}: expected a table")
     known = {each.name for each in fields(kind)}  # type: ignore[arg-type]
     unknown = sorted(raw.keys() - known)
     if unknown:
         raise UsageError(
             f"{where}: unknown {', '.join(unknown)}; known: {', '.join(sorted(known))}"
         )
+    _check_types(kind, raw, where)
     try:
         return kind(**raw)
     except TypeError as error:
         raise UsageError(f"{where}: {error}") from error
+
+
+def _check_types(kind: type[Any], raw: Mapping[str, Any], where: str) -> None:
+    """Refuse a text where a number is expected, and the like; TOML's 1 will do for 1.0."""
+    hints = get_type_hints(kind)
+    for name, value in raw.items():
+        wanted = hints[name]
+        if wanted not in (bool, int, float, str):
+            continue
+        fits = isinstance(value, (int, float) if wanted is float else wanted)
+        if not fits or (isinstance(value, bool) and wanted is not bool):
+            raise UsageError(f"{where}: {name} = {value!r}: expected {_WORDS[wanted]}")
+
+
+_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}

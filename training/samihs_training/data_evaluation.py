@@ -22,14 +22,16 @@ from scipy import ndimage
 from torch.nn import functional as F
 
 from samihs_runtime.errors import DataError, UsageError
-from samihs_runtime.preprocessing import AIR_HU, SliceFrame
+from samihs_runtime.preprocessing import SliceFrame
 from samihs_runtime.segmentation import Prompt
+from samihs_training.corrections import next_click
 from samihs_training.data.checking import checked
-from samihs_training.data.targets import EIGHT, Mask
+from samihs_training.data.clicks import EIGHT, Mask
+from samihs_training.data.framing import framed_mask
 from samihs_training.data.volumes import CaseFiles, Volume
 from samihs_training.metrics import Estimate, estimate
 from samihs_training.predictors import Ask, Predictor
-from samihs_training.prompts import PromptRule, next_click, prompt_rule
+from samihs_training.prompts import PromptRule, prompt_rule
 from samihs_training.surface import hausdorff_95, rowwise_hausdorff, surface_dice
 
 Protocol = Literal["lesions", "authors"]
@@ -108,7 +110,8 @@ def evaluate_data(
 ) -> DataEvaluation:
     """Ask for every slice with hemorrhage; under ``authors`` the prompt is theirs.
 
-    ``clicks`` above 1 adds corrective ones, each in the largest error of the answer before.
+    ``clicks`` above 1 adds corrective ones, each in the largest error of the answer before, whose
+    logits are the next one's prior.
 
     Raises:
         DataError: a case is faulty, or no case has hemorrhage.
@@ -158,12 +161,12 @@ class _Asking:
         return results
 
     def _answer(self, hu: NDArray[np.float32], wanted: Mask) -> tuple[Mask, Prompt]:
-        prompt = self.rule(wanted, self.rng)
+        prompt, prior = self.rule(wanted, self.rng), None
         for further in range(self.clicks):
-            reply = self.ask(hu, prompt)
+            reply = self.ask(hu, prompt, prior)
             mask = authors_mask(reply.logits) if self.protocol == "authors" else reply.mask
             if further + 1 < self.clicks:
-                prompt = next_click(prompt, mask, wanted)
+                prompt, prior = next_click(prompt, mask, wanted), reply.logits
         return mask, prompt
 
 
@@ -200,10 +203,8 @@ def _framed(
     if protocol == "lesions" or frame.identity:
         return hu, truth, volume.spacing_mm
     shrink = frame.side / frame.size
-    # Foreground as far above 0 as the frame's padding is below: half way is the outline.
-    marked = np.where(truth, -AIR_HU, AIR_HU).astype(np.float32)
     spacing = (volume.spacing_mm[0] * shrink, volume.spacing_mm[1] * shrink)
-    return frame.slice_to_model(hu), frame.slice_to_model(marked) > 0, spacing
+    return frame.slice_to_model(hu), framed_mask(frame, truth), spacing
 
 
 def _lesions(truth: Mask) -> list[Mask]:

@@ -19,6 +19,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from samihs_runtime.errors import OutputError, UsageError, one_line_errors
+from samihs_training.data.folds import held_out, read_folds
 from samihs_training.data.phantom import BleedType
 from samihs_training.data.studies import ClickRule, StudyCase, StudySpec, is_bleed, study_cases
 from samihs_training.data.volumes import LAYOUTS, CaseFiles, Layout, find_cases
@@ -27,6 +28,7 @@ from samihs_training.data_report import markdown, write_data_report
 from samihs_training.metrics import Estimate, best_threshold, estimate, mask_metrics
 from samihs_training.predictors import Predictor, bundle_predictor, checkpoint_predictor
 from samihs_training.prompts import PROMPTS
+from samihs_training.tensorfile import read_safetensors
 
 DEFAULT_THRESHOLD = 0.5
 
@@ -215,6 +217,9 @@ def write_results(evaluation: Evaluation, out: Path) -> None:
 @click.option("--data", type=click.Path(path_type=Path),
               help="Evaluate on this data set instead; needs --out.")  # fmt: skip
 @click.option("--layout", type=click.Choice(LAYOUTS), help="Of --data. [recognised]")
+@click.option("--folds", type=click.Path(path_type=Path),
+              help="With --data: folds.json of a run, or a file of make-folds.")  # fmt: skip
+@click.option("--fold", type=click.IntRange(min=0), help="Only the patients that it holds out.")
 @click.option("--protocol", default="lesions", show_default=True, help="With --data.",
               type=click.Choice(["lesions", "authors"]))  # fmt: skip
 @click.option("--prompt", type=click.Choice(list(PROMPTS)), help="With --data. [deepest]")
@@ -235,6 +240,8 @@ def main(
     rule: ClickRule,
     data: Path | None,
     layout: Layout | None,
+    folds: Path | None,
+    fold: int | None,
     protocol: Protocol,
     prompt: str | None,
     clicks: int,
@@ -247,8 +254,10 @@ def main(
     if debug:
         os.environ["SAMIHS_DEBUG"] = "1"
     console = Console()
+    if data is None and (folds is not None or fold is not None):
+        raise UsageError("--folds and --fold are of a data set: give --data")
     if data is not None:
-        cases = find_cases(data, layout)
+        cases = _cases(data, layout, folds, fold, checkpoint)
         with _predictor(checkpoint, base, bundle, backend) as predictor:
             _evaluate_data(predictor, cases, protocol, prompt, clicks, out)
         return
@@ -267,6 +276,40 @@ def main(
     if out is not None:
         write_results(evaluation, out)
         console.print(f"written to {out}")
+
+
+def _cases(
+    data: Path, layout: Layout | None, folds: Path | None, fold: int | None, checkpoint: Path | None
+) -> list[CaseFiles]:
+    """All cases of the data set, or those that a fold holds out."""
+    cases = find_cases(data, layout)
+    trained = _trained_on(checkpoint)
+    if folds is None and fold is None:
+        if trained:
+            click.echo(
+                f"note: {checkpoint} was trained on {trained['cases']} cases of a data set; of "
+                "those the numbers say nothing: --folds and --fold leave them out",
+                err=True,
+            )
+        return cases
+    if folds is None or fold is None:
+        raise UsageError("give --folds and --fold together: which file, and which fold of it")
+    read = read_folds(folds)
+    chosen = held_out(read, fold, [case.name for case in cases], folds)
+    if trained.get("folds_sha256") == read.sha256 and trained["fold"] != fold:
+        raise UsageError(
+            f"--fold {fold}: {checkpoint} was trained on these patients; by these folds it held "
+            f"out fold {trained['fold']}"
+        )
+    return [case for case in cases if case.name in chosen]
+
+
+def _trained_on(checkpoint: Path | None) -> dict[str, Any]:
+    """What a checkpoint says of the data set it was trained on; nothing where it was phantoms."""
+    if checkpoint is None or not checkpoint.is_file():
+        return {}  # that it is missing is said when it is loaded
+    told: dict[str, Any] = read_safetensors(checkpoint)[1].get("data", {})
+    return told
 
 
 def _evaluate_data(

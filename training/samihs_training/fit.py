@@ -3,7 +3,8 @@
 A run is one folder::
 
     recipe.json                 what was asked for
-    cache/                      the phantom slices, made once
+    folds.json                  who was held out, where a data set is adapted to
+    cache/                      slices: phantoms made once, volumes read once
     log.csv, validation.csv     every step, every validation; tensorboard/ has the same
     base.state.pt, adapt.state.pt   where a stage stands: what --resume goes on from
     base.safetensors            where the recipe trains one
@@ -30,18 +31,25 @@ from samihs_runtime.errors import CheckpointError, OutputError
 from samihs_training.batches import NumberedBatches, Share
 from samihs_training.checkpoint import load_base, save_adapters, save_base
 from samihs_training.config import Recipe, StageConfig
-from samihs_training.data.cache import CacheSpec, SliceCache, open_cache
-from samihs_training.data.slices import Task
+from samihs_training.data.folds import write_folds
+from samihs_training.data.sources import Drawing, Task
 from samihs_training.distributed import Processes, processes
 from samihs_training.initialisation import initialised
 from samihs_training.methods import apply_method, count_by_part
 from samihs_training.model import SamihsModel
+from samihs_training.prompts import prompt_rule
 from samihs_training.runlog import StepReport, ValidationReport, plot_curves, read_log
 from samihs_training.sam import build_sam, preset
 from samihs_training.trainer import Report, Trainer
-
-TRAINING_DATA = "synthetic CT only: phantoms of this project, no patient's images"
-CacheProgress = Callable[[int, int], None]
+from samihs_training.training_data import (
+    FOLDS_FILE,
+    Patients,
+    Progress,
+    Slices,
+    anonymous,
+    open_patients,
+    phantom_slices,
+)
 
 
 @dataclass(frozen=True)
@@ -51,8 +59,10 @@ class Run:
     recipe: Recipe
     out: Path
     processes: Processes
-    train: SliceCache
-    validation: SliceCache | None
+    phantoms: Slices | None
+    """What a base is trained on; None where nothing is trained on phantoms."""
+    bleeds: Slices
+    """What is adapted to: phantoms, or patients."""
     workers: int
     report: Report
 
@@ -72,23 +82,36 @@ class Run:
         """What was trained, at its best validation."""
         return self.out / "adapters.best.safetensors"
 
-    def batches(self, stage: StageConfig, task: Task) -> NumberedBatches:
-        """The training batches of a stage, this process's share."""
-        share = Share(self.processes.rank, self.processes.world, stage.accumulate)
-        return NumberedBatches(
-            self.train, task, batch=stage.batch, prompts=stage.prompts, seed=self.recipe.seed,
-            share=share,
-        )  # fmt: skip
+    def train(
+        self,
+        trainer: Trainer,
+        stage: StageConfig,
+        task: Task,
+        slices: Slices,
+        on_best: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Train a stage to its end; ``on_best`` is called at the best validation so far."""
+        drawing = Drawing(
+            task, stage.prompts, stage.rule(), stage.negatives, self.recipe.windowing()
+        )
+        rank, world = self.processes.rank, self.processes.world
+        share = Share(rank, world, stage.accumulate)
+        data = NumberedBatches(
+            slices.train, drawing, batch=stage.batch, seed=self.recipe.seed, share=share
+        )
+        held_out = None
+        if slices.validation is not None:  # the same at every validation, whatever the seed
+            plain = validation_drawing(self.recipe, drawing)
+            held_out = NumberedBatches(
+                slices.validation, plain, batch=stage.batch, seed=0, share=Share(rank, world)
+            )
+        trainer.run(data, held_out, workers=self.workers, report=self.report, on_best=on_best)
 
-    def validation_batches(self, stage: StageConfig, task: Task) -> NumberedBatches | None:
-        """The same slices and clicks at every validation, whatever the seed."""
-        if self.validation is None:
-            return None
-        share = Share(self.processes.rank, self.processes.world)
-        return NumberedBatches(
-            self.validation, task, batch=stage.batch, prompts=stage.prompts, seed=0, share=share,
-            purpose="validate",
-        )  # fmt: skip
+
+def validation_drawing(recipe: Recipe, training: Drawing) -> Drawing:
+    """Slices as they are stored, and the prompts that the recipe validates with."""
+    rule = prompt_rule(recipe.validation_prompt) if recipe.validation_prompt else training.rule
+    return replace(training, rule=rule, vary=False)
 
 
 def fit(
@@ -99,13 +122,25 @@ def fit(
     overwrite: bool = False,
     workers: int = 1,
     report: Report = lambda step: None,
-    cache_progress: CacheProgress | None = None,
+    cache_progress: Progress | None = None,
+    data_progress: Progress | None = None,
 ) -> Path:
     """Run a recipe in the folder ``out``; returns the adapter checkpoint.
+
+    Args:
+        recipe: what is trained.
+        out: the run's folder.
+        resume: go on with the run that is there.
+        overwrite: replace it, but for its cache.
+        workers: processes that prepare batches.
+        report: called after each step.
+        cache_progress: called as phantoms are made, with their number and how many there will be.
+        data_progress: the same for the cases of a data set that is read.
 
     Raises:
         OutputError: ``out`` holds a run already, and neither ``resume`` nor ``overwrite`` was
             asked for, or it holds another recipe's.
+        DataError: a case or the folds are wrong; nothing of the run is then there.
     """
     if recipe.base_checkpoint and not Path(recipe.base_checkpoint).is_file():
         raise CheckpointError(f"no base checkpoint at {recipe.base_checkpoint}: see --base")
@@ -114,14 +149,15 @@ def fit(
     torch.set_flush_denormal(True)
     with processes() as here:
         if here.is_first:
-            _claim(out, recipe, resume, overwrite)
-            _caches(out, recipe, cache_progress)
+            _begin(out, recipe, resume, overwrite, data_progress)
+            _slices(out, recipe, cache_progress)
         here.wait()
-        train, validation = _caches(out, recipe, None)
+        phantoms, bleeds = _slices(out, recipe, None)
         quiet: Report = lambda step: None  # noqa: E731
-        run = Run(recipe, out, here, train, validation, workers, report if here.is_first else quiet)
-        if recipe.base is not None and not run.base.is_file():
-            _train_base(run, recipe.base)
+        told = report if here.is_first else quiet
+        run = Run(recipe, out, here, phantoms, bleeds, workers, told)
+        if recipe.base is not None and phantoms is not None and not run.base.is_file():
+            _train_base(run, recipe.base, phantoms)
         here.wait()
         _adapt(run)
         if here.is_first:
@@ -130,21 +166,17 @@ def fit(
         return run.adapters
 
 
-def _unheard(step: StepReport) -> None:
-    """Progress of a process that is not the first."""
-
-
-def _train_base(run: Run, stage: StageConfig) -> None:
+def _train_base(run: Run, stage: StageConfig, phantoms: Slices) -> None:
     """All weights from scratch: a click on any structure."""
     config = preset(run.recipe.preset)
     torch.manual_seed(run.recipe.seed)
     model = SamihsModel(initialised(build_sam(config)), config)
     trained = dict(model.sam.named_parameters())
     trainer = Trainer(model, trained, run.recipe, stage, "base", run.out, run.processes)
-    data, held_out = run.batches(stage, "structures"), run.validation_batches(stage, "structures")
-    trainer.run(data, held_out, workers=run.workers, report=run.report)
+    run.train(trainer, stage, "structures", phantoms)
     if run.processes.is_first:
-        save_base(run.base, model.sam, config, _description(run.recipe, trainer))
+        about = _description(run.recipe, trainer, phantoms)
+        save_base(run.base, model.sam, config, about)
 
 
 def _adapt(run: Run) -> None:
@@ -158,42 +190,62 @@ def _adapt(run: Run) -> None:
 
     def save(path: Path) -> None:
         if run.processes.is_first:
-            about = _description(recipe, trainer)
+            about = _description(recipe, trainer, run.bleeds)
             save_adapters(path, sam, method, run.base, about, recipe.frame)
 
-    trainer.run(
-        run.batches(stage, "bleeds"),
-        run.validation_batches(stage, "bleeds"),
-        workers=run.workers,
-        report=run.report,
-        on_best=lambda: save(run.best),
-    )
+    run.train(trainer, stage, "bleeds", run.bleeds, on_best=lambda: save(run.best))
     save(run.adapters)
     if run.processes.is_first:
-        counts = count_by_part(sam, trained)
-        _write_report(run, {**_description(recipe, trainer), "trained_parameters": counts})
+        about = _description(recipe, trainer, run.bleeds)
+        _write_report(run, {**about, "trained_parameters": count_by_part(sam, trained)})
 
 
-def _claim(out: Path, recipe: Recipe, resume: bool, overwrite: bool) -> None:
-    """Make the folder this recipe's, or say why it cannot be."""
-    asked = json.loads(json.dumps(asdict(recipe)))
-    record = out / "recipe.json"
+def _begin(
+    out: Path, recipe: Recipe, resume: bool, overwrite: bool, progress: Progress | None
+) -> None:
+    """Make the folder this recipe's, or say why it cannot be; nothing is left of what fails."""
+    goes_on = _goes_on(out, recipe, resume, overwrite)
+    was_there = out.exists()
+    patients: Patients | None = None
     try:
-        if record.exists() and overwrite:
+        if recipe.data is not None:
+            kept = out / FOLDS_FILE if goes_on else None
+            patients = open_patients(recipe.data, out / "cache", kept, progress)
+        if not goes_on:
+            _claim(out, recipe)
+            (out / FOLDS_FILE).unlink(missing_ok=True)
+        if patients is not None and not (out / FOLDS_FILE).exists():
+            write_folds(patients.folds, out / FOLDS_FILE)
+    except BaseException:
+        if not was_there:
+            shutil.rmtree(out, ignore_errors=True)
+        raise
+
+
+def _goes_on(out: Path, recipe: Recipe, resume: bool, overwrite: bool) -> bool:
+    """Whether there is a run of this recipe to go on with."""
+    record = out / "recipe.json"
+    if not record.exists() or overwrite:
+        return False
+    if not resume:
+        raise OutputError(
+            f"{out} holds a run: choose another folder, go on with --resume, or replace "
+            "it with --overwrite"
+        )
+    if json.loads(record.read_text()) != json.loads(json.dumps(asdict(recipe))):
+        raise OutputError(f"{out} holds a run of another recipe: it cannot go on with this")
+    return True
+
+
+def _claim(out: Path, recipe: Recipe) -> None:
+    """Write the recipe, in the place of a run that was there."""
+    try:
+        if (out / "recipe.json").exists():
             _clear(out)
-        if record.exists():
-            if not resume:
-                raise OutputError(
-                    f"{out} holds a run: choose another folder, go on with --resume, or replace "
-                    "it with --overwrite"
-                )
-            if json.loads(record.read_text()) != asked:
-                raise OutputError(f"{out} holds a run of another recipe: it cannot go on with this")
-            return
         out.mkdir(parents=True, exist_ok=True)
         partial = out / ".recipe.json.partial"
-        partial.write_text(json.dumps(asked, indent=1))
-        partial.replace(record)
+        partial.write_text(json.dumps(asdict(recipe), indent=1))
+        partial.replace(out / "recipe.json")
     except OSError as error:
         raise OutputError(f"cannot write a run to {out}: {error.strerror or error}") from error
 
@@ -206,27 +258,25 @@ def _clear(out: Path) -> None:
     shutil.rmtree(out / "tensorboard", ignore_errors=True)
 
 
-def _caches(
-    out: Path, recipe: Recipe, progress: CacheProgress | None
-) -> tuple[SliceCache, SliceCache | None]:
-    """Slices to train on and, where the recipe validates, others to validate on."""
-    folder, workers = out / "cache", os.cpu_count() or 1
-    spec = CacheSpec("train", recipe.slices)
-    train = open_cache(folder, spec, workers=workers, progress=progress)
-    if not recipe.validate_every:
-        return train, None
-    held_out = replace(spec, split="validation", count=recipe.validation_slices)
-    return train, open_cache(folder, held_out, workers=workers, progress=progress)
+def _slices(out: Path, recipe: Recipe, progress: Progress | None) -> tuple[Slices | None, Slices]:
+    """What a base is trained on, where one is, and what is adapted to."""
+    cache = out / "cache"
+    if recipe.data is None:
+        phantoms = phantom_slices(recipe, cache, progress)
+        return phantoms, phantoms
+    patients = open_patients(recipe.data, cache, out / FOLDS_FILE)
+    base = phantom_slices(recipe, cache, progress) if recipe.base is not None else None
+    return base, patients.slices(recipe)
 
 
-def _description(recipe: Recipe, trainer: Trainer) -> dict[str, Any]:
+def _description(recipe: Recipe, trainer: Trainer, slices: Slices) -> dict[str, Any]:
     """What a checkpoint says of its training."""
-    base = Path(recipe.base_checkpoint).name  # where it lay is nobody's business
+    window = recipe.windowing()
     about = {
         "preset": trainer.model.config.name,
-        "window": list(recipe.window),
-        "training_data": TRAINING_DATA,
-        "recipe": {**asdict(recipe), "base_checkpoint": base},
+        "window": list(recipe.window) if window.rule == "fixed" else asdict(window),
+        **slices.about,
+        "recipe": anonymous(recipe),
         "steps": trainer.step_count,
         "minutes": round(trainer.seconds / 60, 1),
         "cores": os.cpu_count(),

@@ -5,7 +5,7 @@ seeds = [1, 2, 3]
 
 [axes]                          # every combination is trained, once for each seed
 method = ["pr", "lora", "decoder"]
-loss_reduction = ["sample", "batch"]
+"loss_options.reduction" = ["sample", "batch"]
 "adapt.correct" = [0.0, 0.35]   # any field of a recipe
 """
 
@@ -42,6 +42,8 @@ class Grid:
         raw = {name: value for name, value in asdict(self.recipe).items() if name != "base"}
         if cell.get("method", self.recipe.method) != self.recipe.method:
             raw["method_options"] = {}  # of another method
+        if cell.get("loss", self.recipe.loss) != self.recipe.loss:
+            raw["loss_options"] = {}
         for axis, value in cell.items():
             place, *path = raw, *axis.split(".")
             for part in path[:-1]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from samihs_training.data.targets import Mask
+from samihs_training.data.clicks import Mask
 from samihs_training.surface import hausdorff_95
 
 BOOTSTRAP_DRAWS = 2000

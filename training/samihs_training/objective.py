@@ -1,4 +1,4 @@
-"""What one step asks of the model: clicks, a corrective click at times, and the loss of both."""
+"""What one step asks of the model: prompts, a corrective click at times, and the loss of both."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from samihs_runtime.segmentation import BACKGROUND, FOREGROUND, NOT_A_POINT
 from samihs_training.config import Recipe
+from samihs_training.corrections import corrected
 from samihs_training.data.slices import Batch
-from samihs_training.losses import BoundarySensitiveLoss, mask_iou, score_loss
+from samihs_training.losses import mask_iou, score_loss
 from samihs_training.model import SamihsModel
 
 
@@ -24,9 +24,9 @@ class Answered:
     loss: Tensor
     """Scalar, with its graph."""
     iou: float
-    """Mean IoU of the clicks that have a mask; NaN where none has."""
+    """Mean IoU of the prompts that have a mask; NaN where none has."""
     dice: float
-    """Mean Dice of the same clicks."""
+    """Mean Dice of the same prompts."""
 
 
 class Objective(nn.Module):
@@ -35,22 +35,19 @@ class Objective(nn.Module):
     def __init__(self, model: SamihsModel, recipe: Recipe) -> None:
         super().__init__()
         self.model = model
-        self.window = recipe.window
-        self.loss = BoundarySensitiveLoss(reduction=recipe.loss_reduction)
+        self.loss = recipe.make_loss()
         self.dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[recipe.amp_dtype]
         self.amp = recipe.amp
 
     def forward(self, batch: Batch, correct: bool = False) -> Answered:
-        """First clicks, and with ``correct`` a second, corrective one on what they left wrong."""
+        """First prompts, and with ``correct`` one more click each, on what they left wrong."""
         target = low_resolution(batch.masks, self.model.config.mask_size)
-        window = batch.hu.new_tensor(self.window).expand(len(batch.hu), 2)
         with self._autocast(batch.hu.device):
-            embedding = self.model.encode(batch.hu, window)
-        kinds = torch.full(batch.points.shape[:2], FOREGROUND, device=batch.points.device)
-        points, labels = _with_pad(batch.points, kinds)
+            embedding = self.model.encode(batch.hu, batch.window)
+        points, labels = batch.points, batch.labels
         loss, logits = self._answer(embedding, points, labels, None, target, batch)
         if correct:
-            points, labels = corrected(batch.points, logits, target, batch.masks.shape[-1])
+            points, labels = corrected(points, labels, logits, target, batch.masks.shape[-1])
             prior = logits.detach()
             second, logits = self._answer(embedding, points, labels, prior, target, batch)
             loss = (loss + second) / 2
@@ -77,7 +74,7 @@ class Objective(nn.Module):
 
 
 def _overlap(logits: Tensor, target: Tensor) -> tuple[float, float]:
-    """Mean IoU and Dice of the clicks whose mask is not empty; NaN where there is none."""
+    """Mean IoU and Dice of the prompts whose mask is not empty; NaN where there is none."""
     has_mask = target.flatten(1).any(1)
     if not has_mask.any():
         return math.nan, math.nan
@@ -96,35 +93,3 @@ def low_resolution(masks: Tensor, size: int) -> Tensor:
     vanished = ~low.flatten(1).any(1)
     low[vanished] = covered[vanished] > 0
     return low.float()
-
-
-def corrected(
-    points: Tensor, logits: Tensor, target: Tensor, slice_size: int
-) -> tuple[Tensor, Tensor]:
-    """The first clicks and one corrective click each, with SAM's pad point: [B, 3, 2] and [B, 3].
-
-    The new click falls on a random wrong pixel of the low-resolution answer, foreground where the
-    answer missed and background where it spilled; on the first click again where nothing is wrong.
-    """
-    wrong = ((logits > 0) != (target > 0.5)).flatten(1)
-    weights = wrong.float()
-    weights[~wrong.any(1), 0] = 1.0
-    index = torch.multinomial(weights, 1)[:, 0]
-    width = target.shape[-1]
-    scale = slice_size / width
-    cell = torch.stack([index % width, index // width], dim=1).float()
-    second = (cell + 0.5) * scale - 0.5
-    label = torch.where(target.flatten(1).gather(1, index[:, None])[:, 0] > 0.5, 1, 0)
-    fine = ~wrong.any(1)
-    second[fine], label[fine] = points[fine, 0], FOREGROUND
-    on_nothing = ~target.flatten(1).any(1) & fine
-    label[on_nothing] = BACKGROUND
-    first_label = torch.full_like(label, FOREGROUND)
-    both = torch.stack([points[:, 0], second], dim=1)
-    return _with_pad(both, torch.stack([first_label, label], dim=1))
-
-
-def _with_pad(points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """SAM's own "not a point", which stands wherever there is no box."""
-    pad = torch.full_like(labels[:, :1], NOT_A_POINT)
-    return torch.cat([points, torch.zeros_like(points[:, :1])], 1), torch.cat([labels, pad], 1)

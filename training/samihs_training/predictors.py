@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from samihs_runtime.preprocessing import SliceFrame
+from samihs_runtime.preprocessing import SliceFrame, window_of
 from samihs_runtime.segmentation import FOREGROUND, Prompt
-from samihs_training.data.targets import Mask
+from samihs_training.data.clicks import Mask
 
 Clicks = Sequence[tuple[float, float]]
 Answer = Callable[[NDArray[np.int16], Clicks], list[tuple[Mask, float]]]
@@ -32,8 +32,13 @@ class Reply:
     """[M, M] over the whole slice, padded to a square."""
 
 
-Ask = Callable[[NDArray[np.float32], Prompt], Reply]
-"""A slice [rows, columns] in HU, and any prompt on it."""
+class Ask(Protocol):
+    """Any prompt, on a slice [rows, columns] in HU."""
+
+    def __call__(
+        self, hu: NDArray[np.float32], prompt: Prompt, prior: NDArray[np.float32] | None = None
+    ) -> Reply:
+        """``prior``: logits of an earlier reply on the same slice, where the prompt goes on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,24 +60,25 @@ def checkpoint_predictor(adapters: Path, base: Path) -> Iterator[Predictor]:
     from samihs_training.model import mask_at_slice_size
 
     loaded = load_adapters(adapters, base)
-    window = torch.tensor([loaded.description["window"]], dtype=torch.float32)
-
     last: list[tuple[NDArray[Any], torch.Tensor]] = []  # the slice that was encoded last
 
     def encoded(hu: NDArray[Any], frame: SliceFrame) -> torch.Tensor:
         if not last or last[0][0] is not hu:
-            pixels = frame.slice_to_model(hu.astype(np.float32))
-            last[:] = [(hu, loaded.model.encode(torch.from_numpy(pixels)[None, None], window))]
+            stored = hu.astype(np.float32)
+            window = torch.tensor([window_of(stored, loaded.window)], dtype=torch.float32)
+            pixels = torch.from_numpy(frame.slice_to_model(stored))[None, None]
+            last[:] = [(hu, loaded.model.encode(pixels, window))]
         return last[0][1]
 
     @torch.inference_mode()
-    def ask(hu: NDArray[Any], prompt: Prompt) -> Reply:
+    def ask(hu: NDArray[Any], prompt: Prompt, prior: NDArray[np.float32] | None = None) -> Reply:
         frame = SliceFrame(hu.shape[0], hu.shape[1], max(hu.shape))
         points, labels = prompt.arrays()
         logits, score = loaded.model.decode(
             encoded(hu, frame),
             torch.from_numpy(frame.points_to_model(points))[None],
             torch.from_numpy(labels)[None],
+            None if prior is None else torch.from_numpy(prior)[None, None],
             slice_size=frame.size,
         )
         low = logits[0, 0].numpy()
@@ -99,8 +105,10 @@ def bundle_predictor(bundle: Path | None, backend: str = "auto") -> Iterator[Pre
             predictions = [segmenter.predict(encoded, Prompt((each,), (1,))) for each in clicks]
             return [(each.mask, each.score) for each in predictions]
 
-        def ask(hu: NDArray[np.float32], prompt: Prompt) -> Reply:
-            reply = segmenter.predict(segmenter.encode(hu), prompt)
+        def ask(
+            hu: NDArray[np.float32], prompt: Prompt, prior: NDArray[np.float32] | None = None
+        ) -> Reply:
+            reply = segmenter.predict(segmenter.encode(hu), prompt, prior)
             return Reply(reply.mask, reply.score, reply.logits)
 
         manifest = segmenter.bundle.manifest

@@ -17,11 +17,15 @@ PROGRESS_COLUMNS = (
 
 
 class FitBars:
-    """One bar for the phantoms, one for each stage."""
+    """One bar for the phantoms, one for the cases of a data set, one for each stage."""
 
     def __init__(self, progress: Progress, recipe: Recipe) -> None:
         self.progress = progress
-        self.bars = {"phantoms": progress.add_task("phantoms", total=recipe.slices, note="")}
+        self.bars = {}
+        if recipe.data is not None:
+            self.bars["cases"] = progress.add_task("cases", total=None, note="", start=False)
+        if recipe.data is None or recipe.base is not None:
+            self.bars["phantoms"] = progress.add_task("phantoms", total=recipe.slices, note="")
         stages = {"base": recipe.base, "adapt": recipe.adapt}
         for name, stage in stages.items():
             if stage is not None:
@@ -40,3 +44,9 @@ class FitBars:
         """``done`` of ``total`` phantom slices are made."""
         bar = self.bars["phantoms"]
         self.progress.update(bar, completed=done, total=total, note=f"{done}/{total} slices")
+
+    def read(self, done: int, total: int) -> None:
+        """``done`` of ``total`` cases are read."""
+        bar = self.bars["cases"]
+        self.progress.start_task(bar)
+        self.progress.update(bar, completed=done, total=total, note=f"{done}/{total} cases")

@@ -2,7 +2,9 @@
 
 A rule turns a mask [rows, columns] that is not empty, and a random generator, into a
 :class:`~samihs_runtime.segmentation.Prompt`; points are (column, row), pixel centres at integers.
-``random`` is the authors' training prompt, ``middle`` their test prompt.
+``hand`` is what training clicks by default, ``random`` the authors' training prompt, ``middle``
+their test prompt. Corrections that follow a first prompt are in
+:mod:`samihs_training.corrections`.
 """
 
 from __future__ import annotations
@@ -12,25 +14,68 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import ndimage
 
 from samihs_runtime.errors import UsageError
 from samihs_runtime.segmentation import BACKGROUND, FOREGROUND, Prompt
-from samihs_training.data.targets import Mask, deepest_click, random_click
+from samihs_training.data.clicks import Mask, Point, deepest_click, hand_click, random_click
 
-Point = tuple[float, float]
+DECOY_RADIUS_PX = (3.0, 15.0)
+"""Of what is pointed at where nothing bleeds; 1.5 to 7 mm on a head CT of 512 x 512 pixels."""
 
 
 class PromptRule(Protocol):
-    """A way to point at a mask."""
+    """A way to point at a mask, or at a place where nothing bleeds."""
+
+    @property
+    def count(self) -> int:
+        """Points of a prompt, box corners aside; fewer only where a mask has too few pixels."""
 
     def __call__(self, mask: Mask, rng: np.random.Generator) -> Prompt:
         """The prompt; ``mask`` [rows, columns] holds at least one pixel."""
 
+    def elsewhere(self, click: Point, free: Mask, rng: np.random.Generator) -> Prompt:
+        """The same where nothing bleeds: at ``click``, in ``free`` [rows, columns]."""
+
+
+class OneClick:
+    """What the rules of one click share: where nothing bleeds, they point by that click."""
+
+    @property
+    def count(self) -> int:
+        """One."""
+        return 1
+
+    def elsewhere(self, click: Point, free: Mask, rng: np.random.Generator) -> Prompt:
+        """The click."""
+        return Prompt((click,), (FOREGROUND,))
+
+
+class AroundDecoy:
+    """What the other rules share: where nothing bleeds, they point as if a lesion lay there."""
+
+    def __call__(self, mask: Mask, rng: np.random.Generator) -> Prompt:
+        """The prompt of a mask."""
+        raise NotImplementedError
+
+    def elsewhere(self, click: Point, free: Mask, rng: np.random.Generator) -> Prompt:
+        """The prompt of a disk around the click, cut to what is free."""
+        rows, columns = np.ogrid[: free.shape[0], : free.shape[1]]
+        radius = rng.uniform(*DECOY_RADIUS_PX)
+        disk = (columns - click[0]) ** 2 + (rows - click[1]) ** 2 <= radius**2
+        return self(disk & free, rng)
+
 
 @dataclass(frozen=True)
-class RandomPixel:
+class HandClick(OneClick):
+    """One click as a person makes it: inside, mostly well inside, off by a pixel or two."""
+
+    def __call__(self, mask: Mask, rng: np.random.Generator) -> Prompt:
+        return Prompt((hand_click(mask, rng),), (FOREGROUND,))
+
+
+@dataclass(frozen=True)
+class RandomPixel(OneClick):
     """One foreground pixel, each as likely as any other."""
 
     def __call__(self, mask: Mask, rng: np.random.Generator) -> Prompt:
@@ -38,7 +83,7 @@ class RandomPixel:
 
 
 @dataclass(frozen=True)
-class MiddlePixel:
+class MiddlePixel(OneClick):
     """The middle one of the foreground pixels in row order: element n // 2 of n, as the authors'.
 
     It need not be deep inside, nor in the largest part of the mask.
@@ -51,7 +96,7 @@ class MiddlePixel:
 
 
 @dataclass(frozen=True)
-class DeepestPoint:
+class DeepestPoint(OneClick):
     """The pixel that lies farthest from the mask's edge, the image's edge included."""
 
     def __call__(self, mask: Mask, rng: np.random.Generator) -> Prompt:
@@ -59,7 +104,7 @@ class DeepestPoint:
 
 
 @dataclass(frozen=True)
-class SeveralPoints:
+class SeveralPoints(AroundDecoy):
     """``count`` different foreground pixels; all there are where the mask has fewer."""
 
     count: int = 3
@@ -74,7 +119,7 @@ class SeveralPoints:
 
 
 @dataclass(frozen=True)
-class PositiveNegative:
+class PositiveNegative(AroundDecoy):
     """Foreground pixels, and background pixels near the lesion, where a person would correct."""
 
     positives: int = 1
@@ -90,6 +135,11 @@ class PositiveNegative:
                 f"{self.reach}: expected at least 1, 0 and 3"
             )
 
+    @property
+    def count(self) -> int:
+        """Both kinds."""
+        return self.positives + self.negatives
+
     def __call__(self, mask: Mask, rng: np.random.Generator) -> Prompt:
         inside = _pixels(mask, self.positives, rng)
         distance = ndimage.distance_transform_edt(~mask)
@@ -99,7 +149,7 @@ class PositiveNegative:
 
 
 @dataclass(frozen=True)
-class JitteredBox:
+class JitteredBox(AroundDecoy):
     """The bounding box, each edge off by noise, as segment-anything was trained (A, section 5)."""
 
     jitter: float = 0.1
@@ -112,6 +162,11 @@ class JitteredBox:
             raise UsageError(
                 f"prompt box: jitter {self.jitter}, most {self.most}: expected 0 or more"
             )
+
+    @property
+    def count(self) -> int:
+        """None beside the corners."""
+        return 0
 
     def __call__(self, mask: Mask, rng: np.random.Generator) -> Prompt:
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
@@ -127,6 +182,7 @@ class JitteredBox:
 
 
 PROMPTS: dict[str, Callable[..., PromptRule]] = {
+    "hand": HandClick,
     "random": RandomPixel,
     "middle": MiddlePixel,
     "deepest": DeepestPoint,
@@ -170,8 +226,19 @@ class NoisyClicks:
         if self.sigma_px < 0:
             raise UsageError(f"click noise {self.sigma_px} px: expected 0 or more")
 
+    @property
+    def count(self) -> int:
+        """As the rule's."""
+        return self.rule.count
+
     def __call__(self, mask: Mask, rng: np.random.Generator) -> Prompt:
-        prompt = self.rule(mask, rng)
+        return self._noisy(self.rule(mask, rng), mask, rng)
+
+    def elsewhere(self, click: Point, free: Mask, rng: np.random.Generator) -> Prompt:
+        """As the rule's, its foreground points moved within what is free."""
+        return self._noisy(self.rule.elsewhere(click, free, rng), free, rng)
+
+    def _noisy(self, prompt: Prompt, mask: Mask, rng: np.random.Generator) -> Prompt:
         points = tuple(
             self._moved(point, label, mask, rng)
             for point, label in zip(prompt.points, prompt.labels, strict=True)
@@ -191,31 +258,17 @@ class NoisyClicks:
         return float(x), float(y)
 
 
-def next_click(
-    prompt: Prompt, answer: Mask, truth: Mask, rng: np.random.Generator | None = None
-) -> Prompt:
-    """The prompt with one corrective click in the largest error; the same one if there is none.
+def filled(prompt: Prompt, count: int) -> Prompt:
+    """The prompt with ``count`` points: its own again, in turn, where it has fewer.
 
-    The largest 4-connected region where ``answer`` and ``truth`` differ gets the click: foreground
-    where the answer missed, background where it spilled. It falls on the region's deepest pixel, as
-    interactive methods are tested, or with ``rng`` on a random one, as segment-anything trains.
+    For a batch, whose prompts have one number of points. SAM's pad would be another way to fill
+    them up, but each further pad changes the answer.
     """
-    error = _largest_region(answer ^ truth)
-    if error is None:
-        return prompt
-    point = deepest_click(error) if rng is None else random_click(error, rng)
-    missed = bool(truth[int(point[1]), int(point[0])])
-    label = FOREGROUND if missed else BACKGROUND
-    return replace(prompt, points=(*prompt.points, point), labels=(*prompt.labels, label))
-
-
-def _largest_region(wrong: Mask) -> Mask | None:
-    labels, count = ndimage.label(wrong)
-    if count == 0:
-        return None
-    sizes: NDArray[np.intp] = np.bincount(labels.ravel())
-    sizes[0] = 0
-    return np.asarray(labels == sizes.argmax())
+    missing = range(len(prompt.points), count) if prompt.points else ()
+    again = [place % len(prompt.points) for place in missing]
+    points = prompt.points + tuple(prompt.points[place] for place in again)
+    labels = prompt.labels + tuple(prompt.labels[place] for place in again)
+    return replace(prompt, points=points, labels=labels)
 
 
 def _pixels(mask: Mask, count: int, rng: np.random.Generator) -> tuple[Point, ...]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from samihs_training.data.targets import Mask
+from samihs_training.data.clicks import Mask
 
 Spacing = tuple[float, ...]
 
@@ -21,9 +25,13 @@ def hausdorff_95(predicted: Mask, truth: Mask, spacing: Spacing) -> float:
         return 0.0 if predicted.any() == truth.any() else float("nan")
     from monai.metrics import compute_hausdorff_distance  # slow to import
 
-    distance = compute_hausdorff_distance(
-        *_cropped(predicted, truth), include_background=True, percentile=95, spacing=list(spacing)
-    )
+    with _quiet():
+        distance = compute_hausdorff_distance(
+            *_cropped(predicted, truth),
+            include_background=True,
+            percentile=95,
+            spacing=list(spacing),
+        )
     return float(distance.item())
 
 
@@ -37,9 +45,10 @@ def surface_dice(predicted: Mask, truth: Mask, spacing: Spacing, tolerance: floa
         return float(predicted.any() == truth.any())
     from monai.metrics import compute_surface_dice
 
-    share = compute_surface_dice(
-        *_cropped(predicted, truth), [tolerance], include_background=True, spacing=list(spacing)
-    )
+    with _quiet():
+        share = compute_surface_dice(
+            *_cropped(predicted, truth), [tolerance], include_background=True, spacing=list(spacing)
+        )
     return float(share.item())
 
 
@@ -56,6 +65,18 @@ def rowwise_hausdorff(predicted: Mask, truth: Mask) -> float:
     first, second = (np.unique(mask, axis=0).astype(np.float64) for mask in (predicted, truth))
     distances = cdist(first, second)
     return float(max(distances.min(0).max(), distances.min(1).max()))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the one warning that MONAI 1.6 gives of its own call of ``get_mask_edges``."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore",
+            r"monai\.metrics\.utils get_mask_edges:always_return_as_numpy",
+            FutureWarning,
+        )
+        yield
 
 
 def _cropped(predicted: Mask, truth: Mask) -> tuple[torch.Tensor, torch.Tensor]:

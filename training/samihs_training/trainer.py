@@ -115,7 +115,7 @@ class Trainer:
         pieces = self.stage.accumulate
         answers = []
         for piece in range(pieces):
-            batch = _moved(next(batches), self.processes.device)
+            batch = next(batches).to(self.processes.device)
             with self.processes.without_sync(self.objective, last=piece == pieces - 1):
                 answered: Answered = self.objective(batch, correct)
                 self.scaler.scale(answered.loss / pieces).backward()  # type: ignore[no-untyped-call]
@@ -131,7 +131,7 @@ class Trainer:
         self.model.eval()
         with self.average.in_place():
             answers = [
-                objective(_moved(data[number], self.processes.device))
+                objective(data[number].to(self.processes.device))
                 for number in range(max(1, data.count // data.batch))
             ]
         mean = _mean(answers)
@@ -235,10 +235,6 @@ class Trainer:
         self.scaler.load_state_dict(state["scaler"])
         self.step_count, self.seconds = state["step"], state["seconds"]
         self.best_dice = state["best_dice"]
-
-
-def _moved(batch: Batch, device: torch.device) -> Batch:
-    return Batch(*(each.to(device) for each in (batch.hu, batch.points, batch.masks)))
 
 
 def _mean(answers: list[Answered]) -> Answered:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samihs_runtime.errors import UsageError
-from samihs_training.data.targets import Mask
+from samihs_training.data.clicks import Mask
 
 Slice = NDArray[np.float32]
 

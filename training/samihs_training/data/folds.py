@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,11 @@ class Folds:
     count: int
     seed: int
     fold_of: dict[str, int]
+
+    @property
+    def sha256(self) -> str:
+        """Of the table: equal where every patient's fold is."""
+        return hashlib.sha256(json.dumps(self.fold_of, sort_keys=True).encode()).hexdigest()
 
     def patients(self, fold: int) -> list[str]:
         """The patients tested in that fold, by name."""
@@ -74,6 +80,29 @@ def make_folds(volumes_ml: Mapping[str, float], *, count: int = 5, seed: int = 0
         run = ordered[start : start + count]
         fold_of.update(zip(run, rng.permutation(count).tolist(), strict=False))
     return Folds(count, seed, dict(sorted(fold_of.items())))
+
+
+def held_out(folds: Folds, fold: int, names: Iterable[str], origin: Path | str) -> frozenset[str]:
+    """The cases of ``names`` that fold ``fold`` holds out; ``origin`` is where the folds are from.
+
+    Raises:
+        UsageError: there is no such fold.
+        DataError: a case without a fold, a fold's case that is not there, or nobody held out.
+    """
+    if not 0 <= fold < folds.count:
+        raise UsageError(f"fold {fold}: {origin} has folds 0 to {folds.count - 1}")
+    given = set(names)
+    for odd, words in (
+        (given - folds.fold_of.keys(), "has no fold for"),
+        (folds.fold_of.keys() - given, "gives a fold to cases that the data set lacks:"),
+    ):
+        if odd:
+            first = ", ".join(sorted(odd)[:3])
+            raise DataError(f"{origin} {words} {first} ({len(odd)} in all): make-folds again")
+    chosen = frozenset(folds.patients(fold))
+    if not chosen:
+        raise DataError(f"{origin}: fold {fold} holds no patient")
+    return chosen
 
 
 def write_folds(folds: Folds, path: Path) -> None:

@@ -1,29 +1,36 @@
-"""A batch of clicked slices, and how a phantom slice is varied before it goes into one."""
+"""A batch of prompted slices, and how a phantom slice is varied before it goes into one."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from samihs_training.data.phantom import PhantomSlice, wear_8bit
 
-Task = Literal["structures", "bleeds"]
-
 
 @dataclass(frozen=True)
 class Batch:
-    """B slices, P clicks on each: prompt i belongs to slice i // P."""
+    """B slices, P prompts on each: prompt i belongs to slice i // P."""
 
     hu: Tensor
     """float32 [B, 1, S, S]."""
+    window: Tensor
+    """float32 [B, 2]: low and high HU."""
     points: Tensor
-    """float32 [B * P, 1, 2], column first."""
+    """float32 [B * P, N, 2], column first, as the decoder takes them: the last is SAM's pad, or
+    the last two are a box's corners."""
+    labels: Tensor
+    """int64 [B * P, N]: 1 foreground, 0 background, 2 and 3 box corners, -1 not a point."""
     masks: Tensor
     """uint8 [B * P, 1, S, S]."""
+
+    def to(self, device: torch.device) -> Batch:
+        """On that device."""
+        return Batch(*(getattr(self, each.name).to(device) for each in fields(self)))
 
 
 def flipped(sample: PhantomSlice, rng: np.random.Generator) -> PhantomSlice:

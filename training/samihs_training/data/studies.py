@@ -14,13 +14,8 @@ from numpy.typing import NDArray
 
 from samihs_training.data.cache import FIRST_SEEDS
 from samihs_training.data.phantom import BleedType, PhantomOptions, PhantomSlice, generate_study
-from samihs_training.data.targets import (
-    Target,
-    deepest_click,
-    lesions,
-    negative_target,
-    random_click,
-)
+from samihs_training.data.targets import Target, lesions, negative_target
+from samihs_training.prompts import prompt_rule
 
 ClickRule = Literal["deepest", "random"]
 STUDY_SEED = FIRST_SEEDS["test"]
@@ -87,14 +82,8 @@ def cases_of(seed: int, spec: StudySpec) -> list[StudyCase]:
     cases = []
     for index in sorted(chosen):
         rng = np.random.default_rng([seed, index])
-        clicks = [
-            Target(
-                mask,
-                deepest_click(mask) if spec.click == "deepest" else random_click(mask, rng),
-                kind,
-            )
-            for kind, mask in found[index]
-        ]
+        rule = prompt_rule(spec.click)
+        clicks = [Target(mask, rule(mask, rng), kind) for kind, mask in found[index]]
         clicks.append(negative_target(slices[index], rng))
         extent = float(study.extents_mm[index])
         cases.append(

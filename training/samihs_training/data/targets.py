@@ -1,4 +1,4 @@
-"""What a click on a slice means: the mask that is wanted, and clicks to train it with.
+"""What a prompt on a phantom slice means: the mask that is wanted, and prompts to train it with.
 
 A bleed's target is the clicked lesion in that slice: the 8-connected component of its type. The
 membranes of a septated collection belong to it. Everything is numpy; masks are [rows, columns].
@@ -9,13 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import ndimage
 
+from samihs_runtime.segmentation import Prompt
+from samihs_training.data.clicks import EIGHT, Mask, Point, random_click
 from samihs_training.data.phantom import BleedType, PhantomSlice, Tissue
+from samihs_training.prompts import HandClick, PromptRule
 
-Mask = NDArray[np.bool_]
-EIGHT = np.ones((3, 3))
+HAND = HandClick()
 MIN_LESION_PIXELS = 12  # below about 3 mm^2 a click is luck, for a person as well
 HARD_NEGATIVES = (
     Tissue.CALCIFICATION, Tissue.VESSEL, Tissue.DURA, Tissue.TUMOUR, Tissue.METAL,
@@ -26,13 +27,17 @@ HARD_NEGATIVES = (
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """One click and the mask it asks for."""
+    """One prompt and the mask it asks for."""
 
     mask: Mask
-    """Empty where the click is on no bleed (and bleeds are what is asked for)."""
-    click: tuple[float, float]
-    """(column, row)."""
+    """Empty where the prompt is on no bleed (and bleeds are what is asked for)."""
+    prompt: Prompt
     kind: BleedType
+
+    @property
+    def click(self) -> Point:
+        """(column, row) of the first point."""
+        return self.prompt.points[0]
 
 
 def lesions(
@@ -51,39 +56,12 @@ def lesions(
     return found
 
 
-def deepest_click(mask: Mask) -> tuple[float, float]:
-    """(x, y) of the deepest interior pixel."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    box = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]  # 20 times cheaper than whole
-    depth = ndimage.distance_transform_edt(np.pad(box, 1))[1:-1, 1:-1]
-    row, column = np.unravel_index(int(depth.argmax()), box.shape)
-    return float(column + columns[0]), float(row + rows[0])
-
-
-def random_click(mask: Mask, rng: np.random.Generator) -> tuple[float, float]:
-    """(x, y) of a random pixel of the mask."""
-    flat = np.flatnonzero(mask)
-    row, column = np.unravel_index(int(rng.choice(flat)), mask.shape)
-    return float(column), float(row)
-
-
-def training_click(mask: Mask, rng: np.random.Generator) -> tuple[float, float]:
-    """A click as a person makes it: inside, mostly well inside, off by a pixel or two."""
-    if rng.random() < 0.3:
-        x, y = deepest_click(mask)
-    else:
-        x, y = random_click(mask, rng)
-    jitter = rng.normal(0, 1.0, 2)
-    column, row = round(x + jitter[0]), round(y + jitter[1])
-    rows, columns = mask.shape
-    inside = 0 <= row < rows and 0 <= column < columns and mask[row, column]
-    return (float(column), float(row)) if inside else (x, y)
-
-
 Lesions = list[tuple[BleedType, Mask]]
 
 
-def structure_target(sample: PhantomSlice, found: Lesions, rng: np.random.Generator) -> Target:
+def structure_target(
+    sample: PhantomSlice, found: Lesions, rng: np.random.Generator, rule: PromptRule = HAND
+) -> Target:
     """A click on any structure: the base learns what belongs together on CT.
 
     Mostly a lesion, where there is one; else the 8-connected component of one tissue
@@ -92,7 +70,7 @@ def structure_target(sample: PhantomSlice, found: Lesions, rng: np.random.Genera
     """
     if found and rng.random() < 0.7:
         kind, mask = found[rng.integers(len(found))]
-        return Target(mask, training_click(mask, rng), kind)
+        return Target(mask, rule(mask, rng), kind)
     present = [label for label in np.unique(sample.tissues) if label != Tissue.AIR]
     for _ in range(4):
         tissue = sample.tissues == rng.choice(present) if present else sample.tissues >= 0
@@ -101,22 +79,28 @@ def structure_target(sample: PhantomSlice, found: Lesions, rng: np.random.Genera
         mask = labels == labels[int(y), int(x)]
         if mask.sum() >= MIN_LESION_PIXELS:
             break
-    return Target(mask, training_click(mask, rng), BleedType.NONE)
+    return Target(mask, rule(mask, rng), BleedType.NONE)
 
 
 def bleed_target(
-    sample: PhantomSlice, found: Lesions, rng: np.random.Generator, negatives: float = 0.3
+    sample: PhantomSlice,
+    found: Lesions,
+    rng: np.random.Generator,
+    negatives: float = 0.3,
+    rule: PromptRule = HAND,
 ) -> Target:
-    """A click on one of the slice's lesions, ``found``, or (share ``negatives``) on something
+    """A prompt on one of the slice's lesions, ``found``, or (share ``negatives``) on something
     else, whose mask is empty."""
     if found and rng.random() >= negatives:
         kind, mask = found[rng.integers(len(found))]
-        return Target(mask, training_click(mask, rng), kind)
-    return negative_target(sample, rng)
+        return Target(mask, rule(mask, rng), kind)
+    return negative_target(sample, rng, rule)
 
 
-def negative_target(sample: PhantomSlice, rng: np.random.Generator) -> Target:
-    """A click on no bleed: half on what looks like one, else anywhere in the head.
+def negative_target(
+    sample: PhantomSlice, rng: np.random.Generator, rule: PromptRule = HAND
+) -> Target:
+    """A prompt on no bleed: half on what looks like one, else anywhere in the head.
 
     Three pixels around a bleed are left out: there a click is not clearly off it.
     """
@@ -133,7 +117,8 @@ def negative_target(sample: PhantomSlice, rng: np.random.Generator) -> Target:
     if not allowed.any():
         allowed = ~near
     empty = np.zeros(sample.tissues.shape, bool)
-    return Target(empty, random_click(allowed, rng), BleedType.NONE)
+    prompt = rule.elsewhere(random_click(allowed, rng), ~near, rng)
+    return Target(empty, prompt, BleedType.NONE)
 
 
 _BRAIN = (

@@ -1,8 +1,9 @@
 """A data set read once: HU and masks of all cases in two memory-mapped files.
 
 A cache is a folder of ``hu.i16`` and ``mask.u8`` (all voxels, case after case) and ``cases.json``
-(where each case begins, its shape and geometry, and what its files were). A second start reads the
-JSON and asks the file system for sizes and times, no voxel; files that changed make another cache.
+(each case's shape and geometry, its slices with hemorrhage, and a hash of its voxels). A second
+start reads the JSON and asks the file system for sizes and times, no voxel; files that changed make
+another cache.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from samihs_runtime.errors import DataError, OutputError
 from samihs_training.data.checking import checked
 from samihs_training.data.volumes import CaseFiles
 
-SCHEMA = 1
+SCHEMA = 2
 HU_RANGE = (-32_768, 32_767)
 """int16: HU are rounded to whole numbers, as scanners store them."""
 
@@ -41,6 +42,14 @@ class CachedCase:
     """Between rows, between columns."""
     extents_mm: NDArray[np.float64]
     """[Z]."""
+    bleeding: tuple[int, ...]
+    """Slices with hemorrhage."""
+    volume_ml: float
+    """Hemorrhage."""
+    sha256: str
+    """Of the HU: two cases that share it are one scan."""
+    home: Path
+    """The cache's folder: what another process opens for itself."""
 
 
 def open_volumes(
@@ -61,7 +70,7 @@ def open_volumes(
     home = folder / f"volumes-{_fingerprint(listed)}"
     if not home.is_dir():
         _fill(home, listed, progress)
-    return _load(home)
+    return load_volumes(home)
 
 
 def _fingerprint(cases: list[CaseFiles]) -> str:
@@ -87,7 +96,8 @@ def _fill(home: Path, cases: list[CaseFiles], progress: Callable[[int, int], Non
         with (partial / "hu.i16").open("wb") as hu, (partial / "mask.u8").open("wb") as mask:
             for done, case in enumerate(cases, 1):
                 volume = checked(case)
-                np.clip(np.rint(volume.hu), *HU_RANGE).astype(np.int16).tofile(hu)
+                voxels = np.clip(np.rint(volume.hu), *HU_RANGE).astype(np.int16)
+                voxels.tofile(hu)
                 volume.labels.astype(np.uint8).tofile(mask)
                 entries.append(
                     {
@@ -95,6 +105,9 @@ def _fill(home: Path, cases: list[CaseFiles], progress: Callable[[int, int], Non
                         "shape": volume.hu.shape,
                         "spacing_mm": volume.spacing_mm,
                         "extents_mm": volume.extents_mm.tolist(),
+                        "bleeding": np.flatnonzero(volume.labels.any((1, 2))).tolist(),
+                        "volume_ml": volume.volume_ml,
+                        "sha256": hashlib.sha256(voxels.tobytes()).hexdigest(),
                     }
                 )
                 progress(done, len(cases))
@@ -107,7 +120,12 @@ def _fill(home: Path, cases: list[CaseFiles], progress: Callable[[int, int], Non
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _load(home: Path) -> list[CachedCase]:
+def load_volumes(home: Path) -> list[CachedCase]:
+    """The cases of the cache in the folder ``home``; no voxel is read.
+
+    Raises:
+        DataError: the cache is damaged.
+    """
     try:
         entries: list[dict[str, Any]] = json.loads((home / "cases.json").read_text())["cases"]
         hu = np.memmap(home / "hu.i16", np.int16, "r")
@@ -129,6 +147,10 @@ def _load(home: Path) -> list[CachedCase]:
                 mask[start:end].reshape(shape),
                 (row, column),
                 np.asarray(entry["extents_mm"]),
+                tuple(entry["bleeding"]),
+                float(entry["volume_ml"]),
+                entry["sha256"],
+                home,
             )
         )
         start = end

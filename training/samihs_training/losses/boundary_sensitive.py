@@ -34,9 +34,9 @@ class BoundarySensitiveLoss:
     """Upper bound of a."""
     pos_weight: float = 2.0
     """Weight of foreground pixels in the cross entropy."""
-    reduction: Reduction = "batch"
-    """``batch``: one C, S and L_b over all samples, as the authors; ``sample``: the mean of each
-    sample's, so that a large lesion does not outweigh a small one."""
+    reduction: Reduction = "sample"
+    """``sample``: the mean of each sample's L_b, so that a large lesion does not outweigh a small
+    one; ``batch``: one C, S and L_b over all samples, as the authors."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.weight <= 1:

@@ -1,0 +1,152 @@
+"""Slices of real patients for training: which patients, and what is drawn from a slice.
+
+Slices with hemorrhage are trained on; prompts where nothing bleeds fall beside it. A slice goes the
+way that the runtime takes it: varied at its stored size, windowed, brought to one size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from samihs_runtime.errors import DataError
+from samihs_runtime.preprocessing import SliceFrame, window_of
+from samihs_runtime.segmentation import Prompt
+from samihs_training.data.augmentation import Augmentation
+from samihs_training.data.clicks import EIGHT, Mask, random_click
+from samihs_training.data.folds import Folds, held_out
+from samihs_training.data.framing import framed_mask
+from samihs_training.data.sources import Drawing, Drawn
+from samihs_training.data.targets import MIN_LESION_PIXELS
+from samihs_training.data.volume_cache import CachedCase, load_volumes
+
+Wanted = Literal["lesion", "slice"]
+HEAD_ABOVE_HU = -200.0
+"""Air is far below, fat (-100) and all other tissue above."""
+BLOOD_HU = (45.0, 90.0)
+"""What looks like clotted blood, and mostly is grey matter, vessels, or edges of bone."""
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Cases that are trained on, and cases that are not."""
+
+    train: list[CachedCase]
+    held_out: list[CachedCase]
+
+
+def split_cases(cases: Sequence[CachedCase], folds: Folds, fold: int, origin: Path | str) -> Split:
+    """The cases apart by fold; ``origin`` is what error messages call the folds.
+
+    Raises:
+        UsageError: there is no such fold.
+        DataError: folds of other cases, one scan on both sides, or a side without hemorrhage.
+    """
+    kept_back = held_out(folds, fold, [case.name for case in cases], origin)
+    split = Split(
+        [case for case in cases if case.name not in kept_back],
+        [case for case in cases if case.name in kept_back],
+    )
+    trained = {case.sha256: case.name for case in split.train}
+    for case in split.held_out:
+        if case.sha256 in trained:
+            raise DataError(
+                f"{origin}: {trained[case.sha256]} and {case.name} are one scan, and fold {fold} "
+                "holds out one of them only: give both the same fold"
+            )
+    for side, where in ((split.train, "outside"), (split.held_out, "in")):
+        if not any(case.bleeding for case in side):
+            raise DataError(f"{origin}: no case {where} fold {fold} has a hemorrhage")
+    return split
+
+
+class PatientSlices:
+    """Every slice with hemorrhage of some cases, in their order."""
+
+    def __init__(
+        self,
+        cases: Sequence[CachedCase],
+        *,
+        size: int,
+        wanted: Wanted = "lesion",
+        augmentation: Augmentation | None = None,
+    ) -> None:
+        """``size``: rows and columns of what is drawn; ``wanted``: what a prompt asks for."""
+        self.size, self.wanted, self.augmentation = size, wanted, augmentation
+        self.home = cases[0].home
+        self.slices = [(case.name, index) for case in cases for index in case.bleeding]
+        self._cases: dict[str, CachedCase] | None = None  # each process maps the files for itself
+
+    def __len__(self) -> int:
+        return len(self.slices)
+
+    def draw(self, index: int, drawing: Drawing, rng: np.random.Generator) -> Drawn:
+        """See :class:`~samihs_training.data.sources.Source`."""
+        hu, mask = self._stored(index)
+        varied = self.augmentation if drawing.vary else None
+        if varied:
+            hu, mask = varied(hu, mask, rng)
+        window = window_of(hu, drawing.window)
+        if varied and drawing.window.rule == "fixed":
+            window = varied.window(window, rng)
+        frame = SliceFrame(hu.shape[0], hu.shape[1], self.size)
+        hu, mask = frame.slice_to_model(hu), framed_mask(frame, mask)
+        found = [mask] if self.wanted == "slice" and mask.any() else _lesions(mask)
+        asked = [_asked(hu, mask, found, drawing, rng) for _ in range(drawing.prompts)]
+        return Drawn(hu, window, asked)
+
+    def _stored(self, index: int) -> tuple[NDArray[np.float32], Mask]:
+        if self._cases is None:
+            self._cases = {case.name: case for case in load_volumes(self.home)}
+        name, place = self.slices[index]
+        case = self._cases[name]
+        return case.hu[place].astype(np.float32), np.asarray(case.mask[place] > 0)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_cases": None}
+
+
+def _lesions(mask: Mask) -> list[Mask]:
+    """The 8-connected lesions that a person would click on; the specks where there are no others.
+
+    None where a small frame or a rotation has left nothing.
+    """
+    labels, count = ndimage.label(mask, structure=EIGHT)
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)
+    large = [part for part in range(1, count + 1) if sizes[part] >= MIN_LESION_PIXELS]
+    return [np.asarray(labels == part) for part in large or range(1, count + 1)]
+
+
+def _asked(
+    hu: NDArray[np.float32],
+    mask: Mask,
+    found: list[Mask],
+    drawing: Drawing,
+    rng: np.random.Generator,
+) -> tuple[Prompt, Mask]:
+    """A prompt on one of the lesions ``found``, or on something else, whose mask is empty."""
+    if found and rng.random() >= drawing.negatives:
+        wanted = found[rng.integers(len(found))]
+        return drawing.rule(wanted, rng), wanted
+    # Three pixels around a hemorrhage are left out: there a click is not clearly off it.
+    free = ~ndimage.binary_dilation(mask, iterations=3)
+    click = random_click(_places(hu, free, rng), rng)
+    return drawing.rule.elsewhere(click, free, rng), np.zeros_like(mask)
+
+
+def _places(hu: NDArray[np.float32], free: Mask, rng: np.random.Generator) -> Mask:
+    """Where a prompt on no hemorrhage may fall: half the time on what has blood's values."""
+    head = free & (hu > HEAD_ABOVE_HU)
+    like = head & (hu > BLOOD_HU[0]) & (hu < BLOOD_HU[1])
+    if rng.random() < 0.5 and like.any():
+        return like
+    for places in (head, free):
+        if places.any():
+            return places
+    return np.ones_like(free)

@@ -1,0 +1,92 @@
+"""Where training slices come from, and what is drawn from one: an image, prompts, masks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samihs_runtime.manifest import WindowRule
+from samihs_runtime.preprocessing import window_of
+from samihs_runtime.segmentation import Prompt
+from samihs_training.data.cache import SliceCache
+from samihs_training.data.clicks import Mask
+from samihs_training.data.slices import flipped, worn
+from samihs_training.data.targets import HAND, bleed_target, lesions, structure_target
+from samihs_training.prompts import PromptRule
+
+Task = Literal["structures", "bleeds"]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What is drawn from a slice."""
+
+    task: Task
+    """Prompts on any structure, or on hemorrhage."""
+    prompts: int
+    """Of a slice."""
+    rule: PromptRule = HAND
+    negatives: float = 0.3
+    """Share of the prompts where nothing bleeds; of ``bleeds``."""
+    window: WindowRule = WindowRule("fixed", -20.0, 100.0)  # noqa: RUF009 - it is frozen
+    vary: bool = True
+    """Whether slices are varied, as training wants; else each is as it is stored."""
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """One slice with what is asked of it."""
+
+    hu: NDArray[np.float32]
+    """[S, S]."""
+    window: tuple[float, float]
+    """Low and high HU."""
+    asked: list[tuple[Prompt, Mask]]
+    """Each prompt with its mask [S, S], empty where it is on no hemorrhage."""
+
+
+class Source(Protocol):
+    """Slices by number. It can be sent to another process, which opens the files for itself."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def draw(self, index: int, drawing: Drawing, rng: np.random.Generator) -> Drawn:
+        """Slice ``index``, the same whenever the generator's state is."""
+
+
+class PhantomSlices:
+    """The slices of a cache of phantoms."""
+
+    def __init__(self, cache: SliceCache) -> None:
+        self.home: Path = cache.home
+        self.count = len(cache)
+        self._cache: SliceCache | None = None  # each process maps the files for itself
+
+    def __len__(self) -> int:
+        return self.count
+
+    def draw(self, index: int, drawing: Drawing, rng: np.random.Generator) -> Drawn:
+        """See :class:`Source`."""
+        if self._cache is None:
+            self._cache = SliceCache.load(self.home)
+        sample = self._cache[index]
+        if drawing.vary:
+            sample = flipped(sample, rng)
+        found = lesions(sample)
+        hu = worn(sample.hu, rng) if drawing.vary else sample.hu.astype(np.float32)
+        asked = []
+        for _ in range(drawing.prompts):
+            if drawing.task == "structures":
+                target = structure_target(sample, found, rng, drawing.rule)
+            else:
+                target = bleed_target(sample, found, rng, drawing.negatives, drawing.rule)
+            asked.append((target.prompt, target.mask))
+        return Drawn(hu, window_of(hu, drawing.window), asked)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_cache": None}

@@ -1,0 +1,123 @@
+"""What a run trains on and validates on: phantoms, or the patients of a data set by folds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from samihs_runtime.errors import UsageError
+from samihs_training.config import DataConfig, Recipe
+from samihs_training.data.cache import CacheSpec, open_cache
+from samihs_training.data.folds import Folds, held_out, make_folds, read_folds
+from samihs_training.data.patients import PatientSlices, split_cases
+from samihs_training.data.sources import PhantomSlices, Source
+from samihs_training.data.volume_cache import open_volumes
+from samihs_training.data.volumes import find_cases
+
+FOLDS_FILE = "folds.json"
+"""In a run's folder: who was held out."""
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Slices:
+    """What one stage sees."""
+
+    train: Source
+    validation: Source | None
+    about: dict[str, Any]
+    """For a checkpoint's metadata: no path, no patient's name."""
+
+
+def phantom_slices(recipe: Recipe, folder: Path, progress: Progress | None = None) -> Slices:
+    """Phantoms, made in ``folder`` if need be; others to validate on, where the recipe does."""
+    workers = os.cpu_count() or 1
+    spec = CacheSpec("train", recipe.slices)
+    train = PhantomSlices(open_cache(folder, spec, workers=workers, progress=progress))
+    about = {"training_data": "synthetic CT only: phantoms of this project, no patient's images"}
+    if not recipe.validate_every:
+        return Slices(train, None, about)
+    apart = replace(spec, split="validation", count=recipe.validation_slices)
+    cache = open_cache(folder, apart, workers=workers, progress=progress)
+    return Slices(train, PhantomSlices(cache), about)
+
+
+@dataclass(frozen=True, eq=False)
+class Patients:
+    """A data set cut in two."""
+
+    train: PatientSlices
+    held_out: PatientSlices
+    folds: Folds
+    about: dict[str, Any]
+
+    def slices(self, recipe: Recipe) -> Slices:
+        """What a stage of the recipe sees."""
+        return Slices(self.train, self.held_out if recipe.validate_every else None, self.about)
+
+
+def open_patients(
+    config: DataConfig, folder: Path, kept: Path | None = None, progress: Progress | None = None
+) -> Patients:
+    """Read the data set, cached in ``folder``, and cut it by the folds.
+
+    ``kept``: the folds of a run that goes on. They stand, whatever the recipe's would be by now:
+    a patient who was trained on is not validated on afterwards.
+
+    Raises:
+        DataError: the root, a case or the folds are wrong; names it.
+        UsageError: there is no such fold, or there are more folds than patients.
+    """
+    files = find_cases(Path(config.root), config.layout or None)
+    names = [case.name for case in files]
+    read, origin = _given_folds(config, kept)
+    if read is not None:  # said before hours of reading
+        held_out(read, config.fold, names, origin)
+    elif len(names) < config.fold_count:
+        raise UsageError(
+            f"fold_count = {config.fold_count}: {config.root} has {len(names)} cases only"
+        )
+    cases = open_volumes(folder, files, progress=progress or (lambda done, total: None))
+    volumes = {case.name: case.volume_ml for case in cases}
+    folds = read or make_folds(volumes, count=config.fold_count, seed=config.fold_seed)
+    split = split_cases(cases, folds, config.fold, origin)
+    options: dict[str, Any] = {"size": config.size, "wanted": config.target}
+    train = PatientSlices(split.train, **options, augmentation=config.make_augmentation())
+    about = _about(config, files[0].layout, folds, len(split.train), len(split.held_out))
+    return Patients(train, PatientSlices(split.held_out, **options), folds, about)
+
+
+def _given_folds(config: DataConfig, kept: Path | None) -> tuple[Folds | None, Path | str]:
+    """Folds that a file holds, and what to call them."""
+    if kept is not None and kept.is_file():
+        return read_folds(kept), kept
+    if config.folds:
+        return read_folds(Path(config.folds)), Path(config.folds)
+    return None, f"{config.fold_count} folds of {config.root}"
+
+
+def _about(
+    config: DataConfig, layout: str, folds: Folds, trained: int, apart: int
+) -> dict[str, Any]:
+    """Counts; where the data lie and who the patients are is nobody's business."""
+    text = (
+        f"{trained} cases of a data set of layout {layout}; {apart} cases were held out "
+        f"(fold {config.fold} of {folds.count}, by case)"
+    )
+    data = {
+        "layout": layout, "cases": trained, "held_out": apart, "fold": config.fold,
+        "folds": folds.count, "folds_sha256": folds.sha256, "target": config.target,
+    }  # fmt: skip
+    return {"training_data": text, "data": data}
+
+
+def anonymous(recipe: Recipe) -> dict[str, Any]:
+    """The recipe for a checkpoint's metadata: files by name, without the folders they lay in."""
+    raw = asdict(recipe)
+    raw["base_checkpoint"] = Path(recipe.base_checkpoint).name
+    if recipe.data is not None:
+        raw["data"] |= {"root": "", "folds": Path(recipe.data.folds).name}
+    return raw
