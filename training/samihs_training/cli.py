@@ -38,6 +38,8 @@ for _command in (check_data, make_folds_command, check_folds):
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the run.")
 @click.option("--base", type=click.Path(path_type=Path),
               help="Base to adapt (ours, or Meta's .pth), instead of training one.")  # fmt: skip
+@click.option("--start", type=click.Path(path_type=Path),
+              help="Base that [base] trains further, instead of fresh weights.")  # fmt: skip
 @click.option("--data", type=click.Path(path_type=Path),
               help="Adapt to this data set (docs/data.md), instead of phantoms.")  # fmt: skip
 @click.option("--layout", type=click.Choice(LAYOUTS), help="Of the data. [recognised]")
@@ -56,6 +58,7 @@ def fit(
     config: Path | None,
     out: Path,
     base: Path | None,
+    start: Path | None,
     quick: bool,
     resume: bool,
     overwrite: bool,
@@ -71,6 +74,8 @@ def fit(
     recipe = read_recipe(config, quick=quick)
     if base is not None:
         recipe = replace(recipe, base=None, base_checkpoint=str(base))
+    if start is not None:
+        recipe = replace(recipe, start=str(start))
     recipe = replace(recipe, data=_data(recipe.data, data))
     first = os.environ.get("RANK", "0") == "0"
     console = Console(quiet=not first)

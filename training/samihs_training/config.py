@@ -48,6 +48,8 @@ class StageConfig:
     correct: float = 0.35
     """Share of steps with a second, corrective click on the largest error, and the first answer as
     prior mask."""
+    score_weight: float = 1.0
+    """Of the predicted IoU's squared error, beside the mask's loss."""
     clip: float = 1.0
     """Bound of the gradient's norm; 0: none."""
     accumulate: int = 1
@@ -68,6 +70,8 @@ class StageConfig:
                 f"accumulate = {self.accumulate}: expected a number of pieces that divides "
                 f"batch = {self.batch}"
             )
+        if self.score_weight < 0:
+            raise UsageError(f"score_weight = {self.score_weight}: expected 0 or more")
         if not 0 <= self.negatives <= 1:
             raise UsageError(f"negatives = {self.negatives}: expected a share from 0 to 1")
         self.rule()
@@ -144,6 +148,8 @@ class Recipe:
     adapt: StageConfig
     base: StageConfig | None = None
     """How a base is trained from scratch; None where ``base_checkpoint`` gives one."""
+    start: str = ""
+    """A base whose weights [base] begins with, for a further round; empty: fresh ones."""
     base_checkpoint: str = ""
     """A base to start from, our safetensors or Meta's ``.pth``."""
     image_size: int = 0

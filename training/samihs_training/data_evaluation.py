@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch.nn import functional as F
 
+from samihs_runtime.clicked_parts import clicked_parts
 from samihs_runtime.errors import DataError, UsageError
 from samihs_runtime.preprocessing import SliceFrame
 from samihs_runtime.segmentation import Prompt
@@ -164,7 +165,10 @@ class _Asking:
         prompt, prior = self.rule(wanted, self.rng), None
         for further in range(self.clicks):
             reply = self.ask(hu, prompt, prior)
-            mask = authors_mask(reply.logits) if self.protocol == "authors" else reply.mask
+            if self.protocol == "authors":
+                mask = authors_mask(reply.logits)
+            else:  # as samihs-infer draws it
+                mask = clicked_parts(reply.mask, prompt)
             if further + 1 < self.clicks:
                 prompt, prior = next_click(prompt, mask, wanted), reply.logits
         return mask, prompt

@@ -144,6 +144,8 @@ def fit(
     """
     if recipe.base_checkpoint and not Path(recipe.base_checkpoint).is_file():
         raise CheckpointError(f"no base checkpoint at {recipe.base_checkpoint}: see --base")
+    if recipe.start and not Path(recipe.start).is_file():
+        raise CheckpointError(f"no base checkpoint at {recipe.start}: see --start")
     # Tails of softmax and of Gaussians are denormal numbers, on which a CPU is slow: as training
     # sharpens its attention, a step would come to take twice as long.
     torch.set_flush_denormal(True)
@@ -167,10 +169,14 @@ def fit(
 
 
 def _train_base(run: Run, stage: StageConfig, phantoms: Slices) -> None:
-    """All weights from scratch: a click on any structure."""
-    config = preset(run.recipe.preset)
+    """All weights, from scratch or from another base's: a click on any structure."""
     torch.manual_seed(run.recipe.seed)
-    model = SamihsModel(initialised(build_sam(config)), config)
+    if run.recipe.start:
+        sam, config, _ = load_base(Path(run.recipe.start))
+    else:
+        config = preset(run.recipe.preset)
+        sam = initialised(build_sam(config))
+    model = SamihsModel(sam, config)
     trained = dict(model.sam.named_parameters())
     trainer = Trainer(model, trained, run.recipe, stage, "base", run.out, run.processes)
     run.train(trainer, stage, "structures", phantoms)

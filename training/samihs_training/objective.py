@@ -32,9 +32,10 @@ class Answered:
 class Objective(nn.Module):
     """The model with its loss: what DDP wraps, so that gradients are reduced as they arise."""
 
-    def __init__(self, model: SamihsModel, recipe: Recipe) -> None:
+    def __init__(self, model: SamihsModel, recipe: Recipe, score_weight: float = 1.0) -> None:
         super().__init__()
         self.model = model
+        self.score_weight = score_weight
         self.loss = recipe.make_loss()
         self.dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[recipe.amp_dtype]
         self.amp = recipe.amp
@@ -67,7 +68,8 @@ class Objective(nn.Module):
                 embedding, points, labels, prior, slice_size=batch.hu.shape[-1]
             )
         logits, score = logits.float(), score.float()
-        return self.loss(logits, target) + score_loss(score, logits, target), logits
+        loss = self.loss(logits, target)
+        return loss + self.score_weight * score_loss(score, logits, target), logits
 
     def _autocast(self, device: torch.device) -> Any:
         return torch.autocast(device.type, self.dtype, enabled=self.amp)

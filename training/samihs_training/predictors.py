@@ -12,13 +12,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from samihs_runtime.clicked_parts import clicked_parts
 from samihs_runtime.preprocessing import SliceFrame, window_of
 from samihs_runtime.segmentation import FOREGROUND, Prompt
 from samihs_training.data.clicks import Mask
 
 Clicks = Sequence[tuple[float, float]]
 Answer = Callable[[NDArray[np.int16], Clicks], list[tuple[Mask, float]]]
-"""A slice [rows, columns] in HU, clicks (x, y) -> for each a mask [rows, columns] and a score."""
+"""A slice [rows, columns] in HU, clicks (x, y) -> for each a mask [rows, columns] and a score.
+
+Of what the model answers the clicked parts, as ``samihs-infer`` draws them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,8 +89,12 @@ def checkpoint_predictor(adapters: Path, base: Path) -> Iterator[Predictor]:
         return Reply(mask, float(score[0]), low)
 
     def answer(hu: NDArray[np.int16], clicks: Clicks) -> list[tuple[Mask, float]]:
-        replies = [ask(hu, Prompt((click,), (FOREGROUND,))) for click in clicks]
-        return [(each.mask, each.score) for each in replies]
+        prompts = [_clicked(click) for click in clicks]
+        replies = [ask(hu, prompt) for prompt in prompts]
+        return [
+            (clicked_parts(each.mask, prompt), each.score)
+            for each, prompt in zip(replies, prompts, strict=True)
+        ]
 
     threshold = loaded.description.get("metrics", {}).get("score_threshold")
     yield Predictor(f"{adapters.name} on {base.name} (torch)", answer, threshold, ask)
@@ -102,8 +109,12 @@ def bundle_predictor(bundle: Path | None, backend: str = "auto") -> Iterator[Pre
 
         def answer(hu: NDArray[np.int16], clicks: Clicks) -> list[tuple[Mask, float]]:
             encoded = segmenter.encode(hu)
-            predictions = [segmenter.predict(encoded, Prompt((each,), (1,))) for each in clicks]
-            return [(each.mask, each.score) for each in predictions]
+            prompts = [_clicked(click) for click in clicks]
+            replies = [segmenter.predict(encoded, prompt) for prompt in prompts]
+            return [
+                (clicked_parts(each.mask, prompt), each.score)
+                for each, prompt in zip(replies, prompts, strict=True)
+            ]
 
         def ask(
             hu: NDArray[np.float32], prompt: Prompt, prior: NDArray[np.float32] | None = None
@@ -114,3 +125,7 @@ def bundle_predictor(bundle: Path | None, backend: str = "auto") -> Iterator[Pre
         manifest = segmenter.bundle.manifest
         name = f"{manifest.name} {manifest.version} ({backend} backend)"
         yield Predictor(name, answer, manifest.score_threshold, ask)
+
+
+def _clicked(click: tuple[float, float]) -> Prompt:
+    return Prompt((click,), (FOREGROUND,))

@@ -56,7 +56,7 @@ class Trainer:
             checkpoint_blocks(model.sam)
         if stage.compile:
             model.sam.image_encoder.compile()
-        objective = Objective(model, recipe)
+        objective = Objective(model, recipe, stage.score_weight)
         self.objective = self.processes.wrap(objective) if trained else objective
         self.parameters = list(self.trained.values())
         self.optimisers = make_optimiser(self.trained, stage)

@@ -118,6 +118,7 @@ def anonymous(recipe: Recipe) -> dict[str, Any]:
     """The recipe for a checkpoint's metadata: files by name, without the folders they lay in."""
     raw = asdict(recipe)
     raw["base_checkpoint"] = Path(recipe.base_checkpoint).name
+    raw["start"] = Path(recipe.start).name
     if recipe.data is not None:
         raw["data"] |= {"root": "", "folds": Path(recipe.data.folds).name}
     return raw
