@@ -141,7 +141,7 @@ def draw_worst_cases(path: Path, worst: Sequence[WorstCase]) -> bool:
     from PIL import Image
 
     figure = Figure(figsize=(7.0, _ROW_INCHES * len(worst) + 0.3), layout="constrained")
-    canvas = FigureCanvasAgg(figure)
+    canvas: Any = FigureCanvasAgg(figure)  # untyped in matplotlib
     axes = figure.subplots(len(worst), len(_COLUMNS), squeeze=False)
     for row, each in zip(axes, worst, strict=True):
         _draw_row(row, each)
