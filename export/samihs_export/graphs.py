@@ -38,7 +38,7 @@ class EncoderGraph(nn.Module):
         encoder = copy.deepcopy(model.sam.image_encoder)
         config = model.config
         self.image_size = config.image_size
-        self.patch_embed = one_channel_stem(
+        self.patch_embed: Any = one_channel_stem(
             encoder.patch_embed, config.pixel_mean, config.pixel_std
         )
         self.pos_embed = encoder.pos_embed
@@ -57,7 +57,8 @@ class EncoderGraph(nn.Module):
         for block in self.blocks:
             tokens = block(tokens)
         embedding = self.neck(tokens.permute(0, 3, 1, 2))
-        return self.patch_embed.packed(embedding, levels).float()
+        packed: Tensor = self.patch_embed.packed(embedding, levels).float()
+        return packed
 
 
 class PatchStem(nn.Module):

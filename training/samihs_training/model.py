@@ -117,9 +117,8 @@ def weighed(weights: Tensor, features: Tensor) -> Tensor:
 
     Each of the S features has the next B / S of the weights.
     """
-    count = len(features)
-    sums = weights.unflatten(0, (count, -1)) @ features.flatten(2)  # [S, B / S, H W]
-    return sums.reshape(-1, 1, *features.shape[2:])
+    of_slices = weights.view(len(features), -1, features.shape[1])  # [S, B / S, C]
+    return (of_slices @ features.flatten(2)).view(-1, 1, *features.shape[2:])
 
 
 def mask_at_slice_size(logits: Tensor, slice_size: int) -> Tensor:
