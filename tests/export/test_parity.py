@@ -123,7 +123,7 @@ def test_a_broken_reference_is_named(tmp_path: Path) -> None:
         ("encoder", "blocks.0.attention.qkv.bias"),
         ("encoder", "pos_embed"),
         ("decoder", "points.kinds"),
-        ("decoder", "hypernetwork.layers.1.bias"),
+        ("decoder", "cells.hypernetwork.layers.1.bias"),
     ],
 )
 def test_a_fault_planted_in_a_graph_fails_the_gate(
