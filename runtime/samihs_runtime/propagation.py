@@ -38,6 +38,9 @@ class PropagationOptions:
     """A pixel still looks like the lesion within this of its mean HU, or within 2 of its SD."""
     min_support: float = 0.1
     """Share of the last mask's pixels that must still look like the lesion."""
+    max_drift_hu: float = 15.0
+    """A mask whose median is farther than this from the clicked one's is another tissue: each step
+    allows for a little, and many little steps lead from blood to brain."""
     max_growth: float = 4.0
     """A mask this many times the last one's area has leaked."""
     max_parts: int = 4
@@ -89,6 +92,8 @@ def _follow(
             return found, f"the next slice is {gap:.1f} mm away (at most {options.max_gap_mm:g})"
         progress(index)
         carried = _carry(segmenter, series, last, index, options)
+        if not isinstance(carried, str):
+            carried = _drifted(series, clicked, carried, options) or carried
         if isinstance(carried, str):
             return found, f"slice {index}: {carried}"
         found.append(carried)
@@ -136,6 +141,19 @@ def _carry(
         labels=(FOREGROUND,) * len(prompts),
     )
     return SliceMask(index, mask, score, "propagated", merged, Evidence(logits, encoded.frame))
+
+
+def _drifted(
+    series: CTSeries, clicked: SliceMask, carried: SliceMask, options: PropagationOptions
+) -> str | None:
+    """Why ``carried`` is another tissue than what was clicked; None where it is the same."""
+    now, then = (float(np.median(series.hu[e.index][e.mask])) for e in (carried, clicked))
+    if abs(now - then) <= options.max_drift_hu:
+        return None
+    return (
+        f"the mask's median of {now:.0f} HU is {abs(now - then):.0f} from the clicked slice's "
+        f"(at most {options.max_drift_hu:g})"
+    )
 
 
 def _is_plausible(hu: float, within: tuple[float, float] | None) -> bool:

@@ -87,6 +87,18 @@ def test_a_click_on_brain_is_answered_not_found(segmenter: Segmenter) -> None:
     assert "no hemorrhage found" in lesion.notes[-1]
 
 
+def test_little_steps_do_not_lead_from_blood_to_brain(segmenter: Segmenter) -> None:
+    """8 HU less on each slice: every step is small, the fourth tissue is not what was clicked."""
+    series = ball_series()
+    hu = np.full_like(series.hu, 20)
+    for z in range(9):
+        hu[z, 20:40, 26:46] = 70 - 8 * abs(z - 4)
+    graded = replace(series, hu=hu)
+    lesion = segment_lesion(segmenter, graded, parse_request(["36,30,4"]))
+    assert [part.index for part in lesion.slices] == [3, 4, 5]
+    assert all("from the clicked slice's (at most 15)" in why for why in lesion.stop_reasons)
+
+
 def test_a_wide_gap_ends_the_lesion(segmenter: Segmenter) -> None:
     series = ball_series()
     moved = [
