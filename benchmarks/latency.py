@@ -65,6 +65,10 @@ def _cold(
         (SHIPPED, f"cold, folder of {SLICES}, whole lesion"): [
             *(*infer, str(scratch / "study"), "--point", f"{x:g},{y:g},{largest}"), *common
         ],
+        (SHIPPED, f"cold, folder of {SLICES}, first mask"): [
+            *(*infer, str(scratch / "study"), "--point", f"{x:g},{y:g},{largest}"),
+            *("--no-propagation", *common),
+        ],
         (SHIPPED, "cold, --help"): [*infer, "--help"],
         (FLOOR, "cold"): [sys.executable, "-c", "import numpy"],
     }  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import json
 import subprocess
 import sys
 import time
@@ -30,13 +30,22 @@ def interleaved(
     return {name: tuple(each) for name, each in taken.items()}
 
 
+_MEASURED = """
+import json, resource, subprocess, sys, time
+started = time.perf_counter()
+done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL)
+taken = time.perf_counter() - started
+peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024  # Linux counts KiB
+print(json.dumps([taken, peak, done.returncode]))
+"""
+"""Run by a small Python between: a child's peak is never below that of the process it came from."""
+
+
 def process(command: Sequence[str]) -> tuple[float, float]:
     """Wall seconds and peak resident MB of a process, by the operating system's account of it."""
-    started = time.perf_counter()
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(child.pid, 0)
-    taken = time.perf_counter() - started
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
-        sys.exit(f"error: {' '.join(command)} ended with {child.returncode}")
-    return taken, usage.ru_maxrss / 1024  # Linux counts KiB
+    between = [sys.executable, "-S", "-c", _MEASURED, *command]
+    done = subprocess.run(between, capture_output=True, text=True, check=True)
+    taken, peak, code = json.loads(done.stdout)
+    if code:
+        sys.exit(f"error: {' '.join(command)} ended with {code}")
+    return taken, peak
