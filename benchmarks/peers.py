@@ -71,9 +71,10 @@ class Worker:
         return json.loads(line)
 
 
-def measure(model: str = "vit_b", rounds: int = 5) -> Record:
+def measure(model: str = "vit_b", rounds: int = 5, image_size: int = 0) -> Record:
     """Encode and click of every subject, and its peak memory."""
     config = preset(model)
+    config = replace(config, image_size=image_size or config.image_size)
     if config.pyramid_width:
         raise SystemExit(f"{model} is not segment-anything's own model: its SamPredictor has none")
     with tempfile.TemporaryDirectory(prefix="samihs-peers-") as scratch:
@@ -96,7 +97,8 @@ def measure(model: str = "vit_b", rounds: int = 5) -> Record:
         "threads": os.cpu_count(),
         "weights": "random, seed 0",
     }
-    return Record(f"peers-{model}", tuple(series), settings, refused)
+    name = f"peers-{model}" + (f"-{image_size}" if image_size else "")
+    return Record(name, tuple(series), settings, refused)
 
 
 def prepare(folder: Path, config: SamConfig) -> None:
@@ -104,7 +106,7 @@ def prepare(folder: Path, config: SamConfig) -> None:
     torch.manual_seed(0)
     model = SamihsModel(build_sam(config), config).eval()
     torch.save(model.sam.state_dict(), folder / "weights.pt")
-    (folder / "preset").write_text(config.name)
+    (folder / "preset").write_text(f"{config.name} {config.image_size}")
     files = folder / "files"
     entries = [
         write_graphs(files, model, "onnx", precision, SIZE, dict) for precision in ("fp32", "int8")
@@ -159,8 +161,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default="vit_b", help="a preset of segment-anything's own sizes")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--image-size", type=int, default=0, help="0: the preset's own")
     options = parser.parse_args()
-    print(f"written  {measure(options.model, options.rounds).write()}")
+    record = measure(options.model, options.rounds, options.image_size)
+    print(f"written  {record.write()}")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -138,15 +137,11 @@ def machine() -> dict[str, Any]:
     }
 
 
-def versions(names: Iterable[str] = PACKAGES) -> dict[str, str]:
-    """Those that are installed."""
-    found = {}
-    for name in names:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+def versions() -> dict[str, str]:
+    """Of the packages that a figure may depend on: those that are installed."""
+    from samihs_runtime.environment import installed
+
+    return installed(PACKAGES)
 
 
 def _processor() -> str:
