@@ -27,7 +27,7 @@ from samihs_export.precision import COMPUTE_TYPES, to_precision
 from samihs_export.proof import Proof
 from samihs_export.refit import refittable
 from samihs_export.verify import REFERENCE
-from samihs_runtime.backends.exchange import exchanged_graph
+from samihs_runtime.backends.exchange import exchanged_graph, of_part
 from samihs_runtime.bundle import ADAPTERS, AdapterSet, Bundle, GraphEntry, Manifest, add_files
 from samihs_runtime.errors import BundleError, ExportError, OutputError
 from samihs_runtime.manifest import AdapterTensors, check_set_name
@@ -205,12 +205,11 @@ def _prove(
     tensors = read_tensors(path)
     with tempfile.TemporaryDirectory(prefix="samihs-exchanged-") as folder:
         for part in ("encoder", "decoder"):
-            name, start = getattr(entry, part), f"{part}/"
-            own = {k.removeprefix(start): t for k, t in tensors.items() if k.startswith(start)}
+            name = getattr(entry, part)
             out = Path(folder) / name
             out.parent.mkdir(parents=True, exist_ok=True)
             try:
-                out.write_bytes(exchanged_graph(bundle.root / name, own))
+                out.write_bytes(exchanged_graph(bundle.root / name, of_part(tensors, part)))
             except BundleError as error:
                 raise ExportError(str(error)) from error
         return proof.prove_graph(Path(folder), entry, merged)

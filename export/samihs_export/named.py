@@ -52,20 +52,12 @@ class NamedClickMaps(ClickMaps):
 
     def __init__(self, maps: ClickMaps) -> None:
         nn.Module.__init__(self)
-        self.channels = maps.weight.shape[-1]
         self.weight = nn.Parameter(maps.weight.detach().flatten(1))
         for name, buffer in maps.named_buffers():
             self.register_buffer(name, buffer, persistent=False)
 
     def forward(self, points: Tensor, labels: Tensor) -> Tensor:
-        count, side = points.shape[0], self.centres.shape[0]
-        kind = torch.eq(labels[..., None], self.kinds).to(self.weight.dtype)  # [B, N, 4]
-        weight = (kind @ self.weight).reshape(count, -1, self.channels)  # [B, 3 N, D]
-        across = self._gaussians(points[..., 0]).to(self.weight.dtype)  # [B, 3 N, side]
-        down = self._gaussians(points[..., 1]).to(self.weight.dtype)
-        rows = (weight.mT[..., None, :] * down.mT[:, None]).reshape(count, -1, weight.shape[1])
-        maps: Tensor = (rows @ across).reshape(count, self.channels, side, side)
-        return maps
+        return self.drawn(self.weight, points, labels)
 
 
 def name_weights(module: nn.Module) -> None:

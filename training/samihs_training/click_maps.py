@@ -37,13 +37,17 @@ class ClickMaps(nn.Module):
         self.register_buffer("centres", place, persistent=False)
 
     def forward(self, points: Tensor, labels: Tensor) -> Tensor:
-        count, channels = points.shape[0], self.weight.shape[-1]
+        return self.drawn(self.weight.flatten(1), points, labels)
+
+    def drawn(self, weight: Tensor, points: Tensor, labels: Tensor) -> Tensor:
+        """The maps with ``weight`` [4, 3 D]: of each label, its deviations' channels in a row."""
+        count, channels = points.shape[0], weight.shape[1] // len(DEVIATIONS)
         side = self.centres.shape[0]
-        kind = torch.eq(labels[..., None], self.kinds).to(self.weight.dtype)  # [B, N, 4]
-        weight = (kind @ self.weight.flatten(1)).reshape(count, -1, channels)  # [B, 3 N, D]
-        across = self._gaussians(points[..., 0]).to(self.weight.dtype)  # [B, 3 N, side]
-        down = self._gaussians(points[..., 1]).to(self.weight.dtype)
-        rows = (weight.mT[..., None, :] * down.mT[:, None]).reshape(count, channels * side, -1)
+        kind = torch.eq(labels[..., None], self.kinds).to(weight.dtype)  # [B, N, 4]
+        mixed = (kind @ weight).reshape(count, -1, channels)  # [B, 3 N, D]
+        across = self._gaussians(points[..., 0]).to(weight.dtype)  # [B, 3 N, side]
+        down = self._gaussians(points[..., 1]).to(weight.dtype)
+        rows = (mixed.mT[..., None, :] * down.mT[:, None]).reshape(count, -1, mixed.shape[1])
         return (rows @ across).reshape(count, channels, side, side)
 
     def _gaussians(self, places: Tensor) -> Tensor:

@@ -32,12 +32,10 @@ def initialised(sam: nn.Module) -> nn.Module:
         for attention in attentions:
             attention.q_proj.weight.mul_(CLICK_GAIN)
             attention.k_proj.weight.copy_(attention.q_proj.weight)
-        joining = [decoder.output_upscaling[5].conv] if len(decoder.output_upscaling) > 5 else []
-        joining += [encoder.patch_embed.detail] if joining else []
-        for convolution in joining:  # they leave alone the channel that holds the constant
-            convolution.weight[0] = 0
-            convolution.bias[0] = 0
-        if joining:
+        if hasattr(decoder, "click_maps"):  # a pyramid's: they leave the constant's channel alone
+            for joining in (decoder.output_upscaling[-1].conv, encoder.patch_embed.detail):
+                joining.weight[0] = 0
+                joining.bias[0] = 0
             decoder.click_maps.weight[..., 0] = 0
         upscaling = decoder.output_upscaling[3]
         upscaling.weight[:, 0] = 0

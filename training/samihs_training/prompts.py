@@ -9,6 +9,7 @@ their test prompt. Corrections that follow a first prompt are in
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
@@ -51,12 +52,12 @@ class OneClick:
         return Prompt((click,), (FOREGROUND,))
 
 
-class AroundDecoy:
+class AroundDecoy(ABC):
     """What the other rules share: where nothing bleeds, they point as if a lesion lay there."""
 
+    @abstractmethod
     def __call__(self, mask: Mask, rng: np.random.Generator) -> Prompt:
         """The prompt of a mask."""
-        raise NotImplementedError
 
     def elsewhere(self, click: Point, free: Mask, rng: np.random.Generator) -> Prompt:
         """The prompt of a disk around the click, cut to what is free."""

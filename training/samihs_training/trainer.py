@@ -50,7 +50,7 @@ class Trainer:
         self.model, self.trained = model, dict(trained)
         self.recipe, self.stage, self.name, self.out = recipe, stage, name, out
         self.steps = stage.steps if trained else 0
-        # Channels last: a CPU's small convolutions are then three times faster, a GPU's no slower.
+        # Channels last: small convolutions are then up to five times faster on a CPU.
         model.to(self.processes.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if stage.checkpoint_activations:
             checkpoint_blocks(model.sam)

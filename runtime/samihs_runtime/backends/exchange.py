@@ -36,7 +36,12 @@ def exchanged_tensors(bundle: Bundle, family: str, precision: str, part: str) ->
     path = bundle.adapter_tensors(family, precision)
     if path is None:
         return None
-    tensors, prefix = read_tensors(path), f"{part}/"
+    return of_part(read_tensors(path), part)
+
+
+def of_part(tensors: Tensors, part: str) -> Tensors:
+    """Those of one graph, ``encoder`` or ``decoder``, under the names they have in it."""
+    prefix = f"{part}/"
     return {n.removeprefix(prefix): each for n, each in tensors.items() if n.startswith(prefix)}
 
 
