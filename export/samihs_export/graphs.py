@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +25,9 @@ from samihs_export.named import name_weights
 from samihs_export.upscaling import UpscalingForm, set_upscaling
 from samihs_export.windows import Windows
 from samihs_runtime.errors import ExportError
+from samihs_training.mask_head import gated
 from samihs_training.model import SamihsModel
-from samihs_training.pyramid import Channels, Pyramid, enlarged, joined, unpack
+from samihs_training.pyramid import Channels, Pyramid, joined, unpack
 from samihs_training.sam import segment_anything_modeling
 
 
@@ -149,7 +150,8 @@ class DecoderGraph(nn.Module):
         self.register_buffer("position", prompt.get_dense_pe().detach())  # [1, E, G, G]
         tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
         self.tokens = nn.Parameter(tokens.detach()[None])  # [1, 5, E]
-        self.transformer = _with_exportable_attention(decoder.transformer)
+        _make_attention_exportable(decoder)
+        self.transformer = decoder.transformer
         self.cells: PlainCells | FineCells = (
             FineCells(decoder, model.config.channels, self.image_size / slice_size)
             if model.config.pyramid_width
@@ -172,10 +174,26 @@ class DecoderGraph(nn.Module):
         tokens = torch.cat([self.tokens.expand(sparse.shape[0], -1, -1), sparse], dim=1)
         answers, mixed = self.transformer(source + dense, self.position, tokens)
         source = mixed.mT.reshape(-1, channels, grid, grid)
-        logits = self.cells(packed, source, answers[:, 1], points, labels)
-        score = self.score_head(answers[:, 0])[:, 0].float()
+        clicked = Clicked(source, self.position, answers[:, 1], points, labels)
+        logits, evidence = self.cells(packed, clicked)
+        score = self.score_head(answers[:, 0])[:, 0].float() + evidence
         mask = _resized(logits, self.slice_size)[:, 0] > 0
         return logits, mask.to(torch.uint8), score
+
+
+class Clicked(NamedTuple):
+    """What the transformer made of the embedding and the prompts, and the prompts themselves."""
+
+    source: Tensor
+    """[B, E, G, G]."""
+    position: Tensor
+    """[1, E, G, G]."""
+    answer: Tensor
+    """[B, E]: of the mask's token."""
+    points: Tensor
+    """[B, N, 2], slice pixels."""
+    labels: Tensor
+    """[B, N]."""
 
 
 class PlainCells(nn.Module):
@@ -190,16 +208,16 @@ class PlainCells(nn.Module):
         """A prior mask at the size that SAM's prompt encoder takes."""
         return logits
 
-    def forward(
-        self, packed: Tensor, source: Tensor, answer: Tensor, points: Tensor, labels: Tensor
-    ) -> Tensor:
-        """Float32 logits. ``packed`` [B, E', G, G]: what the encoder gave; ``source``
-        [B, E, G, G] and ``answer`` [B, E]: what the transformer made of it and of the prompt."""
-        return _weighed(self.hypernetwork(answer), self.upscaling(source)).float()
+    def forward(self, packed: Tensor, clicked: Clicked) -> tuple[Tensor, Tensor | float]:
+        """Float32 logits, and what is added to the score. ``packed`` [B, E', G, G]: the encoder's
+        embedding."""
+        weights = self.hypernetwork(clicked.answer)
+        return _weighed(weights[:, None], self.upscaling(clicked.source)).float(), 0.0
 
 
 class FineCells(nn.Module):
-    """With a pyramid: detail and click maps join, and the mask is twice as fine, 8G x 8G."""
+    """With a pyramid: tokens in context, detail and click maps join them, a mask of 8G x 8G, and
+    a score that has seen it."""
 
     def __init__(self, decoder: Any, channels: Channels, scale: float) -> None:
         """``scale``: frame pixels of a slice pixel."""
@@ -207,27 +225,31 @@ class FineCells(nn.Module):
         self.channels, self.scale = channels, scale
         self.upscaling, self.click_maps = decoder.output_upscaling, decoder.click_maps
         self.hypernetwork = decoder.output_hypernetworks_mlps[0]
+        self.gate_hypernetwork = decoder.gate_hypernetwork
         self.fine_hypernetwork = decoder.fine_hypernetwork
+        self.context, self.evidence = decoder.context, decoder.evidence
 
     def prior(self, logits: Tensor) -> Tensor:
         """See :meth:`PlainCells.prior`."""
         return F.avg_pool2d(logits, 2)
 
-    def forward(
-        self, packed: Tensor, source: Tensor, answer: Tensor, points: Tensor, labels: Tensor
-    ) -> Tensor:
+    def forward(self, packed: Tensor, clicked: Clicked) -> tuple[Tensor, Tensor | float]:
         """As :meth:`PlainCells.forward`."""
         _, detail, fine = unpack(packed, self.channels)
-        maps = self.click_maps(points * self.scale + 0.5, labels).to(packed.dtype)
+        maps = self.click_maps(clicked.points * self.scale + 0.5, clicked.labels).to(packed.dtype)
+        source = self.context(clicked.source, clicked.position)
         cells = joined(self.upscaling, source, detail + maps)
-        coarse = enlarged(_weighed(self.hypernetwork(answer), cells))
-        return coarse + _weighed(self.fine_hypernetwork(answer), fine).float()
+        heads = self.hypernetwork, self.gate_hypernetwork
+        weights = torch.stack([head(clicked.answer) for head in heads], dim=1)
+        fine_weights = self.fine_hypernetwork(clicked.answer)[:, None]
+        logits = gated(_weighed(weights, cells), _weighed(fine_weights, fine))
+        return logits, self.evidence(logits, cells)
 
 
 def _weighed(weights: Tensor, features: Tensor) -> Tensor:
-    """Sums over channels: weights [B, C], features [B, C, H, W] -> [B, 1, H, W]."""
+    """Sums over channels: weights [B, n, C], features [B, C, H, W] -> [B, n, H, W]."""
     side = features.shape[-1]
-    return (weights[:, None] @ features.flatten(2)).reshape(-1, 1, side, side)
+    return (weights @ features.flatten(2)).reshape(-1, weights.shape[1], side, side)
 
 
 class PromptPoints(nn.Module):
@@ -278,15 +300,14 @@ def one_channel_patches(
     return folded
 
 
-def _with_exportable_attention(transformer: Any) -> nn.Module:
-    """SAM's two-way transformer with each attention replaced by :class:`TwoWayAttention`."""
+def _make_attention_exportable(decoder: nn.Module) -> None:
+    """Replace each attention of SAM's two-way transformer, in place, by :class:`TwoWayAttention`;
+    a pyramid's context has one, too."""
     theirs: Any = segment_anything_modeling().transformer.Attention
-    for parent in list(transformer.modules()):
+    for parent in list(decoder.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, theirs):
                 setattr(parent, name, TwoWayAttention(child))
-    result: nn.Module = transformer
-    return result
 
 
 def _resized(image: Tensor, side: int) -> Tensor:

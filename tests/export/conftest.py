@@ -63,6 +63,8 @@ def adapted_model(pr: PRConfig, seed: int = 0, config: SamConfig = TINY) -> Sami
             nn.init.normal_(parameter, std=0.2)
         elif "norm" in name:
             nn.init.normal_(parameter, mean=1.0 if name.endswith("weight") else 0.2, std=0.3)
+        elif parameter.ndim == 2 and not parameter.any():  # what a pyramid's decoder begins without
+            nn.init.normal_(parameter, std=0.2)
     insert_pr_adapters(sam, pr)
     for _, _, adapter in pr_adapters(sam):
         nn.init.normal_(adapter.scale, std=0.5)

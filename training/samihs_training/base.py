@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from samihs_runtime.errors import CheckpointError
-from samihs_training.frames import Frame, in_frame
+from samihs_training.frames import Frame, grown, in_frame
 from samihs_training.sam import SamConfig, build_sam, preset
 from samihs_training.tensorfile import check_state, read_pth, read_safetensors, write_safetensors
 
@@ -47,6 +47,26 @@ def load_base(
     check_state(state, sam.state_dict(), path)
     sam.load_state_dict(state)
     return sam, wanted, description
+
+
+def start_from(sam: nn.Module, path: Path) -> list[str]:
+    """Give ``sam`` what fits it of a base checkpoint, which may be of a smaller model.
+
+    Returns:
+        Names of the parameters that keep the values they had.
+
+    Raises:
+        CheckpointError: unreadable, or a parameter in two fits: it is another family's.
+    """
+    state, _, _ = _read(path)
+    wanted = dict(sam.state_dict())
+    fitting = grown(state, wanted)
+    if 2 * len(fitting) < len(wanted):
+        raise CheckpointError(
+            f"{path} is no start for this preset: {len(fitting)} of {len(wanted)} tensors fit"
+        )
+    sam.load_state_dict(fitting, strict=False)
+    return sorted(wanted.keys() - fitting.keys())
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], SamConfig, dict[str, Any]]:

@@ -28,6 +28,7 @@ from typing import Any
 import torch
 
 from samihs_runtime.errors import CheckpointError, OutputError
+from samihs_training.base import start_from
 from samihs_training.batches import NumberedBatches, Share
 from samihs_training.checkpoint import load_base, save_adapters, save_base
 from samihs_training.config import Recipe, StageConfig
@@ -171,11 +172,10 @@ def fit(
 def _train_base(run: Run, stage: StageConfig, phantoms: Slices) -> None:
     """All weights, from scratch or from another base's: a click on any structure."""
     torch.manual_seed(run.recipe.seed)
+    config = preset(run.recipe.preset)
+    sam = initialised(build_sam(config))
     if run.recipe.start:
-        sam, config, _ = load_base(Path(run.recipe.start))
-    else:
-        config = preset(run.recipe.preset)
-        sam = initialised(build_sam(config))
+        start_from(sam, Path(run.recipe.start))
     model = SamihsModel(sam, config)
     trained = dict(model.sam.named_parameters())
     trainer = Trainer(model, trained, run.recipe, stage, "base", run.out, run.processes)

@@ -28,6 +28,8 @@ def initialised(sam: nn.Module) -> nn.Module:
     attentions = [decoder.transformer.final_attn_token_to_image]
     for layer in decoder.transformer.layers:
         attentions += [layer.cross_attn_token_to_image, layer.cross_attn_image_to_token]
+    if hasattr(decoder, "context"):
+        attentions.append(decoder.context.attention)
     with torch.no_grad():
         for attention in attentions:
             attention.q_proj.weight.mul_(CLICK_GAIN)

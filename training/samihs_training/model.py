@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from samihs_training.pyramid import encoded, enlarged, joined, unpack
+from samihs_training.mask_head import gated
+from samihs_training.pyramid import encoded, joined, unpack
 from samihs_training.sam import SamConfig
 
 
@@ -67,21 +68,25 @@ class SamihsModel(nn.Module):
         sparse = self.embed_points(points, labels, slice_size)
         tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
         tokens = torch.cat([tokens.expand(len(sparse), -1, -1), sparse], dim=1)  # [B, 5+N, E]
-        position = prompt_encoder.get_dense_pe().expand_as(source)
-        answers, mixed = decoder.transformer(source + self._dense(prior), position, tokens)
+        position = prompt_encoder.get_dense_pe()
+        answers, mixed = decoder.transformer(
+            source + self._dense(prior), position.expand_as(source), tokens
+        )
         source = mixed.mT.reshape(source.shape)
+        score = decoder.iou_prediction_head(answers[:, 0])[:, 0]
         # One mask for one click: the first token is SAM's single-mask output.
-        weights = decoder.output_hypernetworks_mlps[0](answers[:, 1])  # [B, D]
-        if self.config.pyramid_width:
-            _, detail, fine = unpack(embedding, self.config.channels)
-            cells = decoder.click_maps(self.in_frame(points, slice_size), labels)
-            cells = cells.unflatten(0, (-1, prompts)) + detail[:, None]
-            cells = joined(decoder.output_upscaling, source, cells.flatten(0, 1))
-            fine_weights = decoder.fine_hypernetwork(answers[:, 1])  # [B, K]
-            logits = enlarged(weighed(weights, cells)) + weighed(fine_weights, fine)
-        else:
-            logits = weighed(weights, decoder.output_upscaling(source))
-        return logits, decoder.iou_prediction_head(answers[:, 0])[:, 0]
+        answer = answers[:, 1]
+        weights = decoder.output_hypernetworks_mlps[0](answer)  # [B, D]
+        if not self.config.pyramid_width:
+            return weighed(weights, decoder.output_upscaling(source)), score
+        _, detail, fine = unpack(embedding, self.config.channels)
+        maps = decoder.click_maps(self.in_frame(points, slice_size), labels)
+        maps = (maps.unflatten(0, (-1, prompts)) + detail[:, None]).flatten(0, 1)
+        cells = joined(decoder.output_upscaling, decoder.context(source, position), maps)
+        weights = torch.stack([weights, decoder.gate_hypernetwork(answer)], dim=1)
+        coarse = (weights @ cells.flatten(2)).view(-1, 2, *cells.shape[2:])  # [B, 2, 4G, 4G]
+        logits = gated(coarse, weighed(decoder.fine_hypernetwork(answer), fine))
+        return logits, score + decoder.evidence(logits, cells)
 
     def _dense(self, prior: Tensor | None) -> Tensor:
         """SAM's dense prompt [B or 1, E, G or 1, G or 1] of a prior mask, or of none."""

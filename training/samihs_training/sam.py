@@ -20,6 +20,7 @@ from torch import nn
 
 from samihs_runtime.errors import BackendError, UsageError
 from samihs_training.click_maps import ClickMaps
+from samihs_training.mask_head import Context, Evidence
 from samihs_training.pyramid import CELLS, FINE_CELLS, Channels, Pyramid, Smoothing
 
 _ALIAS = "samihs_training._segment_anything"
@@ -104,6 +105,8 @@ class SamConfig:
             raise UsageError(f"width {self.width} is not a multiple of {self.heads} heads")
         if self.pyramid_width and self.patch_size != Pyramid.stride:
             raise UsageError(f"patch size {self.patch_size}: a pyramid has {Pyramid.stride}")
+        if self.pyramid_width and self.grid % 2:
+            raise UsageError(f"a grid of {self.grid} x {self.grid} tokens: a pyramid needs an even")
         if any(not 0 <= block < self.depth for block in self.global_blocks):
             raise UsageError(f"global blocks {self.global_blocks} outside 0..{self.depth - 1}")
 
@@ -116,7 +119,7 @@ PRESETS: dict[str, SamConfig] = {
             width=128,
             depth=6,
             heads=2,
-            global_blocks=(3,),
+            global_blocks=(1, 3, 5),
             image_size=512,
             window=8,
             prompt_width=128,
@@ -198,5 +201,10 @@ def _with_pyramid(sam: Any, config: SamConfig, modeling: Any) -> None:
     sam.image_encoder.patch_embed = Pyramid(config.width, config.pyramid_width, channels)
     decoder.output_upscaling.append(Smoothing(channels.detail))
     decoder.click_maps = ClickMaps(channels.detail, CELLS * config.grid, config.image_size)
-    width = config.prompt_width
-    decoder.fine_hypernetwork = modeling.mask_decoder.MLP(width, width, channels.fine, 3)
+    width, mlp = config.prompt_width, modeling.mask_decoder.MLP
+    decoder.fine_hypernetwork = mlp(width, width, channels.fine, 3)
+    decoder.gate_hypernetwork = mlp(width, width, channels.detail, 3)
+    nn.init.zeros_(decoder.gate_hypernetwork.layers[-1].weight)
+    nn.init.zeros_(decoder.gate_hypernetwork.layers[-1].bias)
+    decoder.context = Context(width, config.decoder_heads, config.decoder_mlp, modeling)
+    decoder.evidence = Evidence(channels.detail)
