@@ -212,7 +212,7 @@ def _figures(evaluation: Path | None, checkpoint: Path) -> dict[str, Any]:
         return {}
     try:
         figures: dict[str, Any] = json.loads(path.read_text())
-        float(figures["suggested_threshold"])
+        float(figures["score_threshold"])
     except OSError as error:
         raise ExportError(f"cannot read the evaluation {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -227,8 +227,8 @@ def _metadata(loaded: LoadedAdapters, name: str, figures: Mapping[str, Any]) -> 
 
     about = loaded.description
     optional: dict[str, Any] = {}
-    if "suggested_threshold" in figures:
-        optional["score_threshold"] = round(float(figures["suggested_threshold"]), 3)
+    if "score_threshold" in figures:
+        optional["score_threshold"] = round(float(figures["score_threshold"]), 3)
     if "plausible_hu" in about:
         low, high = about["plausible_hu"]
         optional["plausible_hu"] = (float(low), float(high))

@@ -42,7 +42,7 @@ TINY_PYRAMID = replace(TINY, name="tiny_pyramid", pyramid_width=6)
 """With a convolutional pyramid: tokens 8 x 8, an embedding of 16 x 16, detail for the decoder."""
 PR = PRConfig(rank=8)
 ABOUT = {"window": [-20, 100], "training_data": "none: random weights"}
-EVALUATION = {"dice": 0.5, "suggested_threshold": 0.4204}
+EVALUATION = {"dice": 0.5, "score_threshold": 0.4204}
 METADATA = BundleMetadata("tiny", "1", "none: random weights", WindowRule("fixed", -20.0, 100.0))
 OPTIONS = ExportOptions(
     slice_size=SLICE,

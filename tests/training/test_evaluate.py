@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from numpy.typing import NDArray
 
+from samihs_training import score_trials
 from samihs_training.data.cache import FIRST_SEEDS, SEEDS_PER_SPLIT
 from samihs_training.data.phantom import BleedType, PhantomOptions
 from samihs_training.data.studies import StudyCase, StudySpec, study_cases
-from samihs_training.evaluate import evaluate, main, write_results
+from samihs_training.evaluate import main
+from samihs_training.phantom_evaluation import evaluate, write_results
 from samihs_training.predictors import Clicks, Predictor
 from samihs_training.sam import build_sam
+from samihs_training.score_trials import calibration_error, reliability
 
 from .tiny import TINY
 
@@ -65,17 +72,20 @@ def test_cases_are_unseen_and_clicked_once_per_lesion(cases: list[StudyCase]) ->
 
 
 def test_the_truth_is_perfect(cases: list[StudyCase]) -> None:
-    result = evaluate(knowing(cases), cases)
+    result = evaluate(knowing(cases), cases, score_threshold=0.5)
     total = result.by_type()["all"]
     assert (total["dice"].mean, total["dice"].low, total["hd95_mm"].mean) == (1.0, 1.0, 0.0)
     assert total["volume_error_ml"].mean == 0
     assert result.acceptance(0.5) == {"found_on_bleeds": 1.0, "accepted_elsewhere": 0.0}
     assert result.acceptance(0.05)["accepted_elsewhere"] == 1.0
-    assert 0.1 < result.suggested_threshold < 0.9
+    assert result.wrong_rejects() == {"clicks": len(result.on_bleeds), "share": 0.0}
+    below, above = result.reliability()
+    assert [below["mean_score"], above["mean_score"]] == pytest.approx([0.1, 0.9])
+    assert [below["mean_iou"], above["mean_iou"]] == [0.0, 1.0]
 
 
 def test_a_shifted_answer_is_worse_by_the_shift(cases: list[StudyCase]) -> None:
-    result = evaluate(knowing(cases, grown=2), cases)
+    result = evaluate(knowing(cases, grown=2), cases, score_threshold=0.5)
     total = result.by_type()["all"]
     assert 0 < total["dice"].mean < 1
     spacing = max(case.spacing_mm for case in cases)
@@ -84,14 +94,75 @@ def test_a_shifted_answer_is_worse_by_the_shift(cases: list[StudyCase]) -> None:
 
 
 def test_results_are_written_whole(cases: list[StudyCase], tmp_path: Path) -> None:
-    result = evaluate(knowing(cases), cases)
+    result = evaluate(knowing(cases), cases, score_threshold=0.5)
     write_results(result, tmp_path / "out")
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"clicks.csv", "summary.json"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "clicks.csv",
+        "summary.json",
+        "reliability.png",
+    }
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["by_type"]["all"]["dice"]["mean"] == 1.0
     assert "synthetic" in summary["data"]
     rows = (tmp_path / "out" / "clicks.csv").read_text().splitlines()
     assert len(rows) == 1 + len(result.clicks)
+
+
+def few_cases(spec: StudySpec, **options: Any) -> Iterator[StudyCase]:
+    """Cases of small heads, as few as SPEC's, with the bleeds and clicks that were asked for."""
+    bleeds = SPEC.options.bleeds if spec.options.bleeds is None else spec.options.bleeds
+    small = replace(spec, studies=2, options=replace(SPEC.options, bleeds=bleeds))
+    return study_cases(small)
+
+
+def test_a_lesions_volume_is_that_of_the_whole_lesion(cases: list[StudyCase]) -> None:
+    for case in cases:
+        volumes = np.array(case.lesions_ml)
+        slabs = np.array([each.mask.sum() for each in case.clicks])
+        slabs = slabs * case.spacing_mm**2 * case.extent_mm / 1000
+        assert (volumes >= slabs - 1e-9).all()
+        assert volumes[-1] == 0
+    assert 15 < max(max(case.lesions_ml) for case in cases) < 60  # 20 to 40 mL were asked for
+
+
+def test_the_threshold_comes_from_other_studies(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[StudySpec] = []
+
+    def cases_of(spec: StudySpec, **options: Any) -> Iterator[StudyCase]:
+        seen.append(spec)
+        return few_cases(spec)
+
+    monkeypatch.setattr(score_trials, "study_cases", cases_of)
+    scores = {True: 0.7, False: 0.2}
+
+    def answer(hu: NDArray[np.int16], clicks: Clicks) -> list[tuple[NDArray[np.bool_], float]]:
+        # Dense blood is bright; what else is bright is a false accept.
+        bright = [30 < hu[int(y), int(x)] < 100 for x, y in clicks]
+        return [(hu > 50, scores[each]) for each in bright]
+
+    predictor = Predictor("bright", answer, None)
+    threshold = score_trials.calibrated_threshold(predictor, 30)
+    assert threshold == pytest.approx(0.45)
+    trials = score_trials.score_trials(predictor, threshold, 25)
+    assert trials.clicks == 2 * 2 * 20
+    assert 0 < trials.false_accepts.mean < 1
+    assert [spec.studies for spec in seen] == [30, 25]
+    seeds = [
+        range(each.first_seed, each.first_seed + each.studies) for each in [*seen, StudySpec()]
+    ]
+    assert all(one.stop <= other.start or other.stop <= one.start
+               for one, other in itertools.combinations(seeds, 2))  # fmt: skip
+    assert seen[1].options.bleeds == ()
+
+
+def test_a_calibrated_score_lies_on_the_diagonal() -> None:
+    scores = np.linspace(0.025, 0.975, 20).tolist()
+    assert calibration_error(reliability(scores, scores)) == pytest.approx(0)
+    bins = reliability([0.1, 0.9, 1.2], [0.3, 0.5, 0.9])
+    assert [each["clicks"] for each in bins] == [1, 2]
+    assert bins[1]["mean_iou"] == pytest.approx(0.7)
+    # (0.2 + 2 x 0.35) / 3
+    assert calibration_error(bins) == pytest.approx(0.3)
 
 
 def test_command_on_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,10 +176,12 @@ def test_command_on_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     insert_pr_adapters(sam, PRConfig(rank=2))
     save_adapters(adapters, sam, PRConfig(rank=2), base, about)
     monkeypatch.setattr(module, "StudySpec", lambda *args: SPEC)
+    monkeypatch.setattr("samihs_training.score_trials.study_cases", few_cases)
     options = ["--checkpoint", str(adapters), "--base", str(base), "--workers", "1"]
-    done = CliRunner().invoke(main, [*options, "--out", str(tmp_path / "out")])
+    done = CliRunner().invoke(main, [*options, "--bleed-free", "2", "--out", str(tmp_path / "out")])
     assert done.exit_code == 0, done.output
     assert "score threshold 0.25" in done.output
+    assert "in 2 bleed-free studies" in done.output
     assert "Not for clinical use" in done.output
     assert (tmp_path / "out" / "summary.json").is_file()
 

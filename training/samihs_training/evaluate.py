@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,186 +15,15 @@ from rich.table import Table
 
 from samihs_runtime.errors import OutputError, UsageError, one_line_errors
 from samihs_training.data.folds import held_out, read_folds
-from samihs_training.data.phantom import BleedType
-from samihs_training.data.studies import ClickRule, StudyCase, StudySpec, is_bleed, study_cases
+from samihs_training.data.studies import ClickRule, StudySpec, study_cases
 from samihs_training.data.volumes import LAYOUTS, CaseFiles, Layout, find_cases
 from samihs_training.data_evaluation import Protocol, evaluate_data
 from samihs_training.data_report import markdown, write_data_report
-from samihs_training.metrics import Estimate, best_threshold, estimate, mask_metrics
+from samihs_training.phantom_evaluation import Evaluation, evaluate, write_results
 from samihs_training.predictors import Predictor, bundle_predictor, checkpoint_predictor
 from samihs_training.prompts import PROMPTS
+from samihs_training.score_trials import calibrated_threshold, score_trials
 from samihs_training.tensorfile import read_safetensors
-
-DEFAULT_THRESHOLD = 0.5
-
-
-@dataclass(frozen=True)
-class ClickResult:
-    """One row of the result: one click."""
-
-    study: int
-    slice: int
-    kind: str
-    """Type of the clicked bleed; "none" for a click where nothing bleeds."""
-    x: float
-    y: float
-    area_mm2: float
-    dice: float
-    iou: float
-    hd95_mm: float
-    volume_error_ml: float
-    """Of the slice: area error times the slice's extent."""
-    score: float
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """All clicks, and what they come to."""
-
-    model: str
-    studies: int
-    clicks: tuple[ClickResult, ...]
-    score_threshold: float
-
-    @property
-    def on_bleeds(self) -> list[ClickResult]:
-        """Clicks on a lesion."""
-        return [each for each in self.clicks if each.kind != "none"]
-
-    @property
-    def elsewhere(self) -> list[ClickResult]:
-        """Clicks where nothing bleeds."""
-        return [each for each in self.clicks if each.kind == "none"]
-
-    def by_type(self) -> dict[str, dict[str, Estimate]]:
-        """Dice, HD95 and volume error of each type of bleeding, and of "all"."""
-        kinds = [kind.name.lower() for kind in BleedType if kind is not BleedType.NONE]
-        groups = {kind: [c for c in self.on_bleeds if c.kind == kind] for kind in kinds}
-        groups["all"] = self.on_bleeds
-        names = ("dice", "iou", "hd95_mm", "volume_error_ml")
-        return {
-            kind: {
-                name: estimate([getattr(c, name) for c in clicks], [c.study for c in clicks])
-                for name in names
-            }
-            for kind, clicks in groups.items()
-            if clicks
-        }
-
-    def acceptance(self, threshold: float) -> dict[str, float]:
-        """Shares of clicks that are answered "found", on bleeds and elsewhere."""
-        return {
-            "found_on_bleeds": _share(self.on_bleeds, threshold),
-            "accepted_elsewhere": _share(self.elsewhere, threshold),
-        }
-
-    @property
-    def suggested_threshold(self) -> float:
-        """The score that best parts the two kinds of clicks here."""
-        return best_threshold(
-            [each.score for each in self.on_bleeds], [each.score for each in self.elsewhere]
-        )
-
-    def summary(self) -> dict[str, Any]:
-        """For a JSON file or a manifest."""
-        return {
-            "model": self.model,
-            "data": "phantom studies (synthetic) of unseen seeds, one click per lesion and slice",
-            "studies": self.studies,
-            "clicks_on_bleeds": len(self.on_bleeds),
-            "clicks_elsewhere": len(self.elsewhere),
-            "score_threshold": self.score_threshold,
-            **self.acceptance(self.score_threshold),
-            "suggested_threshold": self.suggested_threshold,
-            "by_type": {
-                kind: {name: asdict(value) for name, value in table.items()}
-                for kind, table in self.by_type().items()
-            },
-        }
-
-
-def evaluate(
-    predictor: Predictor, cases: Iterable[StudyCase], *, score_threshold: float | None = None
-) -> Evaluation:
-    """Ask the predictor for every click of the cases."""
-    rows = [row for case in cases for row in _case_results(predictor, case)]
-    if not rows:
-        raise UsageError("no slice to click on: ask for more studies")
-    threshold = score_threshold
-    if threshold is None:
-        threshold = predictor.score_threshold
-    if threshold is None:
-        threshold = DEFAULT_THRESHOLD
-    return Evaluation(predictor.name, len({each.study for each in rows}), tuple(rows), threshold)
-
-
-def _case_results(predictor: Predictor, case: StudyCase) -> list[ClickResult]:
-    answers = predictor.answer(case.hu, [target.click for target in case.clicks])
-    spacing = (case.spacing_mm, case.spacing_mm)
-    results = []
-    for target, (mask, score) in zip(case.clicks, answers, strict=True):
-        metrics = mask_metrics(mask, target.mask, spacing)
-        results.append(
-            ClickResult(
-                study=case.study,
-                slice=case.index,
-                kind=target.kind.name.lower() if is_bleed(target) else "none",
-                x=target.click[0],
-                y=target.click[1],
-                area_mm2=float(target.mask.sum()) * case.spacing_mm**2,
-                dice=metrics.dice,
-                iou=metrics.iou,
-                hd95_mm=metrics.hd95_mm,
-                volume_error_ml=metrics.area_error_mm2 * case.extent_mm / 1000,
-                score=score,
-            )
-        )
-    return results
-
-
-def _share(clicks: list[ClickResult], threshold: float) -> float:
-    if not clicks:
-        return float("nan")
-    return sum(each.score >= threshold for each in clicks) / len(clicks)
-
-
-def result_table(evaluation: Evaluation) -> Table:
-    """The table that the command prints."""
-    table = Table(
-        "bleed", "clicks", "Dice", "95 % interval", "HD95 mm", "no HD95", "volume error mL"
-    )
-    for kind, values in evaluation.by_type().items():
-        dice, distance, volume = values["dice"], values["hd95_mm"], values["volume_error_ml"]
-        table.add_row(
-            kind,
-            str(dice.count),
-            f"{dice.mean:.3f}",
-            f"{dice.low:.3f} to {dice.high:.3f}",
-            f"{distance.mean:.2f}",
-            str(distance.undefined),
-            f"{volume.mean:+.3f}",
-            end_section=kind == "epidural",
-        )
-    return table
-
-
-def write_results(evaluation: Evaluation, out: Path) -> None:
-    """``clicks.csv`` and ``summary.json`` in the folder ``out``, each whole or not at all."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(ClickResult.__dataclass_fields__), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(each) for each in evaluation.clicks)
-    summary = json.dumps(evaluation.summary(), indent=1) + "\n"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for name, content in (("clicks.csv", text.getvalue()), ("summary.json", summary)):
-            partial = out / f".{name}.partial"
-            partial.write_text(content, encoding="utf-8")
-            partial.replace(out / name)
-    except OSError as error:
-        raise OutputError(
-            f"cannot write the results to {out}: {error.strerror or error}"
-        ) from error
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -225,7 +49,17 @@ def write_results(evaluation: Evaluation, out: Path) -> None:
 @click.option("--prompt", type=click.Choice(list(PROMPTS)), help="With --data. [deepest]")
 @click.option("--clicks", default=1, show_default=True, type=click.IntRange(min=1),
               help="With --data: the first, and corrective ones.")  # fmt: skip
-@click.option("--score-threshold", type=float, help="Accept from this score on. [the model's own]")
+@click.option("--score-threshold", type=float,
+              help="Accept from this score on. [the model's own, or calibrated]")  # fmt: skip
+@click.option(
+    "--calibration",
+    default=30,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Studies, of other seeds, to choose a threshold on, where none is given.",
+)
+@click.option("--bleed-free", default=25, show_default=True, type=click.IntRange(min=0),
+              help="Studies without blood, 40 clicks each: false accepts.")  # fmt: skip
 @click.option("--workers", default=os.cpu_count() or 1, help="Processes that make phantoms.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for clicks.csv, summary.json.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
@@ -246,6 +80,8 @@ def main(
     prompt: str | None,
     clicks: int,
     score_threshold: float | None,
+    calibration: int,
+    bleed_free: int,
     workers: int,
     out: Path | None,
     debug: bool,
@@ -261,21 +97,46 @@ def main(
         with _predictor(checkpoint, base, bundle, backend) as predictor:
             _evaluate_data(predictor, cases, protocol, prompt, clicks, out)
         return
-    spec = StudySpec(studies, slices, rule)
-    with (
-        _predictor(checkpoint, base, bundle, backend) as predictor,
-        Progress(console=console) as bar,
-    ):
-        task = bar.add_task("studies", total=studies)
-        advance = partial(bar.update, task)
-        studied = study_cases(
-            spec, workers=workers, progress=lambda done: advance(completed=float(done))
-        )
-        evaluation = evaluate(predictor, studied, score_threshold=score_threshold)
+    with _predictor(checkpoint, base, bundle, backend) as predictor:
+        evaluation = _evaluate_phantoms(
+            predictor, StudySpec(studies, slices, rule), score_threshold, calibration, bleed_free,
+            workers, console,
+        )  # fmt: skip
     _print(evaluation, console)
     if out is not None:
         write_results(evaluation, out)
         console.print(f"written to {out}")
+
+
+def _evaluate_phantoms(
+    predictor: Predictor,
+    spec: StudySpec,
+    threshold: float | None,
+    calibration: int,
+    bleed_free: int,
+    workers: int,
+    console: Console,
+) -> Evaluation:
+    """Threshold, bleed-free heads, then the studies, each with its progress bar."""
+    threshold = predictor.score_threshold if threshold is None else threshold
+    with Progress(console=console) as bar:
+
+        def told(what: str, total: int) -> Callable[[int], None]:
+            task = bar.add_task(what, total=total)
+            return lambda done: bar.update(task, completed=float(done))
+
+        if threshold is None:
+            threshold = calibrated_threshold(
+                predictor, calibration, workers=workers, progress=told("calibration", calibration)
+            )
+        trials = None
+        if bleed_free:
+            trials = score_trials(
+                predictor, threshold, bleed_free, workers=workers,
+                progress=told("bleed-free studies", bleed_free),
+            )  # fmt: skip
+        cases = study_cases(spec, workers=workers, progress=told("studies", spec.studies))
+        return evaluate(predictor, cases, score_threshold=threshold, trials=trials)
 
 
 def _cases(
@@ -344,18 +205,46 @@ def _predictor(
     return checkpoint_predictor(checkpoint, base)
 
 
+def _result_table(evaluation: Evaluation) -> Table:
+    """The table that the command prints."""
+    table = Table(
+        "bleed", "clicks", "Dice", "95 % interval", "HD95 mm", "no HD95", "volume error mL"
+    )
+    for kind, values in evaluation.by_type().items():
+        dice, distance, volume = values["dice"], values["hd95_mm"], values["volume_error_ml"]
+        table.add_row(
+            kind,
+            str(dice.count),
+            f"{dice.mean:.3f}",
+            f"{dice.low:.3f} to {dice.high:.3f}",
+            f"{distance.mean:.2f}",
+            str(distance.undefined),
+            f"{volume.mean:+.3f}",
+            end_section=kind == "epidural",
+        )
+    return table
+
+
 def _print(evaluation: Evaluation, console: Console) -> None:
     console.print(
         f"{evaluation.model}: {evaluation.studies} synthetic studies, one click each lesion"
     )
-    console.print(result_table(evaluation))
+    console.print(_result_table(evaluation))
     rates = evaluation.acceptance(evaluation.score_threshold)
+    rejects = evaluation.wrong_rejects()
+    found, accepted = rates["found_on_bleeds"], rates["accepted_elsewhere"]
     console.print(
         f"score threshold {evaluation.score_threshold:.2f}: "
-        f"{rates['found_on_bleeds']:.1%} of {len(evaluation.on_bleeds)} clicks on bleeds found, "
-        f"{rates['accepted_elsewhere']:.1%} of {len(evaluation.elsewhere)} clicks elsewhere "
-        f"accepted (best threshold here {evaluation.suggested_threshold:.2f})"
+        f"{found:.1%} of {len(evaluation.on_bleeds)} clicks on bleeds found "
+        f"({rejects['share']:.1%} of {rejects['clicks']} on bleeds of 1 mL and more are not), "
+        f"{accepted:.1%} of {len(evaluation.elsewhere)} clicks elsewhere accepted"
     )
+    if evaluation.trials is not None:
+        false = evaluation.trials.false_accepts
+        console.print(
+            f"in {evaluation.trials.studies} bleed-free studies: {false.mean:.1%} "
+            f"({false.low:.1%} to {false.high:.1%}) of {evaluation.trials.clicks} clicks accepted"
+        )
     console.print("Synthetic CT only: says nothing about patients. Not for clinical use.")
 
 

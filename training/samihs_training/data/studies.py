@@ -11,9 +11,16 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from samihs_training.data.cache import FIRST_SEEDS
-from samihs_training.data.phantom import BleedType, PhantomOptions, PhantomSlice, generate_study
+from samihs_training.data.phantom import (
+    BleedType,
+    PhantomOptions,
+    PhantomSlice,
+    PhantomStudy,
+    generate_study,
+)
 from samihs_training.data.targets import Target, lesions, negative_target
 from samihs_training.prompts import prompt_rule
 
@@ -34,7 +41,9 @@ class StudyCase:
     extent_mm: float
     """What the slice stands for along the normal."""
     clicks: tuple[Target, ...]
-    """One on each lesion of the slice, and one where nothing bleeds (its mask is empty)."""
+    """One on each lesion of the slice, then those where nothing bleeds (their mask is empty)."""
+    lesions_ml: tuple[float, ...]
+    """Of each click: the volume in the study of the lesion clicked on; 0 where nothing bleeds."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,8 @@ class StudySpec:
     click: ClickRule = "deepest"
     options: PhantomOptions = field(default=PhantomOptions())
     first_seed: int = STUDY_SEED
+    elsewhere: int = 1
+    """Clicks on each slice where nothing bleeds."""
 
 
 def study_cases(
@@ -75,6 +86,7 @@ def cases_of(seed: int, spec: StudySpec) -> list[StudyCase]:
         for hu, bleeds, tissues in zip(study.hu, study.bleeds, study.tissues, strict=True)
     ]
     found = [lesions(each) for each in slices]
+    volume_ml = _lesion_volumes(study)
     bleeding = [index for index, each in enumerate(found) if each]
     calm = [index for index, each in enumerate(slices) if not each.bleeds.any()]
     chosen = _spread(bleeding, spec.slices_per_study)
@@ -84,12 +96,35 @@ def cases_of(seed: int, spec: StudySpec) -> list[StudyCase]:
         rng = np.random.default_rng([seed, index])
         rule = prompt_rule(spec.click)
         clicks = [Target(mask, rule(mask, rng), kind) for kind, mask in found[index]]
-        clicks.append(negative_target(slices[index], rng))
-        extent = float(study.extents_mm[index])
+        clicks += [negative_target(slices[index], rng) for _ in range(spec.elsewhere)]
+        volumes = [float(volume_ml[index][each.mask].max(initial=0)) for each in clicks]
         cases.append(
-            StudyCase(seed, index, slices[index].hu, study.pixel_spacing, extent, tuple(clicks))
+            StudyCase(
+                study=seed,
+                index=index,
+                hu=slices[index].hu,
+                spacing_mm=study.pixel_spacing,
+                extent_mm=float(study.extents_mm[index]),
+                clicks=tuple(clicks),
+                lesions_ml=tuple(volumes),
+            )
         )
     return cases
+
+
+def _lesion_volumes(study: PhantomStudy) -> NDArray[np.float64]:
+    """[slices, rows, columns]: at each bleeding voxel the volume of its lesion, mL.
+
+    A lesion is what hangs together (26-connected) of one type.
+    """
+    voxel_ml = np.asarray(study.extents_mm) * study.pixel_spacing**2 / 1000
+    volumes = np.zeros(study.bleeds.shape)
+    for kind in np.unique(study.bleeds[study.bleeds > 0]):
+        labels, _ = ndimage.label(study.bleeds == kind, structure=np.ones((3, 3, 3)))
+        inside = labels > 0
+        of_voxel = np.broadcast_to(voxel_ml[:, None, None], labels.shape)[inside]
+        volumes[inside] = np.bincount(labels[inside], weights=of_voxel)[labels[inside]]
+    return volumes
 
 
 def is_bleed(target: Target) -> bool:

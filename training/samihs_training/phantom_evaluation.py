@@ -1,0 +1,184 @@
+"""Clicks on lesions of unseen phantom studies, and what they come to."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from samihs_runtime.errors import OutputError, UsageError
+from samihs_training.data.phantom import BleedType
+from samihs_training.data.studies import StudyCase, is_bleed
+from samihs_training.metrics import Estimate, estimate, mask_metrics
+from samihs_training.predictors import Predictor
+from samihs_training.score_trials import ScoreTrials, plot_reliability, reliability
+
+
+@dataclass(frozen=True)
+class ClickResult:
+    """One row of the result: one click."""
+
+    study: int
+    slice: int
+    kind: str
+    """Type of the clicked bleed; "none" for a click where nothing bleeds."""
+    x: float
+    y: float
+    area_mm2: float
+    lesion_ml: float
+    """Volume of the whole lesion in the study; 0 where nothing bleeds."""
+    dice: float
+    iou: float
+    hd95_mm: float
+    volume_error_ml: float
+    """Of the slice: area error times the slice's extent."""
+    score: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All clicks, and what they come to."""
+
+    model: str
+    studies: int
+    clicks: tuple[ClickResult, ...]
+    score_threshold: float
+    """Below it the model says that nothing bleeds there."""
+    trials: ScoreTrials | None = None
+    """Where the threshold came from, and clicks in bleed-free studies."""
+
+    @property
+    def on_bleeds(self) -> list[ClickResult]:
+        """Clicks on a lesion."""
+        return [each for each in self.clicks if each.kind != "none"]
+
+    @property
+    def elsewhere(self) -> list[ClickResult]:
+        """Clicks where nothing bleeds."""
+        return [each for each in self.clicks if each.kind == "none"]
+
+    def by_type(self) -> dict[str, dict[str, Estimate]]:
+        """Dice, HD95 and volume error of each type of bleeding, and of "all"."""
+        kinds = [kind.name.lower() for kind in BleedType if kind is not BleedType.NONE]
+        groups = {kind: [c for c in self.on_bleeds if c.kind == kind] for kind in kinds}
+        groups["all"] = self.on_bleeds
+        names = ("dice", "iou", "hd95_mm", "volume_error_ml")
+        return {
+            kind: {
+                name: estimate([getattr(c, name) for c in clicks], [c.study for c in clicks])
+                for name in names
+            }
+            for kind, clicks in groups.items()
+            if clicks
+        }
+
+    def acceptance(self, threshold: float) -> dict[str, float]:
+        """Shares of clicks that are answered "found", on bleeds and elsewhere."""
+        return {
+            "found_on_bleeds": _share(self.on_bleeds, threshold),
+            "accepted_elsewhere": _share(self.elsewhere, threshold),
+        }
+
+    def wrong_rejects(self, least_ml: float = 1.0) -> dict[str, float]:
+        """Clicks on bleeds of at least ``least_ml`` mL that are answered "not found"."""
+        large = [each for each in self.on_bleeds if each.lesion_ml >= least_ml]
+        return {"clicks": len(large), "share": 1 - _share(large, self.score_threshold)}
+
+    def reliability(self) -> list[dict[str, float]]:
+        """What clicks of like scores are worth; where nothing bleeds, every mask is worth 0."""
+        worth = [each.iou if each.kind != "none" else 0.0 for each in self.clicks]
+        return reliability([each.score for each in self.clicks], worth)
+
+    def summary(self) -> dict[str, Any]:
+        """For a JSON file or a manifest."""
+        return {
+            "model": self.model,
+            "data": "phantom studies (synthetic) of unseen seeds, one click per lesion and slice",
+            "studies": self.studies,
+            "clicks_on_bleeds": len(self.on_bleeds),
+            "clicks_elsewhere": len(self.elsewhere),
+            "score_threshold": self.score_threshold,
+            **self.acceptance(self.score_threshold),
+            "wrong_rejects_from_1_ml": self.wrong_rejects(),
+            "bleed_free": None if self.trials is None else self.trials.summary(),
+            "reliability": self.reliability(),
+            "by_type": {
+                kind: {name: asdict(value) for name, value in table.items()}
+                for kind, table in self.by_type().items()
+            },
+        }
+
+
+def evaluate(
+    predictor: Predictor,
+    cases: Iterable[StudyCase],
+    *,
+    score_threshold: float,
+    trials: ScoreTrials | None = None,
+) -> Evaluation:
+    """Ask the predictor for every click of the cases.
+
+    Raises:
+        UsageError: there are none.
+    """
+    rows = [row for case in cases for row in _case_results(predictor, case)]
+    if not rows:
+        raise UsageError("no slice to click on: ask for more studies")
+    studies = len({each.study for each in rows})
+    return Evaluation(predictor.name, studies, tuple(rows), score_threshold, trials)
+
+
+def _case_results(predictor: Predictor, case: StudyCase) -> list[ClickResult]:
+    answers = predictor.answer(case.hu, [target.click for target in case.clicks])
+    spacing = (case.spacing_mm, case.spacing_mm)
+    results = []
+    for target, lesion_ml, (mask, score) in zip(case.clicks, case.lesions_ml, answers, strict=True):
+        metrics = mask_metrics(mask, target.mask, spacing)
+        results.append(
+            ClickResult(
+                study=case.study,
+                slice=case.index,
+                kind=target.kind.name.lower() if is_bleed(target) else "none",
+                x=target.click[0],
+                y=target.click[1],
+                area_mm2=float(target.mask.sum()) * case.spacing_mm**2,
+                lesion_ml=lesion_ml,
+                dice=metrics.dice,
+                iou=metrics.iou,
+                hd95_mm=metrics.hd95_mm,
+                volume_error_ml=metrics.area_error_mm2 * case.extent_mm / 1000,
+                score=score,
+            )
+        )
+    return results
+
+
+def _share(clicks: list[ClickResult], threshold: float) -> float:
+    if not clicks:
+        return float("nan")
+    return sum(each.score >= threshold for each in clicks) / len(clicks)
+
+
+def write_results(evaluation: Evaluation, out: Path) -> None:
+    """``clicks.csv``, ``summary.json`` and ``reliability.png`` in the folder ``out``, each whole or
+    not at all."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(ClickResult.__dataclass_fields__), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(each) for each in evaluation.clicks)
+    summary = json.dumps(evaluation.summary(), indent=1) + "\n"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, content in (("clicks.csv", text.getvalue()), ("summary.json", summary)):
+            partial = out / f".{name}.partial"
+            partial.write_text(content, encoding="utf-8")
+            partial.replace(out / name)
+        plot_reliability(evaluation.reliability(), out / "reliability.png")
+    except OSError as error:
+        raise OutputError(
+            f"cannot write the results to {out}: {error.strerror or error}"
+        ) from error
