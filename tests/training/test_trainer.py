@@ -17,6 +17,9 @@ from samihs_training.checkpoint import read_safetensors
 from samihs_training.config import StageConfig
 from samihs_training.data.cache import CacheSpec, SliceCache, open_cache
 from samihs_training.data.sources import Drawing, PhantomSlices
+from samihs_training.losses import BoundarySensitiveLoss, DiceCrossEntropyLoss
+from samihs_training.model import SamihsModel
+from samihs_training.objective import Objective
 from samihs_training.optimisation import MovingAverage, learning_rate, make_optimiser
 from samihs_training.runlog import StepReport, ValidationReport, read_log
 from samihs_training.sam import build_sam
@@ -209,6 +212,15 @@ def test_muon_takes_the_matrices_of_the_blocks_and_steps_with_the_size_of_adamw(
     for name, each in trained.items():
         step = (each.detach() - before[name]).square().mean().sqrt().item()
         assert step == pytest.approx(1e-3 if name not in names else 2e-4, rel=0.3), name
+
+
+def test_a_stage_may_have_a_loss_of_its_own() -> None:
+    base = StageConfig(steps=1, learning_rate=1e-3, loss="dice_bce", loss_options={"weight": 0.1})
+    recipe = replace(RECIPE, base=base)
+    assert recipe.make_loss(recipe.base) == DiceCrossEntropyLoss(weight=0.1)
+    assert recipe.make_loss(recipe.adapt) == recipe.make_loss() == BoundarySensitiveLoss()
+    model = SamihsModel(build_sam(TINY), TINY)
+    assert Objective(model, recipe, base).loss == DiceCrossEntropyLoss(weight=0.1)
 
 
 def test_the_moving_average_is_what_it_says_and_off_by_default() -> None:

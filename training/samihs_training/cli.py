@@ -40,6 +40,11 @@ for _command in (check_data, make_folds_command, check_folds):
               help="Base to adapt (ours, or Meta's .pth), instead of training one.")  # fmt: skip
 @click.option("--start", type=click.Path(path_type=Path),
               help="Base that [base] trains further, instead of fresh weights.")  # fmt: skip
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    help="Of all draws; with --start another than before, or the same clicks come again.",
+)
 @click.option("--data", type=click.Path(path_type=Path),
               help="Adapt to this data set (docs/data.md), instead of phantoms.")  # fmt: skip
 @click.option("--layout", type=click.Choice(LAYOUTS), help="Of the data. [recognised]")
@@ -59,6 +64,7 @@ def fit(
     out: Path,
     base: Path | None,
     start: Path | None,
+    seed: int | None,
     quick: bool,
     resume: bool,
     overwrite: bool,
@@ -76,6 +82,8 @@ def fit(
         recipe = replace(recipe, base=None, base_checkpoint=str(base))
     if start is not None:
         recipe = replace(recipe, start=str(start))
+    if seed is not None:
+        recipe = replace(recipe, seed=seed)
     recipe = replace(recipe, data=_data(recipe.data, data))
     first = os.environ.get("RANK", "0") == "0"
     console = Console(quiet=not first)

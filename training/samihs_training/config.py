@@ -48,6 +48,10 @@ class StageConfig:
     correct: float = 0.35
     """Share of steps with a second, corrective click on the largest error, and the first answer as
     prior mask."""
+    loss: str = ""
+    """What is minimised in this stage; empty: the recipe's."""
+    loss_options: dict[str, Any] = field(default_factory=dict)
+    """Options of that loss."""
     score_weight: float = 1.0
     """Of the predicted IoU's squared error, beside the mask's loss."""
     clip: float = 1.0
@@ -75,6 +79,10 @@ class StageConfig:
         if not 0 <= self.negatives <= 1:
             raise UsageError(f"negatives = {self.negatives}: expected a share from 0 to 1")
         self.rule()
+        if self.loss_options and not self.loss:
+            raise UsageError("loss_options of a stage: of which loss? name it with loss")
+        if self.loss:
+            build_loss(self.loss, **self.loss_options)
         if not 0 <= self.ema < 1:
             raise UsageError(f"ema = {self.ema}: expected a decay from 0 (off) to below 1")
         for name, given, known in (
@@ -209,8 +217,10 @@ class Recipe:
             options.setdefault("rank", self.rank)
         return make_method(self.method, options)
 
-    def make_loss(self) -> Loss:
-        """The loss with its options."""
+    def make_loss(self, stage: StageConfig | None = None) -> Loss:
+        """The loss with its options: the stage's own, where it has one."""
+        if stage is not None and stage.loss:
+            return build_loss(stage.loss, **stage.loss_options)
         return build_loss(self.loss, **self.loss_options)
 
     def windowing(self) -> WindowRule:

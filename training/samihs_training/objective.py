@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from samihs_training.config import Recipe
+from samihs_training.config import Recipe, StageConfig
 from samihs_training.corrections import corrected
 from samihs_training.data.slices import Batch
 from samihs_training.losses import mask_iou, score_loss
@@ -32,11 +32,14 @@ class Answered:
 class Objective(nn.Module):
     """The model with its loss: what DDP wraps, so that gradients are reduced as they arise."""
 
-    def __init__(self, model: SamihsModel, recipe: Recipe, score_weight: float = 1.0) -> None:
+    def __init__(
+        self, model: SamihsModel, recipe: Recipe, stage: StageConfig | None = None
+    ) -> None:
+        """``stage``: whose loss and score weight are taken; None: the recipe's loss, weight 1."""
         super().__init__()
         self.model = model
-        self.score_weight = score_weight
-        self.loss = recipe.make_loss()
+        self.score_weight = 1.0 if stage is None else stage.score_weight
+        self.loss = recipe.make_loss(stage)
         self.dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[recipe.amp_dtype]
         self.amp = recipe.amp
 

@@ -56,7 +56,7 @@ class Trainer:
             checkpoint_blocks(model.sam)
         if stage.compile:
             model.sam.image_encoder.compile()
-        objective = Objective(model, recipe, stage.score_weight)
+        objective = Objective(model, recipe, stage)
         self.objective = self.processes.wrap(objective) if trained else objective
         self.parameters = list(self.trained.values())
         self.optimisers = make_optimiser(self.trained, stage)
@@ -127,7 +127,7 @@ class Trainer:
     @torch.no_grad()
     def validate(self, data: NumberedBatches) -> Answered:
         """Mean loss, IoU and Dice of first clicks on held-out slices, with the averaged weights."""
-        objective = Objective(self.model, self.recipe)
+        objective = Objective(self.model, self.recipe, self.stage)
         self.model.eval()
         with self.average.in_place():
             answers = [
