@@ -125,6 +125,48 @@ def test_formula(name: str) -> None:
     )
 
 
+def slow_bce_over_lesions(x: Array, y: Array, pos_weight: float) -> float:
+    values = []
+    for logit, label in zip(x, y, strict=True):
+        area = max(label.sum(), (logit > 0).sum(), 32)
+        values.append(slow_bce(logit, label, pos_weight) * logit.size / area)
+    return float(np.mean(values))
+
+
+def test_cross_entropy_over_the_lesion() -> None:
+    rng = np.random.default_rng(3)
+    y = np.zeros((3, 12, 12))
+    y[0, 2:10, 2:10], y[1, 5, 5] = 1, 1  # a collection, a speck that is drawn large, nothing
+    x = rng.normal(-2, 1.0, y.shape) + 4 * y
+    x[1, 1:9, 1:9] += 5
+    given = torch.from_numpy(x)[:, None], torch.from_numpy(y)[:, None]
+    over = slow_bce_over_lesions(x, y, 2.0)
+    assert build_loss("bce", over="lesion")(*given).item() == pytest.approx(over)
+    boundary = BoundarySensitiveLoss().boundary(given[0].sigmoid(), given[1]).item()
+    loss = build_loss("boundary_sensitive", over="lesion", weight=0.25)
+    assert loss(*given).item() == pytest.approx(0.75 * over + 0.25 * boundary)
+    both = build_loss("dice_bce", over="lesion", pos_weight=2.0)(*given).item()
+    assert both == pytest.approx(0.5 * over + 0.5 * mean_dice(x, y))
+
+
+def test_what_is_missed_with_confidence_is_felt_over_the_lesion_alone() -> None:
+    """A third of a collection is found; what pulls on the rest, against a slice of 256 x 256."""
+    y = torch.zeros(1, 1, 256, 256, dtype=torch.float64)
+    y[..., 20:50, 20:60] = 1
+    found = torch.zeros_like(y)
+    found[..., 20:50, 20:33] = 1
+
+    def pull(name: str, **options: str) -> float:
+        x = (12 * found - 6).requires_grad_()
+        build_loss(name, **options)(x, y).backward()  # type: ignore[no-untyped-call]
+        assert x.grad is not None
+        return -x.grad[(y - found) > 0].sum().item()
+
+    plain, over = pull("boundary_sensitive"), pull("boundary_sensitive", over="lesion")
+    assert over > 20 * plain
+    assert over == pytest.approx(2 * 0.5 * 27 / 40, rel=0.02)  # pos_weight, share, what is missing
+
+
 def test_options_reach_the_formula() -> None:
     x, y = tensors()
     assert build_loss("bce", pos_weight=5.0)(x, y).item() == pytest.approx(
@@ -166,14 +208,15 @@ def test_names_and_options_are_checked() -> None:
         build_loss("tversky")
     with pytest.raises(UsageError, match="loss dice: unknown option gamma; it has reduction"):
         build_loss("dice", gamma=2)
-    for name, options in {
-        "bce": {"pos_weight": 0},
+    wrong: dict[str, dict[str, object]] = {
+        "bce": {"over": "image"},
         "dice": {"reduction": "mean"},
         "dice_bce": {"weight": 2},
         "focal": {"alpha": 1},
         "kervadec": {"weight": -1},
         "hausdorff": {"alpha": 0},
-    }.items():
+    }
+    for name, options in wrong.items():
         (option,) = options
         with pytest.raises(UsageError, match=option):
             build_loss(name, **options)

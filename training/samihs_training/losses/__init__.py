@@ -14,12 +14,8 @@ from torch import Tensor
 
 from samihs_runtime.errors import UsageError
 from samihs_training.losses.boundary_sensitive import BoundarySensitiveLoss, contour_of
-from samihs_training.losses.common import (
-    CrossEntropyLoss,
-    DiceCrossEntropyLoss,
-    DiceLoss,
-    FocalLoss,
-)
+from samihs_training.losses.common import DiceCrossEntropyLoss, DiceLoss, FocalLoss
+from samihs_training.losses.cross_entropy import CrossEntropyLoss
 from samihs_training.losses.distance import HausdorffLoss, KervadecBoundaryLoss
 from samihs_training.losses.score import mask_iou, score_loss
 

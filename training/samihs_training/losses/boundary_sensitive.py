@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from samihs_runtime.errors import UsageError
+from samihs_training.losses.cross_entropy import CrossEntropyLoss, Over
 
 EPSILON = 1e-5
 Reduction = Literal["batch", "sample"]
@@ -37,8 +38,11 @@ class BoundarySensitiveLoss:
     reduction: Reduction = "sample"
     """``sample``: the mean of each sample's L_b, so that a large lesion does not outweigh a small
     one; ``batch``: one C, S and L_b over all samples, as the authors."""
+    over: Over = "pixels"
+    """What the cross entropy is a mean over; ``pixels`` as the authors (``cross_entropy.py``)."""
 
     def __post_init__(self) -> None:
+        CrossEntropyLoss(self.pos_weight, self.over)
         if not 0 <= self.weight <= 1:
             raise UsageError(f"loss weight {self.weight}: expected 0 to 1")
         if self.reduction not in ("batch", "sample"):
@@ -46,8 +50,7 @@ class BoundarySensitiveLoss:
 
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
         target = target.to(logits.dtype)
-        pos_weight = logits.new_tensor(self.pos_weight)
-        bce = F.binary_cross_entropy_with_logits(logits, target, pos_weight=pos_weight)
+        bce = CrossEntropyLoss(self.pos_weight, self.over)(logits, target)
         return (1 - self.weight) * bce + self.weight * self.boundary(logits.sigmoid(), target)
 
     def boundary(self, probability: Tensor, target: Tensor) -> Tensor:

@@ -1,9 +1,8 @@
-"""The usual losses of segmentation: cross entropy, Dice, their sum, focal.
+"""The usual losses of segmentation: Dice, its sum with cross entropy, focal.
 
 All take logits [B, 1, H, W] and masks [B, 1, H, W] in {0, 1} and give a scalar. For probabilities
 p = sigmoid(logits), a mask y, and p_t = p where y is 1, else 1 - p::
 
-    BCE   = mean over pixels of -(pos_weight y log p + (1 - y) log(1 - p))
     Dice  = 1 - (2 sum p y + e) / (sum p + sum y + e)
     focal = mean over pixels of -(alpha y + (1 - alpha)(1 - y)) (1 - p_t)^gamma log p_t
 
@@ -16,28 +15,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from samihs_runtime.errors import UsageError
 from samihs_training.losses.boundary_sensitive import EPSILON, Reduction
-
-
-@dataclass(frozen=True)
-class CrossEntropyLoss:
-    """Binary cross entropy, mean over pixels."""
-
-    pos_weight: float = 2.0
-    """Weight of foreground pixels; 2 as in the authors' loss."""
-
-    def __post_init__(self) -> None:
-        if self.pos_weight <= 0:
-            raise UsageError(f"loss pos_weight {self.pos_weight}: expected above 0")
-
-    def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
-        weight = logits.new_tensor(self.pos_weight)
-        return F.binary_cross_entropy_with_logits(
-            logits, target.to(logits.dtype), pos_weight=weight
-        )
+from samihs_training.losses.cross_entropy import CrossEntropyLoss, Over
 
 
 @dataclass(frozen=True)
@@ -68,14 +49,16 @@ class DiceCrossEntropyLoss:
     weight: float = 0.5
     pos_weight: float = 1.0
     reduction: Reduction = "sample"
+    over: Over = "pixels"
+    """What the cross entropy is a mean over (:class:`CrossEntropyLoss`)."""
 
     def __post_init__(self) -> None:
         check_weight(self.weight)
-        CrossEntropyLoss(self.pos_weight)
+        CrossEntropyLoss(self.pos_weight, self.over)
         DiceLoss(self.reduction)
 
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
-        cross_entropy = CrossEntropyLoss(self.pos_weight)(logits, target)
+        cross_entropy = CrossEntropyLoss(self.pos_weight, self.over)(logits, target)
         return (1 - self.weight) * cross_entropy + self.weight * DiceLoss(self.reduction)(
             logits, target
         )
