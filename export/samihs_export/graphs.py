@@ -227,7 +227,8 @@ class FineCells(nn.Module):
         self.hypernetwork = decoder.output_hypernetworks_mlps[0]
         self.gate_hypernetwork = decoder.gate_hypernetwork
         self.fine_hypernetwork = decoder.fine_hypernetwork
-        self.context, self.evidence = decoder.context, decoder.evidence
+        self.context, self.likeness = decoder.context, decoder.likeness
+        self.evidence = decoder.evidence
 
     def prior(self, logits: Tensor) -> Tensor:
         """See :meth:`PlainCells.prior`."""
@@ -236,9 +237,11 @@ class FineCells(nn.Module):
     def forward(self, packed: Tensor, clicked: Clicked) -> tuple[Tensor, Tensor | float]:
         """As :meth:`PlainCells.forward`."""
         _, detail, fine = unpack(packed, self.channels)
-        maps = self.click_maps(clicked.points * self.scale + 0.5, clicked.labels).to(packed.dtype)
-        source = self.context(clicked.source, clicked.position)
-        cells = joined(self.upscaling, source, detail + maps)
+        places, labels = clicked.points * self.scale + 0.5, clicked.labels
+        where = self.click_maps.foreground(places, labels).to(packed.dtype)
+        maps = detail + self.click_maps(places, labels).to(packed.dtype)
+        maps = maps + self.likeness(detail, where)
+        cells = joined(self.upscaling, self.context(clicked.source, clicked.position), maps)
         heads = self.hypernetwork, self.gate_hypernetwork
         weights = torch.stack([head(clicked.answer) for head in heads], dim=1)
         fine_weights = self.fine_hypernetwork(clicked.answer)[:, None]

@@ -26,3 +26,16 @@ def test_the_pad_lies_nowhere() -> None:
     maps = ClickMaps(channels=2, side=8, image_size=64)
     pad = torch.full((1, 1), -1)
     assert not maps(torch.tensor([[[30.0, 30.0]]]), pad).any()
+
+
+def test_foreground_clicks_alone_say_what_was_clicked() -> None:
+    maps = ClickMaps(channels=2, side=16, image_size=64)
+    points = torch.tensor([[[10.0, 30.0], [50.0, 20.0], [34.0, 34.0]]]).repeat(3, 1, 1)
+    labels = torch.tensor([[1, 0, -1], [1, 1, -1], [2, 3, 0]])
+    one, two, box = maps.foreground(points, labels)
+    assert torch.allclose(one.sum(), torch.tensor(1.0))
+    assert divmod(int(one.argmax()), 16) == (30 // 4, 10 // 4)
+    assert one[20 // 4, 50 // 4] < 1e-6  # the background click's
+    assert torch.allclose(two.sum(), torch.tensor(1.0))
+    assert torch.isclose(two[20 // 4, 50 // 4], two[30 // 4, 10 // 4], rtol=0.3)
+    assert not box.any()

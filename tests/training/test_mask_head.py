@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from samihs_training.mask_head import Context, Evidence, gated
+from samihs_training.mask_head import Context, Evidence, Likeness, gated
 from samihs_training.model import SamihsModel
 from samihs_training.sam import build_sam, segment_anything_modeling
 
@@ -22,6 +22,7 @@ def context(width: int = 8) -> Context:
 def test_what_begins_fresh_changes_nothing() -> None:
     source, cells = torch.randn(2, 8, 4, 4), torch.randn(2, 3, 8, 8)
     assert torch.equal(context()(source, torch.randn(1, 8, 4, 4)), source)
+    assert not Likeness(3)(cells, torch.full((2, 8, 8), 1 / 64)).any()
     assert not Evidence(3)(torch.randn(2, 1, 16, 16), cells).any()
     coarse, fine = torch.randn(2, 1, 8, 8), torch.randn(2, 1, 16, 16)
     answered = gated(torch.cat([coarse, torch.zeros_like(coarse)], dim=1), fine)
@@ -42,6 +43,25 @@ def test_a_token_hears_of_all_others_in_context() -> None:
     blocks = difference.unflatten(0, (4, 2)).unflatten(2, (4, 2)).permute(0, 2, 1, 3).flatten(2)
     far = blocks.flatten(0, 1)[1:]
     assert torch.allclose(far, far[:, :1].expand_as(far), rtol=1e-2)
+
+
+@torch.no_grad()
+def test_cells_like_the_clicked_one_are_answered_alike() -> None:
+    torch.manual_seed(0)
+    likeness = Likeness(3)
+    nn.init.normal_(likeness.out.weight)
+    detail = torch.randn(1, 3, 1, 1).expand(1, 3, 8, 8).clone()
+    detail[..., 5:] += 1.0  # another tissue on the right
+    for column, same in ((2, slice(0, 5)), (6, slice(5, 8))):
+        where = torch.zeros(1, 8, 8)
+        where[0, 3, column] = 1.0
+        answer = likeness(detail, where)
+        nothing = likeness(torch.zeros(1, 3, 8, 8), where)  # no difference at all
+        assert torch.allclose(answer[..., same], nothing[..., same], atol=1e-5)
+        other = torch.ones(8, dtype=torch.bool)
+        other[same] = False
+        assert (answer[..., other] - nothing[..., other]).abs().amax() > 0.05
+    assert not likeness(detail, torch.zeros(1, 8, 8)).any()  # a box: nothing was clicked
 
 
 @torch.no_grad()

@@ -50,6 +50,16 @@ class ClickMaps(nn.Module):
         rows = (mixed.mT[..., None, :] * down.mT[:, None]).reshape(count, -1, mixed.shape[1])
         return (rows @ across).reshape(count, channels, side, side)
 
+    def foreground(self, points: Tensor, labels: Tensor) -> Tensor:
+        """Where the foreground clicks lie: their narrowest Gaussians [B, side, side], float32, that
+        sum up to 1 together, or to 0 where there is none."""
+        across, down = (
+            each[:, :: len(DEVIATIONS)] for each in map(self._gaussians, points.unbind(-1))
+        )
+        clicked = torch.eq(labels, 1).to(across.dtype)[..., None]  # [B, N, 1]
+        where = (down * clicked).mT @ across
+        return where / where.sum((1, 2), keepdim=True).clamp(min=1e-6)
+
     def _gaussians(self, places: Tensor) -> Tensor:
         """places [B, N] -> [B, 3 N, side]."""
         distance = (places[..., None, None] - self.centres) / self.deviations  # [B, N, 3, side]

@@ -4,7 +4,9 @@ SAM's decoder tells each image token of the click, but image tokens never look a
 a collection is followed only as far as the encoder, which knows no click, has marked it as one
 thing. :class:`Context` lets them, at half the grid. And SAM predicts a mask's IoU from a token that
 never sees the mask; :class:`Evidence` looks at what the mask holds, as Mask Scoring R-CNN does
-(arXiv 1903.00241). Both begin as nothing: a model without them goes on as it was.
+(arXiv 1903.00241). And how like what was clicked each cell is, which region growing lives on, SAM
+can say through 16 weights of a mask only: :class:`Likeness` compares them outright. All begin as
+nothing: a model without them goes on as it was.
 """
 
 from __future__ import annotations
@@ -40,6 +42,29 @@ class Context(nn.Module):
         seen = tokens + self.attention(placed, placed, known)
         change = seen - tokens + self.mlp(self.norm2(seen))
         return source + _doubled(change.mT.reshape(coarse.shape))
+
+
+class Likeness(nn.Module):
+    """How each cell differs from what was clicked: detail [B, D, S, S] -> [B, D, S, S].
+
+    What was clicked is the detail under the foreground clicks, by the Gaussians that
+    :class:`~samihs_training.click_maps.ClickMaps` draws most narrowly. Where a box is all there is,
+    nothing was clicked, and the answer is zero.
+    """
+
+    def __init__(self, channels: int, hidden: int = 32) -> None:
+        super().__init__()
+        self.hidden = nn.Conv2d(2 * channels, hidden, 1)
+        self.out = nn.Conv2d(hidden, channels, 1, bias=False)
+        nn.init.zeros_(self.out.weight)
+
+    def forward(self, detail: Tensor, where: Tensor) -> Tensor:
+        """``where`` [B, S, S]: the clicks' Gaussians, summing up to 1, or to 0 where none is."""
+        clicked = detail.flatten(2) @ where.flatten(1)[..., None]  # [B, D, 1]
+        apart = detail - clicked[..., None]
+        seen = F.gelu(self.hidden(torch.cat([apart, apart.square()], dim=1)))
+        out: Tensor = self.out(seen) * where.sum((1, 2))[:, None, None, None]
+        return out
 
 
 class Evidence(nn.Module):

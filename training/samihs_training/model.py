@@ -80,8 +80,9 @@ class SamihsModel(nn.Module):
         if not self.config.pyramid_width:
             return weighed(weights, decoder.output_upscaling(source)), score
         _, detail, fine = unpack(embedding, self.config.channels)
-        maps = decoder.click_maps(self.in_frame(points, slice_size), labels)
-        maps = (maps.unflatten(0, (-1, prompts)) + detail[:, None]).flatten(0, 1)
+        detail, places = detail.repeat_interleave(prompts, 0), self.in_frame(points, slice_size)
+        where = decoder.click_maps.foreground(places, labels).to(detail.dtype)
+        maps = detail + decoder.click_maps(places, labels) + decoder.likeness(detail, where)
         cells = joined(decoder.output_upscaling, decoder.context(source, position), maps)
         weights = torch.stack([weights, decoder.gate_hypernetwork(answer)], dim=1)
         coarse = (weights @ cells.flatten(2)).view(-1, 2, *cells.shape[2:])  # [B, 2, 4G, 4G]

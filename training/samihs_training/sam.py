@@ -20,7 +20,7 @@ from torch import nn
 
 from samihs_runtime.errors import BackendError, UsageError
 from samihs_training.click_maps import ClickMaps
-from samihs_training.mask_head import Context, Evidence
+from samihs_training.mask_head import Context, Evidence, Likeness
 from samihs_training.pyramid import CELLS, FINE_CELLS, Channels, Pyramid, Smoothing
 
 _ALIAS = "samihs_training._segment_anything"
@@ -207,4 +207,5 @@ def _with_pyramid(sam: Any, config: SamConfig, modeling: Any) -> None:
     nn.init.zeros_(decoder.gate_hypernetwork.layers[-1].weight)
     nn.init.zeros_(decoder.gate_hypernetwork.layers[-1].bias)
     decoder.context = Context(width, config.decoder_heads, config.decoder_mlp, modeling)
+    decoder.likeness = Likeness(channels.detail)
     decoder.evidence = Evidence(channels.detail)
