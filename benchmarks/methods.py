@@ -24,7 +24,7 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -195,15 +195,15 @@ def read_checkpoints(given: Sequence[str]) -> dict[str, Path]:
 
 def read_learned(options: argparse.Namespace) -> Learned:
     """What the command line asks for; trains a U-Net where it asks for minutes of it."""
-    adapters = read_checkpoints(options.checkpoint)
+    learned = Learned(read_checkpoints(options.checkpoint), options.base)  # checked before training
     if options.unet is not None and options.unet_minutes is not None:
         raise UsageError("give --unet or --unet-minutes, not both")
-    network = None
     if options.unet is not None:
-        network = unet.load(options.unet)
-    elif options.unet_minutes is not None:
-        network = unet.trained(unet.shipped_plan(options.unet_minutes), options.unet_cache)
-    return Learned(adapters, options.base, network)
+        return replace(learned, unet=unet.load(options.unet))
+    if options.unet_minutes is not None:
+        plan = unet.shipped_plan(options.unet_minutes)
+        return replace(learned, unet=unet.trained(plan, options.unet_cache))
+    return learned
 
 
 def main() -> None:

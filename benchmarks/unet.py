@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor, nn
 
-from samihs_runtime.errors import CheckpointError
+from samihs_runtime.errors import CheckpointError, SamihsError, UsageError
 from samihs_training.config import read_recipe
 from samihs_training.data.cache import CacheSpec, SliceCache, open_cache
 from samihs_training.data.clicks import EIGHT, Mask, Point
@@ -58,7 +59,7 @@ class UNetPlan:
 
     def __post_init__(self) -> None:
         if self.minutes <= 0 or min(self.slices, self.batch) < 1:
-            raise ValueError(
+            raise UsageError(
                 f"minutes = {self.minutes}, slices = {self.slices}, batch = {self.batch}: "
                 "expected all above 0"
             )
@@ -79,10 +80,10 @@ class UNet:
         """All blood of a slice: HU [rows, columns] -> boolean [rows, columns].
 
         Raises:
-            ValueError: a side is no multiple of 16.
+            UsageError: a side is no multiple of 16.
         """
         if any(side % STRIDE for side in hu.shape):
-            raise ValueError(f"a slice of {hu.shape} pixels: expected multiples of {STRIDE}")
+            raise UsageError(f"a slice of {hu.shape} pixels: expected multiples of {STRIDE}")
         image = windowed(torch.from_numpy(hu.astype(np.float32))[None, None], self.plan.window)
         return np.asarray(self.network(image)[0, 0].numpy() > 0)
 
@@ -227,8 +228,11 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=RECIPE_MINUTES)
     parser.add_argument("--cache", type=Path, default=CACHE, help="phantoms; a run's cache serves")
     options: Any = parser.parse_args()
-    made = trained(shipped_plan(options.minutes), options.cache)
-    made.save(options.out)
+    try:
+        made = trained(shipped_plan(options.minutes), options.cache)
+        made.save(options.out)
+    except SamihsError as error:
+        sys.exit(f"error: {error}")
     print(f"written  {options.out}: {made.steps} steps in {made.plan.minutes:g} minutes")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import methods
 import numpy as np
 import pytest
 from accuracy import Tally
-from methods import CLASSICAL, Learned, read_checkpoints
+from methods import CLASSICAL, Learned, read_checkpoints, read_learned
 from record import Record
 
 from samihs_runtime.errors import UsageError
@@ -72,6 +73,18 @@ def test_a_checkpoint_is_named_before_the_first_equals_sign() -> None:
             read_checkpoints(given)
 
 
-def test_checkpoints_without_their_base_are_refused() -> None:
+def asked(**given: object) -> argparse.Namespace:
+    """What the command line gives where nothing is said, but for ``given``."""
+    nothing = {"checkpoint": [], "base": None, "unet": None, "unet_minutes": None}
+    return argparse.Namespace(**{**nothing, "unet_cache": Path("nowhere"), **given})
+
+
+def test_checkpoints_without_their_base_are_refused_before_a_network_is_trained() -> None:
     with pytest.raises(UsageError, match="needs --base"):
-        Learned({"LoRA": Path("adapters.safetensors")})
+        read_learned(asked(checkpoint=["LoRA=adapters.safetensors"], unet_minutes=98.0))
+
+
+def test_a_network_is_given_or_trained_not_both() -> None:
+    with pytest.raises(UsageError, match="--unet or --unet-minutes"):
+        read_learned(asked(unet=Path("unet.safetensors"), unet_minutes=1.0))
+    assert read_learned(asked()) == Learned()

@@ -10,7 +10,7 @@ import pytest
 import unet
 from unet import UNetPlan, component_at
 
-from samihs_runtime.errors import CheckpointError
+from samihs_runtime.errors import CheckpointError, UsageError
 from samihs_training.data.cache import SliceCache
 
 SIDE = 32
@@ -73,12 +73,12 @@ def test_other_weights_are_refused() -> None:
 def test_a_slice_that_cannot_be_halved_four_times_is_refused(
     trained: tuple[unet.UNet, list[tuple[int, float, float]]],
 ) -> None:
-    with pytest.raises(ValueError, match=r"\(40, 32\) pixels: expected multiples of 16"):
+    with pytest.raises(UsageError, match=r"\(40, 32\) pixels: expected multiples of 16"):
         trained[0].mask(np.zeros((40, 32), np.int16))
 
 
 def test_no_time_is_refused() -> None:
-    with pytest.raises(ValueError, match="expected all above 0"):
+    with pytest.raises(UsageError, match="expected all above 0"):
         UNetPlan(minutes=0)
 
 
