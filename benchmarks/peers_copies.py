@@ -8,7 +8,7 @@ measured, and the result says so::
     MobileSAM               MOBILE_SAM                mobile_sam
     segment-anything-fast   SEGMENT_ANYTHING_FAST     segment_anything_fast
 
-MobileSAM (Zhang et al., 2023) is the same decoder on a TinyViT of 5 M parameters, with weights of
+MobileSAM (Zhang et al., 2023) is the same decoder on a TinyViT of 6 M parameters, with weights of
 its own: random ones here. segment-anything-fast has the same weights as everything else, in
 bfloat16, its encoder compiled. Both know frames of 1024 px only.
 """

@@ -117,6 +117,45 @@ def test_a_missing_copy_is_named(
         peers_copies.mobile_sam(folder)
 
 
+SOURCES = {
+    "mobile_sam": """
+from timm.models.layers import DropPath, to_2tuple, trunc_normal_
+from timm.models.registry import register_model
+class Dropped(DropPath):
+    def __init__(self):
+        super().__init__(drop_prob=0.0)
+@register_model
+def answer():
+    return to_2tuple(3), Dropped()(5)
+""",
+    "segment_anything_fast": """
+import triton
+import triton.language as tl
+@triton.jit
+def kernel(SIZE: tl.constexpr):
+    pass
+def answer():
+    return (3, 3), 5
+""",
+}
+"""What the copies' modules ask of packages that are not installed, when they are imported."""
+
+
+@pytest.mark.parametrize("package", SOURCES)
+def test_a_copy_is_imported_without_what_it_never_runs(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / package).mkdir()
+    (tmp_path / package / "__init__.py").write_text(SOURCES[package])
+    monkeypatch.setenv(peers_copies.COPIES[package], str(tmp_path))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with peers_copies.standing_in({**peers_copies._timm(), **peers_copies._triton()}):
+        imported = peers_copies._copy(package)
+    monkeypatch.delitem(sys.modules, package)
+    assert imported.answer() == ((3, 3), 5)
+    assert not {"timm", "timm.models", "triton", "triton.language"} & set(sys.modules)
+
+
 def test_a_stand_in_is_forgotten() -> None:
     name = "samihs_no_such_package"
     with peers_copies.standing_in({name: ModuleType(name), "json": ModuleType("json")}):
