@@ -16,6 +16,7 @@ import cost
 import latency
 import methods
 import peers
+import precisions
 import report
 import scaling
 from record import RESULTS, Record
@@ -26,6 +27,7 @@ SUITES: dict[str, tuple[Callable[[], Record], Callable[[], Record]]] = {
     "scaling": (scaling.measure, lambda: scaling.measure(rounds=1, largest=256)),
     "peers": (peers.measure, lambda: peers.measure(rounds=2)),
     "methods": (methods.measure, lambda: methods.measure(studies=2)),
+    "precisions": (precisions.measure, lambda: precisions.measure(studies=2, precisions=("fp16",))),
 }
 """Name -> in full, and brief."""
 

@@ -1,29 +1,46 @@
 """One click, many methods: the shipped model beside what one would use without it.
 
     python benchmarks/methods.py [--bundle DIR] [--studies 20]
+        [--base BASE --checkpoint NAME=ADAPTERS ...] [--unet FILE | --unet-minutes N]
 
 Phantom studies of unseen seeds, one click on the deepest point of each lesion of a slice. The
 classical methods are given what they need to look good: region growing a smoothed slice and several
 tolerances, of which a reader may pick the best afterwards; the random walker and the watershed a
-ring of background seeds. The samples are Dice and HD95 of each click; ``study`` says whose it is.
+ring of background seeds.
+
+Other ways to adapt the same base come from ``samihs-train compare``, each run by its name::
+
+    --base models/vit_mini/base.safetensors
+    --checkpoint "frozen base, trained decoder=OUT/runs/method=decoder seed=1/adapters.safetensors"
+    --checkpoint "LoRA=OUT/runs/method=lora seed=1/adapters.safetensors"
+
+The U-Net (``unet.py``) is trained for the time that the model took, or for ``--unet-minutes``. The
+samples are Dice, HD95 and volume error of each click; ``study`` says whose it is.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import unet
+from accuracy import Tally
 from numpy.typing import NDArray
-from record import Record, Series
+from record import Record
 from scipy import ndimage
 from skimage.segmentation import random_walker, watershed
+from unet import UNet, component_at
 
+from samihs_runtime.errors import SamihsError, UsageError
 from samihs_training.data.studies import StudyCase, StudySpec, is_bleed, study_cases
-from samihs_training.metrics import mask_metrics
-from samihs_training.predictors import bundle_predictor
+from samihs_training.predictors import Predictor, bundle_predictor, checkpoint_predictor
 
 Mask = NDArray[np.bool_]
 Click = tuple[float, float]
@@ -97,26 +114,96 @@ CLASSICAL: Mapping[str, Method] = {
 }
 
 
-def measure(bundle: Path | None = None, backend: str = "auto", studies: int = 20) -> Record:
-    """Dice and HD95 of every method at every click."""
-    taken: dict[tuple[str, str, str], list[float]] = {}
-    with bundle_predictor(bundle, backend) as predictor:
+@dataclass(frozen=True)
+class Learned:
+    """Trained models beside the bundle."""
+
+    adapters: Mapping[str, Path] = field(default_factory=dict)
+    """Name -> adapter checkpoint, each on ``base``."""
+    base: Path | None = None
+    unet: UNet | None = None
+
+    def __post_init__(self) -> None:
+        if self.adapters and self.base is None:
+            raise UsageError(
+                "--checkpoint needs --base: the base that the adapters were trained on"
+            )
+
+
+NOTHING = Learned()
+WANTED = {
+    "frozen base, trained decoder": "give its run: --base BASE --checkpoint NAME=ADAPTERS",
+    "LoRA": "give its run: --base BASE --checkpoint NAME=ADAPTERS",
+    "U-Net, no click": "give --unet FILE (python benchmarks/unet.py) or --unet-minutes N",
+}
+"""What the comparison should hold, and how it comes to; said in the result where it lacks."""
+
+
+def measure(
+    bundle: Path | None = None, backend: str = "auto", studies: int = 20, learned: Learned = NOTHING
+) -> Record:
+    """Dice, HD95 and volume error of every method at every click."""
+    tally = Tally()
+    with ExitStack() as stack:
+        ours = stack.enter_context(bundle_predictor(bundle, backend))
+        predictors = {f"SAMIHS, {ours.name}": ours}
+        if learned.base is not None:
+            for name, adapters in learned.adapters.items():
+                opened = checkpoint_predictor(adapters, learned.base)
+                predictors[name] = stack.enter_context(opened)
         for case in study_cases(StudySpec(studies), workers=2):
-            spacing = (case.spacing_mm, case.spacing_mm)
-            targets = [each for each in case.clicks if is_bleed(each)]
-            answers = predictor.answer(case.hu, [each.click for each in targets])
-            for target, (mask, _) in zip(targets, answers, strict=True):
-                masks = {f"SAMIHS, {predictor.name}": mask}
-                masks |= {name: way(case, target.click) for name, way in CLASSICAL.items()}
-                for kind in (target.kind.name.lower(), "all"):
-                    taken.setdefault(("click", f"study, {kind}", ""), []).append(case.study)
-                for name, each in masks.items():
-                    metrics = mask_metrics(each, target.mask, spacing)
-                    for kind in (target.kind.name.lower(), "all"):
-                        taken.setdefault((name, f"Dice, {kind}", ""), []).append(metrics.dice)
-                        taken.setdefault((name, f"HD95, {kind}", "mm"), []).append(metrics.hd95_mm)
-    series = [Series(name, what, unit, tuple(v)) for (name, what, unit), v in taken.items()]
-    return Record("methods", tuple(series), {"studies": studies, "click": "deepest"})
+            _judge(case, predictors, learned.unet, tally)
+    have = {*learned.adapters, *(["U-Net, no click"] if learned.unet else [])}
+    lacking = {name: why for name, why in WANTED.items() if name not in have}
+    settings: dict[str, Any] = {"studies": studies, "click": "deepest"}
+    if learned.unet:
+        settings["unet"] = {**asdict(learned.unet.plan), "steps": learned.unet.steps}
+    return Record("methods", tally.series(), settings, lacking)
+
+
+def _judge(
+    case: StudyCase, predictors: Mapping[str, Predictor], network: UNet | None, tally: Tally
+) -> None:
+    """Ask everything for each lesion of the slice."""
+    targets = [each for each in case.clicks if is_bleed(each)]
+    clicks = [each.click for each in targets]
+    answers = {name: each.answer(case.hu, clicks) for name, each in predictors.items()}
+    blood = network.mask(case.hu) if network is not None and targets else None
+    for number, target in enumerate(targets):
+        masks = {name: each[number][0] for name, each in answers.items()}
+        masks |= {name: way(case, target.click) for name, way in CLASSICAL.items()}
+        if blood is not None:
+            masks["U-Net, no click"] = component_at(blood, target.click)
+        tally.add(case, target, masks)
+
+
+def read_checkpoints(given: Sequence[str]) -> dict[str, Path]:
+    """``NAME=ADAPTERS`` of each option; raises :class:`UsageError` where one is none of it.
+
+    The path may hold further equals signs, as the runs of ``compare`` do.
+    """
+    found: dict[str, Path] = {}
+    for each in given:
+        name, separator, path = each.partition("=")
+        if not (name and separator and path):
+            raise UsageError(f"--checkpoint {each!r}: expected NAME=ADAPTERS")
+        if name in found:
+            raise UsageError(f"--checkpoint {name!r} is given twice: name each once")
+        found[name] = Path(path)
+    return found
+
+
+def read_learned(options: argparse.Namespace) -> Learned:
+    """What the command line asks for; trains a U-Net where it asks for minutes of it."""
+    learned = Learned(read_checkpoints(options.checkpoint), options.base)  # checked before training
+    if options.unet is not None and options.unet_minutes is not None:
+        raise UsageError("give --unet or --unet-minutes, not both")
+    if options.unet is not None:
+        return replace(learned, unet=unet.load(options.unet))
+    if options.unet_minutes is not None:
+        plan = unet.shipped_plan(options.unet_minutes)
+        return replace(learned, unet=unet.trained(plan, options.unet_cache))
+    return learned
 
 
 def main() -> None:
@@ -125,8 +212,18 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path)
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--studies", type=int, default=20)
+    parser.add_argument("--base", type=Path, help="what the checkpoints were trained on")
+    parser.add_argument("--checkpoint", action="append", default=[], metavar="NAME=ADAPTERS")
+    parser.add_argument("--unet", type=Path, help="weights that unet.py wrote")
+    parser.add_argument("--unet-minutes", type=float, help="train one for so long instead")
+    parser.add_argument("--unet-cache", type=Path, default=unet.CACHE, help="phantoms for it")
     options = parser.parse_args()
-    print(f"written  {measure(options.bundle, options.backend, options.studies).write()}")
+    try:
+        learned = read_learned(options)
+        record = measure(options.bundle, options.backend, options.studies, learned)
+    except SamihsError as error:
+        sys.exit(f"error: {error}")
+    print(f"written  {record.write()}")
 
 
 if __name__ == "__main__":

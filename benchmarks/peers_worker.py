@@ -1,23 +1,20 @@
 """One subject of ``peers.py``: does what a line of its input says, and answers in JSON.
 
-``encode`` and ``click N`` answer the seconds they took, ``memory`` the peak resident MB.
+``encode`` and ``click N`` answer the seconds they took, ``memory`` the peak resident MB, ``logits
+FILE`` writes those of one click, always the same, for a comparison of what subjects answer.
 """
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
+from peers_inputs import points_of, slice_of
 from stopwatch import seconds
-
-SIZE = 512
 
 
 class Subject(Protocol):
@@ -28,6 +25,9 @@ class Subject(Protocol):
 
     def click(self, count: int, turn: int) -> None:
         """Masks at the slice's size of ``count`` prompts on the last slice."""
+
+    def logits(self, turn: int) -> np.ndarray:
+        """Low-resolution logits [M, M] of the first click on the last slice."""
 
 
 class Runtime:
@@ -40,147 +40,47 @@ class Runtime:
         self.encoded: Any = None
 
     def encode(self, turn: int) -> None:
-        self.encoded = self.segmenter.encode(_slice(turn))
+        self.encoded = self.segmenter.encode(slice_of(turn))
 
     def click(self, count: int, turn: int) -> None:
         from samihs_runtime.segmentation import FOREGROUND, Prompt
 
-        prompts = [Prompt(((x, y),), (FOREGROUND,)) for x, y in _points(count, turn).tolist()]
+        prompts = [Prompt(((x, y),), (FOREGROUND,)) for x, y in points_of(count, turn).tolist()]
         self.segmenter.predict_batch([self.encoded] * count, prompts)
 
+    def logits(self, turn: int) -> np.ndarray:
+        from samihs_runtime.segmentation import FOREGROUND, Prompt
 
-class Predictor:
-    """segment-anything's ``SamPredictor``, as its README has one use it."""
-
-    def __init__(self, folder: Path, manner: str) -> None:
-        import torch
-
-        self.torch = torch
-        torch.set_grad_enabled(False)
-        sam = _sam(folder)
-        if manner == "compiled":
-            sam.image_encoder.compile()
-        self.dtype = torch.bfloat16 if manner == "bf16 autocast" else None
-        self.predictor = _segment_anything("predictor").SamPredictor(sam)
-
-    def encode(self, turn: int) -> None:
-        with self._autocast():
-            self.predictor.set_image(_picture(turn))
-
-    def click(self, count: int, turn: int) -> None:
-        """``predict`` takes one set of points for one mask: each prompt is a call of its own."""
-        with self._autocast():
-            for point in _points(count, turn):
-                self.predictor.predict(point[None], np.ones(1), multimask_output=False)
-
-    def _autocast(self) -> Any:
-        return self.torch.autocast("cpu", self.dtype, enabled=self.dtype is not None)
-
-
-class OnnxDecoder:
-    """segment-anything's eager encoder, and its own ONNX export of the decoder."""
-
-    def __init__(self, folder: Path) -> None:
-        import onnxruntime
-        import torch
-
-        self.eager = Predictor(folder, "eager fp32")
-        model = _segment_anything("utils.onnx").SamOnnxModel(_sam(folder), return_single_mask=True)
-        encoder = model.model.prompt_encoder
-        dim, grid, low = encoder.embed_dim, encoder.image_embedding_size, encoder.mask_input_size
-        inputs = {
-            "image_embeddings": torch.randn(1, dim, *grid),
-            "point_coords": torch.zeros(1, 2, 2),
-            "point_labels": torch.ones(1, 2),
-            "mask_input": torch.randn(1, 1, *low),
-            "has_mask_input": torch.zeros(1),
-            "orig_im_size": torch.tensor([SIZE, SIZE], dtype=torch.float),
-        }
-        path = folder / "their-decoder.onnx"
-        torch.onnx.export(
-            model, tuple(inputs.values()), str(path), input_names=list(inputs), dynamo=False,
-            output_names=["masks", "iou_predictions", "low_res_masks"], opset_version=17,
-            dynamic_axes={"point_coords": {1: "points"}, "point_labels": {1: "points"}},
-        )  # fmt: skip
-        self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        self.low = low
-
-    def encode(self, turn: int) -> None:
-        self.eager.encode(turn)
-
-    def click(self, count: int, turn: int) -> None:
-        predictor = self.eager.predictor
-        for point in _points(count, turn):
-            coords = np.concatenate([point[None], np.zeros((1, 2))])[None]
-            feeds = {
-                "image_embeddings": predictor.features.numpy(),
-                "point_coords": predictor.transform.apply_coords(coords, (SIZE, SIZE)),
-                "point_labels": np.array([[1, -1]]),
-                "mask_input": np.zeros((1, 1, *self.low)),
-                "has_mask_input": np.zeros(1),
-                "orig_im_size": np.array([SIZE, SIZE]),
-            }
-            feeds = {name: each.astype(np.float32) for name, each in feeds.items()}
-            masks, _, _ = self.session.run(None, feeds)
-            _ = masks > 0
-
-
-def _segment_anything(module: str) -> ModuleType:
-    """segment-anything's own module; the two functions of torchvision that it calls are Pillow's.
-
-    torchvision has no build for every torch; on Pillow images these two do just this.
-    """
-    from PIL import Image
-
-    functional = ModuleType("torchvision.transforms.functional")
-    functional.to_pil_image = Image.fromarray  # type: ignore[attr-defined]
-    functional.resize = lambda image, size: image.resize(  # type: ignore[attr-defined]
-        size[::-1], Image.Resampling.BILINEAR
-    )
-    stubs = {"torchvision": ModuleType("torchvision"), functional.__name__: functional}
-    stubs["torchvision.transforms"] = ModuleType("torchvision.transforms")
-    stubs["torchvision.ops"] = ModuleType("torchvision.ops")
-    stubs["torchvision.ops.boxes"] = ModuleType("torchvision.ops.boxes")
-    for name in ("batched_nms", "box_area"):  # of its automatic mask generator, not called here
-        setattr(stubs["torchvision.ops.boxes"], name, None)
-    for name, stub in stubs.items():
-        sys.modules.setdefault(name, stub)
-    return importlib.import_module(f"segment_anything.{module}")
-
-
-def _sam(folder: Path) -> Any:
-    import torch
-
-    from samihs_training.sam import build_sam, preset
-
-    name, size = (folder / "preset").read_text().split()
-    sam = build_sam(replace(preset(name), image_size=int(size)))
-    sam.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
-    return sam
-
-
-def _slice(turn: int) -> np.ndarray:
-    random = np.random.default_rng(turn)
-    return random.uniform(-20, 100, (SIZE, SIZE)).astype(np.float32)
-
-
-def _picture(turn: int) -> np.ndarray:
-    """The slice in the window, as a picture of 8 bits and three channels."""
-    grey = ((_slice(turn) + 20) * (255 / 120)).astype(np.uint8)
-    return np.repeat(grey[..., None], 3, axis=2)
-
-
-def _points(count: int, turn: int) -> np.ndarray:
-    return np.random.default_rng(turn).uniform(100, SIZE - 100, (count, 2))
+        x, y = points_of(1, turn)[0].tolist()
+        return self.segmenter.predict(self.encoded, Prompt(((x, y),), (FOREGROUND,))).logits
 
 
 def _subject(folder: Path, name: str) -> Subject:
+    """The subject of that name, as ``peers.py`` lists them; a rival's code is loaded only here."""
     family, _, manner = name.partition(" ")
     if family == "samihs":
         return Runtime(folder, manner)
-    if family == "SamPredictor":
-        return Predictor(folder, manner)
-    return OnnxDecoder(folder)
+    if family == "transformers":
+        from peers_transformers import Transformers
+
+        return Transformers(folder)
+    if family == "MobileSAM":
+        from peers_copies import mobile_sam
+
+        return mobile_sam(folder)
+    if family == "segment-anything-fast":
+        from peers_copies import segment_anything_fast
+
+        return segment_anything_fast(folder)
+    from peers_predictor import OnnxDecoder, eager
+
+    return eager(folder, manner) if family == "SamPredictor" else OnnxDecoder(folder)
+
+
+def _write_logits(subject: Subject, path: Path) -> float:
+    """Of turn 0; the seconds it took."""
+    subject.encode(0)
+    return seconds(lambda: np.save(path, subject.logits(0)))
 
 
 def _peak_mb() -> float:
@@ -202,6 +102,7 @@ def main() -> None:
             "click": lambda turn=turn, rest=rest: seconds(
                 lambda: subject.click(int(rest[0]), turn)
             ),
+            "logits": lambda rest=rest: _write_logits(subject, Path(" ".join(rest))),
             "memory": _peak_mb,
         }
         print(json.dumps(what[word]()), file=answers, flush=True)

@@ -16,13 +16,16 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
-from record import RESULTS, Record, Series, newest, ratios
+from accuracy_tables import accuracies
+from record import RESULTS, Record, newest, ratios
+from tables import EAGER, SCALE, quantities, table, unit_of
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 HERE = Path(__file__).parent
-SCALE = {"": 1.0, "s": 1e3, "MB": 1.0, "mm": 1.0, "mm2": 1.0, "x": 1.0}
+ACCURACIES = ("methods", "precisions")
+"""Benchmarks whose samples are clicks (``accuracy.Tally``)."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,6 @@ def median_of(quantity: str) -> Callable[[Record], float | None]:
     return value
 
 
-EAGER = "SamPredictor eager fp32"
 TARGETS = (
     Target("ViT-B encode fp32, times SamPredictor eager", "peers-vit_b-cpu",
            ratio_of("samihs fp32", EAGER, "encode"), 2.0),
@@ -109,7 +111,7 @@ def _targets(records: dict[str, Record]) -> list[str]:
         else:
             verdict = "met" if target.met(figure) else "**missed**"
             rows.append((target.text, wanted, f"{figure:.3g}", verdict))
-    return _table(("what", "target", "measured", ""), rows)
+    return table(("what", "target", "measured", ""), rows)
 
 
 def _section(name: str, record: Record) -> list[str]:
@@ -125,81 +127,12 @@ def _section(name: str, record: Record) -> list[str]:
     ]
     if record.benchmark == "scaling":
         lines += _exponents(record)
-    elif record.benchmark == "methods":
-        lines += _accuracies(record)
+    elif record.benchmark in ACCURACIES:
+        lines += accuracies(record)
     else:
-        for quantity in record.quantities():
-            lines += _quantity(record, quantity)
+        lines += quantities(record)
     lines += [f"- {subject}: not measured: {why}" for subject, why in record.not_measured.items()]
     return lines
-
-
-def _quantity(record: Record, quantity: str) -> list[str]:
-    """A table of one quantity: every subject, beside the last one."""
-    chosen = [each for each in record.series if each.quantity == quantity]
-    reference = next((each for each in chosen if each.subject == EAGER), chosen[-1])
-    rows = []
-    for each in chosen:
-        plain = each is reference or not each.unit  # a Dice is no cost: nothing to divide
-        against = "" if plain else _verdict(ratios(each.samples, reference.samples))
-        rows.append((each.subject, _spread(each), str(len(each.samples)), against))
-    head = (
-        quantity,
-        f"median (quartiles), {_unit(chosen[0])}",
-        "n",
-        f"against {reference.subject}",
-    )
-    return [*_table(head, rows), ""]
-
-
-def _spread(series: Series) -> str:
-    factor = SCALE[series.unit]
-    first, third = (factor * each for each in series.quartiles)
-    return f"{factor * series.median:.4g} ({first:.4g} to {third:.4g})"
-
-
-def _unit(series: Series) -> str:
-    return "ms" if series.unit == "s" else series.unit
-
-
-def _verdict(ratio: Series) -> str:
-    first, third = ratio.quartiles
-    if len(ratio.samples) > 1 and first <= 1 <= third:
-        return f"{ratio.median:.2f} x: within the noise"
-    return f"{ratio.median:.2f} x"
-
-
-def _accuracies(record: Record) -> list[str]:
-    """Mean Dice and HD95 of each method and type, with a 95 % interval over studies."""
-    lines = []
-    for measure in ("Dice", "HD95"):
-        kinds = [
-            quantity.split(", ")[1]
-            for quantity in record.quantities()
-            if quantity.startswith(f"{measure}, ")
-        ]
-        subjects = dict.fromkeys(
-            each.subject for each in record.series if each.quantity.startswith(measure)
-        )
-        rows = [
-            (subject, *(_interval(record, subject, measure, kind) for kind in kinds))
-            for subject in subjects
-        ]
-        lines += [*_table((measure, *kinds), rows), ""]
-    return lines
-
-
-def _interval(record: Record, subject: str, measure: str, kind: str) -> str:
-    from samihs_training.metrics import estimate
-
-    values, studies = (
-        record.find(subject, f"{measure}, {kind}"),
-        record.find("click", f"study, {kind}"),
-    )
-    if values is None or studies is None:
-        return ""
-    found = estimate(list(values.samples), [int(each) for each in studies.samples])
-    return f"{found.mean:.3f} ({found.low:.3f} to {found.high:.3f})"
 
 
 def _exponents(record: Record) -> list[str]:
@@ -209,7 +142,7 @@ def _exponents(record: Record) -> list[str]:
         times = ", ".join(f"{each.quantity}: {1e3 * each.median:.4g}" for each in points)
         fit = exponent([(each.quantity, each.median) for each in points])
         rows.append((axis, times, "" if fit is None else f"{fit:.2f}"))
-    return [*_table(("axis", "median, ms", "exponent"), rows), ""]
+    return [*table(("axis", "median, ms", "exponent"), rows), ""]
 
 
 def exponent(points: Iterable[tuple[str, float]]) -> float | None:
@@ -222,16 +155,11 @@ def exponent(points: Iterable[tuple[str, float]]) -> float | None:
     return float(np.polyfit(sizes, times, 1)[0])
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
-    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    return [*lines, *(f"| {' | '.join(row)} |" for row in rows)]
-
-
 def _picture(name: str, record: Record, out: Path) -> Path | None:
     """Bars of each quantity that has several subjects; lines of a scaling; None for neither."""
     if record.benchmark == "scaling":
         figure = _lines(record)
-    elif record.benchmark in ("methods", "latency", "cost"):
+    elif record.benchmark in (*ACCURACIES, "latency", "cost"):
         figure = _bars(record, [q for q in ("Dice, all", "start-up") if q in record.quantities()])
     else:
         figure = _bars(record, [q for q in record.quantities() if q != "memory"][:4])
@@ -244,13 +172,13 @@ def _picture(name: str, record: Record, out: Path) -> Path | None:
     return path
 
 
-def _bars(record: Record, quantities: list[str]) -> plt.Figure | None:
-    if not quantities:
+def _bars(record: Record, shown: list[str]) -> plt.Figure | None:
+    if not shown:
         return None
     figure, axes = plt.subplots(
-        1, len(quantities), figsize=(4 * len(quantities), 3.2), layout="constrained", squeeze=False
+        1, len(shown), figsize=(4 * len(shown), 3.2), layout="constrained", squeeze=False
     )
-    for axis, quantity in zip(axes[0], quantities, strict=True):
+    for axis, quantity in zip(axes[0], shown, strict=True):
         chosen = [each for each in record.series if each.quantity == quantity]
         factor = SCALE[chosen[0].unit]
         middle = [factor * each.median for each in chosen]
@@ -262,7 +190,7 @@ def _bars(record: Record, quantities: list[str]) -> plt.Figure | None:
             [each.subject for each in chosen], middle, xerr=np.transpose(spread), color="#4878a8"
         )
         axis.invert_yaxis()
-        axis.set_title(f"{quantity}, {_unit(chosen[0])}".rstrip(", "), fontsize=9)
+        axis.set_title(f"{quantity}, {unit_of(chosen[0])}".rstrip(", "), fontsize=9)
         axis.tick_params(labelsize=8, labelleft=axis is axes[0][0])
     return figure
 

@@ -2,7 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pytest
+
+from samihs_training.data.studies import StudyCase
+from samihs_training.data.targets import Target
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+
+CaseMaker = Callable[[int, np.ndarray, tuple[Target, ...]], StudyCase]
+
+
+@pytest.fixture(scope="session")
+def make_case() -> CaseMaker:
+    """(seed of the study, slice in HU, its clicks) -> a case of 0.5 mm pixels and 4 mm slices."""
+
+    def made(study: int, hu: np.ndarray, clicks: tuple[Target, ...]) -> StudyCase:
+        given = {
+            "study": study, "index": 0, "hu": hu, "spacing_mm": 0.5, "extent_mm": 4.0,
+            "clicks": clicks, "lesions_ml": (1.0,) * len(clicks),
+        }  # fmt: skip
+        names = {each.name for each in dataclasses.fields(StudyCase)}
+        return StudyCase(**{name: value for name, value in given.items() if name in names})
+
+    return made

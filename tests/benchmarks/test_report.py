@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import record as recording
 import report
+import tables
 from record import Record, Series, newest, ratios, read_record
 
 MACHINE = {"processor": "a processor", "cores": 2, "gpus": []}
@@ -30,7 +31,7 @@ def result(benchmark: str, *series: Series, date: str = "2026-01-02T03:04:05+00:
 
 ENCODES = (
     Series("samihs fp32", "encode", "s", (1.0, 2.0, 1.0)),
-    Series(report.EAGER, "encode", "s", (2.5, 5.2, 2.4)),
+    Series(tables.EAGER, "encode", "s", (2.5, 5.2, 2.4)),
 )
 
 
@@ -60,7 +61,7 @@ def test_a_ratio_is_taken_round_by_round() -> None:
 def test_the_report_says_what_was_met_missed_and_not_measured(tmp_path: Path) -> None:
     clicks = (
         Series("samihs fp32", "click, 1 prompts", "s", (0.1, 0.1)),
-        Series(report.EAGER, "click, 1 prompts", "s", (0.15, 0.15)),
+        Series(tables.EAGER, "click, 1 prompts", "s", (0.15, 0.15)),
     )
     result("peers-vit_b", *ENCODES, *clicks).write(tmp_path / "results")
     text = report.write(tmp_path / "results", tmp_path).read_text()
@@ -74,8 +75,25 @@ def test_the_report_says_what_was_met_missed_and_not_measured(tmp_path: Path) ->
 
 def test_no_claim_is_made_inside_the_noise() -> None:
     noisy = ratios((1.0, 1.0, 1.0, 1.0), (0.9, 1.1, 0.95, 1.05))
-    assert report._verdict(noisy).endswith("within the noise")
-    assert report._verdict(ratios((1.0, 1.0), (2.0, 2.1))) == "2.05 x"
+    assert tables.verdict(noisy).endswith("within the noise")
+    assert tables.verdict(ratios((1.0, 1.0), (2.0, 2.1))) == "2.05 x"
+
+
+def test_quantities_of_one_subject_share_a_table_with_the_floor(tmp_path: Path) -> None:
+    """Twice the floor in every round, however slow the round."""
+    result(
+        "latency",
+        Series("samihs-infer", "cold, one slice", "s", (2.0, 4.0, 2.2)),
+        Series("python + numpy", "cold", "s", (1.0, 2.0, 1.1)),
+        Series("cpu", "click", "s", (0.008,)),
+    ).write(tmp_path / "results")
+    text = report.write(tmp_path / "results", tmp_path).read_text()
+    head = "| quantity | of | median | quartiles | samples | times python + numpy |"
+    assert text.count("| quantity |") == 1
+    table = text[text.index(head) :].splitlines()
+    assert table[2] == "| cold, one slice | samihs-infer | 2200 ms | 2100 to 3100 | 3 | 2.00 x |"
+    assert table[3] == "| cold | python + numpy | 1100 ms | 1050 to 1550 | 3 |  |"
+    assert table[4] == "| click | cpu | 8 ms | 8 to 8 | 1 |  |"
 
 
 def test_an_exponent_is_fitted_where_sizes_are_numbers() -> None:

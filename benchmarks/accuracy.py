@@ -1,0 +1,90 @@
+"""How well masks agree with the truth at the same clicks, and how sure one may be of it.
+
+Every subject is asked for every click, so that two of them can be compared click by click. All
+intervals resample whole studies: the slices of one patient are alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from record import Record, Series
+
+from samihs_training.data.clicks import Mask
+from samihs_training.metrics import Estimate, estimate, mask_metrics
+
+if TYPE_CHECKING:  # a report is made without them
+    from samihs_training.data.studies import StudyCase
+    from samihs_training.data.targets import Target
+
+MEASURES = {"Dice": "", "HD95": "mm", "volume error": "mL"}
+"""Quantity -> unit. The volume error is that of the slice: predicted minus true area times what
+the slice stands for along the normal."""
+ALL = "all"
+CLICKS = "click"
+"""Subject of the series that say whose each click is."""
+
+
+class Tally:
+    """Dice, HD95 and volume error of several subjects, click after click."""
+
+    def __init__(self) -> None:
+        self._taken: dict[tuple[str, str, str], list[float]] = {}
+
+    def add(self, case: StudyCase, target: Target, masks: Mapping[str, Mask]) -> None:
+        """Judge each subject's mask [rows, columns] of one click against the clicked lesion."""
+        spacing = (case.spacing_mm, case.spacing_mm)
+        kinds = (target.kind.name.lower(), ALL)
+        self._note(CLICKS, "study", "", kinds, case.study)
+        for subject, mask in masks.items():
+            metrics = mask_metrics(mask, target.mask, spacing)
+            volume_error = metrics.area_error_mm2 * case.extent_mm / 1000  # mm3 -> mL
+            values = (metrics.dice, metrics.hd95_mm, volume_error)
+            for (measure, unit), value in zip(MEASURES.items(), values, strict=True):
+                self._note(subject, measure, unit, kinds, value)
+
+    def series(self) -> tuple[Series, ...]:
+        """``Dice, subdural``, ``Dice, all``, ... of each subject; sample i is of click i."""
+        return tuple(
+            Series(subject, quantity, unit, tuple(values))
+            for (subject, quantity, unit), values in self._taken.items()
+        )
+
+    def _note(
+        self, subject: str, measure: str, unit: str, kinds: tuple[str, ...], value: float
+    ) -> None:
+        for kind in kinds:
+            self._taken.setdefault((subject, f"{measure}, {kind}", unit), []).append(value)
+
+
+def mean_of(record: Record, subject: str, measure: str, kind: str) -> Estimate | None:
+    """The mean over clicks with its 95 % interval over studies; None where it was not measured."""
+    series, studies = _series(record, subject, measure, kind), _studies(record, kind)
+    return None if series is None else estimate(series, studies)
+
+
+def difference(
+    record: Record, subject: str, reference: str, measure: str, kind: str
+) -> Estimate | None:
+    """Subject less reference, click by click, with its 95 % interval over studies.
+
+    A click where either has no value (HD95 of an empty mask) does not count.
+    """
+    own, other = (_series(record, name, measure, kind) for name in (subject, reference))
+    if own is None or other is None:
+        return None
+    differences = [mine - theirs for mine, theirs in zip(own, other, strict=True)]
+    return estimate(differences, _studies(record, kind))
+
+
+def _series(record: Record, subject: str, measure: str, kind: str) -> tuple[float, ...] | None:
+    found = record.find(subject, f"{measure}, {kind}")
+    return None if found is None else found.samples
+
+
+def _studies(record: Record, kind: str) -> list[int]:
+    found = record.find(CLICKS, f"study, {kind}")
+    if found is None:
+        raise ValueError(f"{record.benchmark}: no series says whose clicks {kind!r} are")
+    return [int(each) for each in found.samples]

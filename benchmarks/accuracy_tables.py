@@ -1,0 +1,48 @@
+"""Tables of an accuracy benchmark: means of each subject, and what parts it from the first one."""
+
+from __future__ import annotations
+
+from accuracy import ALL, CLICKS, MEASURES, difference, mean_of
+from record import Record
+from tables import table
+
+from samihs_training.metrics import Estimate
+
+
+def accuracies(record: Record) -> list[str]:
+    """Means of each subject and type of bleed, then what parts each from the first subject.
+
+    Intervals of 95 % over studies.
+    """
+    lines = ["Means over clicks, with 95 % intervals over studies.", ""]
+    subjects = list(dict.fromkeys(s.subject for s in record.series if s.subject != CLICKS))
+    for measure, unit in MEASURES.items():
+        kinds = [q.split(", ")[1] for q in record.quantities() if q.startswith(f"{measure}, ")]
+        if not kinds:
+            continue  # a record may have been made without it
+        head = f"{measure}, {unit}".rstrip(", ")
+        rows = [
+            (name, *(_interval(mean_of(record, name, measure, kind)) for kind in kinds))
+            for name in subjects
+        ]
+        lines += [*table((head, *kinds), rows), ""]
+    return lines + _differences(record, subjects)
+
+
+def _differences(record: Record, subjects: list[str]) -> list[str]:
+    """Each subject less the first one, click by click: far surer than two means side by side."""
+    first, *others = subjects
+    rows = [
+        (name, *(_interval(difference(record, name, first, m, ALL), sign="+") for m in MEASURES))
+        for name in others
+    ]
+    head = tuple(f"{measure}, {unit}".rstrip(", ") for measure, unit in MEASURES.items())
+    return [*table((f"less {first}, same clicks", *head), rows), ""]
+
+
+def _interval(found: Estimate | None, sign: str = "") -> str:
+    if found is None or not found.count:
+        return ""
+    mean, low, high = (f"{each:{sign}.3f}" for each in (found.mean, found.low, found.high))
+    missing = f", {found.undefined} undefined" if found.undefined else ""
+    return f"{mean} ({low} to {high}){missing}"

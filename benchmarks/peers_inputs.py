@@ -1,0 +1,72 @@
+"""What all subjects of ``peers.py`` are given: slices, clicks, weights."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:  # torch is loaded by those subjects that need it
+    from samihs_training.sam import SamConfig
+
+SIZE = 512
+"""Side of a slice, pixels."""
+CONFIG, WEIGHTS = "config.json", "weights.pt"
+
+
+def write_random(folder: Path, config: SamConfig) -> Any:
+    """A SAM with random weights, which all subjects share; its sizes and weights are written.
+
+    Tables of positions, which begin as zeros, are drawn too: else nobody would see them mixed up.
+    """
+    import torch
+
+    from samihs_training.sam import build_sam
+
+    torch.manual_seed(0)
+    sam = build_sam(config)
+    for parameter in sam.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.02)
+    torch.save(sam.state_dict(), folder / WEIGHTS)
+    (folder / CONFIG).write_text(json.dumps(asdict(config)), encoding="utf-8")
+    return sam
+
+
+def config_of(folder: Path) -> SamConfig:
+    """The sizes that :func:`write_random` wrote."""
+    from samihs_training.sam import SamConfig
+
+    raw = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    return SamConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()})
+
+
+def sam_of(folder: Path) -> Any:
+    """segment-anything's own model with the weights that all subjects share."""
+    import torch
+
+    from samihs_training.sam import build_sam
+
+    sam = build_sam(config_of(folder))
+    sam.load_state_dict(torch.load(folder / WEIGHTS, weights_only=True))
+    return sam
+
+
+def slice_of(turn: int) -> np.ndarray:
+    """[S, S] HU, another slice for each turn."""
+    random = np.random.default_rng(turn)
+    return random.uniform(-20, 100, (SIZE, SIZE)).astype(np.float32)
+
+
+def picture_of(turn: int) -> np.ndarray:
+    """The slice in the window, as a picture of 8 bits and three channels [S, S, 3]."""
+    grey = ((slice_of(turn) + 20) * (255 / 120)).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
+def points_of(count: int, turn: int) -> np.ndarray:
+    """[count, 2] clicks (x, y), slice pixels."""
+    return np.random.default_rng(turn).uniform(100, SIZE - 100, (count, 2))

@@ -1,0 +1,96 @@
+"""Markdown tables of samples: medians with their quartiles, ratios worked out round by round.
+
+A quantity of several subjects has a table of its own; those of one subject share one.
+"""
+
+from __future__ import annotations
+
+from record import Record, Series, ratios
+
+EAGER = "SamPredictor eager fp32"
+"""What peers are held against: the subject of ``peers.py`` by that name."""
+SCALE = {"": 1.0, "s": 1e3, "MB": 1.0, "mm": 1.0, "mm2": 1.0, "mL": 1.0, "x": 1.0}
+"""Unit -> factor before it is printed: seconds as milliseconds."""
+FLOORS = {"s": "cold", "MB": "cold, peak memory"}
+"""Unit -> the quantity of a process that only imports numpy (``latency.FLOOR``)."""
+
+
+def quantities(record: Record) -> list[str]:
+    """One table for all quantities of one subject, then one for each that several have."""
+    by_quantity = {
+        quantity: [each for each in record.series if each.quantity == quantity]
+        for quantity in record.quantities()
+    }
+    single = [chosen[0] for chosen in by_quantity.values() if len(chosen) == 1]
+    lines = _singles(single) if single else []
+    for quantity, chosen in by_quantity.items():
+        if len(chosen) > 1:
+            lines += _compared(quantity, chosen)
+    return lines
+
+
+def _singles(chosen: list[Series]) -> list[str]:
+    """Quantities that nothing stands beside; cold commands as multiples of the floor's."""
+    floors = {
+        unit: each
+        for unit, name in FLOORS.items()
+        for each in chosen
+        if (each.quantity, each.unit) == (name, unit)
+    }
+    rows = []
+    for each in chosen:
+        floor = floors.get(each.unit)
+        cold = floor is not None and each is not floor and each.quantity.startswith("cold")
+        # reference over subject, so that a number above 1 says how much more than the floor
+        times = verdict(ratios(floor.samples, each.samples)) if cold and floor else ""
+        first, third = (SCALE[each.unit] * quartile for quartile in each.quartiles)
+        median = f"{SCALE[each.unit] * each.median:.4g} {unit_of(each)}".rstrip()
+        quartiles = f"{first:.4g} to {third:.4g}"
+        cells = (each.quantity, each.subject, median, quartiles, str(len(each.samples)))
+        rows.append((*cells, times) if floors else cells)
+    head = ("quantity", "of", "median", "quartiles", "samples")
+    name = next((f"times {each.subject}" for each in floors.values()), "")
+    return [*table((*head, name) if floors else head, rows), ""]
+
+
+def _compared(quantity: str, chosen: list[Series]) -> list[str]:
+    """A table of one quantity: every subject, beside the last one or segment-anything's own."""
+    reference = next((each for each in chosen if each.subject == EAGER), chosen[-1])
+    rows = []
+    for each in chosen:
+        plain = each is reference or not each.unit  # a Dice is no cost: nothing to divide
+        against = "" if plain else verdict(ratios(each.samples, reference.samples))
+        rows.append((each.subject, spread(each), str(len(each.samples)), against))
+    head = (
+        quantity,
+        f"median (quartiles), {unit_of(chosen[0])}".rstrip(", "),
+        "n",
+        f"against {reference.subject}",
+    )
+    return [*table(head, rows), ""]
+
+
+def spread(series: Series) -> str:
+    """Median and quartiles: ``8.2 (8.0 to 8.5)``."""
+    factor = SCALE[series.unit]
+    first, third = (factor * each for each in series.quartiles)
+    return f"{factor * series.median:.4g} ({first:.4g} to {third:.4g})"
+
+
+def unit_of(series: Series) -> str:
+    """As printed."""
+    return "ms" if series.unit == "s" else series.unit
+
+
+def verdict(ratio: Series) -> str:
+    """The median ratio, and whether it is more than noise."""
+    first, third = ratio.quartiles
+    if len(ratio.samples) > 1 and first <= 1 <= third:
+        return f"{ratio.median:.2f} x: within the noise"
+    return f"{ratio.median:.2f} x"
+
+
+def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+    """The lines of a table."""
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    return [*lines, *(f"| {' | '.join(row)} |" for row in rows)]

@@ -1,0 +1,31 @@
+"""The manifest of a bundle that lives as long as a benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from samihs_runtime.bundle import GraphEntry, Manifest, WindowRule
+from samihs_training.sam import SamConfig
+
+
+def manifest_of(
+    config: SamConfig, slice_size: int, window: WindowRule, graphs: Sequence[GraphEntry]
+) -> Manifest:
+    """What the runtime must know of graphs that were written for slices of ``slice_size`` px."""
+    return Manifest(
+        name=f"benchmark-{config.name}",
+        version="0",
+        preset=config.name,
+        intended_use="measuring",
+        training_data="not said: the bundle is thrown away",
+        clinical_use=False,
+        slice_size=slice_size,
+        image_size=config.image_size,
+        grid=config.grid,
+        mask_cells=config.mask_size // config.grid,
+        embedding_channels=config.embedding_channels,
+        window=window,
+        score_threshold=0.5,
+        plausible_hu=(10.0, 110.0),
+        graphs=tuple(graphs),
+    )

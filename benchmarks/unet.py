@@ -1,0 +1,240 @@
+"""The baseline without a click: a MONAI U-Net that segments all blood of a slice.
+
+    python benchmarks/unet.py --out build/unet.safetensors [--minutes 98] [--cache RUN/cache]
+
+It is trained on the phantom slices that the shipped recipe draws from, varied as there, for as long
+as the model's two stages took (docs/model.md). Its answer to a click is the connected component of
+its mask that lies under the click, or else nearest to it. Two lesions that touch are one to it: it
+is not told where to stop.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor, nn
+
+from samihs_runtime.errors import CheckpointError, SamihsError, UsageError
+from samihs_training.config import read_recipe
+from samihs_training.data.cache import CacheSpec, SliceCache, open_cache
+from samihs_training.data.clicks import EIGHT, Mask, Point
+from samihs_training.data.slices import flipped, worn
+from samihs_training.losses.common import DiceCrossEntropyLoss
+from samihs_training.tensorfile import check_state, read_safetensors, write_safetensors
+
+RECIPE_MINUTES = 98.0
+"""Of the shipped model's training on two cores: 79 of the base, 19 of the adapters."""
+CACHE = Path("build/phantoms")
+STRIDE = 16
+"""A slice's side must be a multiple of it: four times halved, four times doubled."""
+
+
+@dataclass(frozen=True)
+class UNetPlan:
+    """How a U-Net is trained."""
+
+    minutes: float = RECIPE_MINUTES
+    """Wall-clock time from the first batch on; making the cache of phantoms does not count."""
+    slices: int = 6000
+    """Phantom slices of the training split; the shipped recipe's."""
+    batch: int = 4
+    learning_rate: float = 1e-3
+    """AdamW's at the start; it falls to zero along a cosine of the time that has passed."""
+    channels: tuple[int, ...] = (16, 32, 64, 128, 256)
+    """Of each level, the finest first: 1.6 M parameters, the shipped model has 2.4 M."""
+    seed: int = 1
+    window: tuple[float, float] = (-20.0, 100.0)
+    """HU, scaled to [0, 1]."""
+
+    def __post_init__(self) -> None:
+        if self.minutes <= 0 or min(self.slices, self.batch) < 1:
+            raise UsageError(
+                f"minutes = {self.minutes}, slices = {self.slices}, batch = {self.batch}: "
+                "expected all above 0"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class UNet:
+    """A trained U-Net."""
+
+    network: nn.Module
+    """[B, 1, S, S] in [0, 1] -> logits [B, 1, S, S]."""
+    plan: UNetPlan
+    steps: int
+    """Optimiser steps that its minutes were enough for."""
+
+    @torch.inference_mode()
+    def mask(self, hu: NDArray[np.int16]) -> Mask:
+        """All blood of a slice: HU [rows, columns] -> boolean [rows, columns].
+
+        Raises:
+            UsageError: a side is no multiple of 16.
+        """
+        if any(side % STRIDE for side in hu.shape):
+            raise UsageError(f"a slice of {hu.shape} pixels: expected multiples of {STRIDE}")
+        image = windowed(torch.from_numpy(hu.astype(np.float32))[None, None], self.plan.window)
+        return np.asarray(self.network(image)[0, 0].numpy() > 0)
+
+    def save(self, path: Path) -> None:
+        """Write the weights and how they came about."""
+        about = {"kind": "unet", "plan": asdict(self.plan), "steps": self.steps}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_safetensors(path, dict(self.network.state_dict()), about)
+
+
+def load(path: Path) -> UNet:
+    """The U-Net of a file of :meth:`UNet.save`. Raises :class:`CheckpointError` for another."""
+    state, about = read_safetensors(path)
+    if about.get("kind") != "unet":
+        raise CheckpointError(f"{path} holds {about.get('kind', 'no weights of ours')}: no U-Net")
+    raw = {k: tuple(v) if isinstance(v, list) else v for k, v in about["plan"].items()}
+    plan = UNetPlan(**raw)
+    network = build(plan)
+    check_state(state, network.state_dict(), path)
+    network.load_state_dict(state)
+    return UNet(network.eval(), plan, about["steps"])
+
+
+def build(plan: UNetPlan) -> nn.Module:
+    """MONAI's U-Net with residual units (Kerfoot et al., 2018), randomly initialised."""
+    from monai.networks.nets import UNet as MonaiUNet
+
+    torch.manual_seed(plan.seed)
+    network: nn.Module = MonaiUNet(
+        spatial_dims=2,
+        in_channels=1,
+        out_channels=1,
+        channels=plan.channels,
+        strides=(2,) * (len(plan.channels) - 1),
+        num_res_units=2,
+        # Batches are small and the CT's grey values fixed: statistics of each slice serve.
+        norm="INSTANCE",
+    )
+    return network
+
+
+def train(
+    plan: UNetPlan,
+    cache: SliceCache,
+    report: Callable[[int, float, float], None] = lambda step, share, loss: None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> UNet:
+    """Train for ``plan.minutes`` on the slices of ``cache``.
+
+    The loss is the mean of cross entropy and soft Dice over the batch: a slice without blood has
+    no Dice of its own.
+
+    Args:
+        plan: how.
+        cache: slices with bleeds, [count, S, S].
+        report: told after each step its number, the share of the time that has passed, the loss.
+        clock: seconds; asked once before and once a step.
+    """
+    torch.set_flush_denormal(True)  # as the model's own training does
+    network = build(plan).train()
+    optimiser = torch.optim.AdamW(network.parameters(), plan.learning_rate, weight_decay=0.01)
+    loss_of = DiceCrossEntropyLoss(reduction="batch")
+    started, steps = clock(), 0
+    for image, blood in _batches(plan, cache):
+        share = (clock() - started) / (60 * plan.minutes)
+        if share >= 1 and steps:
+            break
+        for group in optimiser.param_groups:
+            group["lr"] = plan.learning_rate * falling(share)
+        loss = loss_of(network(image), blood)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimiser.step()
+        steps += 1
+        report(steps, share, loss.item())
+    return UNet(network.eval(), plan, steps)
+
+
+def falling(share: float) -> float:
+    """Half a cosine: 1 at the beginning, 0 when the time (``share`` 1) has passed."""
+    return 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
+
+
+def windowed(hu: Tensor, window: tuple[float, float]) -> Tensor:
+    """HU scaled to [0, 1] within the window, clipped; any shape."""
+    low, high = window
+    return ((hu - low) / (high - low)).clamp(0, 1)
+
+
+def _batches(plan: UNetPlan, cache: SliceCache) -> Iterator[tuple[Tensor, Tensor]]:
+    """(image [B, 1, S, S] in [0, 1], blood [B, 1, S, S] of 0 and 1), without end."""
+    rng = np.random.default_rng(plan.seed)
+    while True:
+        images, masks = [], []
+        for index in rng.integers(len(cache), size=plan.batch):
+            sample = flipped(cache[int(index)], rng)
+            images.append(worn(sample.hu, rng))
+            masks.append(sample.bleeds > 0)
+        image = windowed(torch.from_numpy(np.stack(images))[:, None], plan.window)
+        yield image, torch.from_numpy(np.stack(masks))[:, None].float()
+
+
+def component_at(mask: Mask, click: Point) -> Mask:
+    """The 8-connected component of ``mask`` under the click (x, y), or the nearest one to it.
+
+    Empty where the mask is.
+    """
+    labels, count = ndimage.label(mask, structure=EIGHT)
+    if not count:
+        return np.zeros(mask.shape, bool)
+    x, y = round(click[0]), round(click[1])
+    if not labels[y, x]:
+        rows, columns = np.nonzero(mask)
+        nearest = int(np.argmin((rows - y) ** 2 + (columns - x) ** 2))
+        y, x = int(rows[nearest]), int(columns[nearest])
+    return np.asarray(labels == labels[y, x])
+
+
+def shipped_plan(minutes: float) -> UNetPlan:
+    """The shipped recipe's slices, window and seed."""
+    recipe = read_recipe(None)
+    plan = UNetPlan(minutes, recipe.slices, seed=recipe.seed, window=recipe.window)
+    return replace(plan, batch=recipe.adapt.batch)
+
+
+def trained(plan: UNetPlan, folder: Path = CACHE) -> UNet:
+    """Train on the phantoms below ``folder``, which are made first where they are not there."""
+    cache = open_cache(folder, CacheSpec("train", plan.slices))
+    return train(plan, cache, _told)
+
+
+def _told(step: int, share: float, loss: float) -> None:
+    if step % 50 == 1:
+        print(f"U-Net step {step}, {share:.0%} of its time, loss {loss:.3f}", flush=True)
+
+
+def main() -> None:
+    """Train and write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=RECIPE_MINUTES)
+    parser.add_argument("--cache", type=Path, default=CACHE, help="phantoms; a run's cache serves")
+    options: Any = parser.parse_args()
+    try:
+        made = trained(shipped_plan(options.minutes), options.cache)
+        made.save(options.out)
+    except SamihsError as error:
+        sys.exit(f"error: {error}")
+    print(f"written  {options.out}: {made.steps} steps in {made.plan.minutes:g} minutes")
+
+
+if __name__ == "__main__":
+    main()

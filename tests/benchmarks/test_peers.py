@@ -1,0 +1,195 @@
+"""The rivals that speed is measured against: given the same, they must answer the same."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import peers
+import peers_copies
+import pytest
+from peers_inputs import config_of, points_of, sam_of, write_random
+from peers_predictor import OnnxDecoder, eager
+from peers_transformers import Transformers, name_of, renamed
+from tables import EAGER
+
+from samihs_training.sam import SamConfig
+
+TINY = SamConfig(
+    "tiny", width=32, depth=2, heads=2, global_blocks=(1,), image_size=64, window=3,
+    prompt_width=32, decoder_heads=2, decoder_mlp=48, score_hidden=24,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sizes and random weights of a tiny SAM."""
+    home = tmp_path_factory.mktemp("peers")
+    write_random(home, TINY)
+    return home
+
+
+@pytest.fixture(scope="module")
+def reference(folder: Path) -> np.ndarray:
+    subject = eager(folder, "eager fp32")
+    subject.encode(0)
+    subject.click(2, 0)
+    return subject.logits(0)
+
+
+def test_sizes_come_back_as_they_were_written(folder: Path) -> None:
+    assert config_of(folder) == TINY
+    assert all(each.any() for each in sam_of(folder).parameters())  # nothing is left at zero
+
+
+def test_autocast_answers_nearly_the_same(folder: Path, reference: np.ndarray) -> None:
+    subject = eager(folder, "bf16 autocast")
+    subject.encode(0)
+    subject.click(1, 0)
+    assert reference.shape == (16, 16)
+    assert 0 < peers.relative_difference(subject.logits(0), reference) < 0.2
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's older exporter, which segment-anything's code wants
+def test_their_onnx_decoder_answers_with_the_best_of_three_masks(folder: Path) -> None:
+    subject = OnnxDecoder(folder)
+    subject.encode(0)
+    subject.click(2, 0)
+    _, scores, low = subject.eager.predictor.predict(
+        points_of(1, 0), np.ones(1), multimask_output=True
+    )
+    best = low[int(np.argmax(scores))]
+    assert peers.relative_difference(subject.logits(0), best) < peers.MOST_DIFFERENT
+
+
+def test_parameters_of_the_transformers_library_have_names_of_their_own(folder: Path) -> None:
+    state = sam_of(folder).state_dict()
+    found = renamed(state)
+    assert len(found) == len(state) + 1  # one tensor is there twice
+    assert name_of("image_encoder.blocks.1.norm1.weight") == (
+        "vision_encoder.layers.1.layer_norm1.weight"
+    )
+    assert name_of("mask_decoder.transformer.layers.0.mlp.lin1.bias") == (
+        "mask_decoder.transformer.layers.0.mlp.lin1.bias"
+    )
+    assert name_of("mask_decoder.output_hypernetworks_mlps.3.layers.1.weight") == (
+        "mask_decoder.output_hypernetworks_mlps.3.layers.0.weight"
+    )
+    assert name_of("mask_decoder.iou_prediction_head.layers.2.bias") == (
+        "mask_decoder.iou_prediction_head.proj_out.bias"
+    )
+    assert not any(old in key for key in found for old in (".blocks.", ".norm", "neck.0"))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_transformers_library_answers_the_same(
+    folder: Path, reference: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [each for each in sys.modules if each.partition(".")[0] == "torchvision"]:
+        monkeypatch.delitem(sys.modules, name)  # a stand-in; a worker of this subject has none
+    pytest.importorskip("transformers")
+    subject = Transformers(folder)
+    subject.encode(0)
+    subject.click(2, 0)
+    assert peers.relative_difference(subject.logits(0), reference) < peers.MOST_DIFFERENT
+
+
+def test_a_missing_library_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(RuntimeError, match=r"transformers library is not installed.*pip install"):
+        Transformers(folder)
+
+
+def test_a_missing_copy_is_named(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(RuntimeError, match="its frame is 1024 px, this comparison's 64 px"):
+        peers_copies.mobile_sam(folder)
+    monkeypatch.setattr(peers_copies, "FRAME", 64)
+    monkeypatch.delenv("MOBILE_SAM", raising=False)
+    with pytest.raises(RuntimeError, match="set MOBILE_SAM to its folder"):
+        peers_copies.mobile_sam(folder)
+    monkeypatch.setenv("MOBILE_SAM", str(tmp_path))
+    with pytest.raises(RuntimeError, match="MOBILE_SAM: no package mobile_sam in that folder"):
+        peers_copies.mobile_sam(folder)
+
+
+SOURCES = {
+    "mobile_sam": """
+from timm.models.layers import DropPath, to_2tuple, trunc_normal_
+from timm.models.registry import register_model
+class Dropped(DropPath):
+    def __init__(self):
+        super().__init__(drop_prob=0.0)
+@register_model
+def answer():
+    return to_2tuple(3), Dropped()(5)
+""",
+    "segment_anything_fast": """
+import triton
+import triton.language as tl
+@triton.jit
+def kernel(SIZE: tl.constexpr):
+    pass
+def answer():
+    return (3, 3), 5
+""",
+}
+"""What the copies' modules ask of packages that are not installed, when they are imported."""
+
+
+@pytest.mark.parametrize("package", SOURCES)
+def test_a_copy_is_imported_without_what_it_never_runs(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / package).mkdir()
+    (tmp_path / package / "__init__.py").write_text(SOURCES[package])
+    monkeypatch.setenv(peers_copies.COPIES[package], str(tmp_path))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with peers_copies.standing_in({**peers_copies._timm(), **peers_copies._triton()}):
+        imported = peers_copies._copy(package)
+    monkeypatch.delitem(sys.modules, package)
+    assert imported.answer() == ((3, 3), 5)
+    assert not {"timm", "timm.models", "triton", "triton.language"} & set(sys.modules)
+
+
+def test_a_stand_in_is_forgotten() -> None:
+    name = "samihs_no_such_package"
+    with peers_copies.standing_in({name: ModuleType(name), "json": ModuleType("json")}):
+        assert importlib.import_module(name)
+        assert importlib.import_module("json").dumps  # what was there before stays
+    assert importlib.util.find_spec(name) is None
+
+
+def test_a_difference_is_relative_to_the_largest_value() -> None:
+    reference = np.array([[1.0, -4.0]])
+    assert peers.relative_difference(np.array([[1.0, -3.0]]), reference) == 0.25
+    assert peers.relative_difference(np.zeros((2, 2)), reference) == float("inf")
+
+
+def test_who_answers_otherwise_is_not_measured(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Real workers: SamPredictor, and beside it one that cannot be had."""
+    monkeypatch.setattr(peers, "OURS", ())
+    monkeypatch.setattr(peers, "RIVALS", (EAGER, "MobileSAM"))
+    workers, refused = peers._started(folder)
+    try:
+        assert list(workers) == [EAGER]
+        assert "its frame is 1024 px" in refused["MobileSAM"]
+        assert peers._agreed(folder, workers, refused) == {}
+        # A worker that passes for another implementation, and answers what nobody else does.
+        workers["transformers SamModel"] = workers[EAGER]
+        answers = iter([np.ones((4, 4)), np.zeros((4, 4))])
+        monkeypatch.setattr(np, "load", lambda path: next(answers))
+        found = peers._agreed(folder, workers, refused)
+        assert found == {"transformers SamModel": 1.0}
+        assert "differ from SamPredictor's by 1, relative" in refused["transformers SamModel"]
+        assert list(workers) == [EAGER]
+    finally:
+        for worker in workers.values():
+            worker.process.kill()
+            worker.process.communicate()
