@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -405,6 +406,7 @@ def test_a_forked_child_gets_an_error_and_frees_nothing(
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
+        signal.alarm(20)  # a child that waits for a thread it does not have dies, and says nothing
         said = []
         for work in (
             lambda: backend.encode(slices(1), windows(1)),
