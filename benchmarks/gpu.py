@@ -2,7 +2,8 @@
 
     python benchmarks/gpu.py [--model vit_b] [--adapters FILE --base FILE] [--minutes 6]
 
-Rows: the runtime's backends at each precision (TensorRT or TensorRT-RTX, ONNX Runtime CUDA) and
+Rows: the runtime's backends at each precision (TensorRT or TensorRT-RTX, ONNX Runtime CUDA with
+CUDA graphs: ``cuda-graph``, which says why where ONNX Runtime refuses them; fp16 also without) and
 segment-anything in torch (eager fp32, autocast fp16 and bf16, torch.compile bf16). Columns: cold
 start, encode at batch 1, 4 and 8, click end to end for 1, 2 and 8 prompts, 32 slices from a DICOM
 folder to all embeddings, device memory, the fraction of the card's measured bf16 matrix rate, and
@@ -87,7 +88,8 @@ def _rows(device: str) -> dict[str, list[str]]:
     if device == "cpu":
         ours, rivals = ["cpu fp32"], [REFERENCE, "autocast bf16"]
     else:
-        ours = [f"{b} {p}" for p in PRECISIONS for b in ("tensorrt", "cuda")]
+        ours = [f"{b} {p}" for p in PRECISIONS for b in ("tensorrt", "cuda-graph")]
+        ours.append("cuda-plain fp16")  # what the graphs are worth
         rivals = [REFERENCE, "compile bf16", "autocast bf16", "autocast fp16"]
     commands = {name: ["gpu_torch.py", name] for name in rivals[:1]}
     commands |= {name: ["gpu_runtime.py", *name.split()] for name in ours[:2]}

@@ -2,6 +2,8 @@
 
     python benchmarks/gpu_runtime.py WORK BACKEND PRECISION
 
+BACKEND is one of the runtime's, or "cuda-graph" or "cuda-plain": ONNX Runtime CUDA with CUDA
+graphs, as the runtime takes it, and without them. "cuda-graph" that replays none is not measured.
 "Cold start" is importing, opening, one encode and the first mask. A click is timed from prompt
 in host memory to mask in host memory.
 """
@@ -30,10 +32,15 @@ from gpu_work import (  # noqa: E402
     prompt_arrays,
 )
 
-from samihs_runtime.errors import SamihsError  # noqa: E402
+from samihs_runtime.bundle import Bundle  # noqa: E402
+from samihs_runtime.errors import BackendError, SamihsError  # noqa: E402
 from samihs_runtime.segmentation import Prompt  # noqa: E402
 from samihs_runtime.segmenter import Segmenter  # noqa: E402
 from samihs_runtime.study import read_study  # noqa: E402
+from samihs_runtime.timing import Timings  # noqa: E402
+
+CUDA_ROWS = {"cuda-graph": True, "cuda-plain": False}
+"""Rows of ONNX Runtime CUDA -> with CUDA graphs."""
 
 
 def main() -> None:
@@ -53,7 +60,7 @@ def _figures(work: Work, row: str, backend: str, precision: str, effort: Effort)
     imports = time.perf_counter() - STARTED
     before = device_memory_mb()
     began = time.perf_counter()
-    with Segmenter.from_bundle(work.bundle(precision), backend) as segmenter:
+    with open_segmenter(work.bundle(precision), backend) as segmenter:
         size = segmenter.bundle.manifest.slice_size
         prompt = Prompt(((size / 2, size / 2),), (1,))
         encoded = segmenter.encode(np.zeros((size, size), np.float32))
@@ -71,6 +78,26 @@ def _figures(work: Work, row: str, backend: str, precision: str, effort: Effort)
         _answer_cases(segmenter, work, row)
     figures["series_s"] = _series(work, backend, precision)
     return figures
+
+
+def open_segmenter(bundle: Path, backend: str) -> Segmenter:
+    """A segmenter on the backend of a row.
+
+    Raises:
+        BackendError: it cannot run, or replays no CUDA graphs in the row that is named for them.
+    """
+    if backend not in CUDA_ROWS:
+        return Segmenter.from_bundle(bundle, backend)
+    from samihs_runtime.backends.onnx_cuda import open_cuda
+
+    opened, timings = Bundle.open(bundle), Timings()
+    made = open_cuda(opened, timings, cuda_graphs=CUDA_ROWS[backend])
+    without = {part: use.refusal for part, use in made.graphs.items() if not use.shapes}
+    if CUDA_ROWS[backend] and without:
+        made.close()
+        words = "; ".join(f"{part}: {refusal}" for part, refusal in without.items())
+        raise BackendError(f"CUDA graphs are not replayed: {words}")
+    return Segmenter(opened, made, timings=timings)
 
 
 def _encode(segmenter: Segmenter, size: int, batch: int, effort: Effort) -> dict[str, Any]:
@@ -107,7 +134,7 @@ def _answer_cases(segmenter: Segmenter, work: Work, row: str) -> None:
 
 def _series(work: Work, backend: str, precision: str) -> float:
     """Seconds from the DICOM folder to all embeddings, with a segmenter that has run once."""
-    with Segmenter.from_bundle(work.bundle(precision), backend) as segmenter:
+    with open_segmenter(work.bundle(precision), backend) as segmenter:
         size = segmenter.bundle.manifest.slice_size
         for batch in (1, segmenter.backend.encode_batch):
             for _ in range(3):

@@ -194,10 +194,10 @@ def _old_driver(
 
 
 def _no_device_layer(packages: Mapping[str, str]) -> Conflict | None:
-    has_tensorrt = any(name.startswith("tensorrt") for name in packages)
-    if not has_tensorrt or {"pycuda", "cuda-python", "cuda-bindings"} & set(packages):
+    driven = [n for n in packages if n.startswith("tensorrt") or n == "onnxruntime-gpu"]
+    if not driven or {"pycuda", "cuda-python", "cuda-bindings"} & set(packages):
         return None
     return Conflict(
-        "TensorRT is installed without cuda-python or pycuda, one of which it is driven through",
+        f"{driven[0]} is installed without cuda-python or pycuda, one of which drives it",
         "pip install cuda-python",
     )

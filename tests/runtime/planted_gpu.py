@@ -59,7 +59,7 @@ class PlantedCuda:
         self.streams: dict[int, PlantedStream] = {}
         self.graphs: list[list[Work]] = []
         self.downloads: list[int] = []
-        self.allocations = self.launches = 0
+        self.allocations = self.launches = self.created = 0
         self.lost = False
 
     def allocate(self, nbytes: int) -> int:
@@ -83,6 +83,8 @@ class PlantedCuda:
 
     def free_pinned(self, array: NDArray[np.uint8]) -> None:
         del self.pinned[array.ctypes.data]
+        if self.lost:
+            raise BackendError("the GPU could not free pinned memory: cudaErrorDevicesUnavailable")
 
     def to_device(self, address: int, host: NDArray[np.uint8], stream: PlantedStream) -> None:
         source, count = host.ctypes.data, host.nbytes
@@ -90,14 +92,19 @@ class PlantedCuda:
 
     def to_host(self, host: NDArray[np.uint8], address: int, stream: PlantedStream) -> None:
         target, count = host.ctypes.data, host.nbytes
-        self.downloads.append(count)
-        stream.put(lambda: move(target, address, count))
+
+        def work() -> None:
+            self.downloads.append(count)
+            move(target, address, count)
+
+        stream.put(work)
 
     def on_device(self, destination: int, source: int, nbytes: int, stream: PlantedStream) -> None:
         stream.put(lambda: move(destination, source, nbytes))
 
     def create_stream(self, urgent: bool) -> PlantedStream:
-        stream = PlantedStream(0x1000 + len(self.streams), urgent)
+        self.created += 1
+        stream = PlantedStream(0x1000 + self.created, urgent)
         self.streams[stream.handle] = stream
         return stream
 
@@ -243,7 +250,9 @@ class PlantedEngine:
 
     def load(self, content: bytes) -> None:
         self.content = content
-        self.session = ort.InferenceSession(content, providers=["CPUExecutionProvider"])
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = 1  # tiny graphs: more threads only wait for each other
+        self.session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
     @property
     def refittable(self) -> bool:
@@ -272,7 +281,9 @@ class PlantedEngine:
     def create_runtime_config(self) -> PlantedRuntimeConfig:
         return PlantedRuntimeConfig()
 
-    def create_execution_context(self, how: object) -> PlantedContext:
+    def create_execution_context(self, how: object) -> PlantedContext | None:
+        if self.world.contexts >= self.world.contexts_that_fit:
+            return None
         self.world.contexts += 1
         if isinstance(how, PlantedRuntimeConfig):
             assert how.cache is not None, "the runtime cache was made but never set"
@@ -319,6 +330,7 @@ class PlantedTensorRT(SimpleNamespace):
             capturable=True,
             refuses=False,
             contexts=0,
+            contexts_that_fit=999,
             compiled=0,
             IRuntimeCache=PlantedRuntimeCache,
             TensorIOMode=SimpleNamespace(INPUT="input", OUTPUT="output"),

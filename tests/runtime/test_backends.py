@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,10 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from samihs_runtime.backends import onnx_runtime
 from samihs_runtime.backends.base import Backend, Embedding
 from samihs_runtime.backends.choose import choose
-from samihs_runtime.backends.cuda import DeviceMemoryError
 from samihs_runtime.backends.fake import FakeBackend
 from samihs_runtime.backends.onnx_runtime import cpu_threads, open_cpu
 from samihs_runtime.bundle import Bundle, GraphEntry, write_bundle
@@ -21,8 +18,8 @@ from samihs_runtime.errors import BackendError, BundleError
 from samihs_runtime.timing import Timings
 
 from .gpu_needs import skip_where_no_tensorrt_builds
-from .planted_gpu import GPU, PlantedCuda, plant_engines, plant_tensorrt
-from .planted_onnx_runtime import PlantedOrt
+from .planted_gpu import PlantedCuda, plant_engines, plant_tensorrt
+from .planted_onnx_runtime import plant_onnx_runtime
 from .tiny_model import CHANNELS, GRID, LOW, SIZE, manifest, reference_embedding, reference_logits
 
 WINDOW = np.asarray([(0, 100)], np.float32)
@@ -51,17 +48,9 @@ def backend(
         plant_engines(bundle)
         plant_tensorrt(monkeypatch, PlantedCuda())
     elif request.param == "planted cuda":
-        plant_onnx_runtime(monkeypatch)
+        plant_onnx_runtime(monkeypatch, PlantedCuda())
     with choose(bundle, request.param.removeprefix("planted ")).backend as opened:
         yield opened
-
-
-def plant_onnx_runtime(monkeypatch: pytest.MonkeyPatch) -> PlantedOrt:
-    """A GPU, and an onnxruntime with a CUDA provider."""
-    planted = PlantedOrt()
-    monkeypatch.setattr(onnx_runtime, "probe_gpus", lambda: GPU)
-    monkeypatch.setitem(sys.modules, "onnxruntime", planted)
-    return planted
 
 
 def with_engines(source: Path, destination: Path) -> Bundle:
@@ -153,44 +142,6 @@ def test_closing_twice_is_harmless_and_using_it_then_is_an_error(
     backend.close()
     with pytest.raises(BackendError, match="closed"):
         backend.encode(bright_slice[None, None], WINDOW)
-
-
-def test_onnx_runtime_keeps_embeddings_on_the_gpu(
-    tiny_bundle: Path, bright_slice: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    planted = plant_onnx_runtime(monkeypatch)
-    with choose(Bundle.open(tiny_bundle), "cuda").backend as backend:
-        embeddings = backend.encode(batch(bright_slice, 2), np.repeat(WINDOW, 2, axis=0))
-        assert planted.options["use_tf32"] == "0"  # fp32 is fp32: parity is proven with it
-        assert planted.log == ["upload hu", "upload window"] * 2
-        planted.log.clear()
-        backend.decode(embeddings[:1], *clicks((40, 24)), None)
-        uploads = [f"upload {name}" for name in ("points", "labels", "prior", "has_prior")]
-        assert planted.log == [*uploads, *(f"download {n}" for n in ("logits", "mask", "score"))]
-
-
-@pytest.mark.parametrize(
-    ("fault", "kind"),
-    [
-        ("Failed to allocate memory for requested buffer of size 99", DeviceMemoryError),
-        ("CUDA failure 2: out of memory ; GPU=0", DeviceMemoryError),
-        ("CUBLAS_STATUS_ALLOC_FAILED", DeviceMemoryError),
-        ("CUDA failure 719: unspecified launch failure", BackendError),
-    ],
-)
-def test_faults_of_onnx_runtimes_gpu_are_told_apart(
-    tiny_bundle: Path,
-    bright_slice: NDArray[np.float32],
-    monkeypatch: pytest.MonkeyPatch,
-    fault: str,
-    kind: type[BackendError],
-) -> None:
-    planted = plant_onnx_runtime(monkeypatch)
-    with choose(Bundle.open(tiny_bundle), "cuda").backend as backend:
-        planted.fault = fault
-        with pytest.raises(BackendError, match="could not encode a slice: ") as caught:
-            backend.encode(bright_slice[None, None], WINDOW)
-        assert type(caught.value) is kind
 
 
 def test_onnx_runtime_agrees_with_numpy(

@@ -110,7 +110,51 @@ def test_clicks_replay_a_graph_and_allocate_nothing(
     assert cuda.launches == launches + 10_000
 
 
+def test_the_first_click_of_every_common_shape_replays_a_graph(
+    bundle: Bundle, trt: PlantedTensorRT, cuda: PlantedCuda
+) -> None:
+    """1 to 8 clicks on one lesion, 2 to 16 prompts of one; batches of 1, 4 and 8 slices."""
+    plant_engines(bundle, batch=16, points=32)
+    timings = Timings()
+    with open_tensorrt(bundle, timings) as backend:
+        assert backend.description.endswith("CUDA graphs: encoder 3 shapes, decoder 23 shapes")
+        assert timings["warm up encoder"].count == timings["warm up decoder"].count == 1
+        contexts, launches = trt.contexts, cuda.launches
+        for count in (1, 4, 8):
+            encoded = backend.encode(slices(count), np.repeat(WINDOW, count, axis=0))
+        encoded, allocations = [encoded[0]] * 16, cuda.allocations
+        for clicks in range(1, 9):
+            backend.decode(encoded[:1], *prompts(1, clicks + 1), None)
+        for count in range(2, 17):
+            backend.decode(encoded[:count], *prompts(count, 2), None)
+        assert trt.contexts == contexts
+        assert cuda.launches == launches + 3 + 8 + 15
+        assert cuda.allocations == allocations
+
+
+def test_shapes_that_no_profile_takes_are_not_warmed_up(backend: TensorRTBackend) -> None:
+    """The engines planted take 4 slices or prompts, and 6 points."""
+    words = "CUDA graphs: encoder 2 shapes, decoder 8 shapes"  # 4 and 1; 4 to 2, 5 to 1 clicks
+    assert backend.description.endswith(words)
+
+
+def test_contexts_that_find_no_memory_are_an_error_in_words(
+    bundle: Bundle, trt: PlantedTensorRT, cuda: PlantedCuda
+) -> None:
+    trt.contexts_that_fit = 1
+    with pytest.raises(DeviceMemoryError, match=r"gave no execution context: .*memory is full"):
+        open_tensorrt(bundle, Timings())
+    assert (cuda.live, cuda.pinned, cuda.streams, cuda.graphs) == ({}, {}, {}, [])
+
+
+def test_without_graphs_it_says_why(bundle: Bundle, trt: PlantedTensorRT) -> None:
+    trt.capturable = False
+    with open_tensorrt(bundle, Timings()) as backend:
+        assert "decoder none (TensorRT says that its work cannot be" in backend.description
+
+
 def test_embeddings_never_reach_the_host(backend: TensorRTBackend, cuda: PlantedCuda) -> None:
+    cuda.downloads.clear()  # of the warm-up
     encoded = backend.encode(slices(3), np.repeat(WINDOW, 3, axis=0))
     assert cuda.downloads == []
     backend.decode(encoded, *prompts(3, 2), None)
@@ -156,8 +200,8 @@ def test_contexts_are_bounded(bundle: Bundle, trt: PlantedTensorRT, cuda: Plante
             for points in (2, 3, 4):
                 for _ in range(2):
                     backend.decode(encoded[:count], *prompts(count, points), None)
-        assert trt.contexts == 1 + 48  # the encoder's one, and one for each shape of clicks
-        assert len(cuda.graphs) == 1 + MAX_SHAPES
+        assert trt.contexts >= 3 + 48  # the encoder's, and one for each shape of clicks
+        assert len(cuda.graphs) == 3 + MAX_SHAPES
 
 
 def test_runs_without_graphs_where_they_cannot_be_captured(
@@ -255,7 +299,7 @@ def test_faults_while_running_are_errors(
     encoded = backend.encode(slices(1), WINDOW)
     trt.refuses = True
     with pytest.raises(BackendError, match="could not run the decoder"):
-        backend.decode(encoded, *prompts(1, 2), None)
+        backend.decode(encoded * 2, *prompts(2, 3), None)  # a shape that has no graph yet
     trt.refuses = False
     cuda.lost = True
     with pytest.raises(BackendError, match="could not finish its work"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -10,6 +11,10 @@ from pathlib import Path
 import pytest
 
 from samihs_runtime.backends.probe import probe_gpus
+from samihs_runtime.errors import BackendError
+
+from .planted_gpu import PlantedCuda
+from .planted_onnx_runtime import REFUSAL, plant_onnx_runtime
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,6 +31,33 @@ def test_without_a_gpu_it_fails_and_says_why(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "error: no NVIDIA GPU can be used: " in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_onnx_runtime_has_a_row_with_graphs_and_one_without() -> None:
+    listing = "import gpu, json; print(json.dumps(gpu._rows('cuda')))"
+    command = [sys.executable, "-c", listing]
+    where = ROOT / "benchmarks"
+    done = subprocess.run(command, cwd=where, capture_output=True, text=True, check=True)
+    rows = json.loads(done.stdout)
+    assert rows["cuda-graph fp16"] == ["gpu_runtime.py", "cuda-graph", "fp16"]
+    assert rows["cuda-plain fp16"] == ["gpu_runtime.py", "cuda-plain", "fp16"]
+    assert list(rows)[:3] == ["eager fp32", "tensorrt fp16", "cuda-graph fp16"]
+
+
+def test_a_row_named_for_graphs_is_not_measured_without(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    runtime = importlib.import_module("gpu_runtime")
+    planted = plant_onnx_runtime(monkeypatch, PlantedCuda())
+    with runtime.open_segmenter(tiny_bundle, "cuda-graph") as segmenter:
+        assert segmenter.backend.graphs["decoder"].shapes == 23
+    with runtime.open_segmenter(tiny_bundle, "cuda-plain") as segmenter:
+        assert segmenter.backend.graphs["decoder"].shapes == 0
+    planted.session_fault = REFUSAL
+    with pytest.raises(BackendError, match=r"CUDA graphs are not replayed: encoder: .*cannot use"):
+        runtime.open_segmenter(tiny_bundle, "cuda-graph")
+    assert not planted.cuda.live
 
 
 @pytest.mark.slow

@@ -9,8 +9,9 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from samihs_runtime.backends import choose as choose_module
-from samihs_runtime.backends import onnx_runtime
+from samihs_runtime.backends import onnx_cuda, onnx_runtime
 from samihs_runtime.backends.choose import ORDER, choose
+from samihs_runtime.backends.cuda import Device
 from samihs_runtime.backends.fake import FakeBackend
 from samihs_runtime.backends.probe import GpuProbe, _probe
 from samihs_runtime.bundle import Bundle
@@ -18,7 +19,7 @@ from samihs_runtime.errors import BackendError, UsageError
 from samihs_runtime.segmenter import Segmenter
 from samihs_runtime.timing import Timings
 
-from .planted_gpu import GPU
+from .planted_gpu import GPU, PlantedCuda
 
 
 @pytest.fixture
@@ -108,10 +109,11 @@ def test_a_provider_that_falls_back_is_refused(
         __version__="1.99",
         SessionOptions=real.SessionOptions,
         get_available_providers=lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
-        InferenceSession=lambda path, sess_options, providers: real.InferenceSession(
-            path, sess_options=sess_options, providers=["CPUExecutionProvider"]
+        InferenceSession=lambda path, sess_options, providers, **kwargs: real.InferenceSession(
+            path, sess_options=sess_options, providers=["CPUExecutionProvider"], **kwargs
         ),
     )
+    monkeypatch.setattr(onnx_cuda, "open_device", lambda: Device(PlantedCuda()))
     monkeypatch.setitem(sys.modules, "onnxruntime", planted)
     with pytest.raises(BackendError, match="fell back to CPUExecutionProvider"):
         choose(bundle, "cuda")
@@ -187,5 +189,5 @@ def with_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def probe_as(monkeypatch: pytest.MonkeyPatch, probe: GpuProbe) -> None:
     from samihs_runtime.backends import tensorrt
 
-    monkeypatch.setattr(onnx_runtime, "probe_gpus", lambda: probe)
+    monkeypatch.setattr(onnx_cuda, "probe_gpus", lambda: probe)
     monkeypatch.setattr(tensorrt, "probe_gpus", lambda: probe)

@@ -14,7 +14,8 @@ from samihs_runtime.backends.probe import Gpu, GpuProbe
 from samihs_runtime.bundle import Bundle
 from samihs_runtime.environment import conflicts
 
-from .planted_gpu import GPU, plant_engines
+from .planted_gpu import GPU, PlantedCuda, plant_engines, plant_tensorrt
+from .planted_onnx_runtime import REFUSAL, plant_onnx_runtime
 
 
 def run(*arguments: str) -> tuple[int, str]:
@@ -82,6 +83,21 @@ def test_engines_are_judged(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "engine decoder: fits" in text
 
 
+def test_it_says_whether_cuda_graphs_are_replayed(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planted = plant_onnx_runtime(monkeypatch, PlantedCuda())
+    plant_engines(Bundle.open(tiny_bundle))
+    plant_tensorrt(monkeypatch, PlantedCuda(supports_graphs=False))
+    _, text = run("--bundle", str(tiny_bundle))
+    assert "CUDA graphs: encoder 3 shapes, decoder 23 shapes" in text
+    assert "CUDA graphs: encoder none (planted captures none" in text
+    planted.session_fault = REFUSAL
+    _, text = run("--bundle", str(tiny_bundle), "--json")
+    states = {each["name"]: each["detail"] for each in json.loads(text)["backends"]}
+    assert "CUDA graphs: encoder none ([ONNXRuntimeError] : 1 : FAIL : This" in states["cuda"]
+
+
 def test_a_gpu_that_tensorrt_rtx_does_not_build_for_is_named(
     tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,18 +160,24 @@ GOOD = {
             "pip uninstall -y nvidia-cudnn-cu12 && pip install nvidia-cudnn-cu13",
         ),
         (
-            {"onnxruntime-gpu": "1.22.0", "nvidia-cudnn-cu13": "9.15.0"},
+            {"onnxruntime-gpu": "1.22.0", "nvidia-cudnn-cu13": "9.15.0", "pycuda": "2026.1"},
             (13, 0),
             r"onnxruntime-gpu 1.22.0 loads CUDA 12's libraries",
             "pip install nvidia-cudnn-cu12",
         ),
         (
-            {"onnxruntime-gpu": "1.31.0"},
+            {"onnxruntime-gpu": "1.31.0", "pycuda": "2026.1"},
             (12, 8),
             "onnxruntime-gpu wants CUDA 13, the driver serves CUDA 12.8",
             "newer NVIDIA driver",
         ),
         ({"tensorrt-rtx-cu13": "1.7.1"}, (13, 0), "without cuda-python", "pip install cuda-python"),
+        (
+            {"onnxruntime-gpu": "1.31.0"},
+            (13, 0),
+            "onnxruntime-gpu is installed without cuda-python",
+            "pip install cuda-python",
+        ),
     ],
 )
 def test_known_conflicts_are_named_with_their_cure(
@@ -174,7 +196,7 @@ def test_a_sound_installation_has_no_conflict(driver: tuple[int, int] | None) ->
     assert conflicts(GOOD, driver) == []
     assert conflicts({"onnxruntime": "1.32.0"}, driver) == []
     assert conflicts({**GOOD, "nvidia-cudnn-cu13": "9.15.0"}, driver) == []
-    unknown = {"onnxruntime-gpu": "1.25.0", "nvidia-cudnn-cu12": "9.10.2"}
+    unknown = {"onnxruntime-gpu": "1.25.0", "nvidia-cudnn-cu12": "9.10.2", "pycuda": "2026.1"}
     assert conflicts(unknown, driver) == []  # which CUDA that one wants is not known: no claim
 
 

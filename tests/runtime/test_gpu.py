@@ -7,6 +7,7 @@ import multiprocessing
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,12 @@ from samihs_export.tensorrt import build_engines
 from samihs_runtime.backends.base import Backend
 from samihs_runtime.backends.choose import choose
 from samihs_runtime.backends.cuda import Device, open_device
+from samihs_runtime.backends.device_backend import DeviceBackend
+from samihs_runtime.backends.onnx_cuda import open_cuda
 from samihs_runtime.backends.probe import probe_gpus
-from samihs_runtime.bundle import Bundle, GraphEntry, write_bundle
+from samihs_runtime.bundle import Bundle, GraphEntry, shipped_bundle, write_bundle
 from samihs_runtime.errors import BackendError
+from samihs_runtime.timing import Timings
 
 from .gpu_needs import skip_where_no_tensorrt_builds
 from .tiny_model import LOW, SIZE, manifest
@@ -86,6 +90,105 @@ def test_agrees_with_the_cpu(
             # TF32 products would show at 1e-3; the tiny graph has none.
             np.testing.assert_allclose(mine.logits, yours.logits, atol=1e-3)
             assert (mine.masks == yours.masks).mean() > 0.999
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A backend on the GPU and the CPU's, on one bundle, open for the whole module."""
+
+    gpu: DeviceBackend
+    cpu: Backend
+
+
+@pytest.fixture(scope="module", params=["cuda", "tensorrt"])
+def pair(
+    request: pytest.FixtureRequest,
+    _tiny_bundle_original: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Pair]:
+    files = ("onnx/encoder.onnx", "onnx/decoder.onnx")
+    graphs = tuple(GraphEntry(family, "fp32", *files) for family in ("onnx", "trt"))
+    folder = tmp_path_factory.mktemp(f"pair-{request.param}") / "bundle"
+    bundle = write_bundle(_tiny_bundle_original, manifest(graphs=graphs), folder)
+    if request.param == "tensorrt":
+        skip_where_no_tensorrt_builds()
+        build_engines(bundle, bundle.engines, (None,))
+    gpu = choose(bundle, request.param).backend
+    assert isinstance(gpu, DeviceBackend)
+    with gpu, choose(bundle, "cpu").backend as cpu:
+        yield Pair(gpu, cpu)
+
+
+def slices(count: int) -> NDArray[np.float32]:
+    """[count, 1, 64, 64]: discs of blood at other places in each."""
+    rows, columns = np.mgrid[:SIZE, :SIZE]
+    discs = [(columns - 20 - 2 * i) ** 2 + (rows - 30) ** 2 <= 64 for i in range(count)]
+    return np.where(np.stack(discs), 70, 30).astype(np.float32)[:, None]
+
+
+def test_cuda_graphs_are_replayed(pair: Pair) -> None:
+    """Else the figures of a benchmark, and what a user waits for, are of another program."""
+    for part, use in pair.gpu.graphs.items():
+        assert use.shapes, f"{part}: {use.refusal}"
+    assert pair.gpu.graphs["decoder"].shapes == 23
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 8, 11])
+def test_every_encode_batch_agrees_with_the_cpu(pair: Pair, count: int) -> None:
+    """1, 4 and 8 replay a graph; 3 runs without on ONNX Runtime, 11 goes in parts."""
+    window = np.repeat(WINDOW, count, axis=0)
+    for turn in range(3):
+        hu = slices(count) + turn
+        ours, theirs = pair.gpu.encode(hu, window), pair.cpu.encode(hu, window)
+        for mine, yours in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(mine.numpy(), yours.numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("count", "clicks"),
+    [*((1, n) for n in range(1, 9)), *((b, 1) for b in range(2, 17)), (2, 3), (1, 12), (19, 1)],
+)
+def test_every_click_shape_agrees_with_the_cpu(pair: Pair, count: int, clicks: int) -> None:
+    """1 to 8 clicks on one lesion and up to 16 prompts replay a graph; the last three do not."""
+    window, random = np.repeat(WINDOW, count, axis=0), np.random.default_rng(count + clicks)
+    ours, theirs = pair.gpu.encode(slices(count), window), pair.cpu.encode(slices(count), window)
+    for turn in range(3):
+        points = random.uniform(5, 59, (count, clicks + 1, 2)).astype(np.float32)
+        labels = np.ones((count, clicks + 1), np.int32)
+        labels[:, -1] = -1
+        prior = random.normal(size=(count, LOW, LOW)).astype(np.float32) if turn else None
+        mine = pair.gpu.decode(ours, points, labels, prior)
+        yours = pair.cpu.decode(theirs, points, labels, prior)
+        np.testing.assert_allclose(mine.logits, yours.logits, atol=1e-3)
+        np.testing.assert_allclose(mine.scores, yours.scores, atol=1e-3)
+        assert (mine.masks == yours.masks).mean() > 0.999
+
+
+def test_the_shipped_model_replays_graphs_on_onnx_runtime(
+    bright_slice: NDArray[np.float32],
+) -> None:
+    """Its graphs, not only the tests' hand-written ones, lie on the CUDA provider as a whole."""
+    bundle = Bundle.open(shipped_bundle())
+    side = bundle.manifest.slice_size // SIZE
+    hu = np.kron(bright_slice, np.ones((side, side), np.float32))[None, None]
+    points = click(40, 24) * side
+    with choose(bundle, "cuda").backend as gpu, choose(bundle, "cpu").backend as cpu:
+        assert isinstance(gpu, DeviceBackend)
+        for part, use in gpu.graphs.items():
+            assert use.shapes, f"{part}: {use.refusal}"
+        mine = gpu.decode(gpu.encode(hu, WINDOW), points, LABELS, None)
+        yours = cpu.decode(cpu.encode(hu, WINDOW), points, LABELS, None)
+        np.testing.assert_allclose(mine.logits, yours.logits, atol=1e-2)
+        assert (mine.masks == yours.masks).mean() > 0.999
+
+
+def test_onnx_runtime_without_graphs_agrees_with_the_cpu(both: Bundle) -> None:
+    with open_cuda(both, Timings(), cuda_graphs=False) as gpu, choose(both, "cpu").backend as cpu:
+        assert not any(use.shapes for use in gpu.graphs.values())
+        ours, theirs = gpu.encode(slices(1), WINDOW), cpu.encode(slices(1), WINDOW)
+        mine = gpu.decode(ours, click(40, 24), LABELS, None)
+        yours = cpu.decode(theirs, click(40, 24), LABELS, None)
+        np.testing.assert_allclose(mine.logits, yours.logits, atol=1e-3)
 
 
 def test_ten_thousand_clicks_leave_device_memory_flat(
@@ -178,28 +281,28 @@ def test_two_processes_on_one_gpu_answer_alike(both: Bundle, name: str) -> None:
 
 
 def test_background_encoding_leaves_clicks_alone(
-    with_engines: Bundle, bright_slice: NDArray[np.float32]
+    pair: Pair, bright_slice: NDArray[np.float32]
 ) -> None:
     """Answers on the urgent stream stay right while batches are encoded on the other."""
-    with choose(with_engines, "tensorrt").backend as backend:
-        encoded = backend.encode(bright_slice[None, None], WINDOW)
-        expected = backend.decode(encoded, click(40, 24), LABELS, None)
-        stop = threading.Event()
+    backend = pair.gpu
+    encoded = backend.encode(bright_slice[None, None], WINDOW)
+    expected = backend.decode(encoded, click(40, 24), LABELS, None)
+    stop = threading.Event()
 
-        def encode() -> None:
-            hu = np.zeros((8, 1, SIZE, SIZE), np.float32)
-            while not stop.is_set():
-                backend.encode(hu, np.repeat(WINDOW, 8, axis=0))
+    def encode() -> None:
+        hu = np.zeros((8, 1, SIZE, SIZE), np.float32)
+        while not stop.is_set():
+            backend.encode(hu, np.repeat(WINDOW, 8, axis=0))
 
-        background = threading.Thread(target=encode)
-        background.start()
-        try:
-            for _ in range(500):
-                answer = backend.decode(encoded, click(40, 24), LABELS, None)
-                np.testing.assert_array_equal(answer.masks, expected.masks)
-        finally:
-            stop.set()
-            background.join()
+    background = threading.Thread(target=encode)
+    background.start()
+    try:
+        for _ in range(500):
+            answer = backend.decode(encoded, click(40, 24), LABELS, None)
+            np.testing.assert_array_equal(answer.masks, expected.masks)
+    finally:
+        stop.set()
+        background.join()
 
 
 def test_compiled_kernels_are_kept(with_engines: Bundle, bright_slice: NDArray[np.float32]) -> None:
@@ -224,12 +327,10 @@ def _encode_in_child(backend: Backend, answer: multiprocessing.Queue[str]) -> No
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-def test_a_forked_child_gets_an_error_and_does_not_hang(with_engines: Bundle) -> None:
-    backend = choose(with_engines, "tensorrt").backend
+def test_a_forked_child_gets_an_error_and_does_not_hang(backend: Backend) -> None:
     context = multiprocessing.get_context("fork")
     answer: multiprocessing.Queue[str] = context.Queue()  # type: ignore[assignment]
     child = context.Process(target=_encode_in_child, args=(backend, answer))
     child.start()
     assert "forked after CUDA was started" in answer.get(timeout=30)
     child.join(30)
-    backend.close()

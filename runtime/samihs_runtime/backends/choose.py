@@ -73,7 +73,7 @@ def _tensorrt(bundle: Bundle, timings: Timings) -> Backend:
 
 
 def _cuda(bundle: Bundle, timings: Timings) -> Backend:
-    from samihs_runtime.backends.onnx_runtime import open_cuda
+    from samihs_runtime.backends.onnx_cuda import open_cuda
 
     return open_cuda(bundle, timings)
 

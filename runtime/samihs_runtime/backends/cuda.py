@@ -67,13 +67,18 @@ class Device:
         self.api = api
         self._pid = os.getpid()
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether this process opened it: a forked child must not even free what it inherits."""
+        return os.getpid() == self._pid
+
     def check(self) -> None:
         """Refuse to go on in a forked child.
 
         Raises:
             BackendError: this process was forked after the device was opened.
         """
-        if os.getpid() != self._pid:
+        if not self.is_ours:
             raise BackendError(
                 "this process was forked after CUDA was started: open the segmenter in the child, "
                 "or start it with multiprocessing's 'spawn' method"

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from samihs_runtime.errors import BackendError
+from samihs_runtime.backends.cuda import DeviceMemoryError
 
 _DIGEST_BYTES = 32
 
@@ -49,12 +49,12 @@ class KernelCache:
         """A context whose scratch memory the caller gives it.
 
         Raises:
-            BackendError: TensorRT made none.
+            DeviceMemoryError: TensorRT made none, which it does for want of memory.
         """
         how = self._strategy if self._config is None else self._config
         context = self._engine.create_execution_context(how)
         if context is None:
-            raise BackendError("TensorRT gave no execution context: the GPU's memory may be full")
+            raise DeviceMemoryError("TensorRT gave no execution context: the GPU's memory is full")
         return context
 
     def save(self) -> None:

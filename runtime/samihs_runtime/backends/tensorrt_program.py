@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samihs_runtime.backends.contract import GraphContract
-from samihs_runtime.backends.cuda import Device, DeviceBuffer, Graph, PinnedBuffer, Stream
+from samihs_runtime.backends.cuda import Device, DeviceBuffer, Graph, PinnedBuffer
+from samihs_runtime.backends.device_backend import GraphUse
 from samihs_runtime.backends.exchange import Tensors
 from samihs_runtime.backends.kernel_cache import KernelCache
 from samihs_runtime.backends.refit import refit
 from samihs_runtime.backends.sidecar import EngineSidecar, Shape
+from samihs_runtime.backends.warm_up import Shapes, probe_inputs
 from samihs_runtime.closing import close_all
 from samihs_runtime.errors import BackendError
 
 MAX_SHAPES = 32
 """Contexts kept: 1 to 8 clicks on one lesion, 1 to 16 prompts of equal length, and some more."""
-
-Shapes = Mapping[str, Shape]
+_WARM_UP_RUNS = 4
+"""One sets TensorRT up, the next captures; TensorRT-RTX may want more before it lets that be."""
 
 
 class Program:
@@ -37,13 +40,13 @@ class Program:
         self,
         trt: Any,
         device: Device,
-        stream: Stream,
         engine: Path,
         sidecar: EngineSidecar,
         contract: GraphContract,
         *,
         batch_limit: int,
         on_device: tuple[str, ...],
+        urgent: bool = False,
         exchanged: Tensors | None = None,
     ) -> None:
         """Deserialise and allocate.
@@ -51,12 +54,12 @@ class Program:
         Args:
             trt: ``tensorrt`` or ``tensorrt_rtx``.
             device: where it runs.
-            stream: on which it runs.
             engine: file whose sidecar has been checked.
             sidecar: it, for the profiles.
             contract: tensors it must have.
             batch_limit: most slices or prompts in one run, whatever the profiles allow.
             on_device: tensors that stay on the device: neither uploaded nor downloaded.
+            urgent: whether its stream goes before others.
             exchanged: another site's weights, to refit the engine with; None for its own.
 
         Raises:
@@ -64,11 +67,10 @@ class Program:
                 memory is short.
             BundleError: its tensors are not the contract's.
         """
-        self.stream = stream
         self._profiles = sidecar.profiles
         self._limit = batch_limit
         self._shaped: OrderedDict[tuple[Shape, ...], _Shaped] = OrderedDict()
-        self._graphs = device.api.supports_graphs
+        self._api = device.api
         self._contract = contract
         self._uploads = [each for each in contract.inputs if each not in on_device]
         self._downloads = [each for each in contract.outputs if each not in on_device]
@@ -80,10 +82,12 @@ class Program:
         self.buffers: dict[str, DeviceBuffer] = {}
         self._host: dict[str, PinnedBuffer] = {}
         self._scratch: DeviceBuffer | None = None
+        self.stream = device.stream(urgent=urgent)
         try:
             self._allocate(device)
         except BaseException:
-            self.close()
+            with suppress(BackendError):
+                self.close()
             raise
 
     @property
@@ -91,6 +95,35 @@ class Program:
         """Most slices or prompts in one run."""
         first = next(iter(self._contract.inputs))
         return min(self._limit, max(each[first][2][0] for each in self._profiles))
+
+    @property
+    def graphs(self) -> GraphUse:
+        """Whether CUDA graphs are replayed."""
+        count = sum(each.graph is not None for each in self._shaped.values())
+        if not self._api.supports_graphs:
+            return GraphUse(0, f"{self._api.name} captures none: uninstall it, cuda-python serves")
+        return GraphUse(count, "" if count else "TensorRT says that its work cannot be captured")
+
+    def warm_up(self, every: Sequence[Shapes]) -> None:
+        """Set up a context for each of these shapes, and capture its graph.
+
+        Shapes that no profile takes are skipped.
+
+        Raises:
+            DeviceMemoryError: there is not enough memory for one of them.
+        """
+        for shapes in every:
+            inputs = {name: shapes[name] for name in self._contract.inputs}
+            if self._profile_of(inputs) is None:
+                continue
+            feeds = probe_inputs(self._contract, shapes, 0)
+            on_host = {name: feeds[name] for name in self._uploads}
+            resting = {name: inputs[name] for name in inputs if name not in on_host}
+            for _ in range(_WARM_UP_RUNS):
+                self.enqueue(on_host, resting)
+                self.stream.synchronize()
+                if self._shaped[tuple(inputs.values())].graph is not None:
+                    break
 
     def enqueue(self, feeds: Mapping[str, NDArray[Any]], device_shapes: Shapes) -> Shapes:
         """Put one run on the stream.
@@ -120,9 +153,9 @@ class Program:
         shaped.runs += 1
         return shaped.outputs
 
-    def read(self, name: str, shape: Shape) -> NDArray[Any]:
-        """A copy of a host output of the run that has ended."""
-        return self._host[name].view(shape).copy()
+    def view(self, name: str, shape: Shape) -> NDArray[Any]:
+        """A host output of the run that has ended; valid until the next."""
+        return self._host[name].view(shape)
 
     def close(self) -> None:
         """Free everything; calling it twice is harmless."""
@@ -135,8 +168,7 @@ class Program:
             close_all([*shaped.values(), self._kernels, *buffers.values(), *host.values()])
         finally:
             self._engine = self._runtime = None
-            if scratch is not None:
-                scratch.close()
+            close_all([self.stream] if scratch is None else [scratch, self.stream])
 
     def _allocate(self, device: Device) -> None:
         types = {**self._contract.inputs, **self._contract.outputs}
@@ -195,13 +227,19 @@ class Program:
         return _Shaped(context, dict(inputs), outputs)
 
     def _profile_for(self, inputs: Shapes) -> int:
+        index = self._profile_of(inputs)
+        if index is None:
+            raise BackendError(
+                f"no profile of the {self._contract.part} engine takes {dict(inputs)}: build the "
+                "engines with larger profiles, or give fewer points"
+            )
+        return index
+
+    def _profile_of(self, inputs: Shapes) -> int | None:
         for index, profile in enumerate(self._profiles):
             if all(_within(shape, profile[name]) for name, shape in inputs.items()):
                 return index
-        raise BackendError(
-            f"no profile of the {self._contract.part} engine takes {dict(inputs)}: build the "
-            "engines with larger profiles, or give fewer points"
-        )
+        return None
 
     def _put(self, shaped: _Shaped) -> None:
         for name in self._uploads:
@@ -218,7 +256,7 @@ class Program:
             )
 
     def _capturable(self, context: Any) -> bool:
-        if not self._graphs:
+        if not self._api.supports_graphs:
             return False
         # TensorRT-RTX compiles kernels while it runs, and says when it is through with that.
         asks = getattr(context, "is_stream_capturable", None)
