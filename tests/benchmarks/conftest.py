@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,11 +22,7 @@ def make_case() -> CaseMaker:
     """(seed of the study, slice in HU, its clicks) -> a case of 0.5 mm pixels and 4 mm slices."""
 
     def made(study: int, hu: np.ndarray, clicks: tuple[Target, ...]) -> StudyCase:
-        given = {
-            "study": study, "index": 0, "hu": hu, "spacing_mm": 0.5, "extent_mm": 4.0,
-            "clicks": clicks, "lesions_ml": (1.0,) * len(clicks),
-        }  # fmt: skip
-        names = {each.name for each in dataclasses.fields(StudyCase)}
-        return StudyCase(**{name: value for name, value in given.items() if name in names})
+        volumes = (1.0,) * len(clicks)
+        return StudyCase(study, 0, hu, 0.5, 4.0, clicks, volumes)
 
     return made
