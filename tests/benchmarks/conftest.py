@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from samihs_training.data.studies import StudyCase
 from samihs_training.data.targets import Target
@@ -15,6 +16,14 @@ from samihs_training.data.targets import Target
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 CaseMaker = Callable[[int, np.ndarray, tuple[Target, ...]], StudyCase]
+
+
+@pytest.fixture(autouse=True)
+def gradients_stay_as_they_were() -> Iterator[None]:
+    """A peer switches them off for its whole process, which here is that of all tests."""
+    before = torch.is_grad_enabled()
+    yield
+    torch.set_grad_enabled(before)
 
 
 @pytest.fixture(scope="session")
