@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 CaseMaker = Callable[[int, np.ndarray, tuple[Target, ...]], StudyCase]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def gradients_stay_as_they_were() -> Iterator[None]:
     """A peer switches them off for its whole process, which here is that of all tests."""
     before = torch.is_grad_enabled()
