@@ -62,7 +62,7 @@ class Likeness(nn.Module):
         """``where`` [B, S, S]: the clicks' Gaussians, summing up to 1, or to 0 where none is."""
         clicked = detail.flatten(2) @ where.flatten(1)[..., None]  # [B, D, 1]
         apart = detail - clicked[..., None]
-        seen = F.gelu(self.hidden(torch.cat([apart, apart.square()], dim=1)))
+        seen = F.gelu(self.hidden(torch.cat([apart, apart * apart], dim=1)))
         out: Tensor = self.out(seen) * where.sum((1, 2))[:, None, None, None]
         return out
 
