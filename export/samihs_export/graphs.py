@@ -238,9 +238,8 @@ class FineCells(nn.Module):
         """As :meth:`PlainCells.forward`."""
         _, detail, fine = unpack(packed, self.channels)
         places, labels = clicked.points * self.scale + 0.5, clicked.labels
-        where = self.click_maps.foreground(places, labels).to(packed.dtype)
-        maps = detail + self.click_maps(places, labels).to(packed.dtype)
-        maps = maps + self.likeness(detail, where)
+        maps, where = (each.to(packed.dtype) for each in self.click_maps(places, labels))
+        maps = detail + maps + self.likeness(detail, where)
         cells = joined(self.upscaling, self.context(clicked.source, clicked.position), maps)
         heads = self.hypernetwork, self.gate_hypernetwork
         weights = torch.stack([head(clicked.answer) for head in heads], dim=1)

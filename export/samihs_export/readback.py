@@ -19,7 +19,7 @@ FLOAT_TYPES = {"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16", "int8": "HALF", 
 _EIGHT_BITS = {"int8": "INT8", "fp8": "FP8"}
 _PRODUCTS = ("MATRIX_MULTIPLY", "CONVOLUTION", "DECONVOLUTION")
 _IN_FLOAT32 = ("NORMALIZATION", "SOFTMAX")
-_WIDE = ("points/", "cells.click_maps/", "cells.evidence")
+WIDE = ("points/", "cells.click_maps/", "cells.evidence")
 """Sines of large angles, exponentials of squares, sums over a mask: float32 at every precision."""
 _BLOCK = re.compile(r"blocks\.(\d+)\.")
 
@@ -91,7 +91,7 @@ def _other(layers: Sequence[Layer], wanted: str) -> list[str]:
     Graphs of samihs 0.1 do not name their nodes after layers: there only a majority tells.
     """
     products = [each for each in layers if each.kind in _PRODUCTS]
-    other = [e.name for e in products if e.type != wanted and not e.name.startswith(_WIDE)]
+    other = [e.name for e in products if e.type != wanted and not e.name.startswith(WIDE)]
     named = any("/" in each.name for each in products)
     return other if named or len(other) > len(products) // 2 else []
 

@@ -19,13 +19,15 @@ def test_each_map_is_a_sum_of_gaussians_about_the_points_of_its_kind() -> None:
         for scale, deviation in enumerate(DEVIATIONS):
             bump = torch.exp(-squares / (2 * deviation**2))
             expected += maps.weight[label, scale, :, None, None] * bump
-    assert torch.allclose(maps(points, labels)[0], expected, atol=1e-5)
+    assert torch.allclose(maps(points, labels)[0][0], expected, atol=1e-5)
 
 
 def test_the_pad_lies_nowhere() -> None:
     maps = ClickMaps(channels=2, side=8, image_size=64)
     pad = torch.full((1, 1), -1)
-    assert not maps(torch.tensor([[[30.0, 30.0]]]), pad).any()
+    drawn, where = maps(torch.tensor([[[30.0, 30.0]]]), pad)
+    assert not drawn.any()
+    assert not where.any()
 
 
 def test_foreground_clicks_alone_say_what_was_clicked() -> None:

@@ -19,7 +19,8 @@ DEVIATIONS = (4.0, 16.0, 64.0)
 
 
 class ClickMaps(nn.Module):
-    """points [B, N, 2] in frame pixels, labels [B, N] -> maps [B, D, side, side]."""
+    """points [B, N, 2] in frame pixels, labels [B, N] -> maps [B, D, side, side], and where the
+    foreground clicks lie [B, side, side]."""
 
     kinds: Tensor
     """Buffer [4], int32: the labels."""
@@ -36,8 +37,9 @@ class ClickMaps(nn.Module):
         self.register_buffer("deviations", torch.tensor(DEVIATIONS)[:, None], persistent=False)
         self.register_buffer("centres", place, persistent=False)
 
-    def forward(self, points: Tensor, labels: Tensor) -> Tensor:
-        return self.drawn(self.weight.flatten(1), points, labels)
+    def forward(self, points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        maps = self.drawn(self.weight.flatten(1), points, labels)
+        return maps, self.foreground(points, labels)
 
     def drawn(self, weight: Tensor, points: Tensor, labels: Tensor) -> Tensor:
         """The maps with ``weight`` [4, 3 D]: of each label, its deviations' channels in a row."""

@@ -81,8 +81,8 @@ class SamihsModel(nn.Module):
             return weighed(weights, decoder.output_upscaling(source)), score
         _, detail, fine = unpack(embedding, self.config.channels)
         detail, places = detail.repeat_interleave(prompts, 0), self.in_frame(points, slice_size)
-        where = decoder.click_maps.foreground(places, labels).to(detail.dtype)
-        maps = detail + decoder.click_maps(places, labels) + decoder.likeness(detail, where)
+        maps, where = decoder.click_maps(places, labels)
+        maps = detail + maps + decoder.likeness(detail, where.to(detail.dtype))
         cells = joined(decoder.output_upscaling, decoder.context(source, position), maps)
         weights = torch.stack([weights, decoder.gate_hypernetwork(answer)], dim=1)
         coarse = (weights @ cells.flatten(2)).view(-1, 2, *cells.shape[2:])  # [B, 2, 4G, 4G]
