@@ -38,6 +38,9 @@ class StageConfig:
     """Options of that rule, and ``noise_px``."""
     negatives: float = 0.3
     """Share of the prompts where nothing bleeds; the base, which learns any structure, has none."""
+    empty_masks: bool = True
+    """Whether a prompt where nothing bleeds asks for an empty mask, or teaches the score alone:
+    where that tells the two apart, masks need not learn to leave out what is doubtful."""
     optimiser: Literal["adamw", "adam", "muon"] = "adamw"
     weight_decay: float = 0.01
     schedule: Literal["cosine", "step"] = "cosine"

@@ -39,6 +39,7 @@ class Objective(nn.Module):
         super().__init__()
         self.model = model
         self.score_weight = 1.0 if stage is None else stage.score_weight
+        self.empty_masks = stage is None or stage.empty_masks
         self.loss = recipe.make_loss(stage)
         self.dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[recipe.amp_dtype]
         self.amp = recipe.amp
@@ -71,8 +72,15 @@ class Objective(nn.Module):
                 embedding, points, labels, prior, slice_size=batch.hu.shape[-1]
             )
         logits, score = logits.float(), score.float()
-        loss = self.loss(logits, target)
+        loss = self._mask_loss(logits, target)
         return loss + self.score_weight * score_loss(score, logits, target), logits
+
+    def _mask_loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Of all prompts, or of those whose mask is not empty; 0 where none is asked."""
+        if self.empty_masks:
+            return self.loss(logits, target)
+        asked = target.flatten(1).any(1)
+        return self.loss(logits[asked], target[asked]) if asked.any() else 0 * logits.sum()
 
     def _autocast(self, device: torch.device) -> Any:
         return torch.autocast(device.type, self.dtype, enabled=self.amp)
