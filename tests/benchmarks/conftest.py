@@ -19,11 +19,13 @@ CaseMaker = Callable[[int, np.ndarray, tuple[Target, ...]], StudyCase]
 
 
 @pytest.fixture(autouse=True, scope="module")
-def gradients_stay_as_they_were() -> Iterator[None]:
-    """A peer switches them off for its whole process, which here is that of all tests."""
+def torch_stays_as_it_was() -> Iterator[None]:
+    """A peer switches gradients off, and training flushes denormal numbers, for their whole
+    process, which here is that of all tests."""
     before = torch.is_grad_enabled()
     yield
     torch.set_grad_enabled(before)
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture(scope="session")

@@ -59,7 +59,7 @@ def test_graphs_on_onnx_runtime_answer_as_the_runtime_does() -> None:
     assert score == pytest.approx(expected_score, abs=1e-5)
 
 
-def test_torch_graphs_answer_as_the_model_does_and_less_exactly_in_bfloat16() -> None:
+def test_torch_graphs_answer_as_the_model_does_and_nearly_in_bfloat16() -> None:
     hu, _ = bled()
     loaded = load_adapters(ADAPTERS, BASE)
     merged, _ = merge(loaded.model)
@@ -72,7 +72,7 @@ def test_torch_graphs_answer_as_the_model_does_and_less_exactly_in_bfloat16() ->
         shares[precision] = (mask & expected).sum() / (mask | expected).sum()
     assert expected.sum() > 100
     assert shares["fp32"] > 0.999
-    assert 0.9 < shares["bf16"] < 1
+    assert shares["bf16"] > 0.9
 
 
 def test_a_slice_of_another_size_is_refused() -> None:

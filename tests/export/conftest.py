@@ -40,6 +40,8 @@ TINY = SamConfig(
 )
 TINY_PYRAMID = replace(TINY, name="tiny_pyramid", pyramid_width=6)
 """With a convolutional pyramid: tokens 8 x 8, an embedding of 16 x 16, detail for the decoder."""
+BEGUN_AS_NOTHING = ("context", "likeness", "gate_hypernetwork", "evidence")
+"""Of a pyramid's decoder: their last layers are zero, and equal tensors become one in ONNX."""
 PR = PRConfig(rank=8)
 ABOUT = {"window": [-20, 100], "training_data": "none: random weights"}
 EVALUATION = {"dice": 0.5, "score_threshold": 0.4204}
@@ -63,7 +65,7 @@ def adapted_model(pr: PRConfig, seed: int = 0, config: SamConfig = TINY) -> Sami
             nn.init.normal_(parameter, std=0.2)
         elif "norm" in name:
             nn.init.normal_(parameter, mean=1.0 if name.endswith("weight") else 0.2, std=0.3)
-        elif parameter.ndim == 2 and not parameter.any():  # what a pyramid's decoder begins without
+        elif not parameter.any() and any(part in name for part in BEGUN_AS_NOTHING):
             nn.init.normal_(parameter, std=0.2)
     insert_pr_adapters(sam, pr)
     for _, _, adapter in pr_adapters(sam):
