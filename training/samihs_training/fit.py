@@ -19,32 +19,31 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from samihs_runtime.errors import CheckpointError, OutputError
+from samihs_runtime.errors import CheckpointError
 from samihs_training.base import start_from
 from samihs_training.batches import NumberedBatches, Share
 from samihs_training.checkpoint import load_base, save_adapters, save_base
 from samihs_training.config import Recipe, StageConfig
-from samihs_training.data.folds import write_folds
 from samihs_training.data.sources import Drawing, Task
 from samihs_training.distributed import Processes, processes
 from samihs_training.initialisation import initialised
 from samihs_training.methods import apply_method, count_by_part
 from samihs_training.model import SamihsModel
 from samihs_training.prompts import prompt_rule
+from samihs_training.run_folder import run_folder
 from samihs_training.runlog import StepReport, ValidationReport, plot_curves, read_log
 from samihs_training.sam import build_sam, preset
 from samihs_training.trainer import Report, Trainer
 from samihs_training.training_data import (
     FOLDS_FILE,
-    Patients,
     Progress,
     Slices,
     anonymous,
@@ -140,7 +139,7 @@ def fit(
 
     Raises:
         OutputError: ``out`` holds a run already, and neither ``resume`` nor ``overwrite`` was
-            asked for, or it holds another recipe's.
+            asked for, or it holds another recipe's, or another process trains in it.
         DataError: a case or the folds are wrong; nothing of the run is then there.
     """
     if recipe.base_checkpoint and not Path(recipe.base_checkpoint).is_file():
@@ -150,9 +149,9 @@ def fit(
     # Tails of softmax and of Gaussians are denormal numbers, on which a CPU is slow: as training
     # sharpens its attention, a step would come to take twice as long.
     torch.set_flush_denormal(True)
-    with processes() as here:
+    with processes() as here, ExitStack() as held:
         if here.is_first:
-            _begin(out, recipe, resume, overwrite, data_progress)
+            held.enter_context(run_folder(out, recipe, resume, overwrite, data_progress))
             _slices(out, recipe, cache_progress)
         here.wait()
         phantoms, bleeds = _slices(out, recipe, None)
@@ -204,64 +203,6 @@ def _adapt(run: Run) -> None:
     if run.processes.is_first:
         about = _description(recipe, trainer, run.bleeds)
         _write_report(run, {**about, "trained_parameters": count_by_part(sam, trained)})
-
-
-def _begin(
-    out: Path, recipe: Recipe, resume: bool, overwrite: bool, progress: Progress | None
-) -> None:
-    """Make the folder this recipe's, or say why it cannot be; nothing is left of what fails."""
-    goes_on = _goes_on(out, recipe, resume, overwrite)
-    was_there = out.exists()
-    patients: Patients | None = None
-    try:
-        if recipe.data is not None:
-            kept = out / FOLDS_FILE if goes_on else None
-            patients = open_patients(recipe.data, out / "cache", kept, progress)
-        if not goes_on:
-            _claim(out, recipe)
-            (out / FOLDS_FILE).unlink(missing_ok=True)
-        if patients is not None and not (out / FOLDS_FILE).exists():
-            write_folds(patients.folds, out / FOLDS_FILE)
-    except BaseException:
-        if not was_there:
-            shutil.rmtree(out, ignore_errors=True)
-        raise
-
-
-def _goes_on(out: Path, recipe: Recipe, resume: bool, overwrite: bool) -> bool:
-    """Whether there is a run of this recipe to go on with."""
-    record = out / "recipe.json"
-    if not record.exists() or overwrite:
-        return False
-    if not resume:
-        raise OutputError(
-            f"{out} holds a run: choose another folder, go on with --resume, or replace "
-            "it with --overwrite"
-        )
-    if json.loads(record.read_text()) != json.loads(json.dumps(asdict(recipe))):
-        raise OutputError(f"{out} holds a run of another recipe: it cannot go on with this")
-    return True
-
-
-def _claim(out: Path, recipe: Recipe) -> None:
-    """Write the recipe, in the place of a run that was there."""
-    try:
-        if (out / "recipe.json").exists():
-            _clear(out)
-        out.mkdir(parents=True, exist_ok=True)
-        partial = out / ".recipe.json.partial"
-        partial.write_text(json.dumps(asdict(recipe), indent=1))
-        partial.replace(out / "recipe.json")
-    except OSError as error:
-        raise OutputError(f"cannot write a run to {out}: {error.strerror or error}") from error
-
-
-def _clear(out: Path) -> None:
-    """Remove what an earlier run left, but for its cache, which any run may use."""
-    for pattern in ("*.safetensors", "*.state.pt", "*.csv", "*.json", "curves.png"):
-        for path in out.glob(pattern):
-            path.unlink()
-    shutil.rmtree(out / "tensorboard", ignore_errors=True)
 
 
 def _slices(out: Path, recipe: Recipe, progress: Progress | None) -> tuple[Slices | None, Slices]:

@@ -1,0 +1,49 @@
+"""A run's folder belongs to one recipe, and to one process at a time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from samihs_runtime.errors import OutputError
+from samihs_training.config import Recipe, StageConfig
+from samihs_training.run_folder import run_folder
+
+RECIPE = Recipe(
+    base=StageConfig(steps=1, learning_rate=1e-3), adapt=StageConfig(steps=1, learning_rate=1e-3)
+)
+
+
+def test_a_second_process_is_refused_until_the_first_has_ended(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with run_folder(out, RECIPE, resume=False, overwrite=False, progress=None):
+        for resume, overwrite in ((True, False), (False, True)):
+            with (
+                pytest.raises(OutputError, match="another process trains in"),
+                run_folder(out, RECIPE, resume, overwrite, None),
+            ):
+                pass
+    with run_folder(out, RECIPE, resume=True, overwrite=False, progress=None):
+        assert (out / "recipe.json").is_file()
+
+
+def test_a_run_of_another_recipe_is_left_as_it_is(tmp_path: Path) -> None:
+    with run_folder(tmp_path, RECIPE, resume=False, overwrite=False, progress=None):
+        before = (tmp_path / "recipe.json").read_bytes()
+    with (
+        pytest.raises(OutputError, match="another recipe"),
+        run_folder(tmp_path, replace(RECIPE, seed=5), resume=True, overwrite=False, progress=None),
+    ):
+        pass
+    assert (tmp_path / "recipe.json").read_bytes() == before
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(OutputError, match="cannot write a run to"),
+        run_folder(tmp_path / "file" / "run", RECIPE, False, False, None),
+    ):
+        pass

@@ -1,0 +1,123 @@
+"""Whose run a folder is: begun, gone on with or replaced, and by one training at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing is held there
+    fcntl = None  # type: ignore[assignment]
+
+from samihs_runtime.errors import OutputError
+from samihs_training.config import Recipe
+from samihs_training.data.folds import write_folds
+from samihs_training.training_data import FOLDS_FILE, Patients, Progress, open_patients
+
+
+@contextmanager
+def run_folder(
+    out: Path, recipe: Recipe, resume: bool, overwrite: bool, progress: Progress | None
+) -> Iterator[None]:
+    """Make the folder this recipe's and hold it; nothing is left of what fails at the beginning.
+
+    Raises:
+        OutputError: it holds a run and neither ``resume`` nor ``overwrite`` was asked for, or
+            another recipe's, or another process trains in it.
+        DataError: a case or the folds are wrong.
+    """
+    was_there = out.exists()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _not_written(out, error) from error
+    with _alone_in(out):
+        try:
+            _begin(out, recipe, resume, overwrite, progress)
+        except BaseException:
+            if not was_there:
+                shutil.rmtree(out, ignore_errors=True)
+            raise
+        yield
+
+
+def _begin(
+    out: Path, recipe: Recipe, resume: bool, overwrite: bool, progress: Progress | None
+) -> None:
+    goes_on = _goes_on(out, recipe, resume, overwrite)
+    patients: Patients | None = None
+    if recipe.data is not None:
+        kept = out / FOLDS_FILE if goes_on else None
+        patients = open_patients(recipe.data, out / "cache", kept, progress)
+    if not goes_on:
+        _claim(out, recipe)
+        (out / FOLDS_FILE).unlink(missing_ok=True)
+    if patients is not None and not (out / FOLDS_FILE).exists():
+        write_folds(patients.folds, out / FOLDS_FILE)
+
+
+def _goes_on(out: Path, recipe: Recipe, resume: bool, overwrite: bool) -> bool:
+    """Whether there is a run of this recipe to go on with."""
+    record = out / "recipe.json"
+    if not record.exists() or overwrite:
+        return False
+    if not resume:
+        raise OutputError(
+            f"{out} holds a run: choose another folder, go on with --resume, or replace "
+            "it with --overwrite"
+        )
+    if json.loads(record.read_text()) != json.loads(json.dumps(asdict(recipe))):
+        raise OutputError(f"{out} holds a run of another recipe: it cannot go on with this")
+    return True
+
+
+def _claim(out: Path, recipe: Recipe) -> None:
+    """Write the recipe, in the place of a run that was there."""
+    try:
+        if (out / "recipe.json").exists():
+            _clear(out)
+        partial = out / ".recipe.json.partial"
+        partial.write_text(json.dumps(asdict(recipe), indent=1))
+        partial.replace(out / "recipe.json")
+    except OSError as error:
+        raise _not_written(out, error) from error
+
+
+def _clear(out: Path) -> None:
+    """Remove what an earlier run left, but for its cache, which any run may use."""
+    for pattern in ("*.safetensors", "*.state.pt", "*.csv", "*.json", "curves.png"):
+        for path in out.glob(pattern):
+            path.unlink()
+    shutil.rmtree(out / "tensorboard", ignore_errors=True)
+
+
+@contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    """Two processes in one folder would mix their states and logs, and neither would notice.
+
+    The lock ends with the process, however it ends. A file system without locks holds nothing.
+    """
+    if fcntl is None:
+        yield
+        return
+    folder = os.open(out, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OutputError(f"another process trains in {out}: wait for it, or end it") from None
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(folder)
+
+
+def _not_written(out: Path, error: OSError) -> OutputError:
+    return OutputError(f"cannot write a run to {out}: {error.strerror or error}")
