@@ -275,10 +275,13 @@ def _build(
 ) -> None:
     from samihs_export.tensorrt import BuiltEngine, build_engines
 
-    table = Table("engine", "MB", "seconds", "attention layers", title="TensorRT engines")
+    columns = ("engine", "MB", "activations, MB", "seconds", "attention layers")
+    table = Table(*columns, title="TensorRT engines")
 
     def note(built: BuiltEngine) -> None:
-        figures = (f"{built.bytes / 1e6:.1f}", f"{built.build_seconds:.1f}")
+        asked = built.activation_bytes
+        activations = "not said" if asked is None else f"{asked / 1e6:.0f}"
+        figures = (f"{built.bytes / 1e6:.1f}", activations, f"{built.build_seconds:.1f}")
         table.add_row(built.path.name, *figures, str(built.attention_layers))
 
     with console.status("building engines"):

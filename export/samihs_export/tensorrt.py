@@ -11,13 +11,14 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import onnx
 
+from samihs_export.build_log import build_log
 from samihs_export.build_options import BuildOptions, ProfileSizes
 from samihs_export.readback import attention_layers, check_layers, layer_kinds, layers_of
 from samihs_export.refit import mark_refittable, refittable
@@ -54,6 +55,8 @@ class BuiltEngine:
     """Layers of the parsed network, by kind and type."""
     attention_layers: int
     """Those that are attention layers of TensorRT's own."""
+    activation_bytes: int | None
+    """Device memory for activations at the profile's largest shapes; None where not said."""
 
 
 def choose_flavour(flavour: str = "auto") -> tuple[str, Any]:
@@ -160,7 +163,7 @@ class _Job:
 
 
 def _build(job: _Job, profile: Mapping[str, tuple[Shape, Shape, Shape]], out: Path) -> BuiltEngine:
-    log = _logger(job.trt)
+    log = build_log(job.trt)
     builder = job.trt.Builder(log)
     network = _parse(job, builder, log)
     layers = layers_of(network)
@@ -176,15 +179,22 @@ def _build(job: _Job, profile: Mapping[str, tuple[Shape, Shape, Shape]], out: Pa
     seconds = time.perf_counter() - started
     if plan is None:
         needs = "; refittable engines are built on a machine with a GPU" * job.options.refittable
-        raise ExportError(f"{job.flavour} built no {job.stem}: {log.last()}{needs}")
+        raise ExportError(f"{job.flavour} built no {job.stem}: {log.last_error()}{needs}")
     path = _write(out / f"{job.stem}.engine", memoryview(plan))
     sidecar = _sidecar(job, path, profile, seconds)
     _describe(sidecar, path.with_suffix(".json"))
     job.options.keep_timings(config)
-    kinds = layer_kinds(layers)
-    _record(job, out, seconds, kinds)
-    size = path.stat().st_size
-    return BuiltEngine(path, sidecar, size, seconds, kinds, attention_layers(layers))
+    built = BuiltEngine(
+        path=path,
+        sidecar=sidecar,
+        bytes=path.stat().st_size,
+        build_seconds=seconds,
+        layer_kinds=layer_kinds(layers),
+        attention_layers=attention_layers(layers),
+        activation_bytes=log.activation_bytes,
+    )
+    _record(job, out, built)
+    return built
 
 
 def _add_profile(
@@ -234,10 +244,15 @@ def _describe(sidecar: EngineSidecar, path: Path) -> None:
         raise OutputError(f"cannot write the engine's sidecar {path}: {error.strerror}") from error
 
 
-def _record(job: _Job, out: Path, seconds: float, kinds: Mapping[str, int]) -> None:
+def _record(job: _Job, out: Path, built: BuiltEngine) -> None:
     """What the runtime need not know of a build, for whoever asks later."""
     path = out / RECORDS / f"{job.stem}.json"
-    record = {"flags": job.options.flags(), "build_seconds": round(seconds, 2), "layers": kinds}
+    record = {
+        "flags": job.options.flags(),
+        "build_seconds": round(built.build_seconds, 2),
+        "activation_bytes": built.activation_bytes,
+        "layers": built.layer_kinds,
+    }
     try:
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -300,25 +315,3 @@ def _write(path: Path, content: memoryview) -> Path:
             f"cannot write the engine {path}: {error.strerror}; name another folder with --out"
         ) from error
     return path
-
-
-def _logger(trt: Any) -> Any:
-    """TensorRT's errors, kept for the message instead of printed."""
-
-    class Log(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                self.errors.append(message)
-
-        def last(self) -> str:
-            return _last(self.errors)
-
-    return Log()
-
-
-def _last(errors: Iterable[str]) -> str:
-    return (list(errors) or ["it gave no reason"])[-1]

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from samihs_export import tensorrt
-from samihs_export.build_options import BuildOptions
+from samihs_export.build_options import BuildOptions, ProfileSizes
 from samihs_export.graphs import EncoderGraph
 from samihs_export.merge import merge
 from samihs_export.onnx import export_encoder
@@ -204,6 +204,20 @@ def test_the_builds_record_says_what_was_read_back(exported: Exported, tmp_path:
         record = json.loads((tmp_path / RECORDS / f"{each.path.stem}.json").read_text())
         assert record["flags"] == []
         assert record["layers"] == dict(each.layer_kinds)
+        assert record["activation_bytes"] == each.activation_bytes
+
+
+def test_activations_grow_with_the_profiles_largest_batch(
+    exported: Exported, tmp_path: Path
+) -> None:
+    asked = []
+    for largest in (1, 8):
+        options = BuildOptions(ProfileSizes(encode_batch=(1, 1, largest)))
+        out = tmp_path / str(largest)
+        encoder, _ = build_engines(exported.bundle, out, ["sm89"], options=options)
+        assert encoder.activation_bytes is not None
+        asked.append(encoder.activation_bytes)
+    assert 0 < 4 * asked[0] < asked[1]
 
 
 def test_refittable_engines_say_what_they_need(exported: Exported, tmp_path: Path) -> None:
