@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from samihs_runtime.errors import BundleError
 from samihs_runtime.manifest import Manifest
 
@@ -46,6 +49,22 @@ DECODER = GraphContract(
     },
     {"logits": "float32", "mask": "uint8", "score": "float32"},
 )
+
+
+def prior_feeds(
+    prior: NDArray[np.float32] | None, count: int, side: int
+) -> dict[str, NDArray[np.float32]]:
+    """The decoder's ``prior`` [B, 1, M, M] and ``has_prior`` [B].
+
+    Args:
+        prior: [B, M, M] logits, or None: the graph then leaves the zeros out of account.
+        count: B prompts.
+        side: M of the low-resolution logits.
+    """
+    has_prior = np.full(count, prior is not None, np.float32)
+    if prior is None:
+        prior = np.zeros((count, side, side), np.float32)
+    return {"prior": prior.reshape(count, 1, side, side), "has_prior": has_prior}
 
 
 def tensor_shapes(manifest: Manifest, batch: int, points: int) -> dict[str, tuple[int, ...]]:

@@ -23,9 +23,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samihs_runtime.backends.base import Decoded, Embedding
-from samihs_runtime.backends.contract import DECODER, ENCODER, GraphContract, tensor_shapes
-from samihs_runtime.backends.cuda import Device, DeviceBuffer, DeviceMemoryError, Stream
+from samihs_runtime.backends.contract import (
+    DECODER,
+    ENCODER,
+    GraphContract,
+    prior_feeds,
+    tensor_shapes,
+)
+from samihs_runtime.backends.cuda import Device, DeviceMemoryError, Stream
 from samihs_runtime.backends.device_embeddings import DeviceEmbedding, EmbeddingSlots
+from samihs_runtime.backends.program_buffers import ProgramBuffers
 from samihs_runtime.backends.warm_up import (
     MAX_DECODE_BATCH,
     MAX_ENCODE_BATCH,
@@ -58,7 +65,7 @@ class DeviceProgram(Protocol):
     """An encoder or a decoder on a GPU; not for two threads at once."""
 
     stream: Stream
-    buffers: dict[str, DeviceBuffer]
+    buffers: ProgramBuffers
     """Every input and output, for the largest batch."""
 
     @property
@@ -89,10 +96,6 @@ class DeviceProgram(Protocol):
         Returns:
             The shapes of the outputs. Host outputs may be read after the stream's end.
         """
-        ...
-
-    def view(self, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
-        """A host output of the run that has ended; valid until the next."""
         ...
 
     def close(self) -> None:
@@ -179,19 +182,15 @@ class DeviceBackend(Closing):
     ) -> Decoded:
         """Decode in batches as large as the program allows; prompts are independent."""
         program = self._program(DECODER)
-        low = self._manifest.mask_size
-        has_prior = np.full(len(points), prior is not None, np.float32)
-        if prior is None:
-            prior = np.zeros((len(points), low, low), np.float32)
+        whole = {
+            "points": points,
+            "labels": labels,
+            **prior_feeds(prior, len(points), self._manifest.mask_size),
+        }
         parts: list[Decoded] = []
         for start in range(0, len(points), program.max_batch):
             part = slice(start, start + program.max_batch)
-            feeds = {
-                "points": points[part],
-                "labels": labels[part],
-                "prior": prior[part].reshape(-1, 1, low, low),
-                "has_prior": has_prior[part],
-            }
+            feeds = {name: feed[part] for name, feed in whole.items()}
             sources = self._sources(embeddings[part])
             parts.append(self._at(DECODER, partial(self._decode, program, sources, feeds)))
         if len(parts) == 1:
@@ -264,7 +263,7 @@ class DeviceBackend(Closing):
         # Each handle owns its slot from here on, even where the next finds no memory.
         handles = [DeviceEmbedding(self._slots) for _ in range(len(feeds["hu"]))]
         program.enqueue(feeds, {})
-        source, nbytes = program.buffers["embedding"], self._slots.nbytes
+        source, nbytes = program.buffers.device["embedding"], self._slots.nbytes
         for index, handle in enumerate(handles):
             program.stream.copy(handle.slot, source, nbytes, start=index * nbytes)
         program.stream.synchronize()
@@ -276,12 +275,12 @@ class DeviceBackend(Closing):
         sources: Sequence[DeviceEmbedding],
         feeds: Mapping[str, NDArray[Any]],
     ) -> Decoded:
-        target, nbytes = program.buffers["embedding"], self._slots.nbytes
+        target, nbytes = program.buffers.device["embedding"], self._slots.nbytes
         for index, source in enumerate(sources):
             program.stream.copy(target, source.slot, nbytes, to=index * nbytes)
         shapes = program.enqueue(feeds, {"embedding": (len(sources), *self._embedding_shape)})
         program.stream.synchronize()
-        logits, mask, score = (program.view(name, shapes[name]) for name in DECODER.outputs)
+        logits, mask, score = (program.buffers.view(name, shapes[name]) for name in DECODER.outputs)
         # One copy out of pinned memory each: the next run writes there again.
         return Decoded(logits[:, 0].copy(), mask.astype(bool), score.copy())
 

@@ -18,7 +18,6 @@ provider, ``cuda_execution_provider.cc`` and ``cuda_graph.cc``):
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -29,9 +28,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samihs_runtime.backends.contract import GraphContract
-from samihs_runtime.backends.cuda import Device, DeviceBuffer, DeviceMemoryError, PinnedBuffer
+from samihs_runtime.backends.cuda import Device, DeviceMemoryError, PinnedBuffer
 from samihs_runtime.backends.device_backend import GraphUse
 from samihs_runtime.backends.onnx_runtime import faults_of
+from samihs_runtime.backends.program_buffers import ProgramBuffers
 from samihs_runtime.backends.warm_up import Shapes, probe_inputs
 from samihs_runtime.closing import close_all
 from samihs_runtime.errors import BackendError, BundleError
@@ -99,18 +99,14 @@ class OrtProgram:
         self._open_session = open_session
         self._contract = contract
         self._largest = largest
-        self._types = {**contract.inputs, **contract.outputs}
-        self._uploads = [each for each in contract.inputs if each not in on_device]
-        self._downloads = [each for each in contract.outputs if each not in on_device]
         self._urgent = urgent
         self._captured: dict[tuple[tuple[int, ...], ...], _Bound] = {}
         self._refusal = "" if graphs else "asked to run without"
         self._session: Any = None
-        self.buffers: dict[str, DeviceBuffer] = {}
-        self._host: dict[str, PinnedBuffer] = {}
+        self.buffers = ProgramBuffers(device, contract, on_device)
         self.stream = device.stream(urgent=urgent)
         try:
-            self._allocate()
+            self.buffers.allocate(largest)
             self._open()
         except BaseException:
             with suppress(BackendError):
@@ -120,7 +116,7 @@ class OrtProgram:
     @property
     def max_batch(self) -> int:
         """Most slices or prompts in one run."""
-        return self._largest[self._uploads[0]][0]
+        return _batch_of(self._largest)
 
     @property
     def graphs(self) -> GraphUse:
@@ -139,9 +135,9 @@ class OrtProgram:
             BackendError: the device failed.
         """
         staging = {
-            name: self._device.pinned(self._largest[name], self._types[name])
-            for name in self._types
-            if name not in self._host
+            name: self._device.pinned(self._largest[name], dtype)
+            for name, dtype in self.buffers.types.items()
+            if name not in self.buffers.host
         }
         try:
             if not self._refusal and self._graphs_of(every, staging):
@@ -163,32 +159,18 @@ class OrtProgram:
         shapes = {name: feed.shape for name, feed in feeds.items()} | dict(device_shapes)
         bound = self._captured.get(self._key(shapes)) or self._bind(shapes, NO_GRAPH)
         for name, feed in feeds.items():
-            self._upload(name, self._host[name], feed)
+            self.buffers.write(name, feed)
+            self.buffers.upload(self.stream, name, feed.shape)
         self._run(bound)
-        for name in self._downloads:
-            target, count = self._host[name], math.prod(bound.outputs[name])
-            self.stream.download(target, self.buffers[name], count * target.dtype.itemsize)
+        for name in self.buffers.downloads:
+            self.buffers.download(self.stream, name, bound.outputs[name])
         return bound.outputs
-
-    def view(self, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
-        """A host output of the run that has ended; valid until the next."""
-        return self._host[name].view(shape)
 
     def close(self) -> None:
         """Free everything; calling it twice is harmless."""
-        buffers, host = self.buffers, self._host
-        self.buffers, self._host = {}, {}
         # The session's graphs hold addresses of the buffers, and it works on the stream: it first.
         self._captured, self._session = {}, None
-        close_all([*buffers.values(), *host.values(), self.stream])
-
-    def _allocate(self) -> None:
-        for name, shape in self._largest.items():
-            dtype = self._types[name]
-            nbytes = math.prod(shape) * np.dtype(dtype).itemsize
-            self.buffers[name] = self._device.allocate(nbytes)
-            if name in self._uploads or name in self._downloads:
-                self._host[name] = self._device.pinned(shape, dtype)
+        close_all([self.buffers, self.stream])
 
     def _open(self) -> None:
         if not self._refusal:
@@ -253,7 +235,9 @@ class OrtProgram:
     def _feed(self, shapes: Shapes, staging: Mapping[str, PinnedBuffer], seed: int) -> None:
         """Upload probe inputs of these shapes, those that stay on the device as well."""
         for name, feed in probe_inputs(self._contract, shapes, seed).items():
-            self._upload(name, staging.get(name) or self._host[name], feed)
+            pinned = staging.get(name) or self.buffers.host[name]
+            np.copyto(pinned.view(feed.shape), feed)
+            self.stream.upload(self.buffers.device[name], pinned, feed.nbytes)
 
     def _outputs(
         self, bound: _Bound, staging: Mapping[str, PinnedBuffer]
@@ -262,31 +246,28 @@ class OrtProgram:
         self._run(bound)
         copied = {}
         for name, shape in bound.outputs.items():
-            pinned = staging.get(name) or self._host[name]
-            nbytes = math.prod(shape) * pinned.dtype.itemsize
-            self.stream.download(pinned, self.buffers[name], nbytes)
+            pinned = staging.get(name) or self.buffers.host[name]
+            self.stream.download(
+                pinned, self.buffers.device[name], self.buffers.nbytes(name, shape)
+            )
             self.stream.synchronize()
             copied[name] = pinned.view(shape).astype(np.float32)  # a copy: the next run comes
         return copied
 
-    def _upload(self, name: str, pinned: PinnedBuffer, feed: NDArray[Any]) -> None:
-        np.copyto(pinned.view(feed.shape), feed)
-        self.stream.upload(self.buffers[name], pinned, feed.nbytes)
-
     def _bind(self, shapes: Shapes, graph_id: int) -> _Bound:
-        batch = shapes[self._uploads[0]][0]
+        batch = _batch_of(shapes)
         outputs = {name: (batch, *self._largest[name][1:]) for name in self._contract.outputs}
         bound = {name: shapes[name] for name in self._contract.inputs} | outputs
         binding = self._session.io_binding()
         for name, shape in bound.items():
-            dtype = np.dtype(self._types[name])
-            if math.prod(shape) * dtype.itemsize > self.buffers[name].nbytes:
+            buffer, dtype = self.buffers.device[name], np.dtype(self.buffers.types[name])
+            if self.buffers.nbytes(name, shape) > buffer.nbytes:
                 raise BackendError(
                     f"{name} of shape {shape}: there is room for {self._largest[name]}; give fewer "
                     "points"
                 )
             bind = binding.bind_output if name in outputs else binding.bind_input
-            bind(name, "cuda", 0, dtype.type, list(shape), self.buffers[name].address)
+            bind(name, "cuda", 0, dtype.type, list(shape), buffer.address)
         options = self._ort.RunOptions()
         options.add_run_config_entry("gpu_graph_id", str(graph_id))
         return _Bound(binding, options, outputs)
@@ -307,9 +288,14 @@ def _alike(one: NDArray[Any], other: NDArray[Any]) -> bool:
     return bool(near.mean() >= _REPLAY_AGREEMENT)
 
 
+def _batch_of(shapes: Shapes) -> int:
+    return next(iter(shapes.values()))[0]
+
+
 def _sizes(shapes: Shapes) -> str:
-    batch = next(iter(shapes.values()))[0]
-    return f"batch {batch}" + (f" of {shapes['points'][1]} points" if "points" in shapes else "")
+    return f"batch {_batch_of(shapes)}" + (
+        f" of {shapes['points'][1]} points" if "points" in shapes else ""
+    )
 
 
 def _words(error: Exception) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samihs_runtime.backends.base import Decoded, Embedding
-from samihs_runtime.backends.contract import DECODER, ENCODER, GraphContract
+from samihs_runtime.backends.contract import DECODER, ENCODER, GraphContract, prior_feeds
 from samihs_runtime.backends.cuda import DeviceMemoryError
 from samihs_runtime.backends.exchange import exchanged_graph, exchanged_tensors
 from samihs_runtime.bundle import Bundle
@@ -191,17 +191,12 @@ class CpuBackend(Closing):
     ) -> Decoded:
         """See :class:`samihs_runtime.backends.base.Backend`."""
         session = self._session(DECODER)
-        count, side = len(points), self._low_side
-        has_prior = np.full(count, prior is not None, np.float32)
-        if prior is None:
-            prior = np.zeros((count, side, side), np.float32)
         with faults_of(self.name, DECODER):
             feeds = {
                 "embedding": np.stack([_array(each) for each in embeddings]),
                 "points": points,
                 "labels": labels,
-                "prior": prior.reshape(count, 1, side, side),
-                "has_prior": has_prior,
+                **prior_feeds(prior, len(points), self._low_side),
             }
             logits, masks, scores = session.run(list(DECODER.outputs), feeds)
         return Decoded(logits[:, 0], masks.astype(bool), scores)

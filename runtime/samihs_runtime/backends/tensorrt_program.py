@@ -6,7 +6,6 @@ share the engine's weights, the buffers and the scratch memory, since a program 
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -17,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samihs_runtime.backends.contract import GraphContract
-from samihs_runtime.backends.cuda import Device, DeviceBuffer, Graph, PinnedBuffer
+from samihs_runtime.backends.cuda import Device, DeviceBuffer, Graph
 from samihs_runtime.backends.device_backend import GraphUse
 from samihs_runtime.backends.exchange import Tensors
 from samihs_runtime.backends.kernel_cache import KernelCache
+from samihs_runtime.backends.program_buffers import ProgramBuffers
 from samihs_runtime.backends.refit import refit
 from samihs_runtime.backends.sidecar import EngineSidecar, Shape
 from samihs_runtime.backends.warm_up import Shapes, probe_inputs
@@ -72,15 +72,12 @@ class Program:
         self._shaped: OrderedDict[tuple[Shape, ...], _Shaped] = OrderedDict()
         self._api = device.api
         self._contract = contract
-        self._uploads = [each for each in contract.inputs if each not in on_device]
-        self._downloads = [each for each in contract.outputs if each not in on_device]
         self._runtime, self._engine = _deserialise(trt, engine)
         if exchanged is not None:
             refit(trt, self._engine, exchanged, engine)
         contract.check(*_tensors(trt, self._engine), str(engine))
         self._kernels = KernelCache(trt, self._engine, engine, sidecar.engine_sha256)
-        self.buffers: dict[str, DeviceBuffer] = {}
-        self._host: dict[str, PinnedBuffer] = {}
+        self.buffers = ProgramBuffers(device, contract, on_device)
         self._scratch: DeviceBuffer | None = None
         self.stream = device.stream(urgent=urgent)
         try:
@@ -117,7 +114,7 @@ class Program:
             if self._profile_of(inputs) is None:
                 continue
             feeds = probe_inputs(self._contract, shapes, 0)
-            on_host = {name: feeds[name] for name in self._uploads}
+            on_host = {name: feeds[name] for name in self.buffers.uploads}
             resting = {name: inputs[name] for name in inputs if name not in on_host}
             for _ in range(_WARM_UP_RUNS):
                 self.enqueue(on_host, resting)
@@ -141,7 +138,7 @@ class Program:
         shapes = {name: feed.shape for name, feed in feeds.items()} | dict(device_shapes)
         shaped = self._shaped_for({name: shapes[name] for name in self._contract.inputs})
         for name, feed in feeds.items():
-            np.copyto(self._host[name].view(feed.shape), feed)
+            self.buffers.write(name, feed)
         if shaped.graph is not None:
             self.stream.launch(shaped.graph)
         elif shaped.runs > 0 and self._capturable(shaped.context):
@@ -153,31 +150,20 @@ class Program:
         shaped.runs += 1
         return shaped.outputs
 
-    def view(self, name: str, shape: Shape) -> NDArray[Any]:
-        """A host output of the run that has ended; valid until the next."""
-        return self._host[name].view(shape)
-
     def close(self) -> None:
         """Free everything; calling it twice is harmless."""
-        shaped, buffers, host = self._shaped, self.buffers, self._host
+        shaped, self._shaped = self._shaped, OrderedDict()
         scratch, self._scratch = self._scratch, None
-        self._shaped, self.buffers, self._host = OrderedDict(), {}, {}
         if self._engine is not None:
             self._kernels.save()
         try:
-            close_all([*shaped.values(), self._kernels, *buffers.values(), *host.values()])
+            close_all([*shaped.values(), self._kernels, self.buffers])
         finally:
             self._engine = self._runtime = None
             close_all([self.stream] if scratch is None else [scratch, self.stream])
 
     def _allocate(self, device: Device) -> None:
-        types = {**self._contract.inputs, **self._contract.outputs}
-        for name, shape in self._largest().items():
-            dtype = types[name]
-            nbytes = math.prod(shape) * np.dtype(dtype).itemsize
-            self.buffers[name] = device.allocate(nbytes)
-            if name in self._uploads or name in self._downloads:
-                self._host[name] = device.pinned(shape, dtype)
+        self.buffers.allocate(self._largest())
         scratch = int(self._engine.device_memory_size_v2)
         self._scratch = device.allocate(scratch) if scratch else None
 
@@ -221,7 +207,7 @@ class Program:
         for name, shape in inputs.items():
             if not context.set_input_shape(name, shape):
                 raise BackendError(f"TensorRT refused {name} of shape {shape}")
-        for name, buffer in self.buffers.items():
+        for name, buffer in self.buffers.device.items():
             context.set_tensor_address(name, buffer.address)
         outputs = {name: tuple(context.get_tensor_shape(name)) for name in self._contract.outputs}
         return _Shaped(context, dict(inputs), outputs)
@@ -242,18 +228,14 @@ class Program:
         return None
 
     def _put(self, shaped: _Shaped) -> None:
-        for name in self._uploads:
-            self.stream.upload(
-                self.buffers[name], self._host[name], shaped.nbytes(name, self._host)
-            )
+        for name in self.buffers.uploads:
+            self.buffers.upload(self.stream, name, shaped.inputs[name])
         if not shaped.context.execute_async_v3(self.stream.handle):
             raise BackendError(
                 f"TensorRT could not run the {self._contract.part}: open the segmenter again"
             )
-        for name in self._downloads:
-            self.stream.download(
-                self._host[name], self.buffers[name], shaped.nbytes(name, self._host)
-            )
+        for name in self.buffers.downloads:
+            self.buffers.download(self.stream, name, shaped.outputs[name])
 
     def _capturable(self, context: Any) -> bool:
         if not self._api.supports_graphs:
@@ -281,10 +263,6 @@ class _Shaped:
         self.outputs = outputs
         self.graph: Graph | None = None
         self.runs = 0
-
-    def nbytes(self, name: str, host: Mapping[str, PinnedBuffer]) -> int:
-        shape = self.inputs[name] if name in self.inputs else self.outputs[name]
-        return math.prod(shape) * host[name].dtype.itemsize
 
     def close(self) -> None:
         if self.graph is not None:
