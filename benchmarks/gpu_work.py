@@ -29,7 +29,7 @@ class Effort:
     most: int
     """... or this many runs were made; never fewer than 3."""
     warm_up: int = 3
-    """Runs before, not counted: first runs set up, second ones capture graphs."""
+    """Runs before, not counted; in the runtime's rows every graph was captured before these."""
 
 
 FULL, BRIEF = Effort(2.0, 400), Effort(0.05, 5)

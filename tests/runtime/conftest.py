@@ -1,14 +1,25 @@
-"""Fixtures of the runtime's tests: the tiny bundle, and which tests a machine without GPU runs."""
+"""Fixtures of the runtime's tests: the tiny bundle, backends on planted GPUs, and which tests a
+machine without GPU runs."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from samihs_runtime.backends.onnx_cuda import CudaBackend, open_cuda
+from samihs_runtime.backends.onnx_runtime import CpuBackend, open_cpu
+from samihs_runtime.backends.tensorrt import TensorRTBackend, open_tensorrt
+from samihs_runtime.bundle import Bundle
+from samihs_runtime.timing import Timings
+
+from .gpu_cases import Planted
+from .planted_gpu import PlantedCuda, PlantedTensorRT, plant_engines, plant_tensorrt
+from .planted_onnx_runtime import PlantedOrt, plant_onnx_runtime
 from .tiny_model import SIZE, write_tiny_bundle
 
 
@@ -40,3 +51,77 @@ def bright_slice() -> NDArray[np.float32]:
     rows, columns = np.mgrid[:SIZE, :SIZE]
     disc = (columns - 40) ** 2 + (rows - 24) ** 2 <= 64
     return np.where(disc, 70, 30).astype(np.float32)
+
+
+@pytest.fixture
+def bundle(tiny_bundle: Path) -> Bundle:
+    return Bundle.open(tiny_bundle)
+
+
+@pytest.fixture
+def with_engines(bundle: Bundle) -> Bundle:
+    """The same with planted engines for 4 slices or prompts, and 6 points."""
+    plant_engines(bundle)
+    return bundle
+
+
+@pytest.fixture
+def cuda() -> PlantedCuda:
+    return PlantedCuda()
+
+
+@pytest.fixture
+def cpu(bundle: Bundle) -> Iterator[CpuBackend]:
+    """Opened before an onnxruntime is planted."""
+    with open_cpu(bundle, Timings()) as opened:
+        opened.warm_up()
+        yield opened
+
+
+@pytest.fixture
+def ort(cpu: CpuBackend, cuda: PlantedCuda, monkeypatch: pytest.MonkeyPatch) -> PlantedOrt:
+    return plant_onnx_runtime(monkeypatch, cuda)
+
+
+@pytest.fixture
+def trt(cuda: PlantedCuda, monkeypatch: pytest.MonkeyPatch) -> PlantedTensorRT:
+    return plant_tensorrt(monkeypatch, cuda)
+
+
+@pytest.fixture
+def ort_backend(bundle: Bundle, ort: PlantedOrt) -> Iterator[CudaBackend]:
+    with open_cuda(bundle, Timings()) as opened:
+        yield opened
+
+
+@pytest.fixture
+def trt_backend(with_engines: Bundle, trt: PlantedTensorRT) -> Iterator[TensorRTBackend]:
+    with open_tensorrt(with_engines, Timings()) as opened:
+        yield opened
+
+
+@pytest.fixture(params=["cuda", "tensorrt"])
+def planted(
+    request: pytest.FixtureRequest,
+    bundle: Bundle,
+    cpu: CpuBackend,
+    cuda: PlantedCuda,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Planted:
+    """Each GPU backend in turn; engines for 16 slices or prompts, and 32 points."""
+    if request.param == "cuda":
+        ort = plant_onnx_runtime(monkeypatch, cuda)
+        return Planted(
+            lambda: open_cuda(bundle, Timings()),
+            cuda,
+            lambda: len(ort.captures),
+            lambda: sum(kind == "replay" for kind, _, _ in ort.runs),
+        )
+    plant_tensorrt(monkeypatch, cuda)
+    plant_engines(bundle, batch=16, points=32)
+    return Planted(
+        lambda: open_tensorrt(bundle, Timings()),
+        cuda,
+        lambda: len(cuda.graphs),
+        lambda: cuda.launches,
+    )

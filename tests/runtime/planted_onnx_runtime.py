@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -142,7 +143,9 @@ class PlantedSession:
             self._execute(binding.real())
         if self.world.capture_fault:
             raise RuntimeError(self.world.capture_fault)
-        if self.world.busy > 1:
+        allocations = self.world.cuda.allocations
+        time.sleep(self.world.capture_takes)
+        if self.world.busy > 1 or self.world.cuda.allocations > allocations:
             raise RuntimeError("CUDA failure 900: operation not permitted when stream is capturing")
         self.world.captures.append(key)
         self.captured[key] = binding.real()
@@ -168,12 +171,18 @@ class PlantedOrt(SimpleNamespace):
             captures=[],  # (thread, id)
             fault="",
             capture_fault="",
+            capture_takes=0.0,  # seconds
             session_fault="",  # of a session with CUDA graphs
             spoils_replays=False,
             batch_that_fits=99,
             busy=0,
             lock=threading.Lock(),
         )
+
+    @property
+    def kinds(self) -> list[str]:
+        """Of each run, whether it was plain or a replay."""
+        return [kind for kind, _, _ in self.runs]
 
     def get_available_providers(self) -> list[str]:
         return [CUDA, "CPUExecutionProvider"]

@@ -200,7 +200,7 @@ def test_a_graph_of_another_contract_is_refused(tmp_path: Path, tiny_bundle: Pat
         open_cpu(bundle, Timings()) as backend,
         pytest.raises(BundleError, match=r"encoder .*inputs are .*expected hu float32, window"),
     ):
-        backend.load()
+        backend.warm_up()
 
 
 def test_a_file_that_is_no_graph_is_refused(tmp_path: Path, tiny_bundle: Path) -> None:
@@ -210,7 +210,7 @@ def test_a_file_that_is_no_graph_is_refused(tmp_path: Path, tiny_bundle: Path) -
         open_cpu(bundle, Timings()) as backend,
         pytest.raises(BundleError, match=r"onnxruntime .*cannot load .*encoder.onnx"),
     ):
-        backend.load()
+        backend.warm_up()
 
 
 def test_threads_follow_the_affinity(monkeypatch: pytest.MonkeyPatch) -> None:

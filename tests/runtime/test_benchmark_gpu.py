@@ -51,12 +51,17 @@ def test_a_row_named_for_graphs_is_not_measured_without(
     runtime = importlib.import_module("gpu_runtime")
     planted = plant_onnx_runtime(monkeypatch, PlantedCuda())
     with runtime.open_segmenter(tiny_bundle, "cuda-graph") as segmenter:
+        runtime.warm_up(segmenter, "cuda-graph")
         assert segmenter.backend.graphs["decoder"].shapes == 23
     with runtime.open_segmenter(tiny_bundle, "cuda-plain") as segmenter:
+        runtime.warm_up(segmenter, "cuda-plain")
         assert segmenter.backend.graphs["decoder"].shapes == 0
     planted.session_fault = REFUSAL
-    with pytest.raises(BackendError, match=r"CUDA graphs are not replayed: encoder: .*cannot use"):
-        runtime.open_segmenter(tiny_bundle, "cuda-graph")
+    with (
+        runtime.open_segmenter(tiny_bundle, "cuda-graph") as segmenter,
+        pytest.raises(BackendError, match=r"CUDA graphs are not replayed: encoder: .*cannot use"),
+    ):
+        runtime.warm_up(segmenter, "cuda-graph")
     assert not planted.cuda.live
 
 

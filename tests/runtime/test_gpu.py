@@ -25,12 +25,12 @@ from samihs_runtime.bundle import Bundle, GraphEntry, shipped_bundle, write_bund
 from samihs_runtime.errors import BackendError
 from samihs_runtime.timing import Timings
 
+from .gpu_cases import WINDOW, slices
 from .gpu_needs import skip_where_no_tensorrt_builds
 from .tiny_model import LOW, SIZE, manifest
 
 pytestmark = pytest.mark.gpu
 
-WINDOW = np.asarray([(0, 100)], np.float32)
 LABELS = np.asarray([[1, -1]], np.int32)
 
 
@@ -77,7 +77,7 @@ def click(x: float, y: float) -> NDArray[np.float32]:
 def test_agrees_with_the_cpu(
     backend: Backend, both: Bundle, bright_slice: NDArray[np.float32]
 ) -> None:
-    """On plain runs and, from the second on, on CUDA graphs; with and without a prior."""
+    """On first uses and, from the second on, on CUDA graphs; with and without a prior."""
     prior = np.random.default_rng(0).normal(size=(1, LOW, LOW)).astype(np.float32)
     with choose(both, "cpu").backend as cpu:
         for turn in range(5):
@@ -116,14 +116,8 @@ def pair(
     gpu = choose(bundle, request.param).backend
     assert isinstance(gpu, DeviceBackend)
     with gpu, choose(bundle, "cpu").backend as cpu:
+        gpu.warm_up()
         yield Pair(gpu, cpu)
-
-
-def slices(count: int) -> NDArray[np.float32]:
-    """[count, 1, 64, 64]: discs of blood at other places in each."""
-    rows, columns = np.mgrid[:SIZE, :SIZE]
-    discs = [(columns - 20 - 2 * i) ** 2 + (rows - 30) ** 2 <= 64 for i in range(count)]
-    return np.where(np.stack(discs), 70, 30).astype(np.float32)[:, None]
 
 
 def test_cuda_graphs_are_replayed(pair: Pair) -> None:
@@ -174,9 +168,9 @@ def test_the_shipped_model_replays_graphs_on_onnx_runtime(
     points = click(40, 24) * side
     with choose(bundle, "cuda").backend as gpu, choose(bundle, "cpu").backend as cpu:
         assert isinstance(gpu, DeviceBackend)
+        mine = gpu.decode(gpu.encode(hu, WINDOW), points, LABELS, None)
         for part, use in gpu.graphs.items():
             assert use.shapes, f"{part}: {use.refusal}"
-        mine = gpu.decode(gpu.encode(hu, WINDOW), points, LABELS, None)
         yours = cpu.decode(cpu.encode(hu, WINDOW), points, LABELS, None)
         np.testing.assert_allclose(mine.logits, yours.logits, atol=1e-2)
         assert (mine.masks == yours.masks).mean() > 0.999

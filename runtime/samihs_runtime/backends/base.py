@@ -59,6 +59,10 @@ class Backend(Protocol):
         """Slices that are best encoded in one call when nobody waits for a single one."""
         ...
 
+    def warm_up(self) -> None:
+        """Do now what the first encode and the first click of each kind would wait for."""
+        ...
+
     def encode(self, hu: NDArray[np.float32], window: NDArray[np.float32]) -> Sequence[Embedding]:
         """Encode B slices: ``hu`` [B, 1, S, S], ``window`` [B, 2] (low, high HU)."""
         ...

@@ -6,8 +6,10 @@
       ├── DeviceProgram "encoder"           one graph, with buffers and a stream of its own
       └── DeviceProgram "decoder"           the same, on an urgent stream
 
-Two streams: encoding ahead delays a click by no more than the kernel that is running. Common shapes
-are run when the backend opens (:mod:`warm_up`), so that no user waits for a first run.
+Two streams: encoding ahead delays a click by no more than the kernel that is running. One slice and
+one click are run when the backend opens, so that one which cannot run is found while another may
+still be chosen. A common shape (:mod:`warm_up`) is made ready when it first comes, or by
+:meth:`DeviceBackend.warm_up` before anybody waits for it.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samihs_runtime.backends.base import Decoded, Embedding
+from samihs_runtime.backends.batch_limit import BatchLimit
 from samihs_runtime.backends.contract import (
     DECODER,
     ENCODER,
@@ -33,11 +36,13 @@ from samihs_runtime.backends.contract import (
 from samihs_runtime.backends.cuda import Device, DeviceMemoryError, Stream
 from samihs_runtime.backends.device_embeddings import DeviceEmbedding, EmbeddingSlots
 from samihs_runtime.backends.program_buffers import ProgramBuffers
+from samihs_runtime.backends.quiet import QUIET
 from samihs_runtime.backends.warm_up import (
     MAX_DECODE_BATCH,
     MAX_ENCODE_BATCH,
     Shapes,
-    common_shapes,
+    common_sizes,
+    input_shapes,
 )
 from samihs_runtime.closing import Closing
 from samihs_runtime.errors import BackendError
@@ -53,12 +58,14 @@ class GraphUse:
     """Whether a program replays CUDA graphs."""
 
     shapes: int
-    """How many shapes have one."""
+    """How many shapes have one by now."""
     refusal: str = ""
-    """Why none has; empty where some have."""
+    """Why none has; empty where some have, or may have once they come."""
 
     def __str__(self) -> str:
-        return f"{self.shapes} shapes" if self.shapes else f"none ({self.refusal})"
+        if self.shapes:
+            return f"{self.shapes} shape{'s' if self.shapes > 1 else ''}"
+        return f"none ({self.refusal})" if self.refusal else "none yet"
 
 
 class DeviceProgram(Protocol):
@@ -78,8 +85,22 @@ class DeviceProgram(Protocol):
         """Whether CUDA graphs are replayed."""
         ...
 
+    def try_out(self, shapes: Shapes) -> None:
+        """Run inputs of these shapes that mean nothing, and capture no graph.
+
+        Raises:
+            BackendError: it does not run; DeviceMemoryError where memory is short.
+        """
+        ...
+
+    def is_ready(self, shapes: Shapes) -> bool:
+        """Whether inputs of these shapes may be run without a :meth:`warm_up` before."""
+        ...
+
     def warm_up(self, every: Sequence[Shapes]) -> None:
         """Run each of these shapes until it is as fast as it gets; skip what is not taken.
+
+        Whatever lies in :attr:`buffers` is written over.
 
         Raises:
             DeviceMemoryError: there is not enough memory for one of them.
@@ -114,7 +135,7 @@ class DeviceBackend(Closing):
     def __init__(
         self, device: Device, manifest: Manifest, description: str, timings: Timings
     ) -> None:
-        """Load both programs and run the common shapes.
+        """Load both programs, and run each once.
 
         Args:
             device: where everything lies.
@@ -123,18 +144,22 @@ class DeviceBackend(Closing):
             timings: where loading and warming up are noted.
 
         Raises:
-            BackendError: a program does not load; DeviceMemoryError where not even one slice fits.
+            BackendError: a program does not load, or does not run; DeviceMemoryError where not
+                even one slice fits.
             BundleError: its tensors are not the contract's.
         """
         self._description = description
         self._device = device
         self._manifest = manifest
+        self._timings = timings
         self._closed = False
         self._embedding_shape = tensor_shapes(manifest, 1, 1)["embedding"][1:]
         self._slots = EmbeddingSlots(device, self._embedding_shape, self.name)
         self._programs: dict[str, DeviceProgram] = {}
+        self._limits: dict[str, BatchLimit] = {}
         try:
-            self._load(timings)
+            with QUIET.work():
+                self._load()
         except BaseException:
             with suppress(BackendError):  # what went wrong first is what to say
                 self.close()
@@ -154,17 +179,41 @@ class DeviceBackend(Closing):
     @property
     def encode_batch(self) -> int:
         """The most that program and memory allow."""
-        return self._program(ENCODER).max_batch
+        self._program(ENCODER)
+        return self._limits[ENCODER.part].most
+
+    def warm_up(self) -> None:
+        """Make every common shape ready, so that nobody waits for a first run.
+
+        Raises:
+            BackendError: the device failed; DeviceMemoryError where not even one slice fits.
+        """
+        for contract in (ENCODER, DECODER):
+            self._program(contract)
+            limit = self._limits[contract.part]
+            while True:
+                try:
+                    self._warm_up(contract, self._common(contract))
+                except DeviceMemoryError:
+                    if not limit.lower(limit.most):
+                        raise
+                else:
+                    break
 
     def encode(self, hu: NDArray[np.float32], window: NDArray[np.float32]) -> Sequence[Embedding]:
         """Encode in batches as large as program and memory allow."""
         program = self._program(ENCODER)
-        embeddings: list[Embedding] = []
-        for start in range(0, len(hu), program.max_batch):
-            part = slice(start, start + program.max_batch)
+        # Each handle owns its slot from here on, even where the next finds no memory.
+        handles = [DeviceEmbedding(self._slots) for _ in range(len(hu))]
+
+        def encode(part: slice) -> None:
             feeds = {"hu": hu[part], "window": window[part]}
-            embeddings += self._at(ENCODER, partial(self._encode, program, feeds))
-        return embeddings
+            self._make_ready(ENCODER, len(feeds["hu"]), 1)
+            with QUIET.work():
+                self._at(ENCODER, partial(self._encode, program, feeds, handles[part]))
+
+        self._limits[ENCODER.part].split(len(hu), encode)
+        return handles
 
     def restore(self, embedding: NDArray[np.float32]) -> Embedding:
         """See :class:`samihs_runtime.backends.base.Backend`."""
@@ -187,12 +236,16 @@ class DeviceBackend(Closing):
             "labels": labels,
             **prior_feeds(prior, len(points), self._manifest.mask_size),
         }
-        parts: list[Decoded] = []
-        for start in range(0, len(points), program.max_batch):
-            part = slice(start, start + program.max_batch)
+        sources = self._sources(embeddings)
+
+        def decode(part: slice) -> Decoded:
             feeds = {name: feed[part] for name, feed in whole.items()}
-            sources = self._sources(embeddings[part])
-            parts.append(self._at(DECODER, partial(self._decode, program, sources, feeds)))
+            self._make_ready(DECODER, *feeds["labels"].shape)
+            with QUIET.work():
+                work = partial(self._decode, program, sources[part], feeds)
+                return self._at(DECODER, work)
+
+        parts = self._limits[DECODER.part].split(len(points), decode)
         if len(parts) == 1:
             return parts[0]
         return Decoded(
@@ -209,7 +262,7 @@ class DeviceBackend(Closing):
         if self._closed or not self._device.is_ours:
             return
         self._closed = True
-        with ExitStack() as stack:  # all of it, even on a device that was lost
+        with QUIET.work(), ExitStack() as stack:  # all of it, even on a device that was lost
             stack.callback(self._end_threads)
             stack.callback(self._slots.close)
             for contract in (DECODER, ENCODER):
@@ -228,13 +281,13 @@ class DeviceBackend(Closing):
     def _end_threads(self) -> None:
         """End the threads of :meth:`_at`, where there are any."""
 
-    def _load(self, timings: Timings) -> None:
+    def _load(self) -> None:
         """Both programs, with the largest batches that the memory allows."""
         share = 1
         while True:
             try:
                 for contract in (ENCODER, DECODER):
-                    self._load_one(contract, max(1, _LIMITS[contract.part] // share), timings)
+                    self._load_one(contract, max(1, _LIMITS[contract.part] // share))
             except DeviceMemoryError:
                 if share >= max(_LIMITS.values()):
                     raise
@@ -243,13 +296,31 @@ class DeviceBackend(Closing):
             self._drop_programs()
             share *= 2
 
-    def _load_one(self, contract: GraphContract, limit: int, timings: Timings) -> None:
-        with timings.stage(f"load {contract.part}"):
+    def _load_one(self, contract: GraphContract, limit: int) -> None:
+        with self._timings.stage(f"load {contract.part}"):
             program = self._at(contract, partial(self._make_program, contract, limit))
-        self._programs[contract.part] = program
-        every = common_shapes(contract, self._manifest, program.max_batch)
-        with timings.stage(f"warm up {contract.part}"):
+            self._programs[contract.part] = program
+            self._limits[contract.part] = BatchLimit(program.max_batch)
+            smallest = common_sizes(contract, 1)[-1]
+            shapes = input_shapes(contract, self._manifest, *smallest)
+            self._at(contract, partial(program.try_out, shapes))
+
+    def _make_ready(self, contract: GraphContract, batch: int, points: int) -> None:
+        """Warm a common shape up where it comes for the first time and the program needs that."""
+        if (batch, points) in self._common(contract):
+            shapes = input_shapes(contract, self._manifest, batch, points)
+            if not self._programs[contract.part].is_ready(shapes):
+                self._warm_up(contract, [(batch, points)])
+
+    def _warm_up(self, contract: GraphContract, sizes: Sequence[tuple[int, int]]) -> None:
+        program = self._programs[contract.part]
+        every = [input_shapes(contract, self._manifest, *each) for each in sizes]
+        with self._timings.stage(f"warm up {contract.part}"), QUIET.alone():
             self._at(contract, partial(program.warm_up, every))
+        self._limits[contract.part].note(max(batch for batch, _ in sizes))
+
+    def _common(self, contract: GraphContract) -> list[tuple[int, int]]:
+        return common_sizes(contract, self._limits[contract.part].most)
 
     def _drop_programs(self) -> None:
         for contract in (DECODER, ENCODER):
@@ -258,16 +329,16 @@ class DeviceBackend(Closing):
                 self._at(contract, program.close)
 
     def _encode(
-        self, program: DeviceProgram, feeds: Mapping[str, NDArray[Any]]
-    ) -> list[DeviceEmbedding]:
-        # Each handle owns its slot from here on, even where the next finds no memory.
-        handles = [DeviceEmbedding(self._slots) for _ in range(len(feeds["hu"]))]
+        self,
+        program: DeviceProgram,
+        feeds: Mapping[str, NDArray[Any]],
+        handles: Sequence[DeviceEmbedding],
+    ) -> None:
         program.enqueue(feeds, {})
         source, nbytes = program.buffers.device["embedding"], self._slots.nbytes
         for index, handle in enumerate(handles):
             program.stream.copy(handle.slot, source, nbytes, start=index * nbytes)
         program.stream.synchronize()
-        return handles
 
     def _decode(
         self,

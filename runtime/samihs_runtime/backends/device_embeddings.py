@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samihs_runtime.backends.cuda import Device, DeviceBuffer, PinnedBuffer, Stream
+from samihs_runtime.backends.quiet import QUIET
 from samihs_runtime.closing import close_all
 from samihs_runtime.errors import BackendError
 
@@ -61,7 +62,8 @@ class EmbeddingSlots:
         Raises:
             DeviceMemoryError: none is free, and there is no memory for another.
         """
-        with self._lock:
+        self._device.check()  # before a lock is asked that a forked child may find taken
+        with QUIET.work(), self._lock:
             if not self._free:
                 self._free.append(self._device.allocate(self.nbytes))
                 self._all.append(self._free[-1])
@@ -104,12 +106,14 @@ class EmbeddingSlots:
     @contextmanager
     def _staging(self) -> Iterator[tuple[Stream, PinnedBuffer]]:
         """A stream and pinned memory for one trip; clicks make none."""
-        stream = self._device.stream()
-        try:
-            pinned = self._device.pinned(self._shape, "float32")
+        self._device.check()
+        with QUIET.work():
+            stream = self._device.stream()
             try:
-                yield stream, pinned
+                pinned = self._device.pinned(self._shape, "float32")
+                try:
+                    yield stream, pinned
+                finally:
+                    pinned.close()
             finally:
-                pinned.close()
-        finally:
-            stream.close()
+                stream.close()

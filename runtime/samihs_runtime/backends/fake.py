@@ -68,6 +68,10 @@ class FakeBackend(Closing):
         """One with the bundle's sizes."""
         return cls(manifest.slice_size, manifest.mask_size)
 
+    def warm_up(self) -> None:
+        """Nothing is due."""
+        self._check_open()
+
     def encode(self, hu: NDArray[np.float32], window: NDArray[np.float32]) -> Sequence[Embedding]:
         """See :class:`samihs_runtime.backends.base.Backend`."""
         self._check_open()

@@ -49,7 +49,7 @@ class CudaBackend(DeviceBackend):
         timings: Timings,
         cuda_graphs: bool = True,
     ) -> None:
-        """Open both sessions, and run and capture the common shapes.
+        """Open both sessions, and run each once.
 
         Args:
             sessions: of the bundle.

@@ -12,15 +12,17 @@ provider, ``cuda_execution_provider.cc`` and ``cuda_graph.cc``):
   to no buffer would come from the session's arena, where a replay writes its intermediates.
 - Nothing may be allocated while it captures: a plain run of the shape goes before.
 - It captures in CUDA's global mode: a ``cudaMalloc`` of any thread meanwhile spoils the capture.
-  So shapes are captured in :meth:`OrtProgram.warm_up` and never later.
+  So shapes are captured in :meth:`OrtProgram.warm_up` alone, and it must be (``quiet.py``).
 - Graphs, like cuBLAS handles, belong to the thread that captured them: every run must be on it.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,13 +38,18 @@ from samihs_runtime.backends.warm_up import Shapes, probe_inputs
 from samihs_runtime.closing import close_all
 from samihs_runtime.errors import BackendError, BundleError
 
+Staging = Mapping[str, PinnedBuffer]
+Outputs = Mapping[str, NDArray[Any]]
 NO_GRAPH = -1
 """``gpu_graph_id`` of a run that neither captures nor replays."""
+_CAPTURE, _PROOF = 0, 1
+"""Seeds of the inputs that a graph is captured with, and proved on."""
 _REPLAY_TOLERANCE = 1e-2
 """Of the largest magnitude. The same kernels ran: what differs is the order of atomic additions;
 a replay that reads memory which is no longer its own is off by more than that."""
 _REPLAY_AGREEMENT = 0.999
 
+Key = tuple[tuple[int, ...], ...]
 OpenSession = Callable[[int, bool], Any]
 """(stream handle, with CUDA graphs) -> session."""
 
@@ -100,7 +107,8 @@ class OrtProgram:
         self._contract = contract
         self._largest = largest
         self._urgent = urgent
-        self._captured: dict[tuple[tuple[int, ...], ...], _Bound] = {}
+        self._captured: dict[Key, _Bound] = {}
+        self._ids = itertools.count(1)
         self._refusal = "" if graphs else "asked to run without"
         self._session: Any = None
         self.buffers = ProgramBuffers(device, contract, on_device)
@@ -123,6 +131,16 @@ class OrtProgram:
         """Whether CUDA graphs are replayed."""
         return GraphUse(len(self._captured), self._refusal)
 
+    def try_out(self, shapes: Shapes) -> None:
+        """See :class:`samihs_runtime.backends.device_backend.DeviceProgram`."""
+        with self._staging([shapes]) as staging:
+            self._feed(shapes, staging, 0)
+            self._run(self._bind(shapes, NO_GRAPH))
+
+    def is_ready(self, shapes: Shapes) -> bool:
+        """Whether its graph was captured, or none will be."""
+        return bool(self._refusal) or self._key(shapes) in self._captured
+
     def warm_up(self, every: Sequence[Shapes]) -> None:
         """Run each shape, capture its graph, and prove that its replay gives what a run gives.
 
@@ -134,20 +152,16 @@ class OrtProgram:
             DeviceMemoryError: there is not enough memory for one of the shapes.
             BackendError: the device failed.
         """
-        staging = {
-            name: self._device.pinned(self._largest[name], dtype)
-            for name, dtype in self.buffers.types.items()
-            if name not in self.buffers.host
-        }
-        try:
-            if not self._refusal and self._graphs_of(every, staging):
-                return
-            for shapes in every:
-                self._feed(shapes, staging, 0)
-                self._run(self._bind(shapes, NO_GRAPH))
-        finally:
-            with suppress(BackendError):  # a lost device: what it was lost in is what to say
-                close_all(staging.values())
+        due = [shapes for shapes in every if self._key(shapes) not in self._captured]
+        if not due:
+            return
+        with self._staging(due) as staging:
+            if not self._refusal:
+                if self._capture_all(due, staging):
+                    return
+                self._restart()
+            for shapes in due:
+                self._plain(shapes, staging)
 
     def enqueue(self, feeds: Mapping[str, NDArray[Any]], device_shapes: Shapes) -> Shapes:
         """See :class:`samihs_runtime.backends.device_backend.DeviceProgram`.
@@ -192,56 +206,79 @@ class OrtProgram:
         self.stream = self._device.stream(urgent=self._urgent)
         self._open()
 
-    def _graphs_of(self, every: Sequence[Shapes], staging: Mapping[str, PinnedBuffer]) -> bool:
-        """Capture all, or none and start again without graphs; whether they were captured."""
+    def _capture_all(self, every: Sequence[Shapes], staging: Staging) -> bool:
+        """Capture all, then prove all; False, with the reason kept, where one of them fails."""
+        plain: list[Outputs] = []
+        captured: dict[Key, _Bound] = {}
         try:
-            self._capture(every, staging)
-            self._prove(every, staging)
+            for shapes in every:
+                plain.append(self._plain(shapes, staging))
+                captured[self._key(shapes)] = self._capture(shapes, staging)
+            for shapes, expected in zip(every, plain, strict=True):
+                self._prove(shapes, captured[self._key(shapes)], expected, staging)
         except _CaptureError as error:
             self._refusal = str(error)
-        else:
-            return True
-        self._restart()
-        return False
+            return False
+        self._captured |= captured
+        return True
 
-    def _capture(self, every: Sequence[Shapes], staging: Mapping[str, PinnedBuffer]) -> None:
-        for graph_id, shapes in enumerate(every, 1):
-            self._feed(shapes, staging, 0)  # whatever lies there might index out of a table
-            self._run(self._bind(shapes, NO_GRAPH))
-            bound = self._bind(shapes, graph_id)
-            try:
-                # One run for us is several for ONNX Runtime: plain ones, the capture, a replay.
-                self._run(bound)
-            except BackendError as error:
-                raise _CaptureError(f"no graph of {_sizes(shapes)}: {_words(error)}") from error
-            self._captured[self._key(shapes)] = bound
+    def _plain(self, shapes: Shapes, staging: Staging) -> Outputs:
+        """What the inputs of the proof give; there is memory for a capture once this has run."""
+        self._feed(shapes, staging, _PROOF)
+        return self._outputs(self._bind(shapes, NO_GRAPH), staging)
 
-    def _prove(self, every: Sequence[Shapes], staging: Mapping[str, PinnedBuffer]) -> None:
-        """Replay each graph on inputs that it was not captured with, beside a plain run.
+    def _capture(self, shapes: Shapes, staging: Staging) -> _Bound:
+        bound = self._bind(shapes, next(self._ids))
+        try:
+            self._feed(shapes, staging, _CAPTURE)
+            # One run for us is several for ONNX Runtime: plain ones, the capture, a replay.
+            self._run(bound)
+        except BackendError as error:
+            raise _CaptureError(f"no graph of {_sizes(shapes)}: {_words(error)}") from error
+        return bound
 
-        After all were captured: only then is the memory that they share in everybody's use.
+    def _prove(self, shapes: Shapes, bound: _Bound, expected: Outputs, staging: Staging) -> None:
+        """Replay a graph on inputs that it was not captured with.
+
+        After a plain run on others: the memory that runs and graphs share holds that one's numbers,
+        and so do the outputs, which a replay that writes elsewhere would leave as they are.
         """
-        for shapes in every:
-            try:
-                self._feed(shapes, staging, 1)
-                replayed = self._outputs(self._captured[self._key(shapes)], staging)
-                plain = self._outputs(self._bind(shapes, NO_GRAPH), staging)
-            except BackendError as error:
-                raise _CaptureError(f"no replay of {_sizes(shapes)}: {_words(error)}") from error
-            for name, expected in plain.items():
-                if not _alike(replayed[name], expected):
-                    raise _CaptureError(f"a replay of {_sizes(shapes)} gave another {name}")
+        try:
+            self._feed(shapes, staging, _CAPTURE)
+            self._run(self._bind(shapes, NO_GRAPH))
+            self._feed(shapes, staging, _PROOF)
+            replayed = self._outputs(bound, staging)
+        except BackendError as error:
+            raise _CaptureError(f"no replay of {_sizes(shapes)}: {_words(error)}") from error
+        for name, array in expected.items():
+            if not _alike(replayed[name], array):
+                raise _CaptureError(f"a replay of {_sizes(shapes)} gave another {name}")
 
-    def _feed(self, shapes: Shapes, staging: Mapping[str, PinnedBuffer], seed: int) -> None:
+    @contextmanager
+    def _staging(self, every: Sequence[Shapes]) -> Iterator[Staging]:
+        """Pinned memory for tensors that stay on the device, while their contents are ours."""
+        largest = [
+            max((self._tensors(shapes)[name] for shapes in every), key=math.prod)
+            for name in self.buffers.types
+        ]
+        made: dict[str, PinnedBuffer] = {}
+        try:
+            for (name, dtype), shape in zip(self.buffers.types.items(), largest, strict=True):
+                if name not in self.buffers.host:
+                    made[name] = self._device.pinned(shape, dtype)
+            yield made
+        finally:
+            with suppress(BackendError):  # a lost device: what it was lost in is what to say
+                close_all(made.values())
+
+    def _feed(self, shapes: Shapes, staging: Staging, seed: int) -> None:
         """Upload probe inputs of these shapes, those that stay on the device as well."""
         for name, feed in probe_inputs(self._contract, shapes, seed).items():
             pinned = staging.get(name) or self.buffers.host[name]
             np.copyto(pinned.view(feed.shape), feed)
             self.stream.upload(self.buffers.device[name], pinned, feed.nbytes)
 
-    def _outputs(
-        self, bound: _Bound, staging: Mapping[str, PinnedBuffer]
-    ) -> dict[str, NDArray[Any]]:
+    def _outputs(self, bound: _Bound, staging: Staging) -> Outputs:
         """Run, and copy the outputs to the host."""
         self._run(bound)
         copied = {}
@@ -255,9 +292,13 @@ class OrtProgram:
         return copied
 
     def _bind(self, shapes: Shapes, graph_id: int) -> _Bound:
-        batch = _batch_of(shapes)
-        outputs = {name: (batch, *self._largest[name][1:]) for name in self._contract.outputs}
-        bound = {name: shapes[name] for name in self._contract.inputs} | outputs
+        if self._session is None:  # closed by a capture that failed, and not opened since
+            raise BackendError(
+                f"the {self._contract.part}'s session could not be opened again: "
+                "open the segmenter again"
+            )
+        bound = self._tensors(shapes)
+        outputs = {name: bound[name] for name in self._contract.outputs}
         binding = self._session.io_binding()
         for name, shape in bound.items():
             buffer, dtype = self.buffers.device[name], np.dtype(self.buffers.types[name])
@@ -276,7 +317,14 @@ class OrtProgram:
         with faults_of("cuda", self._contract):
             self._session.run_with_iobinding(bound.binding, bound.options)
 
-    def _key(self, shapes: Shapes) -> tuple[tuple[int, ...], ...]:
+    def _tensors(self, inputs: Shapes) -> Shapes:
+        """The shapes of all tensors, outputs as well."""
+        shapes = {name: inputs[name] for name in self._contract.inputs}
+        batch = _batch_of(shapes)
+        outputs = {name: (batch, *self._largest[name][1:]) for name in self._contract.outputs}
+        return shapes | outputs
+
+    def _key(self, shapes: Shapes) -> Key:
         return tuple(tuple(shapes[name]) for name in self._contract.inputs)
 
 

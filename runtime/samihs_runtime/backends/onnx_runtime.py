@@ -157,7 +157,7 @@ class CpuBackend(Closing):
         self._lock = threading.Lock()
         self._closed = False
 
-    def load(self) -> None:
+    def warm_up(self) -> None:
         """Make both sessions now."""
         self._session(ENCODER)
         self._session(DECODER)

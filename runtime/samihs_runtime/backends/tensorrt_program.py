@@ -30,7 +30,7 @@ from samihs_runtime.errors import BackendError
 MAX_SHAPES = 32
 """Contexts kept: 1 to 8 clicks on one lesion, 1 to 16 prompts of equal length, and some more."""
 _WARM_UP_RUNS = 4
-"""One sets TensorRT up, the next captures; TensorRT-RTX may want more before it lets that be."""
+"""A graph is captured behind the first; TensorRT-RTX may want more before it lets that be."""
 
 
 class Program:
@@ -69,6 +69,7 @@ class Program:
         """
         self._profiles = sidecar.profiles
         self._limit = batch_limit
+        self._refusal = ""
         self._shaped: OrderedDict[tuple[Shape, ...], _Shaped] = OrderedDict()
         self._api = device.api
         self._contract = contract
@@ -99,7 +100,17 @@ class Program:
         count = sum(each.graph is not None for each in self._shaped.values())
         if not self._api.supports_graphs:
             return GraphUse(0, f"{self._api.name} captures none: uninstall it, cuda-python serves")
-        return GraphUse(count, "" if count else "TensorRT says that its work cannot be captured")
+        return GraphUse(count, "" if count else self._refusal)
+
+    def try_out(self, shapes: Shapes) -> None:
+        """See :class:`samihs_runtime.backends.device_backend.DeviceProgram`."""
+        if self._profile_of(shapes) is not None:
+            self._put(self._probed(shapes))
+            self.stream.synchronize()
+
+    def is_ready(self, shapes: Shapes) -> bool:
+        """Always: a graph is captured behind the first run, on whatever that was asked."""
+        return True
 
     def warm_up(self, every: Sequence[Shapes]) -> None:
         """Set up a context for each of these shapes, and capture its graph.
@@ -110,17 +121,13 @@ class Program:
             DeviceMemoryError: there is not enough memory for one of them.
         """
         for shapes in every:
-            inputs = {name: shapes[name] for name in self._contract.inputs}
-            if self._profile_of(inputs) is None:
+            if self._profile_of(shapes) is None:
                 continue
-            feeds = probe_inputs(self._contract, shapes, 0)
-            on_host = {name: feeds[name] for name in self.buffers.uploads}
-            resting = {name: inputs[name] for name in inputs if name not in on_host}
+            shaped = self._probed(shapes)
             for _ in range(_WARM_UP_RUNS):
-                self.enqueue(on_host, resting)
-                self.stream.synchronize()
-                if self._shaped[tuple(inputs.values())].graph is not None:
-                    break
+                if shaped.graph is None:
+                    self._start(shaped)
+                    self.stream.synchronize()
 
     def enqueue(self, feeds: Mapping[str, NDArray[Any]], device_shapes: Shapes) -> Shapes:
         """Put one run on the stream.
@@ -139,15 +146,7 @@ class Program:
         shaped = self._shaped_for({name: shapes[name] for name in self._contract.inputs})
         for name, feed in feeds.items():
             self.buffers.write(name, feed)
-        if shaped.graph is not None:
-            self.stream.launch(shaped.graph)
-        elif shaped.runs > 0 and self._capturable(shaped.context):
-            # The first run of a context is never captured: TensorRT sets itself up in it.
-            shaped.graph = self._capture(shaped)
-            self.stream.launch(shaped.graph)
-        else:
-            self._put(shaped)
-        shaped.runs += 1
+        self._start(shaped)
         return shaped.outputs
 
     def close(self) -> None:
@@ -227,6 +226,24 @@ class Program:
                 return index
         return None
 
+    def _probed(self, inputs: Shapes) -> _Shaped:
+        """A context of these shapes, with inputs in pinned memory that mean nothing."""
+        feeds = probe_inputs(self._contract, inputs, 0)
+        for name in self.buffers.uploads:
+            self.buffers.write(name, feeds[name])
+        return self._shaped_for(inputs)
+
+    def _start(self, shaped: _Shaped) -> None:
+        """Put a run on the stream; the first one's graph is captured behind it, for the next."""
+        if shaped.graph is not None:
+            self.stream.launch(shaped.graph)
+            return
+        self._put(shaped)  # never captured: TensorRT sets a context up in its first run
+        if self._capturable(shaped.context):
+            shaped.graph = self._capture(shaped)
+        else:
+            self._refusal = "TensorRT says that its work cannot be captured"
+
     def _put(self, shaped: _Shaped) -> None:
         for name in self.buffers.uploads:
             self.buffers.upload(self.stream, name, shaped.inputs[name])
@@ -262,7 +279,6 @@ class _Shaped:
         self.inputs = inputs
         self.outputs = outputs
         self.graph: Graph | None = None
-        self.runs = 0
 
     def close(self) -> None:
         if self.graph is not None:

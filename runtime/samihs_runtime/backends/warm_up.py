@@ -1,7 +1,7 @@
-"""The shapes a user waits for, run once before anybody does; and inputs to run them with.
+"""The shapes that come again and again, worth a CUDA graph; and inputs to run them with.
 
 Prompts are never padded to a common length (that changes the answer), so each count of prompts and
-points is a shape of its own. These are run, and their CUDA graphs captured, when a backend opens.
+points is a shape of its own. A graph is captured when its shape first comes, or by ``warm_up()``.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ MAX_CLICKS = 8
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def common_shapes(contract: GraphContract, manifest: Manifest, max_batch: int) -> list[Shapes]:
-    """Shapes of all tensors of one graph that are common, largest batch first.
+def common_sizes(contract: GraphContract, max_batch: int) -> list[tuple[int, int]]:
+    """Batch and points of the shapes that are common, largest batch first.
 
     For the encoder :data:`ENCODE_BATCHES`, and the most that memory allows where that is less; for
     the decoder 2 to 16 prompts of one click each, and one prompt of 1 to 8 clicks (a click is two
@@ -35,13 +35,15 @@ def common_shapes(contract: GraphContract, manifest: Manifest, max_batch: int) -
     """
     if contract is ENCODER:
         batches = sorted({min(each, max_batch) for each in ENCODE_BATCHES}, reverse=True)
-        sizes = [(batch, 1) for batch in batches]
-    else:
-        sizes = [(batch, 2) for batch in range(min(MAX_DECODE_BATCH, max_batch), 1, -1)]
-        sizes += [(1, clicks + 1) for clicks in range(MAX_CLICKS, 0, -1)]
-    names = (*contract.inputs, *contract.outputs)
-    every = [tensor_shapes(manifest, batch, points) for batch, points in sizes]
-    return [{name: shapes[name] for name in names} for shapes in every]
+        return [(batch, 1) for batch in batches]
+    sizes = [(batch, 2) for batch in range(min(MAX_DECODE_BATCH, max_batch), 1, -1)]
+    return sizes + [(1, clicks + 1) for clicks in range(MAX_CLICKS, 0, -1)]
+
+
+def input_shapes(contract: GraphContract, manifest: Manifest, batch: int, points: int) -> Shapes:
+    """The shape of every input of one graph; an encoder has no points."""
+    shapes = tensor_shapes(manifest, batch, points)
+    return {name: shapes[name] for name in contract.inputs}
 
 
 def probe_inputs(
