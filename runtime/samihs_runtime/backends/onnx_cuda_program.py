@@ -288,7 +288,7 @@ class OrtProgram:
                 pinned, self.buffers.device[name], self.buffers.nbytes(name, shape)
             )
             self.stream.synchronize()
-            copied[name] = pinned.view(shape).astype(np.float32)  # a copy: the next run comes
+            copied[name] = pinned.view(shape).copy()  # the next run comes
         return copied
 
     def _bind(self, shapes: Shapes, graph_id: int) -> _Bound:
@@ -330,6 +330,7 @@ class OrtProgram:
 
 def _alike(one: NDArray[Any], other: NDArray[Any]) -> bool:
     """Whether all but one value in a thousand agree: a mask's edge may lie on a threshold."""
+    one, other = one.astype(np.float32), other.astype(np.float32)
     finite = np.abs(other[np.isfinite(other)])
     scale = float(finite.max()) if finite.size else 0.0
     near = np.isclose(one, other, rtol=0, atol=_REPLAY_TOLERANCE * scale, equal_nan=True)
