@@ -132,13 +132,14 @@ class Grid:
 
     def lift_to(self, field: Array, window: Window) -> Lifted:
         """Interpolate a coarse field to a window that `lift` chose."""
-        return Lifted(window, self._to_pixels(field, window), self.pixel)
+        return Lifted(window, self.planes(field, window), self.pixel)
 
     def values(self, field: Array, window: Window) -> Array:
         """Mean of a coarse field over each segment at the pixels of a window [segments, h, w]."""
-        return self._to_pixels(0.5 * (field[1:] + field[:-1]), window)
+        return self.planes(0.5 * (field[1:] + field[:-1]), window)
 
-    def _to_pixels(self, field: Array, window: Window) -> Array:
+    def planes(self, field: Array, window: Window) -> Array:
+        """A coarse field on every plane at the pixels of a window of `lift` [planes, h, w]."""
         a0 = (window.r0 - self.window.r0) // self.step
         b0 = (window.c0 - self.window.c0) // self.step
         a1 = a0 - (-(window.r1 - 1 - window.r0) // self.step) + 1
@@ -182,6 +183,8 @@ class Canvas:
         self.hu = np.full((segments, *shape), -1000.0, np.float32)
         self.tissues = np.zeros(shape, np.uint8)
         self.bleeds = np.zeros(shape, np.uint8)
+        self.opened: list[tuple[Window, Array]] = []
+        """HU that gaps took from the bone [rows, columns of the window]."""
 
     def grid(self, window: Window, step: int | None = None) -> Grid:
         """Points over a window, every `step` pixels (about COARSE_MM apart when None)."""

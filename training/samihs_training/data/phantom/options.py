@@ -93,6 +93,9 @@ class PhantomOptions:
     """Beam hardening, streaks and cupping."""
     distractors: bool = True
     """Calcifications, infarcts, tumours, metal, shunts, scalp hematoma: drawn where True."""
+    bone_detail: bool = True
+    """Sutures, and fractures with the air they let in. They are drawn from streams of their own:
+    False gives the same head with an even, whole skull."""
     crossing_probability: float = 0.75
     """generate_slice only: the share of slices placed to cross a bleed, where there is one."""
 

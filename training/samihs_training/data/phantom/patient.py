@@ -11,14 +11,18 @@ from .bleed import VOLUMES, Bleed
 from .brain import Brain
 from .extraaxial import Epidural
 from .face import Face
+from .fractures import Fracture, draw_fracture
+from .gaps import Gap
 from .incidentals import Incidental, calcifications, hardware, lesions, vessels
 from .intraparenchymal import Intraparenchymal
 from .intraventricular import Intraventricular
 from .options import BleedType, PhantomOptions
 from .ranges import Range
 from .skull import Skull
+from .streams import FRACTURES, SUTURES, SideStreams
 from .subarachnoid import Subarachnoid
 from .subdural import DuralSheet, Subdural
+from .sutures import Suture, draw_sutures
 from .ventricles import Ventricles
 from .waves import Waves
 
@@ -40,6 +44,7 @@ class Patient:
     """Everything about one head that does not depend on how it is scanned."""
 
     def __init__(self, rng: np.random.Generator, options: PhantomOptions) -> None:
+        beside = SideStreams(rng)
         drawn_age = AGE.draw(rng)
         self.age = drawn_age if options.age_years is None else options.age_years
         self.skull = Skull(rng)
@@ -49,6 +54,19 @@ class Patient:
         self._warp = [(WARP_MM.draw(rng), Waves(rng, 75.0, 6)) for _ in range(3)]
         self.bleeds = self._draw_bleeds(rng, options)
         self.incidentals = self._draw_incidentals(rng, options)
+        self.sutures: list[Suture] = []
+        self.fracture: Fracture | None = None
+        if options.bone_detail:
+            self.sutures = draw_sutures(beside.stream(SUTURES), self.skull, self.age)
+            self.fracture = draw_fracture(
+                beside.stream(FRACTURES), self.skull, self.face.bruise, self.bleeds
+            )
+
+    @property
+    def gaps(self) -> list[Gap]:
+        """All narrow openings of the skull, in the order in which they are painted."""
+        lines = self.fracture.lines if self.fracture is not None else ()
+        return [*self.sutures, *lines]
 
     def displaced(self, p: Points, depth: Array, vault_depth: Array) -> Points:
         """Where the tissue at p would lie in a symmetric head without any mass, mm.

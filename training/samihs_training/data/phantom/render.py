@@ -7,6 +7,7 @@ import numpy as np
 from .arrays import Array
 from .canvas import Canvas, Grid, SlicePlane, Window
 from .cerebrum import paint_brain
+from .gaps import paint_gaps
 from .incidentals import Grain, Patch, Rod
 from .options import Tissue
 from .patient import Patient
@@ -30,10 +31,13 @@ def paint_slice(patient: Patient, plane: SlicePlane, down: tuple[float, float, f
         paint_brain(patient, scene)
         _paint_inside(patient, scene)
     _paint_skull(patient, scene, skin)
+    if patient.fracture is not None and patient.fracture.depression is not None:
+        patient.fracture.depression.paint(scene)
     patient.face.paint_bones(canvas, grid)
     for thing in patient.incidentals:
         if _is_hardware(thing):
             thing.paint(scene)
+    paint_gaps(patient.gaps, scene)
     canvas.bleeds[~np.isin(canvas.tissues, _BLOODY)] = 0
     return canvas
 
@@ -82,7 +86,7 @@ def _scene(patient: Patient, canvas: Canvas, grid: Grid, down: tuple[float, floa
 
 
 def _paint_inside(patient: Patient, scene: Scene) -> None:
-    """Incidental findings under blood, then blood, then what shines through it."""
+    """Incidental findings under blood, then blood, what shines through it, and air."""
     for thing in patient.incidentals:
         if isinstance(thing, Patch):
             thing.paint(scene)
@@ -94,6 +98,9 @@ def _paint_inside(patient: Patient, scene: Scene) -> None:
     for thing in patient.incidentals:
         if not isinstance(thing, Patch) and thing.tissue is Tissue.CALCIFICATION:
             thing.paint(scene)
+    if patient.fracture is not None:
+        for bubble in patient.fracture.air:
+            bubble.paint(scene)
 
 
 def _paint_skull(patient: Patient, scene: Scene, skin: Array) -> None:

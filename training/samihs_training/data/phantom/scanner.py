@@ -122,10 +122,9 @@ def scan_slice(canvas: Canvas, scan: Scan, rng: np.random.Generator) -> Array:
     """The image of a painted slice, int16 HU [matrix, matrix]; labels gain the head holder."""
     hu = canvas.hu.mean(axis=0)
     _add_holder(hu, canvas.tissues, scan)
-    if scan.motion_mm:
-        hu = _moved(hu, scan, rng)
-    hu = _blurred(np.clip(hu, -1000, 6000), scan)
-    _relabel(canvas, hu)
+    motion = _draw_motion(scan, rng)
+    hu = _imaged(hu, scan, motion)
+    _relabel(canvas, hu, _closed(canvas, hu, scan, motion))
     level: Array | float = 1.0
     if scan.hardening or scan.starvation:
         errors, level = _streaks(hu, scan, rng)
@@ -139,14 +138,32 @@ def scan_slice(canvas: Canvas, scan: Scan, rng: np.random.Generator) -> Array:
     return hu
 
 
-def _relabel(canvas: Canvas, hu: Array) -> None:
-    """Who outlines in a brain window stops where bone begins to glare; `hu` is free of noise."""
-    glare = hu > GLARE_HU
-    canvas.bleeds[glare | (hu < DARK_HU)] = 0
+def _relabel(canvas: Canvas, hu: Array, closed: Array) -> None:
+    """Who outlines in a brain window stops where bone begins to glare; `hu` is free of noise.
+
+    `closed`: the image with the bone's gaps closed. An outline follows the bone past a suture or
+    a crack, as if it were whole.
+    """
+    dark = hu < DARK_HU
+    canvas.bleeds[(closed > GLARE_HU) | dark] = 0
     lost = np.isin(canvas.tissues, (Tissue.BLOOD, Tissue.MEMBRANE)) & (canvas.bleeds == 0)
-    soft = glare & ~np.isin(canvas.tissues, _DENSE)
-    canvas.tissues[soft | (lost & glare)] = Tissue.BONE
-    canvas.tissues[lost & ~glare] = Tissue.AIR
+    soft = (hu > GLARE_HU) & ~np.isin(canvas.tissues, _DENSE)
+    canvas.tissues[soft | (lost & ~dark)] = Tissue.BONE
+    canvas.tissues[lost & dark] = Tissue.AIR
+
+
+def _closed(canvas: Canvas, hu: Array, scan: Scan, motion: Motion | None) -> Array:
+    """The image `hu` with what gaps took from the bone put back; `hu` itself without gaps."""
+    if not canvas.opened:
+        return hu
+    closed = hu.copy()
+    reach = int(np.ceil((3.0 * scan.blur_mm + scan.motion_mm) / scan.pixel_mm)) + 3
+    for window, taken in canvas.opened:
+        r0, c0 = max(window.r0 - reach, 0), max(window.c0 - reach, 0)
+        r1, c1 = min(window.r1 + reach, scan.matrix), min(window.c1 + reach, scan.matrix)
+        around = ((window.r0 - r0, r1 - window.r1), (window.c0 - c0, c1 - window.c1))
+        closed[r0:r1, c0:c1] += _imaged(np.pad(taken, around), scan, motion)
+    return closed
 
 
 def correlated_noise(rng: np.random.Generator, scan: Scan) -> Array:
@@ -181,12 +198,29 @@ def _blurred(hu: Array, scan: Scan) -> Array:
     return np.asarray(blurred, np.float32)
 
 
-def _moved(hu: Array, scan: Scan, rng: np.random.Generator) -> Array:
+@dataclass(frozen=True)
+class Motion:
+    """The head lies elsewhere for a share of the rotation."""
+
+    shift: Array
+    """Rows and columns, pixels, float64 [2]."""
+    share: float
+
+
+def _draw_motion(scan: Scan, rng: np.random.Generator) -> Motion | None:
+    if not scan.motion_mm:
+        return None
     angle = rng.uniform(0, 2 * np.pi)
     shift = scan.motion_mm / scan.pixel_mm * np.array([np.sin(angle), np.cos(angle)])
-    other = ndimage.shift(hu, shift, order=1, mode="nearest")
-    share = float(rng.uniform(0.2, 0.45))
-    return np.asarray((1 - share) * hu + share * other, np.float32)
+    return Motion(shift, float(rng.uniform(0.2, 0.45)))
+
+
+def _imaged(hu: Array, scan: Scan, motion: Motion | None) -> Array:
+    """What motion and the kernel make of an image: linear but for metal, so parts may be alone."""
+    if motion is not None:
+        other = ndimage.shift(hu, motion.shift, order=1, mode="nearest")
+        hu = np.asarray((1 - motion.share) * hu + motion.share * other, np.float32)
+    return _blurred(np.clip(hu, -1000, 6000), scan)
 
 
 def _streaks(hu: Array, scan: Scan, rng: np.random.Generator) -> tuple[Array, Array]:

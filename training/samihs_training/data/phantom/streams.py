@@ -1,0 +1,21 @@
+"""Random streams beside the main one, so that a new structure leaves every older seed as it was."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import numpy as np
+
+SUTURES, FRACTURES = range(1, 3)
+"""One number for each structure, never used again for another."""
+
+
+class SideStreams:
+    """Generators that depend on where the main generator stands, and leave it standing there."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self._key = [int(word) for word in deepcopy(rng).integers(2**32, size=4)]
+
+    def stream(self, number: int) -> np.random.Generator:
+        """The generator of one structure, at its beginning."""
+        return np.random.default_rng([number, *self._key])
