@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from gpu_work import WINDOW, Work
+from trial_bundle import manifest_of
 
 from samihs_export.attention import AttentionForm
 from samihs_export.graphs import DecoderGraph, EncoderGraph
@@ -17,7 +18,7 @@ from samihs_export.merge import merge
 from samihs_export.onnx import export_decoder, export_encoder
 from samihs_export.precision import Precision, to_precision
 from samihs_export.tensorrt import ProfileSizes, build_engines
-from samihs_runtime.bundle import Bundle, GraphEntry, Manifest, WindowRule, write_bundle
+from samihs_runtime.bundle import Bundle, GraphEntry, WindowRule, write_bundle
 from samihs_runtime.errors import SamihsError
 from samihs_training.checkpoint import load_adapters
 from samihs_training.data.phantom import BleedType, PhantomOptions, generate_study, write_dicom
@@ -114,21 +115,5 @@ def _bundle(work: Work, model: SamihsModel, precision: Precision, slice_size: in
         decoder = to_precision(DecoderGraph(model, slice_size), precision)
         export_decoder(decoder, config, folder / entry.decoder)
         entries.append(entry)
-    manifest = Manifest(
-        name=f"benchmark-{config.name}-{precision}",
-        version="0",
-        preset=config.name,
-        intended_use="measuring speed",
-        training_data="see the benchmark's command",
-        clinical_use=False,
-        slice_size=slice_size,
-        image_size=config.image_size,
-        grid=config.grid,
-        embedding_channels=config.embedding_channels,
-        mask_cells=config.mask_size // config.grid,
-        window=WindowRule("fixed", *WINDOW),
-        score_threshold=0.5,
-        plausible_hu=(10.0, 110.0),
-        graphs=tuple(entries),
-    )
+    manifest = manifest_of(config, slice_size, WindowRule("fixed", *WINDOW), entries)
     return write_bundle(folder, manifest, work.bundle(precision))
