@@ -6,10 +6,13 @@ the report from these files alone, so nothing is worked out here that it could w
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import os
 import platform
+import re
+import shlex
 import statistics
 import subprocess
 import sys
@@ -54,6 +57,11 @@ class Series:
         first, _, third = statistics.quantiles(self.samples, n=4, method="inclusive")
         return first, third
 
+    def quantile(self, share: float) -> float:
+        """Of the samples in order, the one below which ``share`` of them lie."""
+        ordered = sorted(self.samples)
+        return ordered[min(int(share * len(ordered)), len(ordered) - 1)]
+
 
 @dataclass(frozen=True)
 class Record:
@@ -64,7 +72,7 @@ class Record:
     settings: Mapping[str, Any] = field(default_factory=dict)
     not_measured: Mapping[str, str] = field(default_factory=dict)
     """Subject -> why, for those that could not be measured."""
-    command: str = field(default_factory=lambda: " ".join(["python", *sys.argv]))
+    command: str = field(default_factory=lambda: command_of(sys.argv))
     date: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     commit: str = field(default_factory=lambda: _commit())
     machine: Mapping[str, Any] = field(default_factory=lambda: machine())
@@ -80,6 +88,10 @@ class Record:
     def quantities(self) -> list[str]:
         """All, in order of appearance."""
         return list(dict.fromkeys(each.quantity for each in self.series))
+
+    def beside(self, quantity: str) -> list[Series]:
+        """Those of a quantity, whatever the subject."""
+        return [each for each in self.series if each.quantity == quantity]
 
     def write(self, folder: Path = RESULTS) -> Path:
         """Write it, whole or not at all; returns the file."""
@@ -124,6 +136,20 @@ def ratios(subject: Sequence[float], reference: Sequence[float]) -> Series:
     return Series("", "ratio", "x", tuple(other / own for own, other in pairs if own > 0))
 
 
+def command_line(doc: str | None) -> argparse.ArgumentParser:
+    """A benchmark's options: described by its first line, with a folder for the result."""
+    parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result")
+    return parser
+
+
+def command_of(arguments: Sequence[str]) -> str:
+    """The command as one types it at the repository's root; of absolute paths only the names."""
+    script, *rest = arguments
+    named = [re.sub(r"(^|=)/(?:[^/]*/)*", r"\1.../", each) for each in rest]
+    return shlex.join(["python", f"benchmarks/{Path(script).name}", *named])
+
+
 def machine() -> dict[str, Any]:
     """What it ran on. No name of the host, no user."""
     from samihs_runtime.backends.probe import probe_gpus
@@ -152,7 +178,20 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    here = Path(__file__).parent
-    done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
+    """The commit, and whether code differs from it; results, which change here, do not count."""
+    known = _git("rev-parse", "--short", "HEAD")
+    code = ("*.py", "*.toml", "*.onnx", "*.safetensors")
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", *code)
+    return f"{known} and changes" if known and changed else known or "unknown"
+
+
+def _git(*arguments: str) -> str:
+    """What git says of this repository; nothing where there is none."""
+    root = Path(__file__).parents[1]
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=root, capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        return ""
+    return done.stdout.strip()

@@ -3,10 +3,42 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Budget:
+    """The time that rounds may take; what it cuts short is said, never left out in silence."""
+
+    seconds: float = math.inf
+    shortened: list[str] = field(default_factory=list)
+    """In words: ``encode: 3 of 5 rounds``. Shared with the parts of this budget."""
+    started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def left(self) -> float:
+        """Seconds; 0 when they are used up."""
+        return max(0.0, self.seconds - (time.perf_counter() - self.started))
+
+    def part(self, share: float) -> Budget:
+        """A share of what is left now, for the step that begins now."""
+        return Budget(share * self.left, self.shortened)
+
+    def rounds(self, count: int, what: str, least: int = 2) -> Iterator[int]:
+        """0, 1, ... ``count`` - 1, but none after the time is used up, once ``least`` were made."""
+        for turn in range(count):
+            if turn >= least and not self.left:
+                self.shortened.append(f"{what}: {turn} of {count}")
+                return
+            yield turn
+
+
+UNLIMITED = Budget()
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -17,14 +49,17 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def interleaved(
-    works: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 1
+    works: Mapping[str, Callable[[], object]],
+    rounds: int,
+    warm_up: int = 1,
+    budget: Budget = UNLIMITED,
 ) -> dict[str, tuple[float, ...]]:
-    """Wall seconds of each work in each round."""
+    """Wall seconds of each work in each round that the budget had time for."""
     for _ in range(warm_up):
         for work in works.values():
             work()
     taken: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(rounds):
+    for _ in budget.rounds(rounds, f"rounds of {', '.join(works)}"):
         for name, work in works.items():
             taken[name].append(seconds(work))
     return {name: tuple(each) for name, each in taken.items()}
@@ -39,6 +74,22 @@ peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024  # Linux co
 print(json.dumps([taken, peak, done.returncode]))
 """
 """Run by a small Python between: a child's peak is never below that of the process it came from."""
+
+
+def processes(
+    commands: Mapping[str, Sequence[str]], rounds: int, budget: Budget = UNLIMITED
+) -> dict[str, list[tuple[float, float]]]:
+    """Wall seconds and peak MB of each command in each round, after one that is not counted.
+
+    The uncounted one leaves bytecode and the disk's cache as on any machine that has run it once.
+    """
+    for command in commands.values():
+        process(command)
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
+    for _ in budget.rounds(rounds, f"rounds of {', '.join(commands)}"):
+        for name, command in commands.items():
+            taken[name].append(process(command))
+    return taken
 
 
 def process(command: Sequence[str]) -> tuple[float, float]:
