@@ -10,9 +10,7 @@ dcmtk's ``dcmcjpeg`` (Debian: dcmtk), RLE by pydicom. The floor is ``pydicom.dcm
 
 from __future__ import annotations
 
-import argparse
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -20,43 +18,26 @@ from pathlib import Path
 
 import pydicom
 from pydicom.uid import RLELossless, generate_uid
-from record import Record, Series
+from record import Record, Series, command_line, ratios
 from stopwatch import interleaved
 
 from samihs_runtime.study import read_study
 from samihs_training.data.phantom import PhantomOptions, generate_study, write_dicom
 
+OURS, FLOOR = "read_study", "pydicom, read and decode"
 DISTINCT = 6
 """Slices that are made; a phantom's slice takes a second, and decoding does not care."""
 
 
-def main() -> None:
-    """Make, measure, print, write."""
-    options = _options()
+def measure(slices: int = 300, runs: int = 3, coding: str = "jpeg-lossless") -> Record:
+    """Seconds of ``read_study`` and of the floor, in turn."""
+    what = f"{slices} slices, {coding}"
     with tempfile.TemporaryDirectory() as scratch:
-        files = _series(Path(scratch), options.slices, options.coding)
-        works = {"floor": lambda: _decode(files), "ours": lambda: read_study(files[0].parent)}
-        taken = interleaved(works, options.runs)
-    floor, ours = taken["floor"], taken["ours"]
-    ratio = statistics.median(ours) / statistics.median(floor)
-    what = f"{options.slices} slices, {options.coding}"
-    series = (
-        Series("read_study", what, "s", ours),
-        Series("pydicom, read and decode", what, "s", floor),
-    )
-    where = Record(f"loading-{options.coding}", series).write()
-    print(
-        f"{options.slices} slices, {options.coding}: read and decode {statistics.median(floor):.2f}"
-        f" s, read_study {statistics.median(ours):.2f} s, ratio {ratio:.2f}\nwritten  {where}"
-    )
-
-
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--slices", type=int, default=300)
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--coding", choices=["jpeg-lossless", "rle"], default="jpeg-lossless")
-    return parser.parse_args()
+        files = _series(Path(scratch), slices, coding)
+        works = {OURS: lambda: read_study(files[0].parent), FLOOR: lambda: _decode(files)}
+        taken = interleaved(works, runs)
+    series = tuple(Series(subject, what, "s", samples) for subject, samples in taken.items())
+    return Record(f"loading-{coding}", series, {"slices": slices, "runs": runs, "coding": coding})
 
 
 def _series(folder: Path, count: int, coding: str) -> list[Path]:
@@ -93,6 +74,22 @@ def _series(folder: Path, count: int, coding: str) -> list[Path]:
 def _decode(files: list[Path]) -> int:
     """The floor: each file read and its pixels decoded, nothing else."""
     return sum(int(pydicom.dcmread(path).pixel_array[0, 0]) for path in files)
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = command_line(__doc__)
+    parser.add_argument("--slices", type=int, default=300)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--coding", choices=["jpeg-lossless", "rle"], default="jpeg-lossless")
+    options = parser.parse_args()
+    record = measure(options.slices, options.runs, options.coding)
+    ours, floor = record.series
+    print(
+        f"{ours.quantity}: read and decode {floor.median:.2f} s, read_study {ours.median:.2f} s, "
+        f"ratio {ratios(floor.samples, ours.samples).median:.2f}"
+    )
+    print(f"written  {record.write(options.results)}")
 
 
 if __name__ == "__main__":

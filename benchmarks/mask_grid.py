@@ -9,10 +9,8 @@ itself.
 
 from __future__ import annotations
 
-import argparse
-
 import torch
-from record import Record, Series
+from record import Record, Series, command_line
 from torch import Tensor
 
 from samihs_training.data.studies import StudySpec, is_bleed, study_cases
@@ -50,9 +48,10 @@ def _dice(mask: Tensor, truth: Tensor) -> float:
 
 def main() -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = command_line(__doc__)
     parser.add_argument("--studies", type=int, default=30)
-    print(f"written  {measure(parser.parse_args().studies).write()}")
+    options = parser.parse_args()
+    print(f"written  {measure(options.studies).write(options.results)}")
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ import numpy as np
 import unet
 from accuracy import Tally
 from numpy.typing import NDArray
-from record import Record
+from record import Record, command_line
 from scipy import ndimage
 from skimage.segmentation import random_walker, watershed
 from unet import UNet, component_at
@@ -208,7 +208,7 @@ def read_learned(options: argparse.Namespace) -> Learned:
 
 def main() -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = command_line(__doc__)
     parser.add_argument("--bundle", type=Path)
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--studies", type=int, default=20)
@@ -223,7 +223,7 @@ def main() -> None:
         record = measure(options.bundle, options.backend, options.studies, learned)
     except SamihsError as error:
         sys.exit(f"error: {error}")
-    print(f"written  {record.write()}")
+    print(f"written  {record.write(options.results)}")
 
 
 if __name__ == "__main__":

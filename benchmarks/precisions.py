@@ -19,7 +19,6 @@ HD95 and volume error of each click; the report takes differences from the refer
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,7 +32,7 @@ import numpy as np
 import torch
 from accuracy import Tally
 from numpy.typing import NDArray
-from record import Record
+from record import Record, command_line
 from torch import Tensor
 from trial_bundle import manifest_of
 
@@ -265,7 +264,7 @@ def read_precisions(given: str) -> tuple[Precision, ...]:
 
 def main() -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = command_line(__doc__)
     parser.add_argument("--checkpoint", type=Path, default=ADAPTERS)
     parser.add_argument("--base", type=Path, default=BASE)
     parser.add_argument("--studies", type=int, default=20)
@@ -276,7 +275,7 @@ def main() -> None:
         record = measure(options.checkpoint, options.base, options.studies, precisions)
     except SamihsError as error:
         sys.exit(f"error: {error}")
-    print(f"written  {record.write()}")
+    print(f"written  {record.write(options.results)}")
 
 
 if __name__ == "__main__":

@@ -13,16 +13,16 @@ terminal.
 
 from __future__ import annotations
 
-import argparse
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from record import Record, Series
+from record import Record, Series, command_line
 from rich.console import Console
 from rich.table import Table
 from scipy import ndimage
@@ -44,6 +44,8 @@ GEOMETRIES = {
     "1 mm": {"slice_thickness_mm": 1.0, "tilt_deg": 0.0},
     "5 mm, tilt 18": {"slice_thickness_mm": 5.0, "tilt_deg": 18.0},
 }
+FIRST_SEED = 90_000
+"""None of training's."""
 BLOOD_HU = (45.0, 95.0)
 """What region growing accepts: fresh blood, of which adult grey matter (32 to 42) is no part."""
 
@@ -66,12 +68,18 @@ class Case:
 Method = Callable[[Segmenter, Case], Mask]
 
 
-def main() -> None:
-    """Measure, print, write."""
-    options = _options()
+def measure(
+    bundle: Path | None = None,
+    backend: str = "auto",
+    seeds: int = 4,
+    geometries: Sequence[str] = tuple(GEOMETRIES),
+    kinds: Sequence[BleedType] = TYPES,
+    first_seed: int = FIRST_SEED,
+) -> Record:
+    """Every method on every phantom; the settings hold a row of each."""
     rows = []
-    with Segmenter.from_bundle(options.bundle, options.backend) as segmenter:
-        for geometry, kind, seed, case in _cases(options):
+    with Segmenter.from_bundle(bundle, backend) as segmenter:
+        for geometry, kind, seed, case in _cases(geometries, kinds, seeds, first_seed):
             for name, method in METHODS.items():
                 row = {"geometry": geometry, "type": kind, "seed": seed, "method": name}
                 rows.append(row | _scores(case, method(segmenter, case)))
@@ -82,8 +90,8 @@ def main() -> None:
             "backend": segmenter.backend.description,
             "rows": rows,
         }
-    _print(rows)
-    print(f"written  {Record('propagation', tuple(_all_series(rows)), settings).write()}")
+    thin = "" if "5 mm" in geometries else "-thin"  # a result of its own: it takes much longer
+    return Record(f"propagation{thin}", tuple(_all_series(rows)), settings)
 
 
 def _all_series(rows: list[dict[str, Any]]) -> Iterator[Series]:
@@ -98,39 +106,18 @@ def _all_series(rows: list[dict[str, Any]]) -> Iterator[Series]:
             yield Series(method, f"Dice, {geometry}", "", samples)
 
 
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--bundle", type=Path)
-    parser.add_argument("--backend", default="auto")
-    parser.add_argument("--seeds", type=int, default=4, help="phantoms of each kind")
-    parser.add_argument("--first-seed", type=int, default=90_000, help="none is in training")
-    parser.add_argument(
-        "--geometry", choices=list(GEOMETRIES), action="append", help="only this; repeatable"
-    )
-    parser.add_argument(
-        "--type",
-        dest="kinds",
-        choices=[each.name.lower() for each in TYPES],
-        action="append",
-        help="only this type of bleed; repeatable",
-    )
-    return parser.parse_args()
-
-
 # ---- the phantoms ------------------------------------------------------------------------------
 
 
-def _cases(options: argparse.Namespace) -> Iterator[tuple[str, str, int, Case]]:
-    for geometry in options.geometry or GEOMETRIES:
-        for kind in TYPES:
-            if options.kinds and kind.name.lower() not in options.kinds:
-                continue
-            for step in range(options.seeds):
-                seed = options.first_seed + 100 * int(kind) + step
-                wanted = PhantomOptions(bleeds=(kind,), distractors=False, **GEOMETRIES[geometry])
-                study = generate_study(seed, wanted)
-                if (study.bleeds > 0).any():  # a thin bleed may fall between thick slices
-                    yield geometry, kind.name.lower(), seed, _case(study)
+def _cases(
+    geometries: Sequence[str], kinds: Sequence[BleedType], seeds: int, first_seed: int
+) -> Iterator[tuple[str, str, int, Case]]:
+    for geometry, kind, step in product(geometries, kinds, range(seeds)):
+        seed = first_seed + 100 * int(kind) + step
+        wanted = PhantomOptions(bleeds=(kind,), distractors=False, **GEOMETRIES[geometry])
+        study = generate_study(seed, wanted)
+        if (study.bleeds > 0).any():  # a thin bleed may fall between thick slices
+            yield geometry, kind.name.lower(), seed, _case(study)
 
 
 def _case(study: PhantomStudy) -> Case:
@@ -272,6 +259,28 @@ def _means(rows: list[dict[str, Any]]) -> list[str]:
     error = statistics.fmean(abs(row["volume_error"]) for row in rows)
     added, missed = (f"{mean(key):.1f} of {mean('slices'):.1f}" for key in ("added", "missed"))
     return [f"{mean('dice'):.3f}", f"{error:.0%}", added, missed]
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = command_line(__doc__)
+    parser.add_argument("--bundle", type=Path)
+    parser.add_argument("--backend", default="auto")
+    parser.add_argument("--seeds", type=int, default=4, help="phantoms of each kind")
+    parser.add_argument("--first-seed", type=int, default=FIRST_SEED, help="none is in training")
+    known = {each.name.lower(): each for each in TYPES}
+    for option, names in (("geometry", GEOMETRIES), ("type", known)):
+        parser.add_argument(
+            f"--{option}", choices=list(names), action="append", help="only this; repeatable"
+        )
+    options = parser.parse_args()
+    geometries = options.geometry or tuple(GEOMETRIES)
+    kinds = [known[name] for name in options.type or known]
+    record = measure(
+        options.bundle, options.backend, options.seeds, geometries, kinds, options.first_seed
+    )
+    _print(record.settings["rows"])
+    print(f"written  {record.write(options.results)}")
 
 
 if __name__ == "__main__":

@@ -6,9 +6,9 @@ Three ways to the same loss, on the same weights, slices and clicks: this projec
 with activation checkpointing, and a plain loop: segment-anything's image encoder on the batch, then
 its prompt encoder and mask decoder image by image, as its own forward does. Each runs in a process
 of its own, whose peak memory is then its own; rounds go A B C A B C, so that a busy machine slows
-all alike. The rate is that of the fastest step, as ``timeit`` has it, and CPU seconds stand beside
-it: what other programs took is not the step's. One JSON file in ``benchmarks/results/``, a table on
-the terminal.
+all alike. The rate is that of the fastest step, as ``timeit`` has it; CPU seconds stand beside the
+median: what other programs took is not the step's. One JSON file in ``benchmarks/results/``, a
+table on the terminal.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ import argparse
 import json
 import os
 import resource
-import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
-from record import Record, Series
+from record import Record, Series, command_line
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -46,45 +46,72 @@ WINDOW = (-20.0, 100.0)
 SIZE = 512
 
 
-def main() -> None:
-    """Measure each way in turn, print, write."""
-    options = _options()
-    if options.way:
-        print(json.dumps(measure(options)))
-        return
+@dataclass(frozen=True)
+class Plan:
+    """What a step trains on, and how often it is timed."""
+
+    preset: str = "vit_mini"
+    image_size: int = 0
+    """0: the preset's own."""
+    batch: int = 2
+    """Slices."""
+    prompts: int = 4
+    """Clicks on each."""
+    steps: int = 5
+    """Timed ones of a process."""
+    rounds: int = 2
+    """Processes for each way."""
+    amp: bool = False
+    """bfloat16 autocast."""
+
+    def arguments(self) -> list[str]:
+        """The command line that asks for it."""
+        flags = [
+            text
+            for name, value in asdict(self).items()
+            if name != "amp"
+            for text in (f"--{name.replace('_', '-')}", str(value))
+        ]
+        return [*flags, "--amp"] if self.amp else flags
+
+
+VIT_B = Plan("vit_b", image_size=512, batch=1, prompts=2, steps=3, rounds=2)
+"""The size that the target for activation checkpointing is set for."""
+
+
+def measure(plan: Plan) -> Record:
+    """Each way in turn, in processes of their own."""
     samples: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
-    for _ in range(options.rounds):
+    for _ in range(plan.rounds):
         for way in WAYS:
-            child = [sys.executable, __file__, *sys.argv[1:], "--way", way]
-            done = subprocess.run(child, capture_output=True, text=True, check=True)
+            child = [sys.executable, __file__, *plan.arguments(), "--way", way]
+            done = subprocess.run(child, stdout=subprocess.PIPE, text=True, check=True)
             samples[way].append(json.loads(done.stdout.splitlines()[-1]))
-    _print(samples, options)
-    name = f"training-{options.preset}-{options.image_size or 'own'}"
-    settings = {**vars(options), "threads": torch.get_num_threads(), "load": os.getloadavg()[0]}
-    print(f"written  {Record(name, tuple(_all_series(samples)), settings).write()}")
+    name = f"training-{plan.preset}-{plan.image_size or 'own'}"
+    settings = {**asdict(plan), "threads": torch.get_num_threads(), "load": os.getloadavg()[0]}
+    return Record(name, tuple(_all_series(samples)), settings)
 
 
-def measure(options: argparse.Namespace) -> dict[str, Any]:
+def measure_way(plan: Plan, way: str) -> dict[str, Any]:
     """Seconds of each step after one to warm up, the first loss, and peak memory in GB."""
     torch.manual_seed(0)
-    config = Frame(options.image_size or None).of(preset(options.preset))
+    config = Frame(plan.image_size or None).of(preset(plan.preset))
     sam = build_sam(config)
     apply_method(ParameterRefactoring(), sam)
-    if options.way == WAYS[1]:
+    if way == WAYS[1]:
         checkpoint_blocks(sam)
     stage = StageConfig(steps=1, learning_rate=1e-4)
-    recipe = Recipe(adapt=stage, base=stage, window=WINDOW, amp=options.amp)
+    recipe = Recipe(adapt=stage, base=stage, window=WINDOW, amp=plan.amp)
     model = SamihsModel(sam, config)
     objective = Objective(model, recipe)
-    batch = _batch(options.batch, options.prompts)
+    batch = _batch(plan.batch, plan.prompts)
     parameters = [each for each in sam.parameters() if each.requires_grad]
     optimiser = torch.optim.AdamW(parameters, 1e-4)
     before = _peak_gb()
     losses, seconds, cpu = [], [], []
-    for _ in range(1 + options.steps):
+    for _ in range(1 + plan.steps):
         started, cpu_started = time.perf_counter(), time.process_time()
-        plain = options.way == WAYS[2]
-        loss = plain_loss(model, batch, recipe) if plain else objective(batch).loss
+        loss = plain_loss(model, batch, recipe) if way == WAYS[2] else objective(batch).loss
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
@@ -147,27 +174,15 @@ def _batch(slices: int, prompts: int) -> Batch:
     return Batch(hu, window, torch.cat([points, pads], 1), labels, masks[:, None].to(torch.uint8))
 
 
-def _print(samples: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -> None:
-    table = Table(
-        "way",
-        "samples/s",
-        "s/step, fastest",
-        "median",
-        "peak GB",
-        "above the model GB",
-        "first loss",
-    )
-    for way, rounds in samples.items():
-        seconds = [value for each in rounds for value in each["seconds"]]
-        cpu = [value for each in rounds for value in each["cpu_seconds"]]
-        peak = max(each["peak_gb"] for each in rounds)
-        above = peak - max(each["model_gb"] for each in rounds)
-        rate = options.batch * options.prompts / min(seconds)
-        loss = rounds[0]["first_loss"]
-        table.add_row(
-            way, f"{rate:.2f}", f"{min(seconds):.2f}", f"{statistics.median(cpu):.2f}",
-            f"{peak:.2f}", f"{above:.2f}", f"{loss:.6f}",
-        )  # fmt: skip
+def _print(record: Record, samples_per_step: int) -> None:
+    columns = ("step", "step, CPU time", "peak memory", "peak memory above the model", "first loss")
+    head = ("s/step", "CPU s/step", "peak MB", "above the model MB", "first loss")
+    table = Table("way", "samples/s, fastest step", *head)
+    for way in WAYS:
+        found = {each.quantity: each for each in record.series if each.subject == way}
+        rate = samples_per_step / min(found["step"].samples)
+        medians = (f"{found[name].median:.4g}" for name in columns)
+        table.add_row(way, f"{rate:.2f}", *medians)
     Console().print(table)
 
 
@@ -185,17 +200,26 @@ def _peak_gb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--preset", default="vit_mini")
+def main() -> None:
+    """Measure each way in turn, print, write; or be one of the processes that do."""
+    parser = command_line(__doc__)
+    usual = Plan()
+    parser.add_argument("--preset", default=usual.preset)
     parser.add_argument("--image-size", type=int, default=0, help="0: the preset's own")
-    parser.add_argument("--batch", type=int, default=2, help="slices")
-    parser.add_argument("--prompts", type=int, default=4, help="clicks on each")
-    parser.add_argument("--steps", type=int, default=5, help="timed steps of a process")
-    parser.add_argument("--rounds", type=int, default=2, help="processes for each way")
+    parser.add_argument("--batch", type=int, default=usual.batch, help="slices")
+    parser.add_argument("--prompts", type=int, default=usual.prompts, help="clicks on each")
+    parser.add_argument("--steps", type=int, default=usual.steps, help="timed steps of a process")
+    parser.add_argument("--rounds", type=int, default=usual.rounds, help="processes for each way")
     parser.add_argument("--amp", action="store_true", help="bfloat16 autocast")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    options = parser.parse_args()
+    plan = Plan(**{each.name: getattr(options, each.name) for each in fields(Plan)})
+    if options.way:
+        print(json.dumps(measure_way(plan, options.way)))
+        return
+    record = measure(plan)
+    _print(record, plan.batch * plan.prompts)
+    print(f"written  {record.write(options.results)}")
 
 
 if __name__ == "__main__":
