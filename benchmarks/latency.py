@@ -3,124 +3,201 @@
     python benchmarks/latency.py [--bundle DIR] [--backend auto] [--runs 5]
 
 The cold commands are timed as whole processes, beside a Python that only imports numpy: the floor
-on this machine, in the same rounds.
+on this machine, in the same rounds. What of a cold command is neither reading nor encoding is the
+wall time less those two stages of its own report. Warm figures are of one process; beside them
+stand the rates of this machine (``floors.py``), of which the report makes their floors.
 """
 
 from __future__ import annotations
 
-import argparse
+import json
 import sys
 import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import floors
 import numpy as np
-from record import Record, Series
-from stopwatch import interleaved, process, seconds
+from record import Record, Series, command_line
+from stopwatch import UNLIMITED, Budget, interleaved, process, seconds
 
+from samihs_runtime.bundle import Manifest
 from samihs_runtime.propagation import deepest_point
 from samihs_runtime.segmentation import FOREGROUND, Prompt
 from samihs_runtime.segmenter import Segmenter
 from samihs_runtime.study import read_study
-from samihs_training.data.phantom import (
-    BleedType,
-    PhantomOptions,
-    PhantomStudy,
-    generate_study,
-    write_dicom,
-)
+from samihs_training.data.phantom import BleedType, PhantomOptions, generate_study, write_dicom
+from samihs_training.sam import preset
 
 SLICES = 32
+BATCHES = (1, 4, 8)
+PROMPTS = (1, 2, 8)
+CLICKS = 200
+"""Of each number of prompts: a 99th percentile wants hundreds."""
 SHIPPED, FLOOR = "samihs-infer, shipped bundle", "python + numpy"
+FIRST_MASK = f"cold, folder of {SLICES}, first mask"
+OUTSIDE = ", outside reading and encoding"
 
 
-def measure(bundle: Path | None = None, backend: str = "auto", runs: int = 5) -> Record:
+@dataclass(frozen=True, eq=False)
+class Given:
+    """What is measured, and on what."""
+
+    folder: Path
+    """DICOM files of one study."""
+    hu: np.ndarray
+    """[rows, columns] of its clicked slice."""
+    index: int
+    """Of that slice: the one with the most blood."""
+    click: tuple[float, float]
+    bundle: Path | None
+    backend: str
+
+    @property
+    def prompt(self) -> Prompt:
+        """The click."""
+        return Prompt((self.click,), (FOREGROUND,))
+
+
+def measure(
+    bundle: Path | None = None,
+    backend: str = "auto",
+    runs: int = 5,
+    clicks: int = CLICKS,
+    budget: Budget = UNLIMITED,
+) -> Record:
     """All figures of one bundle on one backend."""
-    options = PhantomOptions(slices=SLICES, bleeds=(BleedType.INTRAPARENCHYMAL,))
-    study = generate_study(11, options)
-    largest = int(np.argmax((study.bleeds > 0).sum((1, 2))))
-    click = deepest_point(study.bleeds[largest] > 0)
     with tempfile.TemporaryDirectory() as scratch:
-        write_dicom(study, Path(scratch) / "study")
-        series = _cold(Path(scratch), largest, click, bundle, backend, runs)
-        series += _warm(Path(scratch) / "study", study, largest, click, bundle, backend, runs)
-    return Record("latency", tuple(series), {"slices": SLICES, "backend": backend})
-
-
-def _cold(
-    scratch: Path,
-    largest: int,
-    click: tuple[float, float],
-    bundle: Path | None,
-    backend: str,
-    runs: int,
-) -> list[Series]:
-    """Whole processes: one slice, the whole folder, and the floor, in turn."""
-    x, y = click
-    common = ["--backend", backend, "--overwrite", "--out", str(scratch / "out")]
-    common += ["--bundle", str(bundle)] if bundle else []
-    infer = [sys.executable, "-m", "samihs_runtime.cli"]
-    one = sorted((scratch / "study").glob("*.dcm"))[largest]
-    commands = {
-        (SHIPPED, "cold, one slice"): [*infer, str(one), "--point", f"{x:g},{y:g}", *common],
-        (SHIPPED, f"cold, folder of {SLICES}, whole lesion"): [
-            *(*infer, str(scratch / "study"), "--point", f"{x:g},{y:g},{largest}"), *common
-        ],
-        (SHIPPED, f"cold, folder of {SLICES}, first mask"): [
-            *(*infer, str(scratch / "study"), "--point", f"{x:g},{y:g},{largest}"),
-            *("--no-propagation", *common),
-        ],
-        (SHIPPED, "cold, --help"): [*infer, "--help"],
-        (FLOOR, "cold"): [sys.executable, "-c", "import numpy"],
+        given = _given(Path(scratch) / "study", bundle, backend)
+        series = floors.rates(min(runs, 5))
+        series += _cold(given, Path(scratch) / "out", runs, budget.part(0.7))
+        warm, work = _warm(given, runs, clicks, budget)
+    settings = {
+        "slices": SLICES, "backend": backend, "runs": runs, "work": work,
+        "shortened": budget.shortened,
     }  # fmt: skip
-    taken: dict[tuple[str, str], list[tuple[float, float]]] = {name: [] for name in commands}
-    for command in commands.values():
+    return Record("latency", (*series, *warm), settings)
+
+
+def _given(folder: Path, bundle: Path | None, backend: str) -> Given:
+    study = generate_study(11, PhantomOptions(slices=SLICES, bleeds=(BleedType.INTRAPARENCHYMAL,)))
+    write_dicom(study, folder)
+    index = int(np.argmax((study.bleeds > 0).sum((1, 2))))
+    click = deepest_point(study.bleeds[index] > 0)
+    return Given(folder, study.hu[index], index, click, bundle, backend)
+
+
+def _cold(given: Given, out: Path, runs: int, budget: Budget) -> list[Series]:
+    """Whole processes: one slice, the whole folder, and the floor, in turn."""
+    commands = _commands(given, out)
+    report = out / "report.json"
+    for _, command in commands.values():
         process(command)  # bytecode and disk cache, as on any machine that has run it once
-    for _ in range(runs):
-        for name, command in commands.items():
-            taken[name].append(process(command))
-    series = []
-    for (subject, quantity), pairs in taken.items():
-        series.append(Series(subject, quantity, "s", tuple(wall for wall, _ in pairs)))
-        series.append(
-            Series(subject, f"{quantity}, peak memory", "MB", tuple(mb for _, mb in pairs))
-        )
-    return series
+    taken: dict[tuple[str, str, str], list[float]] = {}
+
+    def note(subject: str, quantity: str, unit: str, value: float) -> None:
+        taken.setdefault((subject, quantity, unit), []).append(value)
+
+    for _ in budget.rounds(runs, "rounds of cold commands"):
+        for quantity, (subject, command) in commands.items():
+            report.unlink(missing_ok=True)
+            wall, peak = process(command)
+            note(subject, quantity, "s", wall)
+            note(subject, f"{quantity}, peak memory", "MB", peak)
+            if report.is_file():
+                stages = json.loads(report.read_text(encoding="utf-8"))["seconds"]
+                note(subject, f"{quantity}{OUTSIDE}", "s", wall - stages["load"] - stages["encode"])
+    return [Series(*key, tuple(samples)) for key, samples in taken.items()]
+
+
+def _commands(given: Given, out: Path) -> dict[str, tuple[str, list[str]]]:
+    """Quantity -> subject and command."""
+    x, y = given.click
+    common = ["--backend", given.backend, "--overwrite", "--out", str(out)]
+    common += ["--bundle", str(given.bundle)] if given.bundle else []
+    infer = [sys.executable, "-m", "samihs_runtime.cli"]
+    one = sorted(given.folder.glob("*.dcm"))[given.index]
+    whole = [*infer, str(given.folder), "--point", f"{x:g},{y:g},{given.index}", *common]
+    return {
+        "cold, one slice": (SHIPPED, [*infer, str(one), "--point", f"{x:g},{y:g}", *common]),
+        f"cold, folder of {SLICES}, whole lesion": (SHIPPED, whole),
+        FIRST_MASK: (SHIPPED, [*whole, "--no-propagation"]),
+        "cold, --help": (SHIPPED, [*infer, "--help"]),
+        "cold": (FLOOR, [sys.executable, "-c", "import numpy"]),
+    }
 
 
 def _warm(
-    folder: Path,
-    study: PhantomStudy,
-    largest: int,
-    click: tuple[float, float],
-    bundle: Path | None,
-    backend: str,
-    runs: int,
-) -> list[Series]:
-    """Within one process: load, encode, click, first mask of a folder, all its embeddings."""
-    hu, prompt = study.hu[largest], Prompt((click,), (FOREGROUND,))
-    with Segmenter.from_bundle(bundle, backend) as segmenter:
-        subject = segmenter.backend.description
-        encoded = segmenter.encode(hu)
-        turn = iter(range(1, 10**9))
-        taken = interleaved(
-            {
-                "load a folder": lambda: read_study(folder),
-                "encode": lambda: segmenter.encode(hu + np.int16(next(turn))),
-            },
-            runs,
-        )
-        taken |= interleaved({"click": lambda: segmenter.predict(encoded, prompt)}, 20)
+    given: Given, runs: int, clicks: int, budget: Budget
+) -> tuple[list[Series], dict[str, dict[str, float]]]:
+    """Within one process: load, encode, click, first mask of a folder, all its embeddings.
+
+    With them the work that an encode and a click are.
+    """
+    taken = interleaved({"load the model": partial(_load, given)}, runs, budget=budget.part(0.2))
+    with Segmenter.from_bundle(given.bundle, given.backend) as segmenter:
+        subject, manifest = segmenter.backend.description, segmenter.bundle.manifest
+        works = {"read a folder": lambda: read_study(given.folder), **_encodes(segmenter, given)}
+        taken |= interleaved(works, 2 * runs, budget=budget.part(0.4))
+        taken |= interleaved(_clicks(segmenter, given), clicks, budget=budget.part(0.6))
         first, rest = [], []
-        for _ in range(min(runs, 3)):
-            first.append(seconds(lambda: _first_mask(segmenter, folder, largest, prompt)))
-            rest.append(seconds(lambda: _all_embeddings(segmenter, folder)))
-    taken |= {"folder to first mask": tuple(first), "folder to last embedding": tuple(rest)}
-    return [Series(subject, quantity, "s", samples) for quantity, samples in taken.items()]
+        for _ in budget.rounds(runs, "warm folders"):
+            segmenter.encoder.cache.clear()
+            first.append(seconds(lambda: _first_mask(segmenter, given)))
+            segmenter.encoder.cache.clear()
+            rest.append(seconds(lambda: _all_embeddings(segmenter, given.folder)))
+    taken |= {
+        f"folder of {SLICES} to first mask": tuple(first),
+        f"folder of {SLICES} to last embedding": tuple(rest),
+    }
+    series = [Series(subject, quantity, "s", samples) for quantity, samples in taken.items()]
+    return series, _work(manifest)
 
 
-def _first_mask(segmenter: Segmenter, folder: Path, index: int, prompt: Prompt) -> None:
-    series = read_study(folder)
-    segmenter.predict(segmenter.encode(series.hu[index]), prompt)
+def _work(manifest: Manifest) -> dict[str, dict[str, float]]:
+    """What is measured -> operations and bytes; nothing where the preset is not of this project."""
+    precision = manifest.graphs[0].precision
+    if precision not in floors.BYTES:
+        return {}
+    one = floors.work_of(preset(manifest.preset), manifest.slice_size, precision)
+    return {"encode, batch 1": one["encode"], "click, 1 prompt": one["click"]}
+
+
+def _load(given: Given) -> None:
+    """Verify the bundle, and load both graphs: the backend does so when they are first asked."""
+    with Segmenter.from_bundle(given.bundle, given.backend) as segmenter:
+        segmenter.predict(segmenter.encode(given.hu), given.prompt)
+
+
+def _encodes(segmenter: Segmenter, given: Given) -> dict[str, Callable[[], object]]:
+    """Past the cache: another slice each time would cost its making, too."""
+    size = segmenter.bundle.manifest.slice_size
+    hu = np.random.default_rng(0).uniform(-20, 100, (max(BATCHES), 1, size, size))
+    window = np.tile(np.asarray((-20.0, 100.0), np.float32), (max(BATCHES), 1))
+    backend = segmenter.backend
+    return {
+        f"encode, batch {n}": partial(backend.encode, hu[:n].astype(np.float32), window[:n])
+        for n in BATCHES
+    }
+
+
+def _clicks(segmenter: Segmenter, given: Given) -> dict[str, Callable[[], object]]:
+    """From coordinates to masks at the slice's size; several prompts are a batch on one slice."""
+    encoded, (x, y) = segmenter.encode(given.hu), given.click
+    prompts = [Prompt(((x + i, y),), (FOREGROUND,)) for i in range(max(PROMPTS))]
+    return {
+        f"click, {n} prompt{'s' if n > 1 else ''}": partial(
+            segmenter.predict_batch, [encoded] * n, prompts[:n]
+        )
+        for n in PROMPTS
+    }
+
+
+def _first_mask(segmenter: Segmenter, given: Given) -> None:
+    series = read_study(given.folder)
+    segmenter.predict(segmenter.encode(series.hu[given.index]), given.prompt)
 
 
 def _all_embeddings(segmenter: Segmenter, folder: Path) -> None:
@@ -130,12 +207,14 @@ def _all_embeddings(segmenter: Segmenter, folder: Path) -> None:
 
 def main() -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = command_line(__doc__)
     parser.add_argument("--bundle", type=Path)
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--clicks", type=int, default=CLICKS, help="of each number of prompts")
     options = parser.parse_args()
-    print(f"written  {measure(options.bundle, options.backend, options.runs).write()}")
+    record = measure(options.bundle, options.backend, options.runs, options.clicks)
+    print(f"written  {record.write(options.results)}")
 
 
 if __name__ == "__main__":
