@@ -3,21 +3,21 @@
     python benchmarks/cost.py [--runs 5] [--install]
 
 Start-up is a whole process, ``--help`` of each command, beside a Python that does nothing, in the
-same rounds. ``--install`` also builds the wheel and installs each extra into an environment of its
-own (from the package index or its cache: minutes).
+same rounds; with it stand the imports that took longest, by Python's own account. ``--install``
+also builds the wheel and installs each extra into an environment of its own (from the package index
+or its cache: minutes, and gigabytes of disk while it runs). What cannot be installed is named.
 """
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 import tempfile
 import venv
 from pathlib import Path
 
-from record import Record, Series
-from stopwatch import process, seconds
+from record import Record, Series, command_line
+from stopwatch import UNLIMITED, Budget, processes, seconds
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = {
@@ -28,61 +28,85 @@ COMMANDS = {
     "samihs-evaluate": "samihs_training.evaluate",
     "samihs-export": "samihs_export.cli",
 }
-EXTRAS = ("", "cpu", "train")
-"""What installs without a GPU's libraries."""
+EXTRAS = ("", "cpu", "train", "export", "dev", "gpu", "tensorrt", "pycuda")
+"""All of ``pyproject.toml``: none needs a GPU to be installed."""
+IMPORTS = 8
+"""Of each command, the longest."""
 
 
-def measure(runs: int = 5, install: bool = False) -> Record:
+def measure(runs: int = 5, install: bool = False, budget: Budget = UNLIMITED) -> Record:
     """Start-up of each command, and with ``install`` size and time of each extra."""
     works = {name: [sys.executable, "-m", module, "--help"] for name, module in COMMANDS.items()}
     works["python"] = [sys.executable, "-c", "pass"]
-    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in works}
-    for command in works.values():
-        process(command)
-    for _ in range(runs):
-        for name, command in works.items():
-            taken[name].append(process(command))
     series = []
-    for name, pairs in taken.items():
+    for name, pairs in processes(works, runs, budget).items():
         series.append(Series(name, "start-up", "s", tuple(wall for wall, _ in pairs)))
         series.append(Series(name, "start-up, peak memory", "MB", tuple(mb for _, mb in pairs)))
+    imports = {name: imported(works[name]) for name in COMMANDS}
+    settings = {"runs": runs, "imports_ms": imports, "shortened": budget.shortened}
+    refused: dict[str, str] = {}
     if install:
-        series += _installed()
-    return Record("cost", tuple(series), {"runs": runs})
+        series += _installed(refused)
+    return Record("cost", tuple(series), settings, refused)
 
 
-def _installed() -> list[Series]:
+def imported(command: list[str]) -> dict[str, float]:
+    """Package -> ms that its own modules took (``-X importtime``), of those that took longest."""
+    timed = [command[0], "-X", "importtime", *command[1:]]
+    done = subprocess.run(timed, capture_output=True, text=True, check=True)
+    spent: dict[str, float] = {}
+    for line in done.stderr.splitlines():
+        own, _, rest = line.removeprefix("import time:").partition("|")
+        if own.strip().isdigit():  # neither the headline nor what a module printed
+            package = rest.rpartition("|")[2].strip().partition(".")[0]
+            spent[package] = spent.get(package, 0.0) + int(own) / 1000
+    longest = sorted(spent.items(), key=lambda each: -each[1])[:IMPORTS]
+    return {package: round(ms, 1) for package, ms in longest}
+
+
+def _installed(refused: dict[str, str]) -> list[Series]:
     """The wheel, and what each extra puts on the disk of an empty environment."""
     series = []
     with tempfile.TemporaryDirectory() as scratch:
-        pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, "wheel", "--no-deps", "-w", scratch, str(ROOT)], check=True)
+        pip = ["-m", "pip", "--quiet", "--disable-pip-version-check"]
+        build = [sys.executable, *pip, "wheel", "--no-deps", "-w", scratch, str(ROOT)]
+        subprocess.run(build, check=True)
         wheel = next(Path(scratch).glob("samihs-*.whl"))
         series.append(Series("wheel", "size", "MB", (wheel.stat().st_size / 1e6,)))
         for extra in EXTRAS:
-            place = Path(scratch) / f"venv-{extra or 'base'}"
-            venv.create(place, with_pip=True)
+            name = f"samihs[{extra}]" if extra else "samihs"
+            place = Path(scratch) / "venv"
+            venv.create(place, with_pip=True, clear=True)  # one at a time: they take gigabytes
             before = _size_mb(place)
             wanted = f"{wheel}[{extra}]" if extra else str(wheel)
-            into = [str(place / "bin" / "python"), *pip[1:], "install", wanted]
-            taken = seconds(lambda into=into: subprocess.run(into, check=True))
-            name = f"samihs[{extra}]" if extra else "samihs"
+            into = [str(place / "bin" / "python"), *pip, "install", wanted]
+            try:
+                taken = seconds(
+                    lambda into=into: subprocess.run(
+                        into, check=True, capture_output=True, text=True
+                    )
+                )
+            except subprocess.CalledProcessError as error:
+                refused[name] = (error.stderr.strip().splitlines() or ["pip failed"])[-1]
+                continue
             series.append(Series(name, "installation", "s", (taken,)))
             series.append(Series(name, "size on disk", "MB", (_size_mb(place) - before,)))
     return series
 
 
 def _size_mb(folder: Path) -> float:
-    return sum(each.stat().st_size for each in folder.rglob("*") if each.is_file()) / 1e6
+    """Of files once each: links, which point out of the environment, take no place."""
+    files = (each for each in folder.rglob("*") if each.is_file() and not each.is_symlink())
+    return sum(each.stat().st_size for each in files) / 1e6
 
 
 def main() -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = command_line(__doc__)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--install", action="store_true")
     options = parser.parse_args()
-    print(f"written  {measure(options.runs, options.install).write()}")
+    print(f"written  {measure(options.runs, options.install).write(options.results)}")
 
 
 if __name__ == "__main__":

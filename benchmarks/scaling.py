@@ -1,97 +1,127 @@
-"""How time grows: with slices, batch, prompts, image size and model.
+"""How time and memory grow: with slices, batch, prompts, image size and model.
 
     python benchmarks/scaling.py [--rounds 3] [--largest 1024]
 
-The report fits an exponent to each. What theory says: reading, batches and prompts are linear; a
-ViT's windowed blocks grow as the tokens do, its global blocks' attention as their square.
+The report fits an exponent to each axis and holds it against theory (``scaling_tables.py``). Times
+are interleaved within one process; a peak is that of a process of its own, which does one thing
+once, less the peak of one that only makes ready for it.
 """
 
 from __future__ import annotations
 
-import argparse
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from record import Record, Series
-from stopwatch import interleaved
+from record import Record, Series, command_line
+from stopwatch import UNLIMITED, Budget, interleaved, process
 
 from samihs_runtime.segmentation import FOREGROUND, Prompt
 from samihs_runtime.segmenter import Segmenter
 from samihs_runtime.study import read_study
 from samihs_training.data.phantom import PhantomOptions, generate_study, write_dicom
 from samihs_training.model import SamihsModel
-from samihs_training.sam import SamConfig, build_sam, preset
+from samihs_training.sam import build_sam, preset
 
-SLICES = (8, 16, 32)
-BATCHES = (1, 2, 4, 8)
-PROMPTS = (1, 2, 4, 8, 16)
-SIZES = (256, 512, 1024)
+READ, ENCODE, DECODE = "read a folder, slices", "encode, batch", "decode, prompts"
+SIZE, PRESET = "vit_b in torch, image size", "torch at 256, preset"
+AXES: Mapping[str, tuple[str, ...]] = {
+    READ: ("8", "16", "32"),
+    ENCODE: ("1", "2", "4", "8"),
+    DECODE: ("1", "2", "4", "8", "16"),
+    SIZE: ("256", "512", "1024"),
+    PRESET: ("vit_mini", "vit_b", "vit_l"),
+}
+"""Axis -> its values."""
+MEMORY = ", peak memory"
+"""Follows the axis in the subject of a series of peaks."""
+NOTHING = "nothing"
+"""The value of an axis at which a process makes ready, and does none of it."""
 WINDOW = (-20.0, 100.0)
-Works = dict[str, Callable[[], object]]
+Work = Callable[[], object]
 
 
-def measure(rounds: int = 3, largest: int = 1024, backend: str = "auto") -> Record:
-    """Seconds at each size of each axis; ``subject`` is the axis, ``quantity`` its value."""
-    series = _timed("read a folder, slices", _reading(rounds))
-    with Segmenter.from_bundle(None, backend) as segmenter:
-        series += _timed("encode, batch", interleaved(_encodes(segmenter), rounds))
-        series += _timed("decode, prompts", interleaved(_decodes(segmenter), 3 * rounds))
-    sizes = [size for size in SIZES if size <= largest]
-    series += _timed("vit_b in torch, image size", interleaved(_sizes(sizes), rounds))
-    names = ("vit_mini", "vit_b", "vit_l")
-    series += _timed("torch at 256, preset", interleaved(_presets(names), rounds))
-    return Record("scaling", tuple(series), {"rounds": rounds, "backend": backend})
-
-
-def _timed(axis: str, taken: dict[str, tuple[float, ...]]) -> list[Series]:
-    return [Series(axis, value, "s", samples) for value, samples in taken.items()]
-
-
-def _reading(rounds: int) -> dict[str, tuple[float, ...]]:
+def measure(
+    rounds: int = 3, largest: int = 1024, backend: str = "auto", budget: Budget = UNLIMITED
+) -> Record:
+    """Seconds and MB at each size of each axis; ``subject`` is the axis, ``quantity`` its value."""
+    series = []
     with tempfile.TemporaryDirectory() as scratch:
-        works: Works = {}
-        for count in SLICES:
-            place = Path(scratch) / str(count)
-            write_dicom(generate_study(5, PhantomOptions(slices=count)), place)
-            works[str(count)] = partial(read_study, place)
-        return interleaved(works, rounds)
+        studies = _studies(Path(scratch))
+        for number, (axis, values) in enumerate(AXES.items()):
+            kept = [each for each in values if axis != SIZE or int(each) <= largest]
+            part = budget.part(1 / (len(AXES) - number))
+            with ExitStack() as stack:
+                work = _maker(axis, studies, backend, stack)
+                works = {value: work(value) for value in kept}
+                times = interleaved(works, 3 * rounds if axis == DECODE else rounds, budget=part)
+            series += [Series(axis, value, "s", samples) for value, samples in times.items()]
+            series += _peaks(axis, kept, studies, backend)
+    settings = {"rounds": rounds, "backend": backend, "shortened": budget.shortened}
+    return Record("scaling", tuple(series), settings)
 
 
-def _encodes(segmenter: Segmenter) -> Works:
-    size = segmenter.bundle.manifest.slice_size
-    hu = np.random.default_rng(0).uniform(-20, 100, (max(BATCHES), 1, size, size))
-    window = np.tile(np.asarray(WINDOW, np.float32), (max(BATCHES), 1))
-    return {
-        str(batch): partial(segmenter.backend.encode, hu[:batch].astype(np.float32), window[:batch])
-        for batch in BATCHES
-    }
+def _peaks(axis: str, values: list[str], studies: Path, backend: str) -> list[Series]:
+    """Peak MB of each value, in a process of its own, above that of one that makes ready."""
+    once = [sys.executable, __file__, "--studies", str(studies), "--backend", backend, "--once"]
+    _, floor = process([*once, axis, NOTHING])
+    peaks = {value: process([*once, axis, value])[1] - floor for value in values}
+    return [Series(axis + MEMORY, value, "MB", (max(mb, 0.0),)) for value, mb in peaks.items()]
 
 
-def _decodes(segmenter: Segmenter) -> Works:
-    size = segmenter.bundle.manifest.slice_size
-    encoded = segmenter.encode(np.zeros((size, size), np.float32))
-    prompts = [Prompt(((100.0 + 9 * i, 200.0),), (FOREGROUND,)) for i in range(max(PROMPTS))]
-    return {
-        str(count): partial(segmenter.predict_batch, [encoded] * count, prompts[:count])
-        for count in PROMPTS
-    }
+def once(axis: str, value: str, studies: Path, backend: str) -> None:
+    """One value of one axis, once, from start to end: what a process of its own does.
+
+    The smallest value of it is done before: what a library or a model takes once is no growth.
+    """
+    with ExitStack() as stack:
+        work = _maker(axis, studies, backend, stack)
+        if axis != PRESET and axis != SIZE:
+            work(AXES[axis][0])()
+        if value != NOTHING:
+            work(value)()
 
 
-def _sizes(sizes: list[int]) -> Works:
-    return {str(size): _encode(replace(preset("vit_b"), image_size=size)) for size in sizes}
+def _studies(folder: Path) -> Path:
+    """A folder of DICOM files for each number of slices."""
+    for count in AXES[READ]:
+        write_dicom(generate_study(5, PhantomOptions(slices=int(count))), folder / count)
+    return folder
 
 
-def _presets(names: tuple[str, ...]) -> Works:
-    """At one size, which is not the mini's own: what is compared is the model."""
-    return {name: _encode(replace(preset(name), image_size=256)) for name in names}
+def _maker(axis: str, studies: Path, backend: str, stack: ExitStack) -> Callable[[str], Work]:
+    """What makes the work of a value of the axis."""
+    if axis == READ:
+        return lambda count: partial(read_study, studies / count)
+    if axis in (SIZE, PRESET):
+        return _in_torch if axis == PRESET else lambda side: _in_torch("vit_b", int(side))
+    segmenter = stack.enter_context(Segmenter.from_bundle(None, backend))
+    return partial(_encode if axis == ENCODE else _decode, segmenter)
 
 
-def _encode(config: SamConfig) -> Callable[[], object]:
+def _encode(segmenter: Segmenter, batch: str) -> Work:
+    size, count = segmenter.bundle.manifest.slice_size, int(batch)
+    hu = np.random.default_rng(0).uniform(-20, 100, (count, 1, size, size)).astype(np.float32)
+    window = np.tile(np.asarray(WINDOW, np.float32), (count, 1))
+    return partial(segmenter.backend.encode, hu, window)
+
+
+def _decode(segmenter: Segmenter, prompts: str) -> Work:
+    size, count = segmenter.bundle.manifest.slice_size, int(prompts)
+    encoded = segmenter.encode(np.zeros((size, size), np.float32))  # kept: encoded once
+    asked = [Prompt(((100.0 + 9 * i, 200.0),), (FOREGROUND,)) for i in range(count)]
+    return partial(segmenter.predict_batch, [encoded] * count, asked)
+
+
+def _in_torch(name: str, image_size: int = 256) -> Work:
+    """An encode in torch. Presets are compared at one size, which is not the mini's own."""
+    config = replace(preset(name), image_size=image_size)
     model = SamihsModel(build_sam(config), config).eval()
     hu, window = torch.zeros(1, 1, 512, 512), torch.tensor([WINDOW])
 
@@ -104,11 +134,18 @@ def _encode(config: SamConfig) -> Callable[[], object]:
 
 def main() -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = command_line(__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--largest", type=int, default=1024, help="image size of ViT-B")
+    parser.add_argument("--backend", default="auto")
+    parser.add_argument("--once", nargs=2, metavar=("AXIS", "VALUE"), help="for its own processes")
+    parser.add_argument("--studies", type=Path, help="for its own processes")
     options = parser.parse_args()
-    print(f"written  {measure(options.rounds, options.largest).write()}")
+    if options.once:
+        once(*options.once, options.studies, options.backend)
+        return
+    record = measure(options.rounds, options.largest, options.backend)
+    print(f"written  {record.write(options.results)}")
 
 
 if __name__ == "__main__":
