@@ -1,6 +1,7 @@
 """This project's runtime beside segment-anything's own, on the same weights and threads.
 
-    python benchmarks/peers.py [--model vit_b] [--rounds 5]
+    python benchmarks/peers.py [--model vit_b] [--rounds 5] [--batches 4,8]
+        [--only "samihs fp32,SamPredictor eager fp32"]
         [--mobile-sam DIR] [--segment-anything-fast DIR]
 
 Subjects: the exported graphs on ONNX Runtime (fp32, int8); ``SamPredictor`` in eager fp32, its
@@ -14,24 +15,30 @@ Each lives in a process of its own (``peers_worker.py``), which waits for the ot
 A B C A B C. A click goes from its coordinates to a mask at the slice's size. Weights are random:
 what a model costs does not depend on them. Before anything is timed, the logits of one click are
 held against SamPredictor's: an implementation in float32 that answers otherwise is not measured.
+The cold start is a process's first encode and click with all it loads and compiles before them: one
+sample, since each process starts once. A batch of slices is a loop where the subject takes one
+image at a time, as ``SamPredictor`` does.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import floors
 import numpy as np
 from peers_copies import COPIES
 from peers_inputs import SIZE, write_random
-from record import Record, Series
+from record import Record, Series, command_line
+from stopwatch import UNLIMITED, Budget, seconds
 from tables import EAGER
 from trial_bundle import manifest_of
 
@@ -58,8 +65,10 @@ OTHERWISE = ("segment-anything ONNX decoder", "MobileSAM")
 (``SamOnnxModel.select_masks``); the other has weights of its own."""
 MOST_DIFFERENT = 1e-3
 """Of the logits, relative to the largest: float32 in another order of summation (gates.py)."""
-CLICKS = (1, 2, 8)
-CLICKS_PER_ROUND = 5
+CLICKS = {1: 20, 2: 10, 8: 5}
+"""Prompts -> how often they are asked in a round."""
+USUAL = (*OURS, *RIVALS[:4])
+"""What `make bench` has the time for."""
 
 
 class Worker:
@@ -67,11 +76,12 @@ class Worker:
 
     def __init__(self, folder: Path, subject: str) -> None:
         command = [sys.executable, str(Path(__file__).with_name("peers_worker.py"))]
+        self.complaints = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.process = subprocess.Popen(
             [*command, str(folder), subject],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self.complaints,  # a file: a full pipe would stop who complains much
             text=True,
         )
 
@@ -86,44 +96,59 @@ class Worker:
         except BrokenPipeError:
             line = ""
         if not line:
-            _, complaint = self.process.communicate()
-            raise RuntimeError((complaint.strip().splitlines() or ["it ended"])[-1])
+            self.process.wait()
+            self.complaints.seek(0)
+            raise RuntimeError((self.complaints.read().strip().splitlines() or ["it ended"])[-1])
         return json.loads(line)
 
+    def end(self) -> None:
+        """End the process, whatever it is at."""
+        self.process.kill()
+        self.process.wait()
+        self.complaints.close()
 
-def measure(model: str = "vit_b", rounds: int = 5, image_size: int = 0) -> Record:
-    """Encode and click of every subject, and its peak memory."""
+
+def measure(
+    model: str = "vit_b",
+    rounds: int = 5,
+    image_size: int = 0,
+    subjects: Sequence[str] = (*OURS, *RIVALS),
+    batches: Sequence[int] = (),
+    budget: Budget = UNLIMITED,
+) -> Record:
+    """Cold start, encode, click and peak memory of every subject."""
     config = preset(model)
     config = replace(config, image_size=image_size or config.image_size)
     if config.pyramid_width:
         raise SystemExit(f"{model} is not segment-anything's own model: its SamPredictor has none")
+    refused: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="samihs-peers-") as scratch:
         folder = Path(scratch)
         prepare(folder, config)
-        workers, refused = _started(folder)
-        differences = _agreed(folder, workers, refused)
-        taken: dict[tuple[str, str], list[float]] = {}
-        for turn in range(rounds):
-            _round(workers, refused, taken, turn)
-        memory = {name: worker.ask("memory") for name, worker in workers.items()}
-        for worker in workers.values():
-            worker.process.kill()
-    series = [Series(name, what, "s", tuple(each)) for (name, what), each in taken.items()]
-    series += [Series(name, "peak memory", "MB", (each,)) for name, each in memory.items()]
-    series += [
-        Series(name, "logits, relative difference", "", (each,))
-        for name, each in differences.items()
-    ]
-    settings = {
-        "model": model,
+        with _started(folder, subjects, refused) as (workers, cold):
+            series = [Series(name, "cold start", "s", (each,)) for name, each in cold.items()]
+            series += _agreed(folder, workers, refused)
+            series += _timed(workers, refused, rounds, budget)
+            series += _asked(workers, refused, {"memory": ("peak memory", "MB")})
+            larger = {f"batch {n}": (f"encode, batch {n}", "s") for n in batches}
+            series += _asked(workers, refused, larger)  # after the peak: they have one of their own
+    series += floors.rates(min(rounds, 5))
+    name = f"peers-{model}" + (f"-{image_size}" if image_size else "")
+    return Record(name, tuple(series), _settings(config, rounds, budget), refused)
+
+
+def _settings(config: SamConfig, rounds: int, budget: Budget) -> dict[str, Any]:
+    work = floors.work_of(config, SIZE)
+    return {
+        "model": config.name,
         "image_size": config.image_size,
         "slice_size": SIZE,
         "rounds": rounds,
-        "threads": os.cpu_count(),
+        "threads": len(os.sched_getaffinity(0)),
         "weights": "random, seed 0",
+        "work": {"encode": work["encode"], "click, 1 prompt": work["click"]},
+        "shortened": budget.shortened,
     }
-    name = f"peers-{model}" + (f"-{image_size}" if image_size else "")
-    return Record(name, tuple(series), settings, refused)
 
 
 def prepare(folder: Path, config: SamConfig) -> None:
@@ -138,24 +163,32 @@ def prepare(folder: Path, config: SamConfig) -> None:
         write_bundle(files, manifest, folder / f"bundle-{entry.precision}")
 
 
-def _started(folder: Path) -> tuple[dict[str, Worker], dict[str, str]]:
-    """A warm worker of each subject, one after the other: they share the cores."""
-    workers, refused = {}, {}
-    for subject in (*OURS, *RIVALS):
-        worker = Worker(folder, subject)
-        try:
-            worker.ask("encode")
-            worker.ask("click 1")
-        except RuntimeError as error:
-            refused[subject] = str(error)
-        else:
-            workers[subject] = worker
-            print(f"{subject}: ready", file=sys.stderr)
-    return workers, refused
+@contextmanager
+def _started(
+    folder: Path, subjects: Sequence[str], refused: dict[str, str]
+) -> Iterator[tuple[dict[str, Worker], dict[str, float]]]:
+    """A warm worker of each subject, started one after the other, and the seconds it took."""
+    workers: dict[str, Worker] = {}
+    cold: dict[str, float] = {}
+    started: list[Worker] = []
+    try:
+        for subject in subjects:
+            taken = seconds(lambda subject=subject: started.append(Worker(folder, subject)))
+            try:
+                taken += seconds(lambda: [started[-1].ask(what) for what in ("encode", "click 1")])
+            except RuntimeError as error:
+                refused[subject] = str(error)
+            else:
+                workers[subject], cold[subject] = started[-1], taken
+                print(f"{subject}: ready after {taken:.1f} s", file=sys.stderr, flush=True)
+        yield workers, cold
+    finally:
+        for worker in started:
+            worker.end()
 
 
-def _agreed(folder: Path, workers: dict[str, Worker], refused: dict[str, str]) -> dict[str, float]:
-    """Largest difference of each one's logits from SamPredictor's; ends who should not differ."""
+def _agreed(folder: Path, workers: dict[str, Worker], refused: dict[str, str]) -> list[Series]:
+    """Largest difference of each one's logits from SamPredictor's; drops who should not differ."""
     answers = {}
     for number, (name, worker) in enumerate(list(workers.items())):
         path = folder / f"logits-{number}.npy"
@@ -168,7 +201,7 @@ def _agreed(folder: Path, workers: dict[str, Worker], refused: dict[str, str]) -
             answers[name] = np.load(path)
     reference = answers.get(EAGER)
     if reference is None:
-        return {}
+        return []
     found = {
         name: relative_difference(each, reference)
         for name, each in answers.items()
@@ -177,8 +210,10 @@ def _agreed(folder: Path, workers: dict[str, Worker], refused: dict[str, str]) -
     for name in EQUAL:
         if name in found and not found[name] <= MOST_DIFFERENT:  # so that NaN is none
             refused[name] = f"its logits differ from SamPredictor's by {found[name]:.2g}, relative"
-            workers.pop(name).process.kill()
-    return found
+            del workers[name]
+    return [
+        Series(name, "logits, relative difference", "", (each,)) for name, each in found.items()
+    ]
 
 
 def relative_difference(value: np.ndarray, reference: np.ndarray) -> float:
@@ -192,36 +227,67 @@ def relative_difference(value: np.ndarray, reference: np.ndarray) -> float:
     return float(np.abs(value - exact).max() / max(np.abs(exact).max(), 1e-30))
 
 
-def _round(
-    workers: dict[str, Worker],
-    refused: dict[str, str],
-    taken: dict[tuple[str, str], list[float]],
-    turn: int,
-) -> None:
-    for name, worker in list(workers.items()):
-        try:
-            taken.setdefault((name, "encode"), []).append(worker.ask("encode"))
-            for count in CLICKS:
-                samples = [worker.ask(f"click {count}") for _ in range(CLICKS_PER_ROUND)]
-                taken.setdefault((name, f"click, {count} prompts"), []).extend(samples)
-        except RuntimeError as error:
-            refused[name] = f"round {turn}: {error}"
-            del workers[name]
+def _timed(
+    workers: dict[str, Worker], refused: dict[str, str], rounds: int, budget: Budget
+) -> list[Series]:
+    """Encodes and clicks, round by round."""
+    taken: dict[tuple[str, str], list[float]] = {}
+    for turn in budget.rounds(rounds, "rounds"):
+        for name, worker in list(workers.items()):
+            try:
+                taken.setdefault((name, "encode"), []).append(worker.ask("encode"))
+                for count, times in CLICKS.items():
+                    samples = [worker.ask(f"click {count}") for _ in range(times)]
+                    what = f"click, {count} prompt{'s' if count > 1 else ''}"
+                    taken.setdefault((name, what), []).extend(samples)
+            except RuntimeError as error:
+                refused[name] = f"round {turn}: {error}"
+                del workers[name]
+    return [Series(name, what, "s", tuple(each)) for (name, what), each in taken.items()]
+
+
+def _asked(
+    workers: dict[str, Worker], refused: dict[str, str], what: dict[str, tuple[str, str]]
+) -> list[Series]:
+    """The answer of each worker to each request, once: request -> its quantity and unit."""
+    series = []
+    for request, (quantity, unit) in what.items():
+        for name, worker in list(workers.items()):
+            try:
+                series.append(Series(name, quantity, unit, (worker.ask(request),)))
+            except RuntimeError as error:
+                refused[name] = f"{quantity}: {error}"
+                del workers[name]
+    return series
+
+
+def read_subjects(given: str | None) -> tuple[str, ...]:
+    """``samihs fp32,MobileSAM`` as subjects, all where nothing is given; exits for an unknown."""
+    known = (*OURS, *RIVALS)
+    chosen = tuple(each.strip() for each in given.split(",")) if given else known
+    unknown = [each for each in chosen if each not in known]
+    if unknown:
+        sys.exit(f"error: no subject {unknown[0]!r}: there are {', '.join(known)}")
+    return chosen
 
 
 def main() -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = command_line(__doc__)
     parser.add_argument("--model", default="vit_b", help="a preset of segment-anything's own sizes")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--image-size", type=int, default=0, help="0: the preset's own")
+    parser.add_argument("--only", help="some of the subjects, with commas between")
+    parser.add_argument("--batches", default="", help="of slices, beside single ones: 4,8")
     for package, variable in COPIES.items():
         option = f"--{package.replace('_', '-')}"
         parser.add_argument(option, dest=variable, help="folder of a copy of its repository")
     options = parser.parse_args()
     os.environ.update({v: getattr(options, v) for v in COPIES.values() if getattr(options, v)})
-    record = measure(options.model, options.rounds, options.image_size)
-    print(f"written  {record.write()}")
+    batches = [int(each) for each in options.batches.split(",") if each]
+    subjects = read_subjects(options.only)
+    record = measure(options.model, options.rounds, options.image_size, subjects, batches)
+    print(f"written  {record.write(options.results)}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """One subject of ``peers.py``: does what a line of its input says, and answers in JSON.
 
-``encode`` and ``click N`` answer the seconds they took, ``memory`` the peak resident MB, ``logits
-FILE`` writes those of one click, always the same, for a comparison of what subjects answer.
+``encode``, ``batch N`` and ``click N`` answer the seconds they took, ``memory`` the peak resident
+MB, ``logits FILE`` writes those of one click, always the same, for a comparison of what subjects
+answer.
 """
 
 from __future__ import annotations
@@ -42,6 +43,11 @@ class Runtime:
     def encode(self, turn: int) -> None:
         self.encoded = self.segmenter.encode(slice_of(turn))
 
+    def encode_all(self, count: int, turn: int) -> None:
+        """A batch of slices that it has not seen."""
+        slices = [slice_of(10_000 + turn * count + each) for each in range(count)]
+        self.segmenter.encoder.encode(slices, background=False)
+
     def click(self, count: int, turn: int) -> None:
         from samihs_runtime.segmentation import FOREGROUND, Prompt
 
@@ -77,6 +83,15 @@ def _subject(folder: Path, name: str) -> Subject:
     return eager(folder, manner) if family == "SamPredictor" else OnnxDecoder(folder)
 
 
+def _batch(subject: Subject, count: int, turn: int) -> None:
+    """So many slices, in one call where the subject has one for them."""
+    if isinstance(subject, Runtime):
+        subject.encode_all(count, turn)
+        return
+    for each in range(count):
+        subject.encode(turn * count + each)
+
+
 def _write_logits(subject: Subject, path: Path) -> float:
     """Of turn 0; the seconds it took."""
     subject.encode(0)
@@ -99,6 +114,9 @@ def main() -> None:
         word, *rest = line.split()
         what: dict[str, Callable[[], Any]] = {
             "encode": lambda turn=turn: seconds(lambda: subject.encode(turn)),
+            "batch": lambda turn=turn, rest=rest: seconds(
+                lambda: _batch(subject, int(rest[0]), turn)
+            ),
             "click": lambda turn=turn, rest=rest: seconds(
                 lambda: subject.click(int(rest[0]), turn)
             ),
