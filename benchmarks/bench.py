@@ -1,52 +1,156 @@
-"""All CPU benchmarks, then the report.
+"""The CPU benchmarks, then the report.
 
-    python benchmarks/bench.py [--only latency,peers] [--brief]
+    python benchmarks/bench.py [--only latency,peers] [--brief | --full]
 
-``--brief`` takes a few rounds of everything: for a try of the machinery, not for figures.
+Without an option all suites of ``SUITES`` take about 12 minutes on two idle cores. Each has a share
+of them: rounds end when it is used up, and the result says how many there were. ``--full`` has no
+limit, asks for more, and takes what has no share, too: about two hours. ``--brief`` takes a few
+rounds of everything: for a try of the machinery, not for figures. A network without a click, other
+adaptations and the GPU have scripts of their own (``unet.py``, ``methods.py``, ``gpu.py``).
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 import cost
 import latency
+import loading
+import mask_grid
 import methods
 import peers
 import precisions
+import propagation
 import report
 import scaling
-from record import RESULTS, Record
+from record import RESULTS, Record, command_line
+from stopwatch import UNLIMITED, Budget
 
-SUITES: dict[str, tuple[Callable[[], Record], Callable[[], Record]]] = {
-    "latency": (latency.measure, lambda: latency.measure(runs=2)),
-    "cost": (cost.measure, lambda: cost.measure(runs=2)),
-    "scaling": (scaling.measure, lambda: scaling.measure(rounds=1, largest=256)),
-    "peers": (peers.measure, lambda: peers.measure(rounds=2)),
-    "methods": (methods.measure, lambda: methods.measure(studies=2)),
-    "precisions": (precisions.measure, lambda: precisions.measure(studies=2, precisions=("fp16",))),
+import training
+
+
+@dataclass(frozen=True)
+class Suite:
+    """One benchmark, at three lengths."""
+
+    seconds: float
+    """Its share of `make bench`; 0 where it is only of ``--full``."""
+    usual: Callable[[Budget], Record]
+    brief: Callable[[], Record]
+    full: Callable[[], Record]
+
+
+SUITES: dict[str, Suite] = {
+    "latency": Suite(
+        110,
+        lambda budget: latency.measure(budget=budget),
+        lambda: latency.measure(runs=1, clicks=10),
+        lambda: latency.measure(runs=15, clicks=1000),
+    ),
+    "cost": Suite(
+        40,
+        lambda budget: cost.measure(budget=budget),
+        lambda: cost.measure(runs=1),
+        lambda: cost.measure(runs=15, install=True),
+    ),
+    "scaling": Suite(
+        130,
+        lambda budget: scaling.measure(budget=budget),
+        lambda: scaling.measure(rounds=1, largest=256),
+        lambda: scaling.measure(rounds=7),
+    ),
+    "peers": Suite(
+        240,
+        lambda budget: peers.measure(rounds=5, subjects=peers.USUAL, budget=budget),
+        lambda: peers.measure(rounds=1, image_size=256, batches=(2,)),
+        lambda: peers.measure(rounds=9, batches=(4, 8)),
+    ),
+    "methods": Suite(
+        90,
+        lambda budget: methods.measure(studies=8),
+        lambda: methods.measure(studies=1),
+        lambda: methods.measure(studies=60),
+    ),
+    "precisions": Suite(
+        110,
+        lambda budget: precisions.measure(studies=6),
+        lambda: precisions.measure(studies=1, precisions=("fp16",)),
+        lambda: precisions.measure(studies=60),
+    ),
+    "propagation": Suite(
+        0,
+        lambda budget: propagation.measure(),
+        lambda: propagation.measure(seeds=1, geometries=("5 mm",)),
+        lambda: propagation.measure(),
+    ),
+    "mask-grid": Suite(
+        0,
+        lambda budget: mask_grid.measure(),
+        lambda: mask_grid.measure(studies=1),
+        lambda: mask_grid.measure(),
+    ),
+    "loading": Suite(
+        0,
+        lambda budget: loading.measure(),
+        lambda: loading.measure(slices=8, runs=1, coding="rle"),
+        lambda: loading.measure(runs=7),
+    ),
+    "training": Suite(
+        0,
+        lambda budget: training.measure(training.Plan()),
+        lambda: training.measure(training.Plan(steps=1, rounds=1)),
+        lambda: training.measure(training.Plan()),
+    ),
+    "training-vit_b": Suite(
+        0,
+        lambda budget: training.measure(training.VIT_B),
+        lambda: training.measure(training.Plan("vit_b", 256, 1, 1, steps=1, rounds=1)),
+        lambda: training.measure(training.VIT_B),
+    ),
 }
-"""Name -> in full, and brief."""
+
+
+def run(name: str, length: str, results: Path) -> None:
+    """Measure one suite, write it, and say how long it took and what it had no time for."""
+    suite, started = SUITES[name], time.perf_counter()
+    if length == "usual":
+        budget = Budget(suite.seconds) if suite.seconds else UNLIMITED
+        record = suite.usual(budget)
+    else:
+        budget, record = UNLIMITED, (suite.brief if length == "brief" else suite.full)()
+    taken, share = time.perf_counter() - started, budget.seconds
+    print(f"{name}: {taken:.0f} s, written  {record.write(results)}", flush=True)
+    for each in budget.shortened:
+        print(f"{name}: cut short by its share of {share:.0f} s: {each}", flush=True)
+    if taken > 1.1 * share:
+        print(f"{name}: over its share: {taken:.0f} s of {share:.0f} s", flush=True)
 
 
 def main() -> None:
     """Run what is asked for."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = command_line(__doc__)
     parser.add_argument("--only", help=f"some of {','.join(SUITES)}")
-    parser.add_argument("--brief", action="store_true")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--brief", dest="length", action="store_const", const="brief")
+    length.add_argument("--full", dest="length", action="store_const", const="full")
+    parser.set_defaults(length="usual")
     options = parser.parse_args()
-    chosen = options.only.split(",") if options.only else list(SUITES)
+    usual = [name for name, suite in SUITES.items() if suite.seconds]
+    everything = usual if options.length == "usual" else list(SUITES)
+    chosen = options.only.split(",") if options.only else everything
     unknown = [name for name in chosen if name not in SUITES]
     if unknown:
         sys.exit(f"error: no benchmark {unknown[0]!r}: there are {', '.join(SUITES)}")
+    started = time.perf_counter()
     for name in chosen:
-        started = time.perf_counter()
-        record = SUITES[name][options.brief]()
-        print(f"{name}: {time.perf_counter() - started:.0f} s, written  {record.write()}")
-    print(f"written  {report.write(RESULTS, report.HERE)}")
+        run(name, options.length, options.results)
+    out = report.HERE if options.results == RESULTS else options.results
+    print(f"written  {report.write(options.results, out)}")
+    print(f"all: {time.perf_counter() - started:.0f} s")
 
 
 if __name__ == "__main__":
