@@ -9,8 +9,17 @@ from record import Record, Series, ratios
 
 EAGER = "SamPredictor eager fp32"
 """What peers are held against: the subject of ``peers.py`` by that name."""
-SCALE = {"": 1.0, "s": 1e3, "MB": 1.0, "mm": 1.0, "mm2": 1.0, "mL": 1.0, "x": 1.0}
+SCALE = {
+    "": 1.0, "s": 1e3, "MB": 1.0, "mm": 1.0, "mm2": 1.0, "mL": 1.0, "x": 1.0,
+    "GFLOP/s": 1.0, "GB/s": 1.0,
+}  # fmt: skip
 """Unit -> factor before it is printed: seconds as milliseconds."""
+COSTS = ("s", "MB")
+"""Units of which less is better: where a ratio says how many times."""
+MACHINE = "this machine"
+"""Subject of the rates that floors are made of (``floors.py``)."""
+TYPES = ("int8", "bf16")
+"""Named in a subject that computes in another type than its work is given for."""
 FLOORS = {"s": "cold", "MB": "cold, peak memory"}
 """Unit -> the quantity of a process that only imports numpy (``latency.FLOOR``)."""
 
@@ -58,16 +67,64 @@ def _compared(quantity: str, chosen: list[Series]) -> list[str]:
     reference = next((each for each in chosen if each.subject == EAGER), chosen[-1])
     rows = []
     for each in chosen:
-        plain = each is reference or not each.unit  # a Dice is no cost: nothing to divide
+        plain = each is reference or each.unit not in COSTS  # a Dice has nothing to divide
         against = "" if plain else verdict(ratios(each.samples, reference.samples))
         rows.append((each.subject, spread(each), str(len(each.samples)), against))
     head = (
         quantity,
         f"median (quartiles), {unit_of(chosen[0])}".rstrip(", "),
         "n",
-        f"against {reference.subject}",
     )
-    return [*table(head, rows), ""]
+    if chosen[0].unit in COSTS:
+        return [*table((*head, f"against {reference.subject}"), rows), ""]
+    return [*table(head, [row[:-1] for row in rows]), ""]
+
+
+def quantiles(record: Record) -> list[str]:
+    """The slow ones among many: a 95th percentile of 20 samples at least, a 99th of 100."""
+    rows = []
+    for each in record.series:
+        if each.quantity.startswith("click, ") and len(each.samples) >= 20:
+            factor = SCALE[each.unit]
+            p50, p95, p99 = (factor * each.quantile(share) for share in (0.5, 0.95, 0.99))
+            last = f"{p99:.4g}" if len(each.samples) >= 100 else "too few samples"
+            row = (each.quantity, each.subject, f"{p50:.4g}", f"{p95:.4g}", last)
+            rows.append((*row, str(len(each.samples))))
+    return [*table(("clicks, ms", "of", "p50", "p95", "p99", "n"), rows), ""] if rows else []
+
+
+def floors(record: Record) -> list[str]:
+    """Measured medians beside the least that this machine can do them in."""
+    rows = []
+    for quantity, work in record.settings.get("work", {}).items():
+        for each in record.beside(quantity):
+            kind = next((kind for kind in TYPES if kind in each.subject), work["type"])
+            rate = record.find(MACHINE, f"matrix rate, {kind}")
+            bandwidth = record.find(MACHINE, "memory bandwidth")
+            if rate is None or bandwidth is None:
+                continue
+            computed, moved = (
+                work["flop"] / rate.median / 1e6,
+                work["bytes"] / bandwidth.median / 1e6,
+            )
+            floor = max(computed, moved)
+            rows.append((
+                quantity, each.subject,
+                f"{work['flop'] / 1e9:.4g} at {rate.median:.4g}/s ({kind}): {computed:.4g} ms",
+                f"{work['bytes'] / 1e6:.4g} at {1e3 * bandwidth.median:.4g}/s: {moved:.4g} ms",
+                f"{1e3 * each.median:.4g}", f"{1e3 * each.median / floor:.2f}",
+            ))  # fmt: skip
+    head = ("floors", "of", "GFLOP", "MB", "measured, ms", "times the floor")
+    return [*table(head, rows), ""] if rows else []
+
+
+def imports(record: Record) -> list[str]:
+    """Where the start of each command goes: packages by the time of their own modules."""
+    rows = [
+        (command, ", ".join(f"{package} {ms:.1f}" for package, ms in spent.items()))
+        for command, spent in record.settings.get("imports_ms", {}).items()
+    ]
+    return [*table(("start-up", "longest imports, ms"), rows), ""] if rows else []
 
 
 def spread(series: Series) -> str:

@@ -36,7 +36,9 @@ def record(make_case: Callable[..., StudyCase]) -> Record:
         half = truth & (np.arange(SIDE) < (15 if study == 7 else 20))
         masks = {"perfect": truth, "half": half, "nothing": np.zeros_like(truth)}
         tally.add(case, target, masks)
-    machine = {"processor": "a processor", "cores": 2, "gpus": []}
+    machine = {
+        "processor": "a processor", "cores": 2, "system": "", "python": "3.11", "gpus": [],
+    }  # fmt: skip
     return Record(
         "methods", tally.series(), command="python x.py", commit="abc1234", machine=machine,
         versions={},

@@ -9,10 +9,14 @@ from pathlib import Path
 import pytest
 import record as recording
 import report
+import scaling_tables
 import tables
-from record import Record, Series, newest, ratios, read_record
+from record import Record, Series, command_of, newest, ratios, read_record
+from stopwatch import Budget, interleaved
 
-MACHINE = {"processor": "a processor", "cores": 2, "gpus": []}
+MACHINE = {
+    "processor": "a processor", "cores": 2, "system": "a system", "python": "3.11.7", "gpus": [],
+}  # fmt: skip
 
 
 def result(benchmark: str, *series: Series, date: str = "2026-01-02T03:04:05+00:00") -> Record:
@@ -60,8 +64,8 @@ def test_a_ratio_is_taken_round_by_round() -> None:
 
 def test_the_report_says_what_was_met_missed_and_not_measured(tmp_path: Path) -> None:
     clicks = (
-        Series("samihs fp32", "click, 1 prompts", "s", (0.1, 0.1)),
-        Series(tables.EAGER, "click, 1 prompts", "s", (0.15, 0.15)),
+        Series("samihs fp32", "click, 1 prompt", "s", (0.1, 0.1)),
+        Series(tables.EAGER, "click, 1 prompt", "s", (0.15, 0.15)),
     )
     result("peers-vit_b", *ENCODES, *clicks).write(tmp_path / "results")
     text = report.write(tmp_path / "results", tmp_path).read_text()
@@ -97,8 +101,10 @@ def test_quantities_of_one_subject_share_a_table_with_the_floor(tmp_path: Path) 
 
 
 def test_an_exponent_is_fitted_where_sizes_are_numbers() -> None:
-    assert report.exponent([("1", 2.0), ("2", 8.0), ("4", 32.0)]) == pytest.approx(2.0)
-    assert report.exponent([("vit_b", 1.0), ("vit_l", 2.0)]) is None
+    assert scaling_tables.exponent([("1", 2.0), ("2", 8.0), ("4", 32.0)]) == pytest.approx(2.0)
+    assert scaling_tables.exponent([("vit_b", 1.0), ("vit_l", 2.0)]) is None
+    assert scaling_tables.exponent([("256", 1.0)]) is None  # a line through one point
+    assert scaling_tables.exponent([("1", 0.0), ("2", 1.0)]) is None  # nothing to take a log of
 
 
 def test_a_slower_work_is_named_and_a_slower_machine_is_not() -> None:
@@ -115,3 +121,55 @@ def test_a_machine_is_described_without_its_name() -> None:
     described = json.dumps(recording.machine())
     assert platform.node() not in described or not platform.node()
     assert dataclasses.asdict(result("x"))["machine"] == MACHINE
+
+
+def test_a_floor_is_the_slower_of_computing_and_moving(tmp_path: Path) -> None:
+    written = result(
+        "latency",
+        Series(tables.MACHINE, "matrix rate, fp32", "GFLOP/s", (100.0,)),
+        Series(tables.MACHINE, "memory bandwidth", "GB/s", (10.0,)),
+        Series("cpu", "encode, batch 1", "s", (0.05,)),
+    )
+    work = {"encode, batch 1": {"flop": 2e9, "bytes": 1e8, "type": "fp32"}}
+    dataclasses.replace(written, settings={"work": work}).write(tmp_path / "results")
+    text = report.write(tmp_path / "results", tmp_path).read_text()
+    row = next(line for line in text.splitlines() if "2 at 100/s" in line)
+    assert row == (
+        "| encode, batch 1 | cpu | 2 at 100/s (fp32): 20 ms | 100 at 1e+04/s: 10 ms | 50 | 2.50 |"
+    )
+
+
+def test_slow_clicks_are_told_where_there_are_enough(tmp_path: Path) -> None:
+    many = tuple(each / 1000 for each in range(1, 101))
+    result(
+        "latency",
+        Series("cpu", "click, 1 prompt", "s", many),
+        Series("cpu", "click, 8 prompts", "s", many[:20]),
+        Series("cpu", "click, 2 prompts", "s", many[:3]),
+    ).write(tmp_path / "results")
+    text = report.write(tmp_path / "results", tmp_path).read_text()
+    assert "| click, 1 prompt | cpu | 51 | 96 | 100 | 100 |" in text
+    assert "| click, 8 prompts | cpu | 11 | 20 | too few samples | 20 |" in text
+    assert "| click, 2 prompts | cpu | 2 | 2" not in text
+
+
+def test_rounds_end_with_the_time_and_that_is_said() -> None:
+    spent = Budget(0.0)
+    taken = interleaved({"a": lambda: None, "b": lambda: None}, 5, budget=spent)
+    assert [len(each) for each in taken.values()] == [2, 2]
+    assert spent.shortened == ["rounds of a, b: 2 of 5"]
+    assert len(interleaved({"a": lambda: None}, 5)["a"]) == 5
+
+
+def test_a_part_of_a_budget_reports_to_the_whole() -> None:
+    whole = Budget(100.0)
+    assert whole.part(0.5).seconds == pytest.approx(50.0, abs=0.1)
+    list(Budget(0.0, whole.shortened).rounds(3, "rounds", least=1))
+    assert whole.shortened == ["rounds: 1 of 3"]
+
+
+def test_a_command_is_shown_as_one_types_it_without_places_on_the_machine() -> None:
+    given = ["/home/someone/x/benchmarks/bench.py", "--geometry", "5 mm", "--base=/a/b/c.bin"]
+    assert command_of(given) == "python benchmarks/bench.py --geometry '5 mm' --base=.../c.bin"
+    named = command_of(["methods.py", "--checkpoint", "LoRA=/a/method=lora seed=1/adapters.bin"])
+    assert named == "python benchmarks/methods.py --checkpoint LoRA=.../adapters.bin"

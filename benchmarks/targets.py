@@ -1,0 +1,120 @@
+"""What figures must reach, and whether the newest results do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from record import Record, ratios
+from tables import EAGER, table
+
+FIRST_MASK = "cold, folder of 32, first mask"
+STEP, RECOMPUTED = "step", "step, recomputed activations"
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a figure must reach."""
+
+    text: str
+    benchmark: str
+    """Name of the record: ``peers-vit_b-cpu``."""
+    value: Callable[[Record], float | None]
+    """The figure; None where the record lacks it."""
+    limit: float
+    at_least: bool = True
+
+    def met(self, figure: float) -> bool:
+        """Whether the figure is on the right side of the limit."""
+        return figure >= self.limit if self.at_least else figure <= self.limit
+
+
+def ratio_of(subject: str, reference: str, quantity: str) -> Callable[[Record], float | None]:
+    """Median over the rounds of reference / subject."""
+
+    def value(record: Record) -> float | None:
+        own, other = record.find(subject, quantity), record.find(reference, quantity)
+        if own is None or other is None:
+            return None
+        return ratios(own.samples, other.samples).median
+
+    return value
+
+
+def median_of(quantity: str) -> Callable[[Record], float | None]:
+    """Of the first subject that has the quantity."""
+
+    def value(record: Record) -> float | None:
+        return next((each.median for each in record.series if each.quantity == quantity), None)
+
+    return value
+
+
+def slower_than(subject: str, reference: str, quantity: str) -> Callable[[Record], float | None]:
+    """Median over the rounds of subject / reference."""
+    return ratio_of(reference, subject, quantity)
+
+
+def share_of(part: str, whole: str) -> Callable[[Record], float | None]:
+    """Median over the rounds of one quantity over another, of the same first subject."""
+
+    def value(record: Record) -> float | None:
+        parts, wholes = record.beside(part), record.beside(whole)
+        if not parts or not wholes:
+            return None
+        return ratios(wholes[0].samples, parts[0].samples).median
+
+    return value
+
+
+def saved_by(subject: str, reference: str, quantity: str) -> Callable[[Record], float | None]:
+    """What share of the reference's the subject does without."""
+    smaller = slower_than(subject, reference, quantity)
+
+    def value(record: Record) -> float | None:
+        found = smaller(record)
+        return None if found is None else 1 - found
+
+    return value
+
+
+TARGETS = (
+    Target("ViT-B encode fp32, times SamPredictor eager", "peers-vit_b-cpu",
+           ratio_of("samihs fp32", EAGER, "encode"), 2.0),
+    Target("ViT-B encode int8, times SamPredictor eager", "peers-vit_b-cpu",
+           ratio_of("samihs int8", EAGER, "encode"), 3.0),
+    Target("ViT-B click, times SamPredictor.predict", "peers-vit_b-cpu",
+           ratio_of("samihs fp32", EAGER, "click, 1 prompt"), 2.0),
+    Target("ViT-B peak memory, eager's over ours", "peers-vit_b-cpu",
+           ratio_of("samihs fp32", EAGER, "peak memory"), 1 / 0.7),
+    Target("32 slices: cold command to the mask, s", "latency-cpu",
+           median_of(FIRST_MASK), 2.0, at_least=False),
+    Target("of that, share outside reading and encoding", "latency-cpu",
+           share_of(f"{FIRST_MASK}, outside reading and encoding", FIRST_MASK), 0.5,
+           at_least=False),
+    Target("cold command, one slice, s", "latency-cpu",
+           median_of("cold, one slice"), 3.0, at_least=False),
+    Target("a second click, s", "latency-cpu", median_of("click, 1 prompt"), 0.1, at_least=False),
+    Target("samihs-infer --help, s", "latency-cpu",
+           median_of("cold, --help"), 0.4, at_least=False),
+    Target("reading 300 slices, times decoding alone", "loading-jpeg-lossless-cpu",
+           slower_than("read_study", "pydicom, read and decode", "300 slices, jpeg-lossless"), 1.5,
+           at_least=False),
+    Target("ViT-B training step at 512, memory saved by recomputing", "training-vit_b-512-cpu",
+           saved_by(RECOMPUTED, STEP, "peak memory"), 0.4),
+)  # fmt: skip
+
+
+def targets(records: Mapping[str, Record]) -> list[str]:
+    """The table of all targets; ``records`` by name, as :func:`record.newest` has them."""
+    rows = []
+    for target in TARGETS:
+        record = records.get(target.benchmark)
+        figure = target.value(record) if record is not None else None
+        wanted = f"{'at least' if target.at_least else 'at most'} {target.limit:.3g}"
+        if figure is None:
+            rows.append((target.text, wanted, "", "not measured"))
+        else:
+            verdict = "met" if target.met(figure) else "**missed**"
+            rows.append((target.text, wanted, f"{figure:.3g}", verdict))
+    return table(("what", "target", "measured", ""), rows)
