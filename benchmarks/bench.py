@@ -31,6 +31,7 @@ from record import RESULTS, Record, command_line
 from stopwatch import UNLIMITED, Budget
 
 import training
+from samihs_training.data.phantom import BleedType
 
 
 @dataclass(frozen=True)
@@ -60,13 +61,13 @@ SUITES: dict[str, Suite] = {
     "scaling": Suite(
         130,
         lambda budget: scaling.measure(budget=budget),
-        lambda: scaling.measure(rounds=1, largest=256),
+        lambda: scaling.measure(rounds=1, largest=256, points=2),
         lambda: scaling.measure(rounds=7),
     ),
     "peers": Suite(
         240,
         lambda budget: peers.measure(rounds=5, subjects=peers.USUAL, budget=budget),
-        lambda: peers.measure(rounds=1, image_size=256, batches=(2,)),
+        lambda: peers.measure("tiny", rounds=1, batches=(2,)),
         lambda: peers.measure(rounds=9, batches=(4, 8)),
     ),
     "methods": Suite(
@@ -83,9 +84,17 @@ SUITES: dict[str, Suite] = {
     ),
     "propagation": Suite(
         0,
-        lambda budget: propagation.measure(),
+        lambda budget: propagation.measure(geometries=propagation.THICK),
         lambda: propagation.measure(seeds=1, geometries=("5 mm",)),
-        lambda: propagation.measure(),
+        lambda: propagation.measure(geometries=propagation.THICK),
+    ),
+    "propagation-thin": Suite(
+        0,
+        lambda budget: propagation.measure(seeds=1, geometries=propagation.THIN),
+        lambda: propagation.measure(
+            seeds=1, geometries=("2.5 mm",), kinds=(BleedType.INTRAPARENCHYMAL,)
+        ),
+        lambda: propagation.measure(seeds=1, geometries=propagation.THIN),
     ),
     "mask-grid": Suite(
         0,

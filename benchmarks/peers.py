@@ -43,6 +43,7 @@ from tables import EAGER
 from trial_bundle import manifest_of
 
 from samihs_export.families import write_graphs
+from samihs_export.precision import Precision
 from samihs_runtime.bundle import WindowRule, write_bundle
 from samihs_training.model import SamihsModel
 from samihs_training.sam import SamConfig, preset
@@ -67,6 +68,11 @@ MOST_DIFFERENT = 1e-3
 """Of the logits, relative to the largest: float32 in another order of summation (gates.py)."""
 CLICKS = {1: 20, 2: 10, 8: 5}
 """Prompts -> how often they are asked in a round."""
+TINY = SamConfig(
+    "tiny", width=48, depth=2, heads=3, global_blocks=(1,), image_size=128, window=5,
+    prompt_width=32, decoder_depth=2, decoder_heads=4, decoder_mlp=64, score_hidden=32,
+)  # fmt: skip
+"""For a try of the machinery: ViT-B takes minutes to export."""
 USUAL = (*OURS, *RIVALS[:4])
 """What `make bench` has the time for."""
 
@@ -117,14 +123,14 @@ def measure(
     budget: Budget = UNLIMITED,
 ) -> Record:
     """Cold start, encode, click and peak memory of every subject."""
-    config = preset(model)
+    config = TINY if model == TINY.name else preset(model)
     config = replace(config, image_size=image_size or config.image_size)
     if config.pyramid_width:
         raise SystemExit(f"{model} is not segment-anything's own model: its SamPredictor has none")
     refused: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="samihs-peers-") as scratch:
         folder = Path(scratch)
-        prepare(folder, config)
+        prepare(folder, config, [each for each in OURS if each in subjects])
         with _started(folder, subjects, refused) as (workers, cold):
             series = [Series(name, "cold start", "s", (each,)) for name, each in cold.items()]
             series += _agreed(folder, workers, refused)
@@ -151,14 +157,13 @@ def _settings(config: SamConfig, rounds: int, budget: Budget) -> dict[str, Any]:
     }
 
 
-def prepare(folder: Path, config: SamConfig) -> None:
-    """The same weights as a state dict and as a bundle of ONNX graphs."""
+def prepare(folder: Path, config: SamConfig, ours: Sequence[str] = OURS) -> None:
+    """The same weights as a state dict and as a bundle of ONNX graphs for each of ``ours``."""
     model = SamihsModel(write_random(folder, config), config).eval()
     files = folder / "files"
-    entries = [
-        write_graphs(files, model, "onnx", precision, SIZE, dict) for precision in ("fp32", "int8")
-    ]
-    for entry in entries:
+    for name in ours:
+        precision: Precision = "int8" if name.endswith("int8") else "fp32"
+        entry = write_graphs(files, model, "onnx", precision, SIZE, dict)
         manifest = manifest_of(config, SIZE, WINDOW, [entry])
         write_bundle(files, manifest, folder / f"bundle-{entry.precision}")
 
@@ -274,7 +279,7 @@ def read_subjects(given: str | None) -> tuple[str, ...]:
 def main() -> None:
     """Measure and write."""
     parser = command_line(__doc__)
-    parser.add_argument("--model", default="vit_b", help="a preset of segment-anything's own sizes")
+    parser.add_argument("--model", default="vit_b", help="vit_b, vit_l, vit_h; tiny")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--image-size", type=int, default=0, help="0: the preset's own")
     parser.add_argument("--only", help="some of the subjects, with commas between")

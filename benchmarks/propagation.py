@@ -44,6 +44,7 @@ GEOMETRIES = {
     "1 mm": {"slice_thickness_mm": 1.0, "tilt_deg": 0.0},
     "5 mm, tilt 18": {"slice_thickness_mm": 5.0, "tilt_deg": 18.0},
 }
+THICK, THIN = ("5 mm", "5 mm, tilt 18"), ("2.5 mm", "1 mm")
 FIRST_SEED = 90_000
 """None of training's."""
 BLOOD_HU = (45.0, 95.0)
@@ -90,7 +91,7 @@ def measure(
             "backend": segmenter.backend.description,
             "rows": rows,
         }
-    thin = "" if "5 mm" in geometries else "-thin"  # a result of its own: it takes much longer
+    thin = "-thin" if set(geometries) <= set(THIN) else ""  # beside the thick ones, not over them
     return Record(f"propagation{thin}", tuple(_all_series(rows)), settings)
 
 

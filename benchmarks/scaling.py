@@ -18,7 +18,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from record import Record, Series, command_line
 from stopwatch import UNLIMITED, Budget, interleaved, process
 
@@ -26,8 +25,6 @@ from samihs_runtime.segmentation import FOREGROUND, Prompt
 from samihs_runtime.segmenter import Segmenter
 from samihs_runtime.study import read_study
 from samihs_training.data.phantom import PhantomOptions, generate_study, write_dicom
-from samihs_training.model import SamihsModel
-from samihs_training.sam import build_sam, preset
 
 READ, ENCODE, DECODE = "read a folder, slices", "encode, batch", "decode, prompts"
 SIZE, PRESET = "vit_b in torch, image size", "torch at 256, preset"
@@ -48,14 +45,21 @@ Work = Callable[[], object]
 
 
 def measure(
-    rounds: int = 3, largest: int = 1024, backend: str = "auto", budget: Budget = UNLIMITED
+    rounds: int = 3,
+    largest: int = 1024,
+    backend: str = "auto",
+    points: int = 5,
+    budget: Budget = UNLIMITED,
 ) -> Record:
-    """Seconds and MB at each size of each axis; ``subject`` is the axis, ``quantity`` its value."""
+    """Seconds and MB at each size of each axis; ``subject`` is the axis, ``quantity`` its value.
+
+    The first ``points`` values of each, image sizes up to ``largest``.
+    """
     series = []
     with tempfile.TemporaryDirectory() as scratch:
         studies = _studies(Path(scratch))
         for number, (axis, values) in enumerate(AXES.items()):
-            kept = [each for each in values if axis != SIZE or int(each) <= largest]
+            kept = [each for each in values[:points] if axis != SIZE or int(each) <= largest]
             part = budget.part(1 / (len(AXES) - number))
             with ExitStack() as stack:
                 work = _maker(axis, studies, backend, stack)
@@ -121,6 +125,11 @@ def _decode(segmenter: Segmenter, prompts: str) -> Work:
 
 def _in_torch(name: str, image_size: int = 256) -> Work:
     """An encode in torch. Presets are compared at one size, which is not the mini's own."""
+    import torch  # here: the peaks of other axes' processes are not torch's
+
+    from samihs_training.model import SamihsModel
+    from samihs_training.sam import build_sam, preset
+
     config = replace(preset(name), image_size=image_size)
     model = SamihsModel(build_sam(config), config).eval()
     hu, window = torch.zeros(1, 1, 512, 512), torch.tensor([WINDOW])
