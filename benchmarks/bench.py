@@ -59,13 +59,13 @@ SUITES: dict[str, Suite] = {
         lambda: cost.measure(runs=15, install=True),
     ),
     "scaling": Suite(
-        130,
+        110,
         lambda budget: scaling.measure(budget=budget),
         lambda: scaling.measure(rounds=1, largest=256, points=2),
         lambda: scaling.measure(rounds=7),
     ),
     "peers": Suite(
-        240,
+        260,
         lambda budget: peers.measure(rounds=5, subjects=peers.USUAL, budget=budget),
         lambda: peers.measure("tiny", rounds=1, batches=(2,)),
         lambda: peers.measure(rounds=9, batches=(4, 8)),

@@ -11,6 +11,7 @@ stand the rates of this machine (``floors.py``), of which the report makes their
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 import tempfile
 from collections.abc import Callable
@@ -72,13 +73,13 @@ def measure(
     with tempfile.TemporaryDirectory() as scratch:
         given = _given(Path(scratch) / "study", bundle, backend)
         series = floors.rates(min(runs, 5))
-        series += _cold(given, Path(scratch) / "out", runs, budget.part(0.7))
+        cold, stages = _cold(given, Path(scratch) / "out", runs, budget.part(0.7))
         warm, work = _warm(given, runs, clicks, budget)
     settings = {
-        "slices": SLICES, "backend": backend, "runs": runs, "work": work,
+        "slices": SLICES, "backend": backend, "runs": runs, "work": work, "stages_s": stages,
         "shortened": budget.shortened,
     }  # fmt: skip
-    return Record("latency", (*series, *warm), settings)
+    return Record("latency", (*series, *cold, *warm), settings)
 
 
 def _given(folder: Path, bundle: Path | None, backend: str) -> Given:
@@ -89,13 +90,19 @@ def _given(folder: Path, bundle: Path | None, backend: str) -> Given:
     return Given(folder, study.hu[index], index, click, bundle, backend)
 
 
-def _cold(given: Given, out: Path, runs: int, budget: Budget) -> list[Series]:
-    """Whole processes: one slice, the whole folder, and the floor, in turn."""
+def _cold(
+    given: Given, out: Path, runs: int, budget: Budget
+) -> tuple[list[Series], dict[str, dict[str, float]]]:
+    """Whole processes: one slice, the whole folder, and the floor, in turn.
+
+    With them the median seconds of the stages that each command reports of itself.
+    """
     commands = _commands(given, out)
     report = out / "report.json"
     for _, command in commands.values():
         process(command)  # bytecode and disk cache, as on any machine that has run it once
     taken: dict[tuple[str, str, str], list[float]] = {}
+    told: dict[str, list[dict[str, float]]] = {}
 
     def note(subject: str, quantity: str, unit: str, value: float) -> None:
         taken.setdefault((subject, quantity, unit), []).append(value)
@@ -108,8 +115,15 @@ def _cold(given: Given, out: Path, runs: int, budget: Budget) -> list[Series]:
             note(subject, f"{quantity}, peak memory", "MB", peak)
             if report.is_file():
                 stages = json.loads(report.read_text(encoding="utf-8"))["seconds"]
+                told.setdefault(quantity, []).append(stages)
                 note(subject, f"{quantity}{OUTSIDE}", "s", wall - stages["load"] - stages["encode"])
-    return [Series(*key, tuple(samples)) for key, samples in taken.items()]
+    medians = {
+        quantity: {
+            name: statistics.median(each.get(name, 0.0) for each in reports) for name in reports[0]
+        }
+        for quantity, reports in told.items()
+    }
+    return [Series(*key, tuple(samples)) for key, samples in taken.items()], medians
 
 
 def _commands(given: Given, out: Path) -> dict[str, tuple[str, list[str]]]:
@@ -147,7 +161,7 @@ def _warm(
             segmenter.encoder.cache.clear()
             first.append(seconds(lambda: _first_mask(segmenter, given)))
             segmenter.encoder.cache.clear()
-            rest.append(seconds(lambda: _all_embeddings(segmenter, given.folder)))
+            rest.append(seconds(lambda: _reportsembeddings(segmenter, given.folder)))
     taken |= {
         f"folder of {SLICES} to first mask": tuple(first),
         f"folder of {SLICES} to last embedding": tuple(rest),
@@ -200,7 +214,7 @@ def _first_mask(segmenter: Segmenter, given: Given) -> None:
     segmenter.predict(segmenter.encode(series.hu[given.index]), given.prompt)
 
 
-def _all_embeddings(segmenter: Segmenter, folder: Path) -> None:
+def _reportsembeddings(segmenter: Segmenter, folder: Path) -> None:
     with segmenter.open(read_study(folder)) as session:
         session.wait()
 

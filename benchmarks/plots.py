@@ -68,13 +68,18 @@ def _frame(axis: plt.Axes, quantity: str, chosen: list[Series]) -> None:
     bars = axis.barh(
         names, middle, xerr=np.transpose(spread), color="#7ba3cc", error_kw={"linewidth": 0.8}
     )
-    axis.bar_label(bars, [f"{each:.3g}" for each in middle], fontsize=7, padding=3)
+    axis.bar_label(bars, [_short(each) for each in middle], fontsize=7, padding=3)
     axis.margins(x=0.12)
     axis.invert_yaxis()
     title = f"{quantity}, {unit_of(chosen[0])}".rstrip(", ")
     axis.set_title(f"{title}: median and quartiles", fontsize=9, loc="left")
     axis.tick_params(labelsize=8)
     axis.spines[["top", "right"]].set_visible(False)
+
+
+def _short(value: float) -> str:
+    """Three digits, and never an exponent for a large one."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _defined(series: Series) -> Series:

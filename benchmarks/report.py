@@ -15,7 +15,7 @@ from accuracy_tables import accuracies
 from plots import picture
 from record import RESULTS, Record, newest
 from scaling_tables import exponents
-from tables import floors, imports, quantiles, quantities
+from tables import floors, imports, quantiles, quantities, stages
 from targets import targets
 
 HERE = Path(__file__).parent
@@ -59,7 +59,8 @@ def _section(name: str, record: Record) -> list[str]:
     elif record.benchmark in ACCURACIES:
         lines += accuracies(record)
     else:
-        lines += [*quantities(record), *quantiles(record), *floors(record), *imports(record)]
+        for part in (quantities, quantiles, floors, stages, imports):
+            lines += part(record)
     short = record.settings.get("shortened", ())
     lines += [f"- cut short by the time allowed: {each}" for each in short]
     lines += [f"- {subject}: not measured: {why}" for subject, why in record.not_measured.items()]

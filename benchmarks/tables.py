@@ -76,7 +76,7 @@ def _compared(quantity: str, chosen: list[Series]) -> list[str]:
         "n",
     )
     if chosen[0].unit in COSTS:
-        return [*table((*head, f"against {reference.subject}"), rows), ""]
+        return [*table((*head, f"{reference.subject} / this"), rows), ""]
     return [*table(head, [row[:-1] for row in rows]), ""]
 
 
@@ -125,6 +125,15 @@ def imports(record: Record) -> list[str]:
         for command, spent in record.settings.get("imports_ms", {}).items()
     ]
     return [*table(("start-up", "longest imports, ms"), rows), ""] if rows else []
+
+
+def stages(record: Record) -> list[str]:
+    """Where a cold command's time goes, by its own report; what is left over is no stage's."""
+    rows = [
+        (command, ", ".join(f"{stage} {1e3 * each:.4g}" for stage, each in spent.items()))
+        for command, spent in record.settings.get("stages_s", {}).items()
+    ]
+    return [*table(("stages", "medians, ms"), rows), ""] if rows else []
 
 
 def spread(series: Series) -> str:

@@ -1,0 +1,34 @@
+"""`make bench` has a bound, and says what it did not keep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import bench
+import pytest
+from bench import SUITES, Suite
+from record import Record
+from stopwatch import Budget
+
+
+def test_the_shares_of_all_suites_are_12_minutes() -> None:
+    assert sum(suite.seconds for suite in SUITES.values()) == 720
+
+
+def test_a_suite_that_is_cut_short_or_over_its_share_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measured(budget: Budget) -> Record:
+        list(budget.rounds(5, "rounds"))
+        return Record("quick", ())
+
+    suite = Suite(1e-9, measured, lambda: Record("quick", ()), lambda: Record("quick", ()))
+    monkeypatch.setitem(SUITES, "quick", suite)
+    bench.run("quick", "usual", tmp_path)
+    said = capsys.readouterr().out
+    assert "cut short by its share of 0 s: rounds: 2 of 5" in said
+    assert "quick: over its share" in said
+    bench.run("quick", "full", tmp_path)
+    said = capsys.readouterr().out
+    assert "share" not in said
+    assert len(list(tmp_path.iterdir())) == 1
