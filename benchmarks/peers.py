@@ -110,7 +110,7 @@ class Worker:
     def end(self) -> None:
         """End the process, whatever it is at."""
         self.process.kill()
-        self.process.wait()
+        self.process.communicate()  # closes its pipes, too
         self.complaints.close()
 
 

@@ -16,11 +16,12 @@ from matplotlib import pyplot as plt
 
 SHOWN: dict[str, tuple[str, ...]] = {
     "latency": (),
+    "peers": ("encode", "click, 1 prompt", "peak memory", "cold start"),
     "methods": ("Dice, all", "HD95, all"),
     "precisions": ("Dice, all", "HD95, all"),
     "cost": ("start-up", "start-up, peak memory", "size on disk", "installation"),
 }
-"""Benchmark -> what its picture shows; the first four of any other."""
+"""Benchmark (up to a hyphen) -> what its picture shows; the first four of any other."""
 MOST = 4
 INCHES_PER_BAR, INCHES_OF_FRAME = 0.26, 0.9
 
@@ -39,7 +40,7 @@ def picture(name: str, record: Record, out: Path) -> Path | None:
 
 def _bars(record: Record) -> plt.Figure | None:
     """One frame below the other: subjects' names are long."""
-    wanted = SHOWN.get(record.benchmark, tuple(record.quantities()))
+    wanted = SHOWN.get(record.benchmark.partition("-")[0], tuple(record.quantities()))
     frames = {each: record.beside(each) for each in wanted}
     frames = {quantity: chosen for quantity, chosen in frames.items() if len(chosen) > 1}
     frames = dict(list(frames.items())[:MOST])

@@ -150,8 +150,10 @@ def unit_of(series: Series) -> str:
 
 def verdict(ratio: Series) -> str:
     """The median ratio, and whether it is more than noise."""
+    if len(ratio.samples) == 1:
+        return f"{ratio.median:.2f} x, one sample"
     first, third = ratio.quartiles
-    if len(ratio.samples) > 1 and first <= 1 <= third:
+    if first <= 1 <= third:
         return f"{ratio.median:.2f} x: within the noise"
     return f"{ratio.median:.2f} x"
 

@@ -174,22 +174,18 @@ def test_who_answers_otherwise_is_not_measured(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Real workers: SamPredictor, and beside it one that cannot be had."""
-    monkeypatch.setattr(peers, "OURS", ())
-    monkeypatch.setattr(peers, "RIVALS", (EAGER, "MobileSAM"))
-    workers, refused = peers._started(folder)
-    try:
-        assert list(workers) == [EAGER]
+    refused: dict[str, str] = {}
+    with peers._started(folder, (EAGER, "MobileSAM"), refused) as (workers, cold):
+        assert list(workers) == list(cold) == [EAGER]
+        process = workers[EAGER].process
         assert "its frame is 1024 px" in refused["MobileSAM"]
-        assert peers._agreed(folder, workers, refused) == {}
+        assert peers._agreed(folder, workers, refused) == []
         # A worker that passes for another implementation, and answers what nobody else does.
         workers["transformers SamModel"] = workers[EAGER]
         answers = iter([np.ones((4, 4)), np.zeros((4, 4))])
         monkeypatch.setattr(np, "load", lambda path: next(answers))
-        found = peers._agreed(folder, workers, refused)
-        assert found == {"transformers SamModel": 1.0}
+        (found,) = peers._agreed(folder, workers, refused)
+        assert (found.subject, found.samples) == ("transformers SamModel", (1.0,))
         assert "differ from SamPredictor's by 1, relative" in refused["transformers SamModel"]
         assert list(workers) == [EAGER]
-    finally:
-        for worker in workers.values():
-            worker.process.kill()
-            worker.process.communicate()
+    assert process.poll() is not None  # nobody is left behind

@@ -81,6 +81,7 @@ def test_no_claim_is_made_inside_the_noise() -> None:
     noisy = ratios((1.0, 1.0, 1.0, 1.0), (0.9, 1.1, 0.95, 1.05))
     assert tables.verdict(noisy).endswith("within the noise")
     assert tables.verdict(ratios((1.0, 1.0), (2.0, 2.1))) == "2.05 x"
+    assert tables.verdict(ratios((1.0,), (2.0,))) == "2.00 x, one sample"
 
 
 def test_quantities_of_one_subject_share_a_table_with_the_floor(tmp_path: Path) -> None:
