@@ -227,7 +227,9 @@ class FineCells(nn.Module):
         self.hypernetwork = decoder.output_hypernetworks_mlps[0]
         self.gate_hypernetwork = decoder.gate_hypernetwork
         self.fine_hypernetwork = decoder.fine_hypernetwork
-        self.context, self.likeness = decoder.context, decoder.likeness
+        self.context = decoder.context
+        self.clicked, self.likeness = decoder.clicked, decoder.likeness
+        self.fine_clicked, self.fine_likeness = decoder.fine_clicked, decoder.fine_likeness
         self.evidence = decoder.evidence
 
     def prior(self, logits: Tensor) -> Tensor:
@@ -238,14 +240,17 @@ class FineCells(nn.Module):
         """As :meth:`PlainCells.forward`."""
         _, detail, fine = unpack(packed, self.channels)
         places, labels = clicked.points * self.scale + 0.5, clicked.labels
-        maps, where = (each.to(packed.dtype) for each in self.click_maps(places, labels))
-        maps = detail + maps + self.likeness(detail, where)
+        maps = detail + self.click_maps(places, labels).to(packed.dtype)
+        where = self.clicked(places, labels).to(packed.dtype)
+        maps = maps + self.likeness(detail, where)
+        fine_where = self.fine_clicked(places, labels).to(packed.dtype)
+        fine = fine + self.fine_likeness(fine, fine_where)
         cells = joined(self.upscaling, self.context(clicked.source, clicked.position), maps)
         heads = self.hypernetwork, self.gate_hypernetwork
         weights = torch.stack([head(clicked.answer) for head in heads], dim=1)
         fine_weights = self.fine_hypernetwork(clicked.answer)[:, None]
         logits = gated(_weighed(weights, cells), _weighed(fine_weights, fine))
-        return logits, self.evidence(logits, cells)
+        return logits, self.evidence(logits, cells, where)
 
 
 def _weighed(weights: Tensor, features: Tensor) -> Tensor:

@@ -56,8 +56,8 @@ class NamedClickMaps(ClickMaps):
         for name, buffer in maps.named_buffers():
             self.register_buffer(name, buffer, persistent=False)
 
-    def forward(self, points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        return self.drawn(self.weight, points, labels), self.foreground(points, labels)
+    def forward(self, points: Tensor, labels: Tensor) -> Tensor:
+        return self.drawn(self.weight, points, labels)
 
 
 def name_weights(module: nn.Module) -> None:

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from samihs_export.graphs import PromptPoints
 from samihs_export.named import NamedNorm2d
 from samihs_runtime.errors import ExportError
-from samihs_training.click_maps import ClickMaps
+from samihs_training.click_maps import Clicked, ClickMaps
 from samihs_training.mask_head import Evidence
 
 Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
@@ -87,5 +87,5 @@ def _narrow(module: nn.Module, dtype: torch.dtype) -> None:
     for name, child in list(module.named_children()):
         if isinstance(child, nn.LayerNorm | NamedNorm2d):
             setattr(module, name, InFloat32(child))
-        elif not isinstance(child, PromptPoints | ClickMaps | Evidence):
+        elif not isinstance(child, PromptPoints | ClickMaps | Clicked | Evidence):
             _narrow(child, dtype)

@@ -19,7 +19,9 @@ FLOAT_TYPES = {"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16", "int8": "HALF", 
 _EIGHT_BITS = {"int8": "INT8", "fp8": "FP8"}
 _PRODUCTS = ("MATRIX_MULTIPLY", "CONVOLUTION", "DECONVOLUTION")
 _IN_FLOAT32 = ("NORMALIZATION", "SOFTMAX")
-WIDE = ("points/", "cells.click_maps/", "cells.evidence")
+WIDE = (
+    "points/", "cells.click_maps/", "cells.clicked/", "cells.fine_clicked/", "cells.evidence",
+)  # fmt: skip
 """Sines of large angles, exponentials of squares, sums over a mask: float32 at every precision."""
 _BLOCK = re.compile(r"blocks\.(\d+)\.")
 

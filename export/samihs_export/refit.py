@@ -26,7 +26,9 @@ Tensors = Mapping[str, NDArray[np.generic]]
 
 _MERGED = re.compile(r"blocks\.\d+\.(attention\.qkv|mlp\.lin1)\.(weight|bias)")
 """The encoder's: what PR adapters and LoRA are merged into, biases included."""
-_NEVER_TRAINED = re.compile(r"points\.frequencies|(.+\.)?click_maps\.(centres|deviations)")
+_NEVER_TRAINED = re.compile(
+    r"points\.frequencies|(.+\.)?(click_maps|(fine_)?clicked)\.(centres|deviations?)"
+)
 """Named and of the decoder, but drawn once for the base, or fixed."""
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from samihs_training.click_maps import DEVIATIONS, ClickMaps
+from samihs_training.click_maps import DEVIATIONS, Clicked, ClickMaps
 
 
 def test_each_map_is_a_sum_of_gaussians_about_the_points_of_its_kind() -> None:
@@ -19,22 +19,22 @@ def test_each_map_is_a_sum_of_gaussians_about_the_points_of_its_kind() -> None:
         for scale, deviation in enumerate(DEVIATIONS):
             bump = torch.exp(-squares / (2 * deviation**2))
             expected += maps.weight[label, scale, :, None, None] * bump
-    assert torch.allclose(maps(points, labels)[0][0], expected, atol=1e-5)
+    assert torch.allclose(maps(points, labels)[0], expected, atol=1e-5)
 
 
 def test_the_pad_lies_nowhere() -> None:
     maps = ClickMaps(channels=2, side=8, image_size=64)
-    pad = torch.full((1, 1), -1)
-    drawn, where = maps(torch.tensor([[[30.0, 30.0]]]), pad)
-    assert not drawn.any()
-    assert not where.any()
+    clicked = Clicked(side=8, image_size=64, deviation=4.0)
+    point, pad = torch.tensor([[[30.0, 30.0]]]), torch.full((1, 1), -1)
+    assert not maps(point, pad).any()
+    assert not clicked(point, pad).any()
 
 
 def test_foreground_clicks_alone_say_what_was_clicked() -> None:
-    maps = ClickMaps(channels=2, side=16, image_size=64)
+    clicked = Clicked(side=16, image_size=64, deviation=4.0)
     points = torch.tensor([[[10.0, 30.0], [50.0, 20.0], [34.0, 34.0]]]).repeat(3, 1, 1)
     labels = torch.tensor([[1, 0, -1], [1, 1, -1], [2, 3, 0]])
-    one, two, box = maps.foreground(points, labels)
+    one, two, box = clicked(points, labels)
     assert torch.allclose(one.sum(), torch.tensor(1.0))
     assert divmod(int(one.argmax()), 16) == (30 // 4, 10 // 4)
     assert one[20 // 4, 50 // 4] < 1e-6  # the background click's

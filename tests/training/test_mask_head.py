@@ -23,7 +23,8 @@ def test_what_begins_fresh_changes_nothing() -> None:
     source, cells = torch.randn(2, 8, 4, 4), torch.randn(2, 3, 8, 8)
     assert torch.equal(context()(source, torch.randn(1, 8, 4, 4)), source)
     assert not Likeness(3)(cells, torch.full((2, 8, 8), 1 / 64)).any()
-    assert not Evidence(3)(torch.randn(2, 1, 16, 16), cells).any()
+    where = torch.zeros(2, 8, 8)
+    assert not Evidence(3)(torch.randn(2, 1, 16, 16), cells, where).any()
     coarse, fine = torch.randn(2, 1, 8, 8), torch.randn(2, 1, 16, 16)
     answered = gated(torch.cat([coarse, torch.zeros_like(coarse)], dim=1), fine)
     enlarged = nn.functional.interpolate(coarse, scale_factor=2, mode="bilinear")
@@ -74,21 +75,24 @@ def test_the_gate_says_where_the_fine_answer_counts() -> None:
     assert torch.equal(answered[:, 5:], torch.ones(8, 3))
 
 
-def test_evidence_is_what_the_mask_holds() -> None:
+def test_evidence_is_what_the_mask_holds_what_lies_around_it_and_what_was_clicked() -> None:
     torch.manual_seed(0)
     evidence = Evidence(3)
     nn.init.normal_(evidence.out.weight)
-    cells = torch.randn(1, 3, 8, 8, requires_grad=True)
-    logits = torch.full((1, 1, 16, 16), -20.0)
+    cells = torch.randn(1, 3, 16, 16, requires_grad=True)
+    logits = torch.full((1, 1, 32, 32), -20.0)
     logits[..., 4:8, 4:8] = 20.0
     logits.requires_grad_()
-    evidence(logits, cells).sum().backward()
+    where = torch.zeros(1, 16, 16)
+    where[0, 12, 13] = 1.0
+    evidence(logits, cells, where).sum().backward()
     assert logits.grad is None  # the score must not improve by changing the mask
     assert cells.grad is not None
-    inside = torch.zeros(8, 8, dtype=torch.bool)
-    inside[2:4, 2:4] = True
+    heard = torch.zeros(16, 16, dtype=torch.bool)
+    heard[: 4 + Evidence.MARGIN, : 4 + Evidence.MARGIN] = True
+    heard[12, 13] = True
     reached = cells.grad[0].abs().amax(0)
-    assert reached[inside].min() > 1e4 * reached[~inside].max()
+    assert reached[heard].min() > 1e4 * reached[~heard].max()
 
 
 @torch.no_grad()

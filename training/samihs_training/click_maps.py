@@ -19,8 +19,7 @@ DEVIATIONS = (4.0, 16.0, 64.0)
 
 
 class ClickMaps(nn.Module):
-    """points [B, N, 2] in frame pixels, labels [B, N] -> maps [B, D, side, side], and where the
-    foreground clicks lie [B, side, side]."""
+    """points [B, N, 2] in frame pixels, labels [B, N] -> maps [B, D, side, side]."""
 
     kinds: Tensor
     """Buffer [4], int32: the labels."""
@@ -32,14 +31,12 @@ class ClickMaps(nn.Module):
     def __init__(self, channels: int, side: int, image_size: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(0.5 * torch.randn(len(LABELS), len(DEVIATIONS), channels))
-        place = (torch.arange(side) + 0.5) * (image_size / side)
         self.register_buffer("kinds", torch.tensor(LABELS, dtype=torch.int32), persistent=False)
         self.register_buffer("deviations", torch.tensor(DEVIATIONS)[:, None], persistent=False)
-        self.register_buffer("centres", place, persistent=False)
+        self.register_buffer("centres", _centres(side, image_size), persistent=False)
 
-    def forward(self, points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        maps = self.drawn(self.weight.flatten(1), points, labels)
-        return maps, self.foreground(points, labels)
+    def forward(self, points: Tensor, labels: Tensor) -> Tensor:
+        return self.drawn(self.weight.flatten(1), points, labels)
 
     def drawn(self, weight: Tensor, points: Tensor, labels: Tensor) -> Tensor:
         """The maps with ``weight`` [4, 3 D]: of each label, its deviations' channels in a row."""
@@ -52,17 +49,41 @@ class ClickMaps(nn.Module):
         rows = (mixed.mT[..., None, :] * down.mT[:, None]).reshape(count, -1, mixed.shape[1])
         return (rows @ across).reshape(count, channels, side, side)
 
-    def foreground(self, points: Tensor, labels: Tensor) -> Tensor:
-        """Where the foreground clicks lie: their narrowest Gaussians [B, side, side], float32, that
-        sum up to 1 together, or to 0 where there is none."""
-        across, down = (
-            each[:, :: len(DEVIATIONS)] for each in map(self._gaussians, points.unbind(-1))
-        )
-        clicked = torch.eq(labels, 1).to(across.dtype)[..., None]  # [B, N, 1]
-        where = (down * clicked).mT @ across
-        return where / where.sum((1, 2), keepdim=True).clamp(min=1e-6)
-
     def _gaussians(self, places: Tensor) -> Tensor:
         """places [B, N] -> [B, 3 N, side]."""
-        distance = (places[..., None, None] - self.centres) / self.deviations  # [B, N, 3, side]
-        return torch.exp(-0.5 * distance.square()).flatten(1, 2)
+        return _gaussians(places[..., None, None], self.centres, self.deviations).flatten(1, 2)
+
+
+class Clicked(nn.Module):
+    """points [B, N, 2], labels [B, N] -> where the foreground clicks lie [B, side, side], float32:
+    their Gaussians, which sum up to 1 together, or to 0 where there is none."""
+
+    deviation: Tensor
+    """Buffer, scalar."""
+    centres: Tensor
+    """Buffer [side], as in :class:`ClickMaps`."""
+
+    def __init__(self, side: int, image_size: int, deviation: float) -> None:
+        """``deviation``: of the Gaussians, frame pixels."""
+        super().__init__()
+        self.register_buffer("deviation", torch.tensor(deviation), persistent=False)
+        self.register_buffer("centres", _centres(side, image_size), persistent=False)
+
+    def forward(self, points: Tensor, labels: Tensor) -> Tensor:
+        across, down = (
+            _gaussians(places[..., None], self.centres, self.deviation)
+            for places in points.unbind(-1)
+        )  # [B, N, side]
+        foreground = torch.eq(labels, 1).to(across.dtype)[..., None]  # [B, N, 1]
+        where = (down * foreground).mT @ across
+        return where / where.sum((1, 2), keepdim=True).clamp(min=1e-6)
+
+
+def _centres(side: int, image_size: int) -> Tensor:
+    """[side]: where the middles of ``side`` cells lie along ``image_size`` pixels."""
+    return (torch.arange(side) + 0.5) * (image_size / side)
+
+
+def _gaussians(places: Tensor, centres: Tensor, deviation: Tensor) -> Tensor:
+    """Bumps of height 1 about ``places`` [..., 1] at the ``centres`` [side]: [..., side]."""
+    return torch.exp(-0.5 * ((places - centres) / deviation).square())

@@ -157,6 +157,8 @@ class Recipe:
     """The whole of it: data, a base (from scratch or a file), and what adapts it."""
 
     adapt: StageConfig
+    score: StageConfig | None = None
+    """Then the heads that predict a mask's IoU, alone: the masks stay as they are."""
     base: StageConfig | None = None
     """How a base is trained from scratch; None where ``base_checkpoint`` gives one."""
     start: str = ""
@@ -208,6 +210,8 @@ class Recipe:
             raise UsageError(f"amp_dtype = {self.amp_dtype!r}: expected bf16 or fp16")
         self.windowing()
         self.make_method()
+        if self.score is not None and self.method == "frozen":
+            raise UsageError("[score] trains heads of the mask decoder: method frozen keeps them")
         self.make_loss()
         if self.validation_prompt:
             prompt_rule(self.validation_prompt)
@@ -280,6 +284,8 @@ def recipe_from(raw: Mapping[str, Any]) -> Recipe:
     if given.get("base") is not None:
         given["base"] = _build(StageConfig, given["base"], "[base]")
     given["adapt"] = _build(StageConfig, given.get("adapt"), "[adapt]")
+    if given.get("score") is not None:
+        given["score"] = _build(StageConfig, given["score"], "[score]")
     if given.get("data") is not None:
         given["data"] = _build(DataConfig, given["data"], "[data]")
     if "window" in given:

@@ -35,7 +35,7 @@ from samihs_training.config import Recipe, StageConfig
 from samihs_training.data.sources import Drawing, Task
 from samihs_training.distributed import Processes, processes
 from samihs_training.initialisation import initialised
-from samihs_training.methods import apply_method, count_by_part
+from samihs_training.methods import apply_method, count_by_part, score_heads
 from samihs_training.model import SamihsModel
 from samihs_training.prompts import prompt_rule
 from samihs_training.run_folder import run_folder
@@ -199,10 +199,19 @@ def _adapt(run: Run) -> None:
             save_adapters(path, sam, method, run.base, about, recipe.frame)
 
     run.train(trainer, stage, "bleeds", run.bleeds, on_best=lambda: save(run.best))
+    if recipe.score is not None:
+        _score(run, recipe.score, model)
     save(run.adapters)
     if run.processes.is_first:
         about = _description(recipe, trainer, run.bleeds)
         _write_report(run, {**about, "trained_parameters": count_by_part(sam, trained)})
+
+
+def _score(run: Run, stage: StageConfig, model: SamihsModel) -> None:
+    """The heads that predict a mask's IoU, on the masks as they now are."""
+    heads = score_heads(model.sam)
+    trainer = Trainer(model, heads, run.recipe, stage, "score", run.out, run.processes)
+    run.train(trainer, stage, "bleeds", run.bleeds)
 
 
 def _slices(out: Path, recipe: Recipe, progress: Progress | None) -> tuple[Slices | None, Slices]:

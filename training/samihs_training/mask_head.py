@@ -45,11 +45,11 @@ class Context(nn.Module):
 
 
 class Likeness(nn.Module):
-    """How each cell differs from what was clicked: detail [B, D, S, S] -> [B, D, S, S].
+    """How each cell differs from what was clicked: features [B, D, S, S] -> [B, D, S, S].
 
-    What was clicked is the detail under the foreground clicks, by the Gaussians that
-    :class:`~samihs_training.click_maps.ClickMaps` draws most narrowly. Where a box is all there is,
-    nothing was clicked, and the answer is zero.
+    What was clicked is the features under the foreground clicks
+    (:class:`~samihs_training.click_maps.Clicked`). Where a box is all there is, nothing was
+    clicked, and the answer is zero.
     """
 
     def __init__(self, channels: int, hidden: int = 32) -> None:
@@ -58,42 +58,56 @@ class Likeness(nn.Module):
         self.out = nn.Conv2d(hidden, channels, 1, bias=False)
         nn.init.zeros_(self.out.weight)
 
-    def forward(self, detail: Tensor, where: Tensor) -> Tensor:
+    def forward(self, features: Tensor, where: Tensor) -> Tensor:
         """``where`` [B, S, S]: the clicks' Gaussians, summing up to 1, or to 0 where none is."""
-        clicked = detail.flatten(2) @ where.flatten(1)[..., None]  # [B, D, 1]
-        apart = detail - clicked[..., None]
+        clicked = features.flatten(2) @ where.flatten(1)[..., None]  # [B, D, 1]
+        apart = features - clicked[..., None]
         seen = F.gelu(self.hidden(torch.cat([apart, apart * apart], dim=1)))
         out: Tensor = self.out(seen) * where.sum((1, 2))[:, None, None, None]
         return out
 
 
 class Evidence(nn.Module):
-    """What a mask holds -> what is added to its score: logits [B, 1, 2S, 2S] and cells
-    [B, D, S, S] -> [B], float32."""
+    """What a mask holds, what lies around it and what was clicked -> what is added to its score.
 
-    def __init__(self, channels: int, hidden: int = 32) -> None:
+    Logits [B, 1, 2S, 2S], cells [B, D, S, S] and where the clicks lie [B, S, S] -> [B], float32.
+    """
+
+    MARGIN = 4
+    """Cells about a mask that are its surroundings: 16 pixels of the frame."""
+
+    def __init__(self, channels: int, hidden: int = 64) -> None:
         super().__init__()
-        self.hidden = nn.Linear(channels + 2, hidden)
+        self.hidden = nn.Linear(3 * channels + 2, hidden)
         self.out = nn.Linear(hidden, 1)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, logits: Tensor, cells: Tensor) -> Tensor:
+    def forward(self, logits: Tensor, cells: Tensor, where: Tensor) -> Tensor:
         # The score must not improve by changing the mask.
         share = logits.detach().float().sigmoid()
         mass = share.sum((1, 2, 3)) + 1.0
         sureness = share.square().sum((1, 2, 3)) / mass  # mean probability within the mask
-        weight = 4 * F.avg_pool2d(share, 2).flatten(1) / mass[:, None]  # [B, S S]
-        held = (cells.float().flatten(2) @ weight[..., None])[..., 0]  # [B, D]
-        seen = torch.cat([held, sureness[:, None], mass.log()[:, None] / 10], dim=1)
-        out: Tensor = self.out(F.gelu(self.hidden(seen)))[:, 0]
+        inside = F.avg_pool2d(share, 2)  # [B, 1, S, S]
+        reached = F.max_pool2d(inside, 2 * self.MARGIN + 1, stride=1, padding=self.MARGIN)
+        known, regions = cells.float(), (inside, reached - inside, where.float()[:, None])
+        seen = [_mean_over(region, known) for region in regions]
+        seen += [sureness[:, None], mass.log()[:, None] / 10]
+        out: Tensor = self.out(F.gelu(self.hidden(torch.cat(seen, dim=1))))[:, 0]
         return out
+
+
+def _mean_over(region: Tensor, cells: Tensor) -> Tensor:
+    """Weights [B, 1, S, S] of cells [B, D, S, S] -> their mean [B, D]; near 0 where all are 0."""
+    total = cells.flatten(2) @ region.flatten(2).mT  # [B, D, 1]
+    return total[..., 0] / (region.sum((2, 3)) + 0.25)
 
 
 def gated(coarse: Tensor, fine: Tensor) -> Tensor:
     """coarse [B, 2, 4G, 4G] (logits, gate) and fine logits [B, 1, 8G, 8G] -> logits, float32.
 
-    The fine features know no click; the gate says where their answer counts.
+    The gate says where the fine features' answer counts: they know of the click only what it is
+    like.
     """
     coarse = enlarged(coarse)
     return coarse[:, :1] + (1 + coarse[:, 1:]) * fine.float()

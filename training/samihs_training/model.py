@@ -80,14 +80,17 @@ class SamihsModel(nn.Module):
         if not self.config.pyramid_width:
             return weighed(weights, decoder.output_upscaling(source)), score
         _, detail, fine = unpack(embedding, self.config.channels)
-        detail, places = detail.repeat_interleave(prompts, 0), self.in_frame(points, slice_size)
-        maps, where = decoder.click_maps(places, labels)
-        maps = detail + maps + decoder.likeness(detail, where.to(detail.dtype))
+        detail, fine = (each.repeat_interleave(prompts, 0) for each in (detail, fine))
+        places = self.in_frame(points, slice_size)
+        where = decoder.clicked(places, labels).to(detail.dtype)
+        maps = detail + decoder.click_maps(places, labels) + decoder.likeness(detail, where)
         cells = joined(decoder.output_upscaling, decoder.context(source, position), maps)
         weights = torch.stack([weights, decoder.gate_hypernetwork(answer)], dim=1)
         coarse = (weights @ cells.flatten(2)).view(-1, 2, *cells.shape[2:])  # [B, 2, 4G, 4G]
+        fine_where = decoder.fine_clicked(places, labels).to(fine.dtype)
+        fine = fine + decoder.fine_likeness(fine, fine_where)
         logits = gated(coarse, weighed(decoder.fine_hypernetwork(answer), fine))
-        return logits, score + decoder.evidence(logits, cells)
+        return logits, score + decoder.evidence(logits, cells, where)
 
     def _dense(self, prior: Tensor | None) -> Tensor:
         """SAM's dense prompt [B or 1, E, G or 1, G or 1] of a prior mask, or of none."""
@@ -119,12 +122,8 @@ class SamihsModel(nn.Module):
 
 
 def weighed(weights: Tensor, features: Tensor) -> Tensor:
-    """Sums over channels: weights [B, C] and features [S, C, H, W] -> [B, 1, H, W].
-
-    Each of the S features has the next B / S of the weights.
-    """
-    of_slices = weights.view(len(features), -1, features.shape[1])  # [S, B / S, C]
-    return (of_slices @ features.flatten(2)).view(-1, 1, *features.shape[2:])
+    """Sums over channels: weights [B, C] and features [B, C, H, W] -> [B, 1, H, W]."""
+    return (weights[:, None] @ features.flatten(2)).view(-1, 1, *features.shape[2:])
 
 
 def mask_at_slice_size(logits: Tensor, slice_size: int) -> Tensor:

@@ -26,7 +26,7 @@ class FitBars:
             self.bars["cases"] = progress.add_task("cases", total=None, note="", start=False)
         if recipe.data is None or recipe.base is not None:
             self.bars["phantoms"] = progress.add_task("phantoms", total=recipe.slices, note="")
-        stages = {"base": recipe.base, "adapt": recipe.adapt}
+        stages = {"base": recipe.base, "adapt": recipe.adapt, "score": recipe.score}
         for name, stage in stages.items():
             if stage is not None:
                 self.bars[name] = progress.add_task(name, total=stage.steps, note="", start=False)

@@ -19,7 +19,7 @@ from typing import Any
 from torch import nn
 
 from samihs_runtime.errors import BackendError, UsageError
-from samihs_training.click_maps import ClickMaps
+from samihs_training.click_maps import Clicked, ClickMaps
 from samihs_training.mask_head import Context, Evidence, Likeness
 from samihs_training.pyramid import CELLS, FINE_CELLS, Channels, Pyramid, Smoothing
 
@@ -207,5 +207,8 @@ def _with_pyramid(sam: Any, config: SamConfig, modeling: Any) -> None:
     nn.init.zeros_(decoder.gate_hypernetwork.layers[-1].weight)
     nn.init.zeros_(decoder.gate_hypernetwork.layers[-1].bias)
     decoder.context = Context(width, config.decoder_heads, config.decoder_mlp, modeling)
+    decoder.clicked = Clicked(CELLS * config.grid, config.image_size, deviation=4.0)
     decoder.likeness = Likeness(channels.detail)
+    decoder.fine_clicked = Clicked(FINE_CELLS * config.grid, config.image_size, deviation=2.0)
+    decoder.fine_likeness = Likeness(channels.fine, hidden=16)
     decoder.evidence = Evidence(channels.detail)

@@ -20,7 +20,13 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from samihs_runtime.errors import UsageError
-from samihs_training.methods.base import Method, apply_method, count_by_part, trained_parameters
+from samihs_training.methods.base import (
+    Method,
+    apply_method,
+    count_by_part,
+    score_heads,
+    trained_parameters,
+)
 from samihs_training.methods.bottleneck import Bottleneck
 from samihs_training.methods.lora import LoRA
 from samihs_training.methods.plain import DecoderOnly, Frozen, FullFineTuning
@@ -30,7 +36,7 @@ from samihs_training.methods.visual_prompts import VisualPrompts
 __all__ = [
     "METHODS", "Bottleneck", "DecoderOnly", "Frozen", "FullFineTuning", "LoRA", "Method",
     "ParameterRefactoring", "VisualPrompts", "apply_method", "count_by_part", "describe_method",
-    "make_method", "trained_parameters",
+    "make_method", "score_heads", "trained_parameters",
 ]  # fmt: skip
 
 METHODS: dict[str, type[Method]] = {

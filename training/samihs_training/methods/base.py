@@ -10,6 +10,8 @@ from samihs_training.adapters import Adapter
 
 HEADS = ("prompt_encoder.", "mask_decoder.")
 """Parts of SAM that every method but ``frozen`` trains as well, as the paper does."""
+SCORE_HEADS = ("mask_decoder.iou_prediction_head.", "mask_decoder.evidence.")
+"""What predicts a mask's IoU, and has no say in the mask."""
 
 
 class Method:
@@ -50,6 +52,13 @@ def apply_method(method: Method, sam: nn.Module) -> dict[str, nn.Parameter]:
     for parameter in sam.parameters():
         parameter.requires_grad_(id(parameter) in chosen)
     return trained
+
+
+def score_heads(sam: nn.Module) -> dict[str, nn.Parameter]:
+    """Freeze all but the heads that predict a mask's IoU; returns their parameters."""
+    for name, parameter in sam.named_parameters():
+        parameter.requires_grad_(name.startswith(SCORE_HEADS))
+    return {name: each for name, each in sam.named_parameters() if each.requires_grad}
 
 
 def count_by_part(sam: nn.Module, trained: dict[str, nn.Parameter]) -> dict[str, int]:
