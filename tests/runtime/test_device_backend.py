@@ -15,7 +15,7 @@ from .gpu_cases import Planted, prompts, slices, windows
 from .planted_gpu import PlantedCuda
 from .tiny_model import LOW, SIZE
 
-CLICKS = 2_000
+CLICKS = 10_000
 
 
 def everything_of(cuda: PlantedCuda) -> tuple[object, ...]:
