@@ -15,13 +15,12 @@ import torch
 from numpy.typing import NDArray
 from record import Series
 from stopwatch import interleaved
+from tables import MACHINE
 from torch.utils.flop_counter import FlopCounterMode
 
 from samihs_training.model import SamihsModel
 from samihs_training.sam import SamConfig, build_sam
 
-MACHINE = "this machine"
-"""Subject of the rates."""
 RATE, BANDWIDTH = "matrix rate, {}", "memory bandwidth"
 SIDE = 2048
 """Of the products: 17 GFLOP each, far more than a cache holds."""

@@ -200,18 +200,19 @@ def _adapt(run: Run) -> None:
 
     run.train(trainer, stage, "bleeds", run.bleeds, on_best=lambda: save(run.best))
     if recipe.score is not None:
-        _score(run, recipe.score, model)
+        trainer.seconds += _score(run, recipe.score, model)
     save(run.adapters)
     if run.processes.is_first:
         about = _description(recipe, trainer, run.bleeds)
         _write_report(run, {**about, "trained_parameters": count_by_part(sam, trained)})
 
 
-def _score(run: Run, stage: StageConfig, model: SamihsModel) -> None:
-    """The heads that predict a mask's IoU, on the masks as they now are."""
+def _score(run: Run, stage: StageConfig, model: SamihsModel) -> float:
+    """The heads that predict a mask's IoU, on the masks as they now are; seconds of training."""
     heads = score_heads(model.sam)
     trainer = Trainer(model, heads, run.recipe, stage, "score", run.out, run.processes)
     run.train(trainer, stage, "bleeds", run.bleeds)
+    return trainer.seconds
 
 
 def _slices(out: Path, recipe: Recipe, progress: Progress | None) -> tuple[Slices | None, Slices]:

@@ -48,17 +48,21 @@ def apply_method(method: Method, sam: nn.Module) -> dict[str, nn.Parameter]:
     """Insert the method's layers into ``sam`` and freeze the rest; returns what is trained."""
     method.insert(sam)
     trained = method.trained(sam)
-    chosen = {id(parameter) for parameter in trained.values()}
-    for parameter in sam.parameters():
-        parameter.requires_grad_(id(parameter) in chosen)
+    _freeze_but(sam, trained)
     return trained
 
 
 def score_heads(sam: nn.Module) -> dict[str, nn.Parameter]:
     """Freeze all but the heads that predict a mask's IoU; returns their parameters."""
-    for name, parameter in sam.named_parameters():
-        parameter.requires_grad_(name.startswith(SCORE_HEADS))
-    return {name: each for name, each in sam.named_parameters() if each.requires_grad}
+    heads = {name: each for name, each in sam.named_parameters() if name.startswith(SCORE_HEADS)}
+    _freeze_but(sam, heads)
+    return heads
+
+
+def _freeze_but(sam: nn.Module, trained: dict[str, nn.Parameter]) -> None:
+    chosen = {id(parameter) for parameter in trained.values()}
+    for parameter in sam.parameters():
+        parameter.requires_grad_(id(parameter) in chosen)
 
 
 def count_by_part(sam: nn.Module, trained: dict[str, nn.Parameter]) -> dict[str, int]:
