@@ -166,7 +166,6 @@ def test_a_calibrated_score_lies_on_the_diagonal() -> None:
 
 
 def test_command_on_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from samihs_training import evaluate as module
     from samihs_training.adapters import PRConfig, insert_pr_adapters
     from samihs_training.checkpoint import save_adapters, save_base
 
@@ -175,7 +174,7 @@ def test_command_on_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     save_base(base, sam, TINY, about)
     insert_pr_adapters(sam, PRConfig(rank=2))
     save_adapters(adapters, sam, PRConfig(rank=2), base, about)
-    monkeypatch.setattr(module, "StudySpec", lambda *args: SPEC)
+    monkeypatch.setattr("samihs_training.data.studies.StudySpec", lambda *args: SPEC)
     monkeypatch.setattr("samihs_training.score_trials.study_cases", few_cases)
     options = ["--checkpoint", str(adapters), "--base", str(base), "--workers", "1"]
     done = CliRunner().invoke(main, [*options, "--bleed-free", "2", "--out", str(tmp_path / "out")])

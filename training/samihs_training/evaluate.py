@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
 
-from samihs_runtime.errors import OutputError, UsageError, one_line_errors
-from samihs_training.data.folds import held_out, read_folds
-from samihs_training.data.studies import ClickRule, StudySpec, study_cases
-from samihs_training.data.volumes import LAYOUTS, CaseFiles, Layout, find_cases
-from samihs_training.data_evaluation import Protocol, evaluate_data
-from samihs_training.data_report import markdown, write_data_report
-from samihs_training.phantom_evaluation import Evaluation, evaluate, write_results
-from samihs_training.predictors import Predictor, bundle_predictor, checkpoint_predictor
-from samihs_training.prompts import PROMPTS
-from samihs_training.score_trials import calibrated_threshold, score_trials
-from samihs_training.tensorfile import read_safetensors
+from samihs_runtime.errors import UsageError, one_line_errors
+from samihs_training.data.volumes import LAYOUTS
+
+if TYPE_CHECKING:
+    from samihs_training.data.studies import ClickRule
+    from samihs_training.data.volumes import Layout
+    from samihs_training.data_evaluation import Protocol
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -46,7 +38,7 @@ from samihs_training.tensorfile import read_safetensors
 @click.option("--fold", type=click.IntRange(min=0), help="Only the patients that it holds out.")
 @click.option("--protocol", default="lesions", show_default=True, help="With --data.",
               type=click.Choice(["lesions", "authors"]))  # fmt: skip
-@click.option("--prompt", type=click.Choice(list(PROMPTS)), help="With --data. [deepest]")
+@click.option("--prompt", help="With --data: how it points, such as middle or box. [deepest]")
 @click.option("--clicks", default=1, show_default=True, type=click.IntRange(min=1),
               help="With --data: the first, and corrective ones.")  # fmt: skip
 @click.option("--score-threshold", type=float,
@@ -89,164 +81,25 @@ def main(
     """Dice, HD95 and false accepts of a checkpoint or a bundle on unseen phantom studies."""
     if debug:
         os.environ["SAMIHS_DEBUG"] = "1"
+    # torch and MONAI take seconds to load, which --help need not wait for.
+    from samihs_training.data.studies import StudySpec
+    from samihs_training.evaluation import on_data, on_phantoms, opened, patients, print_evaluation
+    from samihs_training.phantom_evaluation import write_results
+
     console = Console()
     if data is None and (folds is not None or fold is not None):
         raise UsageError("--folds and --fold are of a data set: give --data")
     if data is not None:
-        cases = _cases(data, layout, folds, fold, checkpoint)
-        with _predictor(checkpoint, base, bundle, backend) as predictor:
-            _evaluate_data(predictor, cases, protocol, prompt, clicks, out)
+        cases = patients(data, layout, folds, fold, checkpoint)
+        with opened(checkpoint, base, bundle, backend) as predictor:
+            on_data(predictor, cases, protocol, prompt, clicks, out)
         return
-    with _predictor(checkpoint, base, bundle, backend) as predictor:
-        evaluation = _evaluate_phantoms(
+    with opened(checkpoint, base, bundle, backend) as predictor:
+        evaluation = on_phantoms(
             predictor, StudySpec(studies, slices, rule), score_threshold, calibration, bleed_free,
             workers, console,
         )  # fmt: skip
-    _print(evaluation, console)
+    print_evaluation(evaluation, console)
     if out is not None:
         write_results(evaluation, out)
         console.print(f"written to {out}")
-
-
-def _evaluate_phantoms(
-    predictor: Predictor,
-    spec: StudySpec,
-    threshold: float | None,
-    calibration: int,
-    bleed_free: int,
-    workers: int,
-    console: Console,
-) -> Evaluation:
-    """Threshold, bleed-free heads, then the studies, each with its progress bar."""
-    threshold = predictor.score_threshold if threshold is None else threshold
-    with Progress(console=console) as bar:
-
-        def told(what: str, total: int) -> Callable[[int], None]:
-            task = bar.add_task(what, total=total)
-            return lambda done: bar.update(task, completed=float(done))
-
-        if threshold is None:
-            threshold = calibrated_threshold(
-                predictor, calibration, workers=workers, progress=told("calibration", calibration)
-            )
-        trials = None
-        if bleed_free:
-            trials = score_trials(
-                predictor, threshold, bleed_free, workers=workers,
-                progress=told("bleed-free studies", bleed_free),
-            )  # fmt: skip
-        cases = study_cases(spec, workers=workers, progress=told("studies", spec.studies))
-        return evaluate(predictor, cases, score_threshold=threshold, trials=trials)
-
-
-def _cases(
-    data: Path, layout: Layout | None, folds: Path | None, fold: int | None, checkpoint: Path | None
-) -> list[CaseFiles]:
-    """All cases of the data set, or those that a fold holds out."""
-    cases = find_cases(data, layout)
-    trained = _trained_on(checkpoint)
-    if folds is None and fold is None:
-        if trained:
-            click.echo(
-                f"note: {checkpoint} was trained on {trained['cases']} cases of a data set; of "
-                "those the numbers say nothing: --folds and --fold leave them out",
-                err=True,
-            )
-        return cases
-    if folds is None or fold is None:
-        raise UsageError("give --folds and --fold together: which file, and which fold of it")
-    read = read_folds(folds)
-    chosen = held_out(read, fold, [case.name for case in cases], folds)
-    if trained.get("folds_sha256") == read.sha256 and trained["fold"] != fold:
-        raise UsageError(
-            f"--fold {fold}: {checkpoint} was trained on these patients; by these folds it held "
-            f"out fold {trained['fold']}"
-        )
-    return [case for case in cases if case.name in chosen]
-
-
-def _trained_on(checkpoint: Path | None) -> dict[str, Any]:
-    """What a checkpoint says of the data set it was trained on; nothing where it was phantoms."""
-    if checkpoint is None or not checkpoint.is_file():
-        return {}  # that it is missing is said when it is loaded
-    told: dict[str, Any] = read_safetensors(checkpoint)[1].get("data", {})
-    return told
-
-
-def _evaluate_data(
-    predictor: Predictor,
-    cases: list[CaseFiles],
-    protocol: Protocol,
-    prompt: str | None,
-    clicks: int,
-    out: Path | None,
-) -> None:
-    if out is None:
-        raise UsageError("--data needs --out: the folder for its tables and pictures")
-    if protocol == "authors" and (prompt not in (None, "middle") or clicks != 1):
-        raise UsageError("--protocol authors is one middle pixel: leave out --prompt and --clicks")
-    if (out / "summary.json").exists():  # said before the work, not after it
-        raise OutputError(f"{out} already holds an evaluation: name another folder")
-    evaluation = evaluate_data(
-        predictor, cases, protocol=protocol, prompt=prompt or "deepest", clicks=clicks
-    )
-    write_data_report(evaluation, out)
-    click.echo(markdown(evaluation))
-    click.echo(f"written to {out}")
-
-
-def _predictor(
-    checkpoint: Path | None, base: Path | None, bundle: Path | None, backend: str
-) -> AbstractContextManager[Predictor]:
-    if checkpoint is None and base is None:
-        return bundle_predictor(bundle, backend)
-    if checkpoint is None or base is None or bundle is not None:
-        raise UsageError("give --checkpoint and --base together, or --bundle, or none of them")
-    return checkpoint_predictor(checkpoint, base)
-
-
-def _result_table(evaluation: Evaluation) -> Table:
-    """The table that the command prints."""
-    table = Table(
-        "bleed", "clicks", "Dice", "95 % interval", "HD95 mm", "no HD95", "volume error mL"
-    )
-    for kind, values in evaluation.by_type().items():
-        dice, distance, volume = values["dice"], values["hd95_mm"], values["volume_error_ml"]
-        table.add_row(
-            kind,
-            str(dice.count),
-            f"{dice.mean:.3f}",
-            f"{dice.low:.3f} to {dice.high:.3f}",
-            f"{distance.mean:.2f}",
-            str(distance.undefined),
-            f"{volume.mean:+.3f}",
-            end_section=kind == "epidural",
-        )
-    return table
-
-
-def _print(evaluation: Evaluation, console: Console) -> None:
-    console.print(
-        f"{evaluation.model}: {evaluation.studies} synthetic studies, one click each lesion"
-    )
-    console.print(_result_table(evaluation))
-    rates = evaluation.acceptance(evaluation.score_threshold)
-    rejects = evaluation.wrong_rejects()
-    found, accepted = rates["found_on_bleeds"], rates["accepted_elsewhere"]
-    console.print(
-        f"score threshold {evaluation.score_threshold:.2f}: "
-        f"{found:.1%} of {len(evaluation.on_bleeds)} clicks on bleeds found "
-        f"({rejects['share']:.1%} of {rejects['clicks']} on bleeds of 1 mL and more are not), "
-        f"{accepted:.1%} of {len(evaluation.elsewhere)} clicks elsewhere accepted"
-    )
-    if evaluation.trials is not None:
-        false = evaluation.trials.false_accepts
-        console.print(
-            f"in {evaluation.trials.studies} bleed-free studies: {false.mean:.1%} "
-            f"({false.low:.1%} to {false.high:.1%}) of {evaluation.trials.clicks} clicks accepted"
-        )
-    console.print("Synthetic CT only: says nothing about patients. Not for clinical use.")
-
-
-if __name__ == "__main__":
-    main()

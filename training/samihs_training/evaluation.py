@@ -1,0 +1,174 @@
+"""What ``samihs-evaluate`` does: opens a model, asks it, prints what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from samihs_runtime.errors import OutputError, UsageError
+from samihs_training.data.folds import held_out, read_folds
+from samihs_training.data.studies import StudySpec, study_cases
+from samihs_training.data.volumes import CaseFiles, Layout, find_cases
+from samihs_training.data_evaluation import Protocol, evaluate_data
+from samihs_training.data_report import markdown, write_data_report
+from samihs_training.phantom_evaluation import Evaluation, evaluate
+from samihs_training.predictors import Predictor, bundle_predictor, checkpoint_predictor
+from samihs_training.prompts import prompt_rule
+from samihs_training.score_trials import calibrated_threshold, score_trials
+from samihs_training.tensorfile import read_safetensors
+
+
+def on_phantoms(
+    predictor: Predictor,
+    spec: StudySpec,
+    threshold: float | None,
+    calibration: int,
+    bleed_free: int,
+    workers: int,
+    console: Console,
+) -> Evaluation:
+    """Threshold, bleed-free heads, then the studies, each with its progress bar."""
+    threshold = predictor.score_threshold if threshold is None else threshold
+    with Progress(console=console) as bar:
+
+        def told(what: str, total: int) -> Callable[[int], None]:
+            task = bar.add_task(what, total=total)
+            return lambda done: bar.update(task, completed=float(done))
+
+        if threshold is None:
+            threshold = calibrated_threshold(
+                predictor, calibration, workers=workers, progress=told("calibration", calibration)
+            )
+        trials = None
+        if bleed_free:
+            trials = score_trials(
+                predictor, threshold, bleed_free, workers=workers,
+                progress=told("bleed-free studies", bleed_free),
+            )  # fmt: skip
+        cases = study_cases(spec, workers=workers, progress=told("studies", spec.studies))
+        return evaluate(predictor, cases, score_threshold=threshold, trials=trials)
+
+
+def patients(
+    data: Path, layout: Layout | None, folds: Path | None, fold: int | None, checkpoint: Path | None
+) -> list[CaseFiles]:
+    """All cases of the data set, or those that a fold holds out."""
+    cases = find_cases(data, layout)
+    trained = _trained_on(checkpoint)
+    if folds is None and fold is None:
+        if trained:
+            click.echo(
+                f"note: {checkpoint} was trained on {trained['cases']} cases of a data set; of "
+                "those the numbers say nothing: --folds and --fold leave them out",
+                err=True,
+            )
+        return cases
+    if folds is None or fold is None:
+        raise UsageError("give --folds and --fold together: which file, and which fold of it")
+    read = read_folds(folds)
+    chosen = held_out(read, fold, [case.name for case in cases], folds)
+    if trained.get("folds_sha256") == read.sha256 and trained["fold"] != fold:
+        raise UsageError(
+            f"--fold {fold}: {checkpoint} was trained on these patients; by these folds it held "
+            f"out fold {trained['fold']}"
+        )
+    return [case for case in cases if case.name in chosen]
+
+
+def _trained_on(checkpoint: Path | None) -> dict[str, Any]:
+    """What a checkpoint says of the data set it was trained on; nothing where it was phantoms."""
+    if checkpoint is None or not checkpoint.is_file():
+        return {}  # that it is missing is said when it is loaded
+    told: dict[str, Any] = read_safetensors(checkpoint)[1].get("data", {})
+    return told
+
+
+def on_data(
+    predictor: Predictor,
+    cases: list[CaseFiles],
+    protocol: Protocol,
+    prompt: str | None,
+    clicks: int,
+    out: Path | None,
+) -> None:
+    """Evaluate on a data set, write the report into ``out`` and print it.
+
+    Raises:
+        UsageError: options that do not go together, or no such prompt.
+        OutputError: ``out`` holds an evaluation.
+    """
+    prompt_rule(prompt or "deepest")  # said before the work
+    if out is None:
+        raise UsageError("--data needs --out: the folder for its tables and pictures")
+    if protocol == "authors" and (prompt not in (None, "middle") or clicks != 1):
+        raise UsageError("--protocol authors is one middle pixel: leave out --prompt and --clicks")
+    if (out / "summary.json").exists():  # said before the work, not after it
+        raise OutputError(f"{out} already holds an evaluation: name another folder")
+    evaluation = evaluate_data(
+        predictor, cases, protocol=protocol, prompt=prompt or "deepest", clicks=clicks
+    )
+    write_data_report(evaluation, out)
+    click.echo(markdown(evaluation))
+    click.echo(f"written to {out}")
+
+
+def opened(
+    checkpoint: Path | None, base: Path | None, bundle: Path | None, backend: str
+) -> AbstractContextManager[Predictor]:
+    """The model that was asked for: a checkpoint with its base, or a bundle."""
+    if checkpoint is None and base is None:
+        return bundle_predictor(bundle, backend)
+    if checkpoint is None or base is None or bundle is not None:
+        raise UsageError("give --checkpoint and --base together, or --bundle, or none of them")
+    return checkpoint_predictor(checkpoint, base)
+
+
+def _result_table(evaluation: Evaluation) -> Table:
+    """The table that the command prints."""
+    table = Table(
+        "bleed", "clicks", "Dice", "95 % interval", "HD95 mm", "no HD95", "volume error mL"
+    )
+    for kind, values in evaluation.by_type().items():
+        dice, distance, volume = values["dice"], values["hd95_mm"], values["volume_error_ml"]
+        table.add_row(
+            kind,
+            str(dice.count),
+            f"{dice.mean:.3f}",
+            f"{dice.low:.3f} to {dice.high:.3f}",
+            f"{distance.mean:.2f}",
+            str(distance.undefined),
+            f"{volume.mean:+.3f}",
+            end_section=kind == "epidural",
+        )
+    return table
+
+
+def print_evaluation(evaluation: Evaluation, console: Console) -> None:
+    """What the command says of phantoms: a table, the score's figures, and what it is not."""
+    console.print(
+        f"{evaluation.model}: {evaluation.studies} synthetic studies, one click each lesion"
+    )
+    console.print(_result_table(evaluation))
+    rates = evaluation.acceptance(evaluation.score_threshold)
+    rejects = evaluation.wrong_rejects()
+    found, accepted = rates["found_on_bleeds"], rates["accepted_elsewhere"]
+    console.print(
+        f"score threshold {evaluation.score_threshold:.2f}: "
+        f"{found:.1%} of {len(evaluation.on_bleeds)} clicks on bleeds found "
+        f"({rejects['share']:.1%} of {rejects['clicks']} on bleeds of 1 mL and more are not), "
+        f"{accepted:.1%} of {len(evaluation.elsewhere)} clicks elsewhere accepted"
+    )
+    if evaluation.trials is not None:
+        false = evaluation.trials.false_accepts
+        console.print(
+            f"in {evaluation.trials.studies} bleed-free studies: {false.mean:.1%} "
+            f"({false.low:.1%} to {false.high:.1%}) of {evaluation.trials.clicks} clicks accepted"
+        )
+    console.print("Synthetic CT only: says nothing about patients. Not for clinical use.")
