@@ -230,7 +230,7 @@ class FineCells(nn.Module):
         self.context = decoder.context
         self.clicked, self.likeness = decoder.clicked, decoder.likeness
         self.fine_clicked, self.fine_likeness = decoder.fine_clicked, decoder.fine_likeness
-        self.evidence = decoder.evidence
+        self.review, self.evidence = decoder.review, decoder.evidence
 
     def prior(self, logits: Tensor) -> Tensor:
         """See :meth:`PlainCells.prior`."""
@@ -250,6 +250,7 @@ class FineCells(nn.Module):
         weights = torch.stack([head(clicked.answer) for head in heads], dim=1)
         fine_weights = self.fine_hypernetwork(clicked.answer)[:, None]
         logits = gated(_weighed(weights, cells), _weighed(fine_weights, fine))
+        logits = self.review(logits, cells, fine, where, fine_where)
         return logits, self.evidence(logits, cells, where)
 
 

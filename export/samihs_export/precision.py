@@ -6,6 +6,7 @@
     inputs, outputs             the contract
     HU window and resize        HU of thousands, a window of tens: differences of large numbers
     prompt points, click maps   sines of large angles, exponentials of squares
+    a mask's second look        sums over its cells, squares of differences
     a mask's evidence           sums over its cells
     every LayerNorm             mean and variance of outliers overflow float16 in SAM encoders
     every softmax               exponentials and their sum (TensorRT's attention layer does so by
@@ -31,6 +32,7 @@ from samihs_export.named import NamedNorm2d
 from samihs_runtime.errors import ExportError
 from samihs_training.click_maps import Clicked, ClickMaps
 from samihs_training.mask_head import Evidence
+from samihs_training.second_look import Review
 
 Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 G = TypeVar("G", bound=nn.Module)
@@ -87,5 +89,5 @@ def _narrow(module: nn.Module, dtype: torch.dtype) -> None:
     for name, child in list(module.named_children()):
         if isinstance(child, nn.LayerNorm | NamedNorm2d):
             setattr(module, name, InFloat32(child))
-        elif not isinstance(child, PromptPoints | ClickMaps | Clicked | Evidence):
+        elif not isinstance(child, PromptPoints | ClickMaps | Clicked | Review | Evidence):
             _narrow(child, dtype)

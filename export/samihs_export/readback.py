@@ -20,7 +20,8 @@ _EIGHT_BITS = {"int8": "INT8", "fp8": "FP8"}
 _PRODUCTS = ("MATRIX_MULTIPLY", "CONVOLUTION", "DECONVOLUTION")
 _IN_FLOAT32 = ("NORMALIZATION", "SOFTMAX")
 WIDE = (
-    "points/", "cells.click_maps/", "cells.clicked/", "cells.fine_clicked/", "cells.evidence",
+    "points/", "cells.click_maps/", "cells.clicked/", "cells.fine_clicked/", "cells.review",
+    "cells.evidence",
 )  # fmt: skip
 """Sines of large angles, exponentials of squares, sums over a mask: float32 at every precision."""
 _BLOCK = re.compile(r"blocks\.(\d+)\.")

@@ -40,7 +40,9 @@ TINY = SamConfig(
 )
 TINY_PYRAMID = replace(TINY, name="tiny_pyramid", pyramid_width=6)
 """With a convolutional pyramid: tokens 8 x 8, an embedding of 16 x 16, detail for the decoder."""
-BEGUN_AS_NOTHING = ("context", "likeness", "fine_likeness", "gate_hypernetwork", "evidence")
+BEGUN_AS_NOTHING = (
+    "context", "likeness", "fine_likeness", "gate_hypernetwork", "review", "sharpen", "evidence",
+)  # fmt: skip
 """Of a pyramid's decoder: their last layers are zero, and equal tensors become one in ONNX."""
 PR = PRConfig(rank=8)
 ABOUT = {"window": [-20, 100], "training_data": "none: random weights"}

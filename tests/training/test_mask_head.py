@@ -10,6 +10,7 @@ from torch import nn
 from samihs_training.mask_head import Context, Evidence, Likeness, gated
 from samihs_training.model import SamihsModel
 from samihs_training.sam import build_sam, segment_anything_modeling
+from samihs_training.second_look import MARGIN
 
 from .test_pyramid import PYRAMID
 
@@ -89,7 +90,7 @@ def test_evidence_is_what_the_mask_holds_what_lies_around_it_and_what_was_clicke
     assert logits.grad is None  # the score must not improve by changing the mask
     assert cells.grad is not None
     heard = torch.zeros(16, 16, dtype=torch.bool)
-    heard[: 4 + Evidence.MARGIN, : 4 + Evidence.MARGIN] = True
+    heard[: 4 + MARGIN, : 4 + MARGIN] = True
     heard[12, 13] = True
     reached = cells.grad[0].abs().amax(0)
     assert reached[heard].min() > 1e4 * reached[~heard].max()

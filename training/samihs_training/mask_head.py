@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from samihs_training.pyramid import enlarged
+from samihs_training.second_look import regions
 
 
 class Context(nn.Module):
@@ -73,9 +74,6 @@ class Evidence(nn.Module):
     Logits [B, 1, 2S, 2S], cells [B, D, S, S] and where the clicks lie [B, S, S] -> [B], float32.
     """
 
-    MARGIN = 4
-    """Cells about a mask that are its surroundings: 16 pixels of the frame."""
-
     def __init__(self, channels: int, hidden: int = 64) -> None:
         super().__init__()
         self.hidden = nn.Linear(3 * channels + 2, hidden)
@@ -86,21 +84,10 @@ class Evidence(nn.Module):
     def forward(self, logits: Tensor, cells: Tensor, where: Tensor) -> Tensor:
         # The score must not improve by changing the mask.
         share = logits.detach().float().sigmoid()
-        mass = share.sum((1, 2, 3)) + 1.0
-        sureness = share.square().sum((1, 2, 3)) / mass  # mean probability within the mask
-        inside = F.avg_pool2d(share, 2)  # [B, 1, S, S]
-        reached = F.max_pool2d(inside, 2 * self.MARGIN + 1, stride=1, padding=self.MARGIN)
-        known, regions = cells.float(), (inside, reached - inside, where.float()[:, None])
-        seen = [_mean_over(region, known) for region in regions]
-        seen += [sureness[:, None], mass.log()[:, None] / 10]
-        out: Tensor = self.out(F.gelu(self.hidden(torch.cat(seen, dim=1))))[:, 0]
+        seen = regions(F.avg_pool2d(share, 2), where)
+        known = torch.cat([seen.means(cells).flatten(1), seen.figures], dim=1)
+        out: Tensor = self.out(F.gelu(self.hidden(known)))[:, 0]
         return out
-
-
-def _mean_over(region: Tensor, cells: Tensor) -> Tensor:
-    """Weights [B, 1, S, S] of cells [B, D, S, S] -> their mean [B, D]; near 0 where all are 0."""
-    total = cells.flatten(2) @ region.flatten(2).mT  # [B, D, 1]
-    return total[..., 0] / (region.sum((2, 3)) + 0.25)
 
 
 def gated(coarse: Tensor, fine: Tensor) -> Tensor:

@@ -90,6 +90,7 @@ class SamihsModel(nn.Module):
         fine_where = decoder.fine_clicked(places, labels).to(fine.dtype)
         fine = fine + decoder.fine_likeness(fine, fine_where)
         logits = gated(coarse, weighed(decoder.fine_hypernetwork(answer), fine))
+        logits = decoder.review(logits, cells, fine, where, fine_where)
         return logits, score + decoder.evidence(logits, cells, where)
 
     def _dense(self, prior: Tensor | None) -> Tensor:

@@ -69,6 +69,7 @@ class Pyramid(nn.Module):
         self.eighth = Descent(channels.embedding, eighth)
         self.quarter = Descent(eighth, quarter)
         self.halves = Descent(quarter, half)
+        self.sharpen = Residual(half)
         self.detail = nn.Conv2d(quarter, channels.detail, 1)
         self.fine = nn.Conv2d(half, channels.fine, 1)
 
@@ -89,7 +90,7 @@ class Pyramid(nn.Module):
     def packed(self, embedding: Tensor, levels: Levels) -> Tensor:
         """The encoder's embedding [B, E, G, G] and what the descent from it gives, packed."""
         quarter = self.quarter(self.eighth(embedding, levels.eighth), levels.quarter)
-        half = self.halves(quarter, levels.half)
+        half = self.sharpen(self.halves(quarter, levels.half))
         return pack(embedding, self.detail(quarter), self.fine(half))
 
 
@@ -103,6 +104,25 @@ class Descent(nn.Module):
 
     def forward(self, coarse: Tensor, level: Tensor) -> Tensor:
         return F.gelu(self.raised(coarse) + self.lateral(level))
+
+
+class Residual(nn.Module):
+    """Features [B, C, H, W] -> the same with what two convolutions add, which begin as nothing.
+
+    A speck of blood is a few pixels among noise as strong as it is: one convolution sees too
+    little of either.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.second.weight)
+        nn.init.zeros_(self.second.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        added: Tensor = self.second(F.gelu(self.first(features)))
+        return features + added
 
 
 def encoded(encoder: Any, image: Tensor) -> Tensor:

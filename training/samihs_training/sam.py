@@ -22,6 +22,7 @@ from samihs_runtime.errors import BackendError, UsageError
 from samihs_training.click_maps import Clicked, ClickMaps
 from samihs_training.mask_head import Context, Evidence, Likeness
 from samihs_training.pyramid import CELLS, FINE_CELLS, Channels, Pyramid, Smoothing
+from samihs_training.second_look import Review
 
 _ALIAS = "samihs_training._segment_anything"
 
@@ -211,4 +212,5 @@ def _with_pyramid(sam: Any, config: SamConfig, modeling: Any) -> None:
     decoder.likeness = Likeness(channels.detail)
     decoder.fine_clicked = Clicked(FINE_CELLS * config.grid, config.image_size, deviation=2.0)
     decoder.fine_likeness = Likeness(channels.fine, hidden=16)
+    decoder.review = Review(channels.detail, channels.fine)
     decoder.evidence = Evidence(channels.detail)

@@ -18,6 +18,8 @@ from samihs_training.prompts import HandClick, PromptRule
 
 HAND = HandClick()
 MIN_LESION_PIXELS = 12  # below about 3 mm^2 a click is luck, for a person as well
+LESIONS = 0.85
+"""Share of the prompts of a base that are on a lesion, where the slice has one."""
 HARD_NEGATIVES = (
     Tissue.CALCIFICATION, Tissue.VESSEL, Tissue.DURA, Tissue.TUMOUR, Tissue.METAL,
     Tissue.SCALP_HEMATOMA, Tissue.BONE, Tissue.MUSCLE, Tissue.CATHETER,
@@ -68,7 +70,7 @@ def structure_target(
     under a random pixel of the head, the rare tissues as often as the common. ``found``: the
     slice's lesions, which all its clicks share.
     """
-    if found and rng.random() < 0.7:
+    if found and rng.random() < LESIONS:
         kind, mask = found[rng.integers(len(found))]
         return Target(mask, rule(mask, rng), kind)
     present = [label for label in np.unique(sample.tissues) if label != Tissue.AIR]
