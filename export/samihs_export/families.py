@@ -3,15 +3,17 @@
 ::
 
     family  precision   encoder                                  decoder
-    onnx    fp32        attention as additive bias               fp32
+    onnx    fp32        windows by additive bias, whole grids    fp32
+                        by ONNX Runtime's fused attention
     onnx    int8        the same, quantized at each call         onnx fp32's
     trt     fp32        attention as additive bias               fp32
     trt     fp16, bf16  attention by augmented queries and keys  fp16, bf16
     trt     int8, fp8   trt fp16's, calibrated Q/DQ              trt fp16's
 
-Additive bias is ONNX Runtime's faster form (measured on the CPU) and the only one for fp32 in
-TensorRT, which has no attention kernel there. bf16 decoders enlarge masks by products, because
-TensorRT-RTX has no bfloat16 transposed convolution (``upscaling``).
+ONNX Runtime's fused attention stores no scores of all tokens by all tokens. Additive bias has the
+least arithmetic in small windows, and is the only form for fp32 in TensorRT, which has no attention
+kernel there. bf16 decoders enlarge masks by products, because TensorRT-RTX has no bfloat16
+transposed convolution (``upscaling``).
 """
 
 from __future__ import annotations
@@ -52,7 +54,9 @@ def families(precisions: tuple[Precision, ...]) -> list[tuple[str, Precision]]:
 
 def attention_form(family: str, precision: Precision) -> AttentionForm:
     """As the table above has it."""
-    return "augmented" if family == "trt" and precision != "fp32" else "bias"
+    if family == "onnx":
+        return "fused"
+    return "bias" if precision == "fp32" else "augmented"
 
 
 def upscaling_form(precision: Precision) -> UpscalingForm:

@@ -20,7 +20,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from samihs_export.attention import AttentionForm, RelativeAttention, TwoWayAttention
+from samihs_export.attention import (
+    AttentionForm,
+    RelativeAttention,
+    TwoWayAttention,
+    form_in,
+)
 from samihs_export.named import name_weights
 from samihs_export.upscaling import UpscalingForm, set_upscaling
 from samihs_export.windows import Windows
@@ -109,7 +114,7 @@ class BlockGraph(nn.Module):
         self.norm1, self.norm2, self.mlp = block.norm1, block.norm2, block.mlp
         windows = Windows(grid, int(block.window_size) or grid)
         before = nn.Sequential(*inner[:place])
-        self.attention = RelativeAttention(inner[place], windows, form, before)
+        self.attention = RelativeAttention(inner[place], windows, form_in(windows, form), before)
         self.after_attention = nn.Sequential(*inner[place + 1 :])
 
     def forward(self, x: Tensor) -> Tensor:
