@@ -11,9 +11,11 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto
 
+from samihs_export import fused
 from samihs_export.readback import WIDE
 from samihs_runtime.errors import ExportError
 
+PRODUCTS = ("Conv", "Attention", fused.OPERATOR, "Gelu")
 IN_FLOAT32 = ("LayerNormalization", "Softmax", "ReduceMean", "Pow", "Sqrt", "Sin", "Cos", "Resize")
 """Norms (the neck's are written out: mean, power, root), softmax, prompt positions, resizes."""
 _TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16, "fp32": TensorProto.FLOAT}
@@ -37,7 +39,7 @@ def check_types(path: Path, precision: str) -> None:
         kind = types.get(node.output[0], 0)
         if node.op_type in IN_FLOAT32 and kind != TensorProto.FLOAT:
             narrow.append(node.name)
-        elif node.op_type in ("Conv", "Attention", "Gelu") and kind != _TYPES[precision]:
+        elif node.op_type in PRODUCTS and kind != _TYPES[precision]:
             wide += [] if node.name.startswith(WIDE) else [node.name]
     for names, wanted in ((narrow, "float32"), (wide, precision)):
         if names:

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import onnx
 
+from samihs_export import fused
+
 
 def multiply_accumulates(path: Path, sizes: Mapping[str, int]) -> Counter[str]:
-    """Multiply-accumulates by node name, of MatMul, Gemm, Conv, ConvTranspose and Attention.
+    """Multiply-accumulates by node name, of MatMul, Gemm, Conv, ConvTranspose and attention.
 
     Args:
         path: an ONNX graph.
@@ -24,6 +26,7 @@ def multiply_accumulates(path: Path, sizes: Mapping[str, int]) -> Counter[str]:
                 dim.dim_value = sizes[dim.dim_param]
     # Stale shapes of intermediate values would win over the sizes given.
     del model.graph.value_info[:]
+    _use_standard_attention(model.graph)
     graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     shapes = {each.name: list(each.dims) for each in graph.initializer}
     for each in (*graph.input, *graph.value_info, *graph.output):
@@ -43,3 +46,14 @@ def multiply_accumulates(path: Path, sizes: Mapping[str, int]) -> Counter[str]:
                 value[-2:]
             )
     return counted
+
+
+def _use_standard_attention(graph: onnx.GraphProto) -> None:
+    """Put ``Attention`` for ONNX Runtime's operator: onnx infers no shapes beyond a foreign one."""
+    for node in graph.node:
+        if (node.domain, node.op_type) == (fused.DOMAIN, fused.OPERATOR):
+            heads = next(each.i for each in node.attribute if each.name == "num_heads")
+            node.domain, node.op_type = "", "Attention"
+            del node.attribute[:]
+            for name in ("q_num_heads", "kv_num_heads"):
+                node.attribute.append(onnx.helper.make_attribute(name, heads))

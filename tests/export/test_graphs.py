@@ -17,7 +17,7 @@ from samihs_training.model import SamihsModel, mask_at_slice_size
 
 from .conftest import PR, SLICE, TINY, TINY_PYRAMID, adapted_model
 
-FORMS: tuple[AttentionForm, ...] = ("bias", "augmented")
+FORMS: tuple[AttentionForm, ...] = ("bias", "augmented", "fused")
 PROMPTS = {
     "click": ([(40.0, 50.0), (0.0, 0.0)], [1, -1]),
     "two clicks": ([(40.0, 50.0), (10.5, 80.0), (0.0, 0.0)], [1, 0, -1]),

@@ -15,6 +15,7 @@ from torch import nn
 from samihs_export.build_options import BuildOptions, ProfileSizes
 from samihs_export.cases import phantom_cases
 from samihs_export.families import write_graphs
+from samihs_export.fused import OPERATOR
 from samihs_export.gates import gates_for
 from samihs_export.graphs import EncoderGraph
 from samihs_export.merge import merge, relative_error
@@ -36,6 +37,8 @@ PLANNED = re.compile(r"blocks\.\d+\.(attention\.(qkv|proj)|mlp\.lin[12])/")
 WINDOW = torch.tensor([[-20.0, 100.0]])
 # segment-anything's ViT-B at 1024, by hand: 64 x 64 tokens, 70 x 70 where 8 blocks' windows pad.
 TOKENS, WIDTH = 64 * 64, 768
+ONE_HOT = 2 * 64
+"""Of a head's key that goes to the fused attention: where its token lies."""
 PLAIN_LINEAR = 12 * 8 * TOKENS * WIDTH**2 + (8 * 70 * 70 + 4 * TOKENS) * 4 * WIDTH**2
 
 
@@ -121,6 +124,10 @@ def test_vit_b_at_1024(tmp_path: Path, exported: Exported) -> None:
 def check_work_of_vit_b(encoder: Path) -> None:
     """No more than plain SAM's; less by what the pad tokens of windows would have cost."""
     work = multiply_accumulates(encoder, {"batch": 1})
+    fused = {name: each for name, each in work.items() if name.endswith(OPERATOR)}
+    assert list(fused.values()) == [TOKENS**2 * (WIDTH * 2 + 12 * ONE_HOT)] * 4
+    # Products with zeros and ones, in the place of additions, are no work that SAM's could have.
+    work.subtract(dict.fromkeys(fused, TOKENS**2 * 12 * ONE_HOT))
     linear = sum(count for name, count in work.items() if PLANNED.match(name))
     assert linear == 12 * 12 * TOKENS * WIDTH**2
     saved = PLAIN_LINEAR - linear
