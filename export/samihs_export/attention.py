@@ -140,14 +140,15 @@ class RelativeAttention(nn.Module):
         """Mixed over the grid: [B, G, G, 3 C] -> [B, G, G, C]; heads stay beside their channels."""
         side, heads = self.windows.side, self.heads
         parts = qkv.reshape(-1, side, side, 3 * heads, qkv.shape[-1] // (3 * heads))
-        q, k, v = parts.split(heads, dim=3)  # [B, H, W, heads, d]
-        # Each query row has a table of its own, and so has each column: [B, H or W, ..., side].
-        rows = (q.flatten(2, 3) @ self.table_h).unflatten(2, (side, heads))
-        columns = (q.transpose(1, 2).flatten(2, 3) @ self.table_w).unflatten(2, (side, heads))
+        q, k, v = parts.chunk(3, dim=3)  # [B, H, W, heads, d]
+        # Each query row has a table of its own, and so has each column.
+        by_query = (-1, side, side, heads, side)  # the last: of the key
+        rows = (q.flatten(2, 3) @ self.table_h).reshape(by_query)
+        columns = (q.transpose(1, 2).flatten(2, 3) @ self.table_w).reshape(by_query)
         query = torch.cat([q * self.scale, rows, columns.transpose(1, 2)], dim=-1)
         key = F.pad(k.flatten(1, 2), (0, 2 * side)) + self.key_positions[:, None]
         mixed = multi_head_attention(query.flatten(1, 2), key, v.flatten(1, 2))
-        return mixed.unflatten(1, (side, side))
+        return mixed.reshape(-1, side, side, mixed.shape[-1])
 
 
 class TwoWayAttention(nn.Module):

@@ -26,8 +26,9 @@ def multi_head_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         [B, L, heads e]: one operator in an exported graph, torch's own attention elsewhere.
     """
     if not torch.onnx.is_in_onnx_export():
-        heads_first = (each.transpose(1, 2) for each in (q, k, v))
-        return F.scaled_dot_product_attention(*heads_first, scale=1.0).transpose(1, 2).flatten(2)
+        query, key, value = (each.transpose(1, 2) for each in (q, k, v))
+        heads_first = F.scaled_dot_product_attention(query, key, value, scale=1.0)
+        return heads_first.transpose(1, 2).flatten(2)
     mixed: Tensor = torch.onnx.ops.symbolic(
         f"{DOMAIN}::{OPERATOR}",
         [each.flatten(2) for each in (q, k, v)],
