@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from samihs_runtime.clicked_parts import filled
 from samihs_runtime.probability import Evidence
 from samihs_runtime.segmentation import FOREGROUND, Prompt, SliceMask
 
@@ -124,7 +125,7 @@ def _carry(
     if not accepted:
         best = max(part.score for part in predictions)
         return f"the score fell to {best:.2f} (at least {options.min_score:.2f})"
-    mask = _touching(np.logical_or.reduce([part.mask for part in accepted]), like)
+    mask = filled(_touching(np.logical_or.reduce([part.mask for part in accepted]), like))
     growth = mask.sum() / max(int(last.mask.sum()), 1)
     if not mask.any():
         return "the mask no longer touches the lesion"

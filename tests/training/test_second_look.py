@@ -30,8 +30,7 @@ def spelled_out(look: SecondLook, features: Tensor, first: Regions) -> Tensor:
         apart = features - mean[..., None, None]
         hidden = hidden + torch.einsum("hd,bdyx->bhyx", look.difference[:, region], apart)
         hidden = hidden + torch.einsum("hd,bdyx->bhyx", look.square[:, region], apart**2)
-    out = torch.einsum("oh,bhyx->boyx", look.out.weight, hidden.relu())
-    return out + look.out.bias.view(1, 1, 1, 1)
+    return torch.einsum("oh,bhyx->boyx", look.out.weight[..., 0, 0], hidden.relu()) + look.out.bias
 
 
 def test_regions_are_the_mask_a_ring_around_it_and_the_click() -> None:
@@ -69,13 +68,28 @@ def test_one_product_says_what_all_the_differences_say() -> None:
 
 
 @torch.no_grad()
+def test_a_region_without_cells_says_nothing() -> None:
+    """A box alone: nothing was clicked."""
+    torch.manual_seed(0)
+    look = SecondLook(5, 7)
+    nn.init.normal_(look.out.weight)
+    features = torch.randn(2, 5, 12, 12)
+    first = regions(torch.rand(2, 1, 12, 12), torch.zeros(2, 12, 12))
+    answer = look(features, first)
+    look.difference[:, 2] = look.square[:, 2] = 9.0
+    assert torch.equal(look(features, first), answer)
+    look.square[:, 0] = 9.0
+    assert not torch.allclose(look(features, first), answer)
+
+
+@torch.no_grad()
 def test_what_is_nearer_to_the_mask_than_to_its_surroundings_can_be_taken() -> None:
     """Chan and Vese's rule is one setting of the weights."""
     look = SecondLook(1, 2)
     for each in look.parameters():
         each.zero_()
     look.square[0, 0] = look.square[1, 1] = 1.0  # (f - inside)^2 and (f - around)^2
-    look.out.weight[:] = torch.tensor([[-1.0, 1.0]])
+    look.out.weight[0, :, 0, 0] = torch.tensor([-1.0, 1.0])
     blood = square_mask(24, slice(6, 18), slice(6, 18))
     found = square_mask(24, slice(8, 20), slice(8, 20))  # shifted: a part missed, a part too much
     answer = look(blood + 0.1 * torch.sin(torch.arange(24.0)), regions(found, place(24, 12, 12)))

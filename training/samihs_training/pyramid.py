@@ -117,8 +117,8 @@ class Residual(nn.Module):
         super().__init__()
         self.first = nn.Conv2d(channels, channels, 3, padding=1)
         self.second = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.second.weight)
-        nn.init.zeros_(self.second.bias)
+        for each in self.second.parameters():
+            nn.init.zeros_(each)
 
     def forward(self, features: Tensor) -> Tensor:
         added: Tensor = self.second(F.gelu(self.first(features)))

@@ -67,9 +67,9 @@ class SecondLook(nn.Module):
         self.square = nn.Parameter(scale * torch.randn(hidden, 3, channels))
         self.share = nn.Parameter(torch.randn(hidden, 2))
         self.figures = nn.Linear(2, hidden)
-        self.out = nn.Linear(hidden, 1)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        self.out = nn.Conv2d(hidden, 1, 1)
+        for each in self.out.parameters():
+            nn.init.zeros_(each)
 
     def forward(self, features: Tensor, first: Regions) -> Tensor:
         means = first.means(features)  # [B, 3, D]
@@ -78,18 +78,23 @@ class SecondLook(nn.Module):
         share = first.maps[:, :1]
         about = F.avg_pool2d(share, 5, stride=1, padding=2)
         seen = torch.cat([apart, apart * apart, share, about], dim=1).flatten(2)
-        weight, bias = self._weights(means - clicked, first.figures)
+        weight, bias = self._weights(means - clicked, first)
         hidden = F.relu(weight @ seen + bias[..., None])
-        out = self.out.weight @ hidden + self.out.bias
-        return out.reshape(share.shape)
+        out: Tensor = self.out(hidden.reshape(-1, len(self.share), *share.shape[2:]))
+        return out
 
-    def _weights(self, means: Tensor, figures: Tensor) -> tuple[Tensor, Tensor]:
-        """Of one prompt's product: [B, H, 2 D + 2] and [B, H]; ``means`` from the clicked ones."""
-        linear = (self.difference - 2 * self.square * means[:, None]).sum(2)
-        fixed = torch.cat([self.square.sum(1), self.share], dim=1).expand(len(means), -1, -1)
-        squares = (means * means).flatten(1) @ self.square.flatten(1).T
-        bias = self.figures(figures) + squares - means.flatten(1) @ self.difference.flatten(1).T
-        return torch.cat([linear, fixed], dim=2), bias
+    def _weights(self, means: Tensor, first: Regions) -> tuple[Tensor, Tensor]:
+        """Of one prompt's product: [B, H, 2 D + 2] and [B, H]; ``means`` from the clicked ones.
+
+        A region without cells, as the click's is where a box is all there is, says nothing.
+        """
+        there = (first.maps.sum((2, 3)) > 0).to(means.dtype)[:, None, :, None]
+        difference, square = self.difference * there, self.square * there  # [B, H, 3, D]
+        means = means[:, None]
+        linear = (difference - 2 * square * means).sum(2)
+        share = self.share.expand(means.shape[0], -1, -1)
+        bias = self.figures(first.figures) + ((square * means - difference) * means).sum((2, 3))
+        return torch.cat([linear, square.sum(2), share], dim=2), bias
 
 
 class Review(nn.Module):
@@ -110,4 +115,5 @@ class Review(nn.Module):
         """
         share = logits.detach().sigmoid()
         coarse = self.cells(cells, regions(F.avg_pool2d(share, 2), where))
-        return logits + enlarged(coarse) + self.fine(fine, regions(share, fine_where))
+        finest: Tensor = self.fine(fine, regions(share, fine_where))
+        return logits + enlarged(coarse) + finest
