@@ -17,7 +17,7 @@ from samihs_runtime.report import Report
 from samihs_runtime.segmenter import Segmenter
 from samihs_runtime.study import read_study
 from samihs_runtime.workflow import segment_lesion
-from samihs_runtime.writers import NAMES, load_ahead, write_outputs
+from samihs_runtime.writers import NAMES, write_outputs
 
 if TYPE_CHECKING:
     from samihs_runtime.cli import Click, Options
@@ -53,7 +53,6 @@ def infer(options: Options, click: Click) -> dict[str, Path]:
         series = read_study(click.study, series=click.series, progress=count)
     request = request_on(click, series)
     read = time.perf_counter() - started
-    load_ahead(options.formats)
     with Segmenter.from_bundle(
         options.bundle, options.backend, store=options.store, adapters=options.adapters
     ) as segmenter:

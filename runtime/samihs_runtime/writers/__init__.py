@@ -8,11 +8,8 @@ nor does what is in them, but for DICOM objects (a PACS needs the patient module
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from threading import Thread
 from typing import TYPE_CHECKING
 
 from samihs_runtime.errors import OutputError
@@ -43,8 +40,6 @@ NAMES = {
 """Format, as ``--format`` takes it, to the names of the files it may write. The contact sheet is
 written where the lesion lies on more than one slice."""
 DEFAULT_FORMATS = ("seg", "overlay", "json")
-_MODULES = {"seg": "seg", "overlay": "contact_sheet", "capture": "capture"}
-"""Of the formats whose libraries are slow to load: the module of this package that loads them."""
 
 
 @dataclass(frozen=True)
@@ -62,24 +57,6 @@ class WriteOptions:
     """Write the model's probability into the SEG instead of the mask."""
     resample: bool = False
     """Let NIfTI put unevenly spaced slices on an even grid."""
-
-
-def load_ahead(formats: Sequence[str]) -> Thread:
-    """Load the libraries behind the formats in a thread of its own, which is returned.
-
-    highdicom takes longer to load than a study to read; beside the encoder, which works outside
-    Python, most of that costs nothing. What fails here fails again, and is said, where it is used.
-    """
-
-    def load() -> None:
-        for name in formats:
-            if name in _MODULES:
-                with suppress(Exception):
-                    import_module(f"{__name__}.{_MODULES[name]}")
-
-    thread = Thread(target=load, name="load-ahead", daemon=True)
-    thread.start()
-    return thread
 
 
 def write_outputs(
