@@ -20,7 +20,6 @@ from samihs_training.data_evaluation import Protocol, evaluate_data
 from samihs_training.data_report import markdown, write_data_report
 from samihs_training.phantom_evaluation import Evaluation, evaluate
 from samihs_training.predictors import Predictor, bundle_predictor, checkpoint_predictor
-from samihs_training.prompts import prompt_rule
 from samihs_training.score_trials import calibrated_threshold, score_trials
 from samihs_training.tensorfile import read_safetensors
 
@@ -104,7 +103,6 @@ def on_data(
         UsageError: options that do not go together, or no such prompt.
         OutputError: ``out`` holds an evaluation.
     """
-    prompt_rule(prompt or "deepest")  # said before the work
     if out is None:
         raise UsageError("--data needs --out: the folder for its tables and pictures")
     if protocol == "authors" and (prompt not in (None, "middle") or clicks != 1):
