@@ -26,8 +26,6 @@ from samihs_runtime.errors import BackendError, BundleError
 from samihs_runtime.timing import Timings
 
 CPU_PROVIDER = "CPUExecutionProvider"
-_ARENA_MAX_BYTES = 100_000_000
-"""Encoder weights up to which the CPU session keeps its working memory between runs."""
 _FULL_MEMORY = ("Failed to allocate memory", "out of memory", "ALLOC_FAILED")
 """What ONNX Runtime's arena, CUDA and cuBLAS or cuDNN say when memory is short."""
 _ERRORS_ONLY = 3
@@ -68,10 +66,6 @@ class SessionMaker:
         self.precision = files.precision
         self._bundle = bundle
         self._paths = {ENCODER.part: files.encoder, DECODER.part: files.decoder}
-
-    def encoder_bytes(self) -> int:
-        """Size of the encoder's file, weights and all."""
-        return int(self._paths[ENCODER.part].stat().st_size)
 
     def make(
         self,
@@ -221,9 +215,10 @@ class CpuBackend(Closing):
     def _configure(self, options: Any) -> None:
         options.intra_op_num_threads = cpu_threads()
         options.inter_op_num_threads = 1  # both graphs are chains: nothing to run side by side
-        # The arena makes vit_mini's encode a quarter faster (290 for 380 ms on 2 busy cores) for
-        # 60 MB more at the peak (230 MB). A large encoder takes seconds and would keep gigabytes.
-        options.enable_cpu_mem_arena = self._maker.encoder_bytes() <= _ARENA_MAX_BYTES
+        # The arena keeps what a run needed at its peak (ViT-B: 1.2 to 1.6 GB). Given back and taken
+        # anew, its pages cost the next run a sixth of its time. A planned memory pattern would be
+        # a second block beside them: 0.7 GB more, and a second slow run.
+        options.enable_mem_pattern = False
         # Idle threads that spin would take the cores from the other session, and from the reader.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # Tails of softmax and of click maps: a CPU takes many times longer over denormal numbers.
