@@ -40,6 +40,9 @@ method = ["frozen", "pr", "lora"]
 """
 
 
+GRIDS = Path(__file__).parents[2] / "benchmarks" / "grids"
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     torch.manual_seed(0)
@@ -47,6 +50,14 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "recipe.toml").write_text(RECIPE)
     (tmp_path / "grid.toml").write_text(GRID)
     return tmp_path
+
+
+@pytest.mark.parametrize("name", ["methods", "losses", "prompts", "window"])
+def test_the_benchmarks_grids_can_be_run(name: str) -> None:
+    grid = read_grid(GRIDS / f"{name}.toml")
+    assert len(grid.cells()) >= 3
+    assert grid.recipe.base_checkpoint
+    assert Path(grid.recipe.base_checkpoint).is_file()
 
 
 def test_a_grid_is_every_combination_of_one_recipe(folder: Path) -> None:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from samihs_training.pointwise import Pointwise
 from samihs_training.pyramid import enlarged
 from samihs_training.second_look import regions
 
@@ -55,8 +56,8 @@ class Likeness(nn.Module):
 
     def __init__(self, channels: int, hidden: int = 32) -> None:
         super().__init__()
-        self.hidden = nn.Conv2d(2 * channels, hidden, 1)
-        self.out = nn.Conv2d(hidden, channels, 1, bias=False)
+        self.hidden = Pointwise(2 * channels, hidden)
+        self.out = Pointwise(hidden, channels, bias=False)
         nn.init.zeros_(self.out.weight)
 
     def forward(self, features: Tensor, where: Tensor) -> Tensor:

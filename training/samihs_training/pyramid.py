@@ -21,6 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from samihs_training.pointwise import Pointwise
+
 CELLS = 4
 """Cells along a token's side in SAM's decoder, and in the detail."""
 FINE_CELLS = 8
@@ -70,8 +72,8 @@ class Pyramid(nn.Module):
         self.quarter = Descent(eighth, quarter)
         self.halves = Descent(quarter, half)
         self.sharpen = Residual(half)
-        self.detail = nn.Conv2d(quarter, channels.detail, 1)
-        self.fine = nn.Conv2d(half, channels.fine, 1)
+        self.detail = Pointwise(quarter, channels.detail)
+        self.fine = Pointwise(half, channels.fine)
 
     def forward(self, image: Tensor) -> Tensor:
         return self.tokens(self.levels(image))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from samihs_training.pointwise import Pointwise
 from samihs_training.pyramid import enlarged
 
 MARGIN = 4
@@ -67,7 +68,7 @@ class SecondLook(nn.Module):
         self.square = nn.Parameter(scale * torch.randn(hidden, 3, channels))
         self.share = nn.Parameter(torch.randn(hidden, 2))
         self.figures = nn.Linear(2, hidden)
-        self.out = nn.Conv2d(hidden, 1, 1)
+        self.out = Pointwise(hidden, 1)
         for each in self.out.parameters():
             nn.init.zeros_(each)
 
