@@ -12,12 +12,20 @@ import pytest
 from samihs_runtime.bundle import Bundle
 from samihs_training.checkpoint import load_adapters
 
+from . import vit_b_path
+
 MOST_GB = 12.0
+
+
+def test_the_slow_path_speaks_the_pipelines_options() -> None:
+    """Else nobody would see it break until it is run by hand."""
+    assert not vit_b_path.OPTIONS.trained
+    assert vit_b_path.OPTIONS.precisions == ()
 
 
 @pytest.mark.slow
 def test_vit_b_goes_from_metas_file_to_a_click(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.training.vit_b_path", str(tmp_path)]
+    command = [sys.executable, "-m", vit_b_path.__name__, str(tmp_path)]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     report = json.loads(done.stdout.splitlines()[-1])

@@ -38,9 +38,7 @@ prompts = 2
 correct = 0.0
 checkpoint_activations = true
 """
-OPTIONS = pipeline.ExportOptions(
-    trt_precisions=(), parity_slices=1, reference_slices=1, trained=False
-)
+OPTIONS = pipeline.ExportOptions(precisions=(), parity_slices=1, reference_slices=1, trained=False)
 """One slice is enough to prove random weights by; each costs several encodes of 10 to 20 s."""
 
 
