@@ -52,7 +52,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("name", ["methods", "losses", "prompts", "window", "steps"])
+@pytest.mark.parametrize("name", ["methods", "losses", "prompts", "window", "steps", "rates"])
 def test_the_benchmarks_grids_can_be_run(name: str) -> None:
     grid = read_grid(GRIDS / f"{name}.toml")
     assert len(grid.cells()) >= 3
