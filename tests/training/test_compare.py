@@ -39,8 +39,11 @@ method = ["frozen", "pr", "lora"]
 "adapt.correct" = [0.0]
 """
 
-
-GRIDS = Path(__file__).parents[2] / "benchmarks" / "grids"
+GRIDS = [
+    path
+    for path in sorted((Path(__file__).parents[2] / "benchmarks" / "grids").glob("*.toml"))
+    if path.name != "recipe.toml"
+]
 
 
 @pytest.fixture
@@ -52,9 +55,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("name", ["methods", "losses", "prompts", "window", "steps", "rates"])
-def test_the_benchmarks_grids_can_be_run(name: str) -> None:
-    grid = read_grid(GRIDS / f"{name}.toml")
+@pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.stem)
+def test_the_benchmarks_grids_can_be_run(path: Path) -> None:
+    grid = read_grid(path)
     assert len(grid.cells()) >= 3
     assert grid.recipe.base_checkpoint
     assert Path(grid.recipe.base_checkpoint).is_file()
