@@ -12,7 +12,7 @@ import torch
 from gpu_work import WINDOW, Work
 from trial_bundle import manifest_of
 
-from samihs_export.attention import AttentionForm
+from samihs_export.families import attention_form
 from samihs_export.graphs import DecoderGraph, EncoderGraph
 from samihs_export.merge import merge
 from samihs_export.onnx import export_decoder, export_encoder
@@ -107,8 +107,7 @@ def _bundle(work: Work, model: SamihsModel, precision: Precision, slice_size: in
     """Graphs for ONNX Runtime and TensorRT. No gates: parity is what the benchmark measures."""
     folder, config, entries = work.folder / f"files-{precision}", model.config, []
     for family in ("onnx", "trt"):
-        narrow = family == "trt" and precision != "fp32"
-        form: AttentionForm = "augmented" if narrow else "bias"
+        form = attention_form(family, precision)
         entry = GraphEntry(family, precision, f"{family}/encoder.onnx", f"{family}/decoder.onnx")
         encoder = to_precision(EncoderGraph(model, form), precision)
         export_encoder(encoder, slice_size, folder / entry.encoder)
