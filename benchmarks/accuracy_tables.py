@@ -43,6 +43,6 @@ def _differences(record: Record, subjects: list[str]) -> list[str]:
 def _interval(found: Estimate | None, sign: str = "") -> str:
     if found is None or not found.count:
         return ""
-    mean, low, high = (f"{each:{sign}.3f}" for each in (found.mean, found.low, found.high))
+    form = f"{sign}.3f"
     missing = f", {found.undefined} undefined" if found.undefined else ""
-    return f"{mean} ({low} to {high}){missing}"
+    return f"{found.mean:{form}} ({found.interval(form)}){missing}"

@@ -135,6 +135,12 @@ def test_interval_resamples_studies_not_slices() -> None:
     assert single.high - single.low == pytest.approx(2 * half, rel=0.15)
 
 
+def test_one_study_has_a_mean_and_no_interval() -> None:
+    alone = estimate([0.5, 0.7], [3, 3])
+    assert (alone.mean, alone.count, alone.interval()) == (pytest.approx(0.6), 2, "no interval")
+    assert estimate([0.5, 0.7], [3, 4]).interval(".1f") == "0.5 to 0.7"
+
+
 def test_undefined_values_are_counted() -> None:
     result = estimate([1.0, float("nan"), 3.0], [1, 2, 3])
     assert (result.mean, result.count, result.undefined) == (2.0, 2, 1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from samihs_runtime.writers.drawing import View, ct_panel, draw_contour, draw_pr
 from samihs_runtime.writers.files import staged_folder
 from samihs_runtime.writers.lettering import INK, PAGE, write_text
 from samihs_training.data_evaluation import METRICS, DataEvaluation, SliceResult
+from samihs_training.jsontext import json_text
 from samihs_training.metrics import Estimate
 
 STATEMENT = "Not for clinical use."
@@ -33,8 +33,8 @@ def write_data_report(evaluation: DataEvaluation, out: Path, *, overwrite: bool 
     """
     with staged_folder(out, (*FILES, *_WORST_FILES), overwrite=overwrite) as stage:
         _write_csv(evaluation, stage.folder)
-        summary = json.dumps(summary_of(evaluation), indent=1)
-        (stage.folder / "summary.json").write_text(summary + "\n", encoding="utf-8")
+        summary = json_text(summary_of(evaluation))
+        (stage.folder / "summary.json").write_text(summary, encoding="utf-8")
         (stage.folder / "report.md").write_text(markdown(evaluation), encoding="utf-8")
         _write_histogram(evaluation, stage.folder / "dice_histogram.png")
         worst = sorted(evaluation.slices, key=lambda each: each.scores.dice)[:WORST]
@@ -104,7 +104,7 @@ def overlay(result: SliceResult) -> Image.Image:
 
 
 def _cell(mean: Estimate, deviation: float) -> str:
-    return f"{mean.mean:.3f} ± {deviation:.3f} ({mean.low:.3f} to {mean.high:.3f})"
+    return f"{mean.mean:.3f} ± {deviation:.3f} ({mean.interval()})"
 
 
 def _write_csv(evaluation: DataEvaluation, folder: Path) -> None:

@@ -87,8 +87,11 @@ def main(
     from samihs_training.phantom_evaluation import write_results
 
     console = Console()
-    if data is None and (folds is not None or fold is not None):
-        raise UsageError("--folds and --fold are of a data set: give --data")
+    if data is None:
+        _refuse_of_data(
+            layout=layout is not None, folds=folds is not None, fold=fold is not None,
+            protocol=protocol != "lesions", prompt=prompt is not None, clicks=clicks != 1,
+        )  # fmt: skip
     if data is not None:
         cases = patients(data, layout, folds, fold, checkpoint)
         with opened(checkpoint, base, bundle, backend) as predictor:
@@ -103,3 +106,10 @@ def main(
     if out is not None:
         write_results(evaluation, out)
         console.print(f"written to {out}")
+
+
+def _refuse_of_data(**given: bool) -> None:
+    """Options that phantoms have no use for."""
+    names = ", ".join(f"--{name}" for name, each in given.items() if each)
+    if names:
+        raise UsageError(f"{names}: of what data? give --data")

@@ -139,7 +139,7 @@ def _result_table(evaluation: Evaluation) -> Table:
             kind,
             str(dice.count),
             f"{dice.mean:.3f}",
-            f"{dice.low:.3f} to {dice.high:.3f}",
+            dice.interval(),
             f"{distance.mean:.2f}",
             str(distance.undefined),
             f"{volume.mean:+.3f}",
@@ -167,6 +167,6 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
         false = evaluation.trials.false_accepts
         console.print(
             f"in {evaluation.trials.studies} bleed-free studies: {false.mean:.1%} "
-            f"({false.low:.1%} to {false.high:.1%}) of {evaluation.trials.clicks} clicks accepted"
+            f"({false.interval('.1%')}) of {evaluation.trials.clicks} clicks accepted"
         )
     console.print("Synthetic CT only: says nothing about patients. Not for clinical use.")

@@ -6,6 +6,7 @@ Dice 0 and has no surface distance (NaN), which a mean must count and leave out,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -36,11 +37,18 @@ class Estimate:
 
     mean: float
     low: float
+    """NaN, as ``high``, where one study is all there is: it says nothing of others."""
     high: float
     count: int
     """Values that went in."""
     undefined: int = 0
     """Values that could not (NaN)."""
+
+    def interval(self, form: str = ".3f") -> str:
+        """For people: ``low to high``, each in that format."""
+        if math.isnan(self.low):
+            return "no interval"
+        return f"{self.low:{form}} to {self.high:{form}}"
 
 
 def mask_metrics(predicted: Mask, truth: Mask, spacing_mm: tuple[float, float]) -> MaskMetrics:
@@ -70,11 +78,13 @@ def estimate(
     _, group = np.unique(np.asarray(studies)[defined], return_inverse=True)
     sums = np.bincount(group, weights=table[defined])
     counts = np.bincount(group)
+    mean, undefined = float(table[defined].mean()), int((~defined).sum())
+    if len(sums) == 1:
+        return Estimate(mean, float("nan"), float("nan"), int(defined.sum()), undefined)
     picks = np.random.default_rng(seed).integers(len(sums), size=(draws, len(sums)))
     means: NDArray[np.float64] = sums[picks].sum(1) / counts[picks].sum(1)
     low, high = np.percentile(means, [2.5, 97.5])
-    mean = float(table[defined].mean())
-    return Estimate(mean, float(low), float(high), int(defined.sum()), int((~defined).sum()))
+    return Estimate(mean, float(low), float(high), int(defined.sum()), undefined)
 
 
 def best_threshold(on_bleeds: Sequence[float], elsewhere: Sequence[float]) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from samihs_runtime.errors import OutputError, UsageError
 from samihs_training.data.phantom import BleedType
 from samihs_training.data.studies import StudyCase, is_bleed
+from samihs_training.jsontext import json_text
 from samihs_training.metrics import Estimate, estimate, mask_metrics
 from samihs_training.predictors import Predictor
 from samihs_training.score_trials import ScoreTrials, plot_reliability, reliability
@@ -170,7 +170,7 @@ def write_results(evaluation: Evaluation, out: Path) -> None:
     writer = csv.DictWriter(text, list(ClickResult.__dataclass_fields__), lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(each) for each in evaluation.clicks)
-    summary = json.dumps(evaluation.summary(), indent=1) + "\n"
+    summary = json_text(evaluation.summary())
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, content in (("clicks.csv", text.getvalue()), ("summary.json", summary)):
