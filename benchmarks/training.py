@@ -2,9 +2,11 @@
 
     python benchmarks/training.py [--preset vit_mini] [--image-size 0] [--batch 2] [--prompts 4]
 
-Three ways to the same loss, on the same weights, slices and clicks: this project's step, the same
-with activation checkpointing, and a plain loop: segment-anything's image encoder on the batch, then
-its prompt encoder and mask decoder image by image, as its own forward does. Each runs in a process
+Four ways to the same loss, on the same weights, slices and clicks: this project's step, the same
+with activation checkpointing, a plain loop (segment-anything's image encoder on the batch, then its
+prompt encoder and mask decoder image by image, as its own forward does), and the step in a process
+whose allocator gives freed memory back, as it does untold; in the others it keeps it
+(``samihs_training.allocation``), so that the loop is compared with as equal. Each runs in a process
 of its own, whose peak memory is then its own; rounds go A B C A B C, so that a busy machine slows
 all alike. The rate is that of the fastest step, as ``timeit`` has it; CPU seconds stand beside the
 median: what other programs took is not the step's. One JSON file in ``benchmarks/results/``, a
@@ -32,6 +34,7 @@ from torch import Tensor
 
 from samihs_runtime.segmentation import FOREGROUND, NOT_A_POINT
 from samihs_training.activations import checkpoint_blocks
+from samihs_training.allocation import keep_freed_memory
 from samihs_training.config import Recipe, StageConfig
 from samihs_training.data.slices import Batch
 from samihs_training.frames import Frame
@@ -41,7 +44,9 @@ from samihs_training.model import SamihsModel
 from samihs_training.objective import Objective, low_resolution
 from samihs_training.sam import build_sam, preset
 
-WAYS = ("step", "step, recomputed activations", "plain loop")
+STEP, RECOMPUTED, LOOP = "step", "step, recomputed activations", "plain loop"
+GIVEN_BACK = "step, freed memory given back"
+WAYS = (STEP, RECOMPUTED, LOOP, GIVEN_BACK)
 WINDOW = (-20.0, 100.0)
 SIZE = 512
 
@@ -94,11 +99,13 @@ def measure(plan: Plan) -> Record:
 
 def measure_way(plan: Plan, way: str) -> dict[str, Any]:
     """Seconds of each step after one to warm up, the first loss, and peak memory in GB."""
+    if way != GIVEN_BACK:
+        keep_freed_memory()
     torch.manual_seed(0)
     config = Frame(plan.image_size or None).of(preset(plan.preset))
     sam = build_sam(config)
     apply_method(ParameterRefactoring(), sam)
-    if way == WAYS[1]:
+    if way == RECOMPUTED:
         checkpoint_blocks(sam)
     stage = StageConfig(steps=1, learning_rate=1e-4)
     recipe = Recipe(adapt=stage, base=stage, window=WINDOW, amp=plan.amp)
@@ -111,7 +118,7 @@ def measure_way(plan: Plan, way: str) -> dict[str, Any]:
     losses, seconds, cpu = [], [], []
     for _ in range(1 + plan.steps):
         started, cpu_started = time.perf_counter(), time.process_time()
-        loss = plain_loss(model, batch, recipe) if way == WAYS[2] else objective(batch).loss
+        loss = plain_loss(model, batch, recipe) if way == LOOP else objective(batch).loss
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()

@@ -26,6 +26,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from samihs_runtime.errors import CheckpointError, SamihsError, UsageError
+from samihs_training.allocation import keep_freed_memory
 from samihs_training.config import read_recipe
 from samihs_training.data.cache import CacheSpec, SliceCache, open_cache
 from samihs_training.data.clicks import EIGHT, Mask, Point
@@ -228,6 +229,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=RECIPE_MINUTES)
     parser.add_argument("--cache", type=Path, default=CACHE, help="phantoms; a run's cache serves")
     options: Any = parser.parse_args()
+    keep_freed_memory()  # as samihs-train does
     try:
         made = trained(shipped_plan(options.minutes), options.cache)
         made.save(options.out)

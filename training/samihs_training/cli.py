@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from samihs_runtime.errors import UsageError, one_line_errors
+from samihs_training.allocation import keep_freed_memory
 from samihs_training.data.cli import check_data, check_folds, make_folds_command
 from samihs_training.data.volumes import LAYOUTS
 from samihs_training.progress import PROGRESS_COLUMNS, FitBars
@@ -84,6 +85,7 @@ def fit(
         recipe = replace(recipe, start=str(start))
     if seed is not None:
         recipe = replace(recipe, seed=seed)
+    keep_freed_memory()
     recipe = replace(recipe, data=_data(recipe.data, data))
     first = os.environ.get("RANK", "0") == "0"
     console = Console(quiet=not first)
@@ -129,6 +131,7 @@ def compare(grid: Path, out: Path, resume: bool, workers: int) -> None:
 
     console = Console()
     chosen = read_grid(grid)
+    keep_freed_memory()
     rows = comparing.compare(chosen, out, resume=resume, workers=workers, progress=console.print)
     console.print(comparing.as_markdown(rows, chosen), markup=False, soft_wrap=True)
     console.print(f"written to {out / 'comparison.csv'} and .md")
