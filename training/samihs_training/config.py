@@ -48,6 +48,9 @@ class StageConfig:
     """Share of the steps in which the learning rate rises (cosine)."""
     halve_every: int = 0
     """Steps after which the learning rate halves, again and again (step); 0: never."""
+    at_slice_size: bool = False
+    """Judge masks as the runtime draws them, enlarged to the slice's pixels, rather than at the
+    decoder's cells: a cell is in or out, and a lesion of ten cells is then another one."""
     correct: float = 0.35
     """Share of steps with a second, corrective click on the largest error, and the first answer as
     prior mask."""

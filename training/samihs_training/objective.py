@@ -40,23 +40,25 @@ class Objective(nn.Module):
         self.model = model
         self.score_weight = 1.0 if stage is None else stage.score_weight
         self.empty_masks = stage is None or stage.empty_masks
+        self.at_slice_size = stage is not None and stage.at_slice_size
         self.loss = recipe.make_loss(stage)
         self.dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[recipe.amp_dtype]
         self.amp = recipe.amp
 
     def forward(self, batch: Batch, correct: bool = False) -> Answered:
         """First prompts, and with ``correct`` one more click each, on what they left wrong."""
-        target = low_resolution(batch.masks, self.model.config.mask_size)
+        target = self._target(batch)
         with self._autocast(batch.hu.device):
             embedding = self.model.encode(batch.hu, batch.window)
         points, labels = batch.points, batch.labels
         loss, logits = self._answer(embedding, points, labels, None, target, batch)
         if correct:
-            points, labels = corrected(points, labels, logits, target, batch.masks.shape[-1])
+            judged = self._judged(logits.detach(), target)
+            points, labels = corrected(points, labels, judged, target, batch.masks.shape[-1])
             prior = logits.detach()
             second, logits = self._answer(embedding, points, labels, prior, target, batch)
             loss = (loss + second) / 2
-        return Answered(loss, *_overlap(logits.detach(), target))
+        return Answered(loss, *_overlap(self._judged(logits.detach(), target), target))
 
     def _answer(
         self,
@@ -72,11 +74,28 @@ class Objective(nn.Module):
                 embedding, points, labels, prior, slice_size=batch.hu.shape[-1]
             )
         logits, score = logits.float(), score.float()
-        loss = self._mask_loss(logits, target)
-        return loss + self.score_weight * score_loss(score, logits, target), logits
+        judged = self._judged(logits, target)
+        loss = self._mask_loss(judged, target)
+        return loss + self.score_weight * score_loss(score, judged, target), logits
+
+    def _target(self, batch: Batch) -> Tensor:
+        """What is wanted [B, 1, H, W], at the size at which answers are judged."""
+        if self.at_slice_size:
+            return batch.masks.float()
+        return low_resolution(batch.masks, self.model.config.mask_size)
+
+    def _judged(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Logits [B, 1, M, M] at the target's size, enlarged as the runtime does it."""
+        if not self.at_slice_size:
+            return logits
+        size = target.shape[-2:]
+        return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
 
     def _mask_loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Of all prompts, or of those whose mask is not empty; 0 where none is asked."""
+        """Of all prompts, or of those whose mask is not empty; 0 where none is asked, and where
+        no gradient would follow: a stage that trains the score alone leaves masks as they are."""
+        if torch.is_grad_enabled() and not logits.requires_grad:
+            return logits.new_zeros(())
         if self.empty_masks:
             return self.loss(logits, target)
         asked = target.flatten(1).any(1)
