@@ -11,10 +11,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from samihs_runtime.errors import CheckpointError, UsageError
-from samihs_training.base import start_from
+from samihs_runtime.errors import UsageError
 from samihs_training.checkpoint import load_adapters, load_base, save_adapters, save_base
-from samihs_training.frames import Frame, grown, in_frame
+from samihs_training.frames import Frame, in_frame
 from samihs_training.methods import METHODS, apply_method, make_method
 from samihs_training.model import SamihsModel
 from samihs_training.sam import build_sam, preset
@@ -122,31 +121,3 @@ def test_a_checkpoint_of_every_method_comes_back_in_its_frame(
         assert torch.equal(loaded.model.encode(hu, window), embedding)
     counts = loaded.description["trained_parameters"]
     assert sum(counts.values()) == sum(parameter.numel() for parameter in trained.values())
-
-
-def test_a_larger_model_begins_with_what_fits_it() -> None:
-    small = stirred()
-    wider = replace(BIG, global_blocks=(0, 1), decoder_mlp=2 * BIG.decoder_mlp)
-    large: Any = build_sam(wider)
-    fitting = grown(small.state_dict(), large.state_dict())
-    missing = large.state_dict().keys() - fitting.keys()
-    assert missing == {
-        f"mask_decoder.transformer.layers.{layer}.mlp.{name}"
-        for layer in range(BIG.decoder_depth)
-        for name in ("lin1.weight", "lin1.bias", "lin2.weight")
-    }
-    theirs = small.image_encoder.blocks[0].attn.rel_pos_h
-    ours = fitting["image_encoder.blocks.0.attn.rel_pos_h"]
-    more = (len(ours) - len(theirs)) // 2  # what a window knew keeps its offsets
-    assert torch.equal(ours[more : more + len(theirs)], theirs)
-    assert torch.equal(ours[0], theirs[0])
-    assert torch.equal(ours[-1], theirs[-1])
-
-
-def test_another_familys_base_is_no_start(tmp_path: Path) -> None:
-    save_base(tmp_path / "base.safetensors", stirred(), BIG, {})
-    other = build_sam(replace(BIG, width=32, prompt_width=24))
-    with pytest.raises(CheckpointError, match="no start for this preset"):
-        start_from(other, tmp_path / "base.safetensors")
-    same = build_sam(BIG)
-    assert start_from(same, tmp_path / "base.safetensors") == []

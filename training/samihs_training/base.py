@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from samihs_runtime.errors import CheckpointError
-from samihs_training.frames import Frame, grown, in_frame
+from samihs_training.frames import Frame, in_frame
+from samihs_training.growth import grown
 from samihs_training.sam import SamConfig, build_sam, preset
 from samihs_training.tensorfile import check_state, read_pth, read_safetensors, write_safetensors
 
@@ -50,7 +51,7 @@ def load_base(
 
 
 def start_from(sam: nn.Module, path: Path) -> list[str]:
-    """Give ``sam`` what fits it of a base checkpoint, which may be of a smaller model.
+    """Give ``sam`` what fits it of a base checkpoint, perhaps of a smaller model (``growth.py``).
 
     Returns:
         Names of the parameters that keep the values they had.
@@ -59,8 +60,8 @@ def start_from(sam: nn.Module, path: Path) -> list[str]:
         CheckpointError: unreadable, or a parameter in two fits: it is another family's.
     """
     state, _, _ = _read(path)
-    wanted = dict(sam.state_dict())
-    fitting = grown(state, wanted)
+    wanted = sam.state_dict()
+    fitting = grown(state, sam)
     if 2 * len(fitting) < len(wanted):
         raise CheckpointError(
             f"{path} is no start for this preset: {len(fitting)} of {len(wanted)} tensors fit"

@@ -73,28 +73,6 @@ def in_frame(state: Mapping[str, Tensor], old: SamConfig, new: SamConfig) -> dic
     return moved
 
 
-def grown(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What a larger model of the same family can begin with: the tensors that fit it.
-
-    A window's relative positions serve a block that now sees the whole grid: the offsets that it
-    knew keep their rows, farther ones begin with the last.
-    """
-    fitting = {}
-    for name, ours in wanted.items():
-        theirs = state.get(name)
-        if theirs is not None and ".rel_pos_" in name and len(theirs) < len(ours):
-            theirs = _table_extended(theirs, len(ours))
-        if theirs is not None and theirs.shape == ours.shape:
-            fitting[name] = theirs
-    return fitting
-
-
-def _table_extended(table: Tensor, length: int) -> Tensor:
-    """[L, c] -> [length, c]: offset 0 stays in the middle, the ends are repeated."""
-    more = (length - len(table)) // 2
-    return F.pad(table.mT[None], (more, more), mode="replicate")[0].mT
-
-
 def _grid_resized(positions: Tensor, grid: int) -> Tensor:
     """[1, G, G, C] -> [1, grid, grid, C]."""
     image = positions.permute(0, 3, 1, 2)
