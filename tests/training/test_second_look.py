@@ -30,7 +30,10 @@ def spelled_out(look: SecondLook, features: Tensor, first: Regions) -> Tensor:
         apart = features - mean[..., None, None]
         hidden = hidden + torch.einsum("hd,bdyx->bhyx", look.difference[:, region], apart)
         hidden = hidden + torch.einsum("hd,bdyx->bhyx", look.square[:, region], apart**2)
-    return torch.einsum("oh,bhyx->boyx", look.out.weight[..., 0, 0], hidden.relu()) + look.out.bias
+    units = hidden.relu()
+    seen = nn.functional.conv2d(units, look.neighbours.weight, look.neighbours.bias, padding=1)
+    own = torch.einsum("oh,bhyx->boyx", look.out.weight[..., 0, 0], units) + look.out.bias
+    return own + torch.einsum("oh,bhyx->boyx", look.neighbours_out.weight[..., 0, 0], seen.relu())
 
 
 def test_regions_are_the_mask_a_ring_around_it_and_the_click() -> None:
@@ -60,8 +63,8 @@ def test_means_and_figures_are_those_of_each_region() -> None:
 def test_one_product_says_what_all_the_differences_say() -> None:
     torch.manual_seed(0)
     look = SecondLook(5, 7)
-    nn.init.normal_(look.out.weight)
-    nn.init.normal_(look.out.bias)
+    for each in (look.out.weight, look.out.bias, look.neighbours_out.weight):
+        nn.init.normal_(each)
     features = torch.randn(3, 5, 12, 12) + 4.0
     first = regions(torch.rand(3, 1, 12, 12), torch.rand(3, 12, 12) / 144)
     assert torch.allclose(look(features, first), spelled_out(look, features, first), atol=2e-4)
@@ -96,6 +99,25 @@ def test_what_is_nearer_to_the_mask_than_to_its_surroundings_can_be_taken() -> N
     assert torch.equal(answer > 0, blood > 0)
 
 
+@torch.no_grad()
+def test_a_pixel_of_noise_within_blood_can_be_kept() -> None:
+    """A unit for blood, and the mean of it about each pixel."""
+    look = SecondLook(1, 1)
+    for each in look.parameters():
+        each.zero_()
+    look.difference[0, 1] = 1.0  # f - around, which is blood where it is above 0
+    look.neighbours.weight.fill_(1 / 9)
+    look.neighbours_out.weight.fill_(1.0)
+    look.out.bias.fill_(-0.5)
+    blood = square_mask(24, slice(6, 18), slice(6, 18))
+    noisy = blood.clone()
+    noisy[..., 12, 12] = 0.0
+    answer = look(noisy, regions(blood, place(24, 10, 10))) > 0
+    assert answer[0, 0, 12, 12]
+    assert answer[0, 0, 6:18, 6:18].sum() == 12 * 12 - 4  # the square's corners alone are lost
+    assert not answer[blood == 0].any()
+
+
 def test_it_begins_as_nothing_and_takes_the_first_mask_as_it_is() -> None:
     torch.manual_seed(0)
     review = Review(3, 2)
@@ -103,8 +125,9 @@ def test_it_begins_as_nothing_and_takes_the_first_mask_as_it_is() -> None:
     cells, fine = torch.randn(2, 3, 8, 8), torch.randn(2, 2, 16, 16)
     where, fine_where = torch.full((2, 8, 8), 1 / 64), torch.full((2, 16, 16), 1 / 256)
     assert torch.equal(review(logits, cells, fine, where, fine_where), logits)
-    nn.init.normal_(review.cells.out.weight)
-    nn.init.normal_(review.fine.out.weight)
+    for look in (review.cells, review.fine):
+        nn.init.normal_(look.out.weight)
+        nn.init.normal_(look.neighbours_out.weight)
     review(logits, cells, fine, where, fine_where).sum().backward()
     assert logits.grad is not None
     assert torch.equal(logits.grad, torch.ones_like(logits))

@@ -71,6 +71,8 @@ class Pyramid(nn.Module):
         self.eighth = Descent(channels.embedding, eighth)
         self.quarter = Descent(eighth, quarter)
         self.halves = Descent(quarter, half)
+        self.sharpen_eighth = Residual(eighth)
+        self.sharpen_quarter = Residual(quarter)
         self.sharpen = Residual(half)
         self.detail = Pointwise(quarter, channels.detail)
         self.fine = Pointwise(half, channels.fine)
@@ -91,7 +93,8 @@ class Pyramid(nn.Module):
 
     def packed(self, embedding: Tensor, levels: Levels) -> Tensor:
         """The encoder's embedding [B, E, G, G] and what the descent from it gives, packed."""
-        quarter = self.quarter(self.eighth(embedding, levels.eighth), levels.quarter)
+        eighth = self.sharpen_eighth(self.eighth(embedding, levels.eighth))
+        quarter = self.sharpen_quarter(self.quarter(eighth, levels.quarter))
         half = self.sharpen(self.halves(quarter, levels.half))
         return pack(embedding, self.detail(quarter), self.fine(half))
 

@@ -57,6 +57,9 @@ class SecondLook(nn.Module):
         sum over regions r of  a_hr . (f - m_r)  +  b_hr . (f - m_r)^2
         + c_h . (share, mean share about the pixel)  +  d_h . figures  +  e_h
 
+    The answer is a sum over these units, and over what a 3 x 3 convolution makes of them: noise is
+    of a pixel or two, and a pixel whose neighbours are blood is no hole in it.
+
     With the squares written out this is one matrix product a prompt, of f and f^2, rather than of
     all differences; f is measured from the clicked features, so that little cancels. In float32.
     """
@@ -69,7 +72,9 @@ class SecondLook(nn.Module):
         self.share = nn.Parameter(torch.randn(hidden, 2))
         self.figures = nn.Linear(2, hidden)
         self.out = Pointwise(hidden, 1)
-        for each in self.out.parameters():
+        self.neighbours = nn.Conv2d(hidden, hidden, 3, padding=1)
+        self.neighbours_out = Pointwise(hidden, 1, bias=False)
+        for each in (*self.out.parameters(), *self.neighbours_out.parameters()):
             nn.init.zeros_(each)
 
     def forward(self, features: Tensor, first: Regions) -> Tensor:
@@ -81,7 +86,8 @@ class SecondLook(nn.Module):
         seen = torch.cat([apart, apart * apart, share, about], dim=1).flatten(2)
         weight, bias = self._weights(means - clicked, first)
         hidden = F.relu(weight @ seen + bias[..., None])
-        out: Tensor = self.out(hidden.reshape(-1, len(self.share), *share.shape[2:]))
+        hidden = hidden.reshape(-1, len(self.share), *share.shape[2:])
+        out: Tensor = self.out(hidden) + self.neighbours_out(F.relu(self.neighbours(hidden)))
         return out
 
     def _weights(self, means: Tensor, first: Regions) -> tuple[Tensor, Tensor]:
