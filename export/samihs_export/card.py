@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from samihs_runtime.manifest import Manifest
+
+LIMITS = (
+    "The figures hold for data like those that they were measured on, and for one click each where "
+    "nothing else is said. Other images than axial non-contrast head CT were not tried. A person "
+    "has to look at each mask, and at what was refused."
+)
 
 
 def model_card(manifest: Manifest) -> str:
@@ -16,7 +22,8 @@ def model_card(manifest: Manifest) -> str:
         f"## Intended use\n\n{manifest.intended_use}",
         f"## Training data\n\n{manifest.training_data}",
         f"## Model\n\n{_model(manifest)}",
-        f"## Accuracy\n\n{_listed(manifest.accuracy) or 'Not measured at export.'}",
+        f"## Accuracy\n\n{_accuracy(manifest.accuracy)}",
+        f"## Limits\n\n{LIMITS}",
         f"## Parity\n\n{_parity(manifest.parity)}",
         f"## Provenance\n\n{_listed(manifest.provenance)}",
     ]
@@ -40,6 +47,53 @@ def _model(manifest: Manifest) -> str:
     )
 
 
+def _accuracy(figures: Mapping[str, Any]) -> str:
+    """What ``samihs-evaluate`` wrote: tables where it has them, lines for the rest."""
+    if not figures:
+        return "Not measured at export."
+    single = {
+        name: each for name, each in figures.items() if name not in ("by_type", "reliability")
+    }
+    parts = [f"Measured with `samihs-evaluate`.\n\n{_listed(single)}"]
+    if "by_type" in figures:
+        parts.append(_by_type(figures["by_type"]))
+    if "reliability" in figures:
+        parts.append(_reliability(figures["reliability"]))
+    return "\n\n".join(parts)
+
+
+def _by_type(types: Mapping[str, Any]) -> str:
+    columns = {"dice": "Dice", "hd95_mm": "HD95, mm", "volume_error_ml": "volume error, mL"}
+    lines = [f"| bleed | clicks | {' | '.join(columns.values())} |", "|---" * 5 + "|"]
+    for kind, found in types.items():
+        cells = (_estimate(found[name]) for name in columns)
+        lines.append(f"| {kind} | {found['dice']['count']} | {' | '.join(cells)} |")
+    return "\n".join(["In brackets the 95 % interval over studies.", "", *lines])
+
+
+def _estimate(found: Mapping[str, Any]) -> str:
+    """Mean and interval; null is what could not be measured."""
+    if found["mean"] is None:
+        return ""
+    mean = f"{found['mean']:.3g}"
+    if found["low"] is None:
+        return mean
+    return f"{mean} ({found['low']:.3g} to {found['high']:.3g})"
+
+
+def _reliability(bins: Sequence[Mapping[str, Any]]) -> str:
+    lines = [
+        "What a score is worth:", "", "| score from | clicks | mean score | mean IoU |",
+        "|---|---|---|---|",
+        *(
+            f"| {each['low']:g} | {each['clicks']} | {each['mean_score']:.2f} | "
+            f"{each['mean_iou']:.2f} |"
+            for each in bins
+        ),
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
 def _parity(parity: Mapping[str, Any]) -> str:
     lines = [
         "| compared | slices | mask IoU, mean | mask IoU, least | logits, relative |",
@@ -54,11 +108,19 @@ def _parity(parity: Mapping[str, Any]) -> str:
 
 
 def _listed(fields: Mapping[str, Any]) -> str:
-    return "\n".join(
-        f"- {key.replace('_', ' ')}: {_inline(value) if isinstance(value, Mapping) else value}"
+    return "\n".join(f"- {key.replace('_', ' ')}: {_text(value)}" for key, value in fields.items())
+
+
+def _inline(fields: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{key.replace('_', ' ')} ({_text(value)})"
+        if isinstance(value, Mapping)
+        else f"{key.replace('_', ' ')} {_text(value)}"
         for key, value in fields.items()
     )
 
 
-def _inline(fields: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in fields.items())
+def _text(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return _inline(value)
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

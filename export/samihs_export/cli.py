@@ -241,9 +241,16 @@ def _metadata(loaded: LoadedAdapters, name: str, figures: Mapping[str, Any]) -> 
         provenance={
             "base_sha256": loaded.base_sha256,
             "adapters_sha256": loaded.adapter_sha256,
+            **_training(about),
         },
         **optional,
     )
+
+
+def _training(about: Mapping[str, Any]) -> dict[str, Any]:
+    """What the adapters took, without the base's own training."""
+    said = {name: about[name] for name in ("steps", "minutes", "cores", "torch") if name in about}
+    return {"adapters_training": said} if said else {}
 
 
 def _needed(about: Mapping[str, Any], key: str) -> Any:

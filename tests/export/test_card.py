@@ -1,0 +1,48 @@
+"""The model card: what was measured, as tables that a person reads."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from samihs_export.card import model_card
+
+from .conftest import Exported
+
+
+def figures(
+    mean: float | None, low: float | None = None, high: float | None = None
+) -> dict[str, Any]:
+    return {"mean": mean, "low": low, "high": high, "count": 7, "undefined": 0}
+
+
+ACCURACY: dict[str, Any] = {
+    "data": "phantoms",
+    "studies": 2,
+    "score_threshold": 0.0693867,
+    "bleed_free": {"clicks": 40, "false_accepts": {"mean": 0.114, "low": 0.074, "high": 0.158}},
+    "reliability": [{"low": 0.1, "clicks": 9, "mean_score": 0.15, "mean_iou": 0.2949}],
+    "by_type": {
+        "subdural": {
+            "dice": figures(0.7619, 0.7234, 0.7981),
+            "hd95_mm": figures(None),
+            "volume_error_ml": figures(-0.119),
+        }
+    },
+}
+
+
+def test_figures_stand_in_tables_and_in_as_many_digits_as_they_bear(exported: Exported) -> None:
+    card = model_card(replace(exported.bundle.manifest, accuracy=ACCURACY))
+    assert "| subdural | 7 | 0.762 (0.723 to 0.798) |  | -0.119 |" in card
+    assert "| 0.1 | 9 | 0.15 | 0.29 |" in card
+    assert "- score threshold: 0.0694" in card
+    assert "- bleed free: clicks 40, false accepts (mean 0.114, low 0.074, high 0.158)" in card
+    assert "{" not in card
+    assert "None" not in card
+    assert "## Limits" in card
+
+
+def test_what_was_not_measured_is_said(exported: Exported) -> None:
+    card = model_card(replace(exported.bundle.manifest, accuracy={}))
+    assert "## Accuracy\n\nNot measured at export." in card
