@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from unittest.mock import patch
 
@@ -33,7 +34,7 @@ def batch_of(masks: Tensor) -> Batch:
     )
 
 
-def answering(model: SamihsModel, logits: Tensor, score: Tensor) -> object:
+def answering(model: SamihsModel, logits: Tensor, score: Tensor) -> AbstractContextManager[object]:
     """The model decodes to these, whatever it is asked."""
     return patch.object(model, "decode", lambda *_, **__: (logits, score))
 
@@ -66,7 +67,7 @@ def test_masks_are_judged_at_the_size_that_the_stage_names(
         target = masks
     else:
         judged, target = logits, low_resolution(masks, side)
-    with answering(model, logits, score):  # type: ignore[attr-defined]
+    with answering(model, logits, score):
         answered = objective(batch_of(masks))
     wanted = objective.loss(judged, target) + score_loss(score, judged, target)
     assert answered.loss.item() == pytest.approx(wanted.item(), rel=1e-6)
@@ -86,7 +87,7 @@ def test_at_the_slices_size_a_part_of_a_cell_counts(model: SamihsModel) -> None:
     losses = {}
     for at_slice_size in (False, True):
         stage = replace(STAGE, at_slice_size=at_slice_size, score_weight=0.0)
-        with answering(model, logits, torch.zeros(2)):  # type: ignore[attr-defined]
+        with answering(model, logits, torch.zeros(2)):
             objective = Objective(model, RECIPE, stage)
             losses[at_slice_size] = objective(batch_of(masks)).loss.item()
     assert losses[True] > 2 * losses[False]
@@ -140,7 +141,7 @@ def test_a_stage_that_trains_the_score_alone_has_its_error_alone_for_a_loss(
     score.requires_grad_()
     objective = Objective(model, RECIPE, STAGE)
     target = low_resolution(masks, TINY.mask_size)
-    with answering(model, fixed, score):  # type: ignore[attr-defined]
+    with answering(model, fixed, score):
         trained = objective(batch_of(masks)).loss
         with torch.no_grad():  # as in validation, which reports the masks' loss too
             validated = objective(batch_of(masks)).loss
