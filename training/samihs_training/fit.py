@@ -17,7 +17,6 @@ several processes share every batch; the first writes.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -35,6 +34,7 @@ from samihs_training.config import Recipe, StageConfig
 from samihs_training.data.sources import Drawing, Task
 from samihs_training.distributed import Processes, processes
 from samihs_training.initialisation import initialised
+from samihs_training.jsontext import json_text
 from samihs_training.methods import apply_method, count_by_part, score_heads
 from samihs_training.model import SamihsModel
 from samihs_training.prompts import prompt_rule
@@ -254,5 +254,5 @@ def _write_report(run: Run, about: dict[str, Any]) -> None:
         "validations": checks,
     }
     partial = run.out / ".report.json.partial"
-    partial.write_text(json.dumps(report, indent=1) + "\n")
+    partial.write_text(json_text(report))
     partial.replace(run.out / "report.json")

@@ -127,7 +127,12 @@ def weighed(weights: Tensor, features: Tensor) -> Tensor:
     return (weights[:, None] @ features.flatten(2)).view(-1, 1, *features.shape[2:])
 
 
+def logits_at_slice_size(logits: Tensor, slice_size: int) -> Tensor:
+    """[B, 1, M, M] -> [B, 1, S, S], bilinearly."""
+    size = (slice_size, slice_size)
+    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+
+
 def mask_at_slice_size(logits: Tensor, slice_size: int) -> Tensor:
     """Boolean mask [B, 1, S, S]: logits up-sampled bilinearly, above 0 (SAM's own rule)."""
-    size = (slice_size, slice_size)
-    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False) > 0
+    return logits_at_slice_size(logits, slice_size) > 0

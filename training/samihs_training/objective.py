@@ -14,7 +14,7 @@ from samihs_training.config import Recipe, StageConfig
 from samihs_training.corrections import corrected
 from samihs_training.data.slices import Batch
 from samihs_training.losses import mask_iou, score_loss
-from samihs_training.model import SamihsModel
+from samihs_training.model import SamihsModel, logits_at_slice_size
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,14 +51,13 @@ class Objective(nn.Module):
         with self._autocast(batch.hu.device):
             embedding = self.model.encode(batch.hu, batch.window)
         points, labels = batch.points, batch.labels
-        loss, logits = self._answer(embedding, points, labels, None, target, batch)
+        loss, logits, judged = self._answer(embedding, points, labels, None, target, batch)
         if correct:
-            judged = self._judged(logits.detach(), target)
             points, labels = corrected(points, labels, judged, target, batch.masks.shape[-1])
             prior = logits.detach()
-            second, logits = self._answer(embedding, points, labels, prior, target, batch)
+            second, _, judged = self._answer(embedding, points, labels, prior, target, batch)
             loss = (loss + second) / 2
-        return Answered(loss, *_overlap(self._judged(logits.detach(), target), target))
+        return Answered(loss, *_overlap(judged, target))
 
     def _answer(
         self,
@@ -68,28 +67,26 @@ class Objective(nn.Module):
         prior: Tensor | None,
         target: Tensor,
         batch: Batch,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss, logits [B, 1, M, M], and these as they are judged, of which no gradient is asked
+        any more."""
         with self._autocast(batch.hu.device):
             logits, score = self.model.decode(
                 embedding, points, labels, prior, slice_size=batch.hu.shape[-1]
             )
         logits, score = logits.float(), score.float()
-        judged = self._judged(logits, target)
+        judged = logits
+        if self.at_slice_size:
+            judged = logits_at_slice_size(logits, target.shape[-1])
         loss = self._mask_loss(judged, target)
-        return loss + self.score_weight * score_loss(score, judged, target), logits
+        loss = loss + self.score_weight * score_loss(score, judged, target)
+        return loss, logits, judged.detach()
 
     def _target(self, batch: Batch) -> Tensor:
         """What is wanted [B, 1, H, W], at the size at which answers are judged."""
         if self.at_slice_size:
             return batch.masks.float()
         return low_resolution(batch.masks, self.model.config.mask_size)
-
-    def _judged(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Logits [B, 1, M, M] at the target's size, enlarged as the runtime does it."""
-        if not self.at_slice_size:
-            return logits
-        size = target.shape[-2:]
-        return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
 
     def _mask_loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Of all prompts, or of those whose mask is not empty; 0 where none is asked, and where
