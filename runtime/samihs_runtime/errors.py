@@ -91,20 +91,23 @@ def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
     """Wrap a command's body: a :class:`SamihsError` becomes one line on stderr and its exit code.
 
     Other exceptions are faults of ours: one line as well, exit 1, unless ``SAMIHS_DEBUG=1`` (which
-    ``--debug`` sets) asks for the traceback.
+    ``--debug`` sets) asks for the traceback. Click's own pass: it knows what to do with them.
     """
+    from click.exceptions import Abort, ClickException, Exit  # a library's user needs no Click
 
     @functools.wraps(command)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return command(*args, **kwargs)
+        except (Abort, ClickException, Exit):
+            raise
         except SamihsError as error:
             if _debug():
                 raise
             _exit(f"error: {_one_line(error)}", error.exit_code)
         except KeyboardInterrupt:
             _exit("interrupted", EXIT_INTERRUPTED)
-        except (OSError, ValueError, TypeError, RuntimeError, LookupError, MemoryError) as error:
+        except Exception as error:
             if _debug():
                 raise
             text = f"{type(error).__name__}: {_one_line(error)}"

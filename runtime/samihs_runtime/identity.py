@@ -7,6 +7,7 @@ it (a series description, a note that quotes a path), so all text passes :class:
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +16,23 @@ if TYPE_CHECKING:
 
 REMOVED = "[removed]"
 
-IDENTIFYING = (
+PERSON_NAMES = (
     "PatientName",
-    "PatientID",
-    "OtherPatientIDs",
     "OtherPatientNames",
     "PatientBirthName",
     "PatientMotherBirthName",
+    "ReferringPhysicianName",
+    "PerformingPhysicianName",
+    "NameOfPhysiciansReadingStudy",
+    "OperatorsName",
+    "RequestingPhysician",
+)
+"""Attributes that name a person: removed whole and by their parts. The words of an institution's
+name are no such parts ("The Royal Hospital for Children")."""
+IDENTIFYING = (
+    *PERSON_NAMES,
+    "PatientID",
+    "OtherPatientIDs",
     "PatientBirthDate",
     "PatientAddress",
     "PatientTelephoneNumbers",
@@ -30,11 +41,6 @@ IDENTIFYING = (
     "AccessionNumber",
     "StudyID",
     "AdmissionID",
-    "ReferringPhysicianName",
-    "PerformingPhysicianName",
-    "NameOfPhysiciansReadingStudy",
-    "OperatorsName",
-    "RequestingPhysician",
     "InstitutionName",
     "InstitutionAddress",
     "StationName",
@@ -47,19 +53,23 @@ IDENTIFYING = (
 """Attributes whose values are removed: those of PS3.15 table E.1-1 that CT headers carry as short
 texts or UIDs."""
 
-NAMES = ("Name", "Names", "Physician", "PhysiciansReadingStudy")
-"""How keywords of persons' names end."""
-
 SHORTEST = 3
-"""Values of fewer characters are no identity by themselves, and would shred ordinary words."""
+"""Values of fewer characters are no identity by themselves, and would shred ordinary words; names
+of persons may be shorter."""
+SHORTEST_PART = 2
+"""The same for a part of a person's name, where it is of letters: an initial would be removed from
+every sentence. East Asian names have no initials: a single character may be the family's."""
 SHORTEST_INSIDE_WORDS = 6
 """From this length on a value is removed inside a longer word, too (``DOE12345`` in a path)."""
+TERMS = {"CT", "HU", "MR"}
+"""What notes say in capitals whoever the patient is: Hu is a family name, HU is the unit."""
 
 
 class Scrubber:
     """Removes one study's identifying values from text.
 
-    A person's name counts whole and by its parts (family name, given name ...), in any case.
+    A person's name counts whole and by its parts (family name, given name ...), in any case; a
+    part of two letters ("Li", "An") only as names are written, with a capital.
     """
 
     def __init__(self, series: CTSeries) -> None:
@@ -75,38 +85,72 @@ class Scrubber:
 
 
 def identifying_values(series: CTSeries) -> set[str]:
-    """The values, of :data:`SHORTEST` characters or more, that the series' headers identify by."""
-    values: set[str] = {series.series_uid}
+    """The values that the series' headers identify by, long enough to be looked for."""
+    values = _long_enough({series.series_uid, *(each.sop_instance_uid for each in series.sources)})
     for source in series.sources:
-        values.add(source.sop_instance_uid)
         values |= _header_values(source.header)
-    return {value for value in values if len(value) >= SHORTEST}
+    return values
 
 
 def scrubbed(text: str, header: Any) -> str:
-    """A text without what one header (a ``pydicom.Dataset``) identifies by: for ``--list``, which
-    shows a series before it is read."""
-    values = {value for value in _header_values(header) if len(value) >= SHORTEST}
-    pattern = _pattern(values)
+    """A text without what one header (a ``pydicom.Dataset``) identifies by: for ``--list`` and for
+    messages, which show a series before it is read."""
+    pattern = _pattern(_header_values(header))
     return text if pattern is None else pattern.sub(REMOVED, text)
 
 
 def _header_values(header: Any) -> set[str]:
     values: set[str] = set()
     for keyword in IDENTIFYING:
-        values.update(_texts(header.get(keyword), keyword.endswith(NAMES)))
+        for text in _texts(header, keyword):
+            values |= _name_values(text) if keyword in PERSON_NAMES else _long_enough({text})
     return values
+
+
+def _name_values(name: str) -> set[str]:
+    """A person's name as it stands, as it may be written in text, and its parts."""
+    values = {name}
+    parts: set[str] = set()
+    for spelling in name.split("="):  # Latin, ideographic, phonetic: PS3.5 section 6.2.1
+        components = [each for each in re.split(r"[\^,\s]+", spelling) if each]
+        parts.update(components)
+        # As stored (family, given), with and without what follows; and the given name first.
+        orders = [components[:count] for count in range(2, len(components) + 1)]
+        orders.append(components[1::-1])
+        values.update(between.join(order) for order in orders for between in ("", " "))
+    return _long_enough(values) | {part for part in parts if _is_part(part)}
+
+
+def _long_enough(values: set[str]) -> set[str]:
+    return {value for value in values if len(value) >= SHORTEST}
+
+
+def _is_part(text: str) -> bool:
+    if not text.isalpha():
+        return len(text) >= SHORTEST
+    return len(text) >= SHORTEST_PART or _is_east_asian(text)
+
+
+def _is_east_asian(text: str) -> bool:
+    """Whether it is of a script that sets no spaces between words (Unicode annex 11)."""
+    return all(unicodedata.east_asian_width(letter) in "WFH" for letter in text)
 
 
 def _pattern(values: set[str]) -> re.Pattern[str] | None:
     # Longest first: a name's part must not tear up the whole name or a UID around it.
-    alternatives = [
-        re.escape(value)
-        if len(value) >= SHORTEST_INSIDE_WORDS
-        else rf"(?<![^\W_]){re.escape(value)}(?![^\W_])"
-        for value in sorted(values, key=len, reverse=True)
-    ]
+    alternatives = map(_alternative, sorted(values, key=len, reverse=True))
     return re.compile("|".join(alternatives), re.IGNORECASE) if values else None
+
+
+def _alternative(value: str) -> str:
+    """The pattern that finds one value, but no ordinary word that holds it or is spelled so."""
+    found = re.escape(value)
+    if len(value) >= SHORTEST_INSIDE_WORDS or _is_east_asian(value):
+        return found
+    if len(value) < SHORTEST:
+        spellings = {value.capitalize(), value.upper()} - TERMS
+        found = f"(?-i:{'|'.join(map(re.escape, sorted(spellings)))})"
+    return rf"(?<![^\W_]){found}(?![^\W_])"
 
 
 def identity(series: CTSeries) -> dict[str, Any]:
@@ -123,13 +167,12 @@ def identity(series: CTSeries) -> dict[str, Any]:
     }
 
 
-def _texts(value: Any, name: bool) -> set[str]:
-    """A header's value as texts: each of several values, a person's name also by its parts."""
-    if value is None:
-        return set()
-    if not isinstance(value, str) and not hasattr(value, "components") and hasattr(value, "append"):
-        return {text for each in value for text in _texts(each, name)}
-    text = str(value).strip()
-    # "^" and "=" separate the components of a DICOM person name (PS3.5 section 6.2.1).
-    parts = re.split(r"[\^=,\s]+", text) if name else []
-    return {text, *parts}
+def _texts(header: Any, keyword: str) -> list[str]:
+    """A header's value as text, or each of several; none where it is missing or malformed."""
+    try:
+        value = header.get(keyword)
+        several = not isinstance(value, str) and hasattr(value, "append")
+        values = value if several else [value]
+        return [str(each).strip() for each in values if each is not None]
+    except Exception:  # pydicom converts a value when it is first looked at: see study/fields.py
+        return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import warnings
@@ -157,6 +158,21 @@ def test_a_dicomdir_leads_to_the_files_that_exist(tmp_path: Path) -> None:
     assert series.notes == ("1 of the 4 files the DICOMDIR names are missing",)
 
 
+@pytest.mark.parametrize(
+    ("named", "lies"),
+    [
+        ("IMAGES/IM0", "IMAGES/IM0"),
+        ("IMAGES/IM0", "images/im0"),
+        ("Images/Im0", "Images/Im0"),
+        ("images/im0", "IMAGES/IM0"),
+    ],
+)
+def test_a_dicomdir_finds_its_files_in_any_case(tmp_path: Path, named: str, lies: str) -> None:
+    """As it spells them, as the standard does, and as they are often copied."""
+    save(ct_image(0), tmp_path / lies)
+    assert len(read_study(dicomdir(tmp_path, [named.split("/")]))) == 1
+
+
 def test_a_dicomdir_never_leaves_its_folder(tmp_path: Path) -> None:
     save(ct_image(0), tmp_path / "IM0")
     path = dicomdir(tmp_path / "disc", [["..", "IM0"]])
@@ -219,6 +235,78 @@ def test_a_damaged_file_among_good_ones_is_left_out_and_named(tmp_path: Path) ->
     series = read_study(tmp_path)
     assert len(series) == 4
     assert series.notes == ("1 damaged DICOM files were left out: broken",)
+
+
+def forbid(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """As permissions would, which do not bind root: what has one of these names does not open."""
+    opens, lists = Path.open, os.scandir
+
+    def refuse(path: str | Path) -> None:
+        if Path(path).name in names:
+            raise PermissionError(13, "Permission denied", str(path))
+
+    def open_(path: Path, *args: Any, **options: Any) -> Any:
+        refuse(path)
+        return opens(path, *args, **options)
+
+    def scandir(path: str) -> Any:
+        refuse(path)
+        return lists(path)
+
+    monkeypatch.setattr(Path, "open", open_)
+    monkeypatch.setattr(os, "scandir", scandir)
+
+
+def test_files_that_may_not_be_read_are_counted_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last slices among them: no gap shows that they are missing."""
+    write_series(tmp_path, 6)
+    write_series(tmp_path / "more", 2)
+    forbid(monkeypatch, "IM4", "IM5", "more")
+    series = read_study(tmp_path)
+    assert len(series) == 4
+    assert series.notes == ("3 files or folders could not be read (permissions): IM4, IM5, more",)
+
+
+def test_where_no_file_may_be_read_it_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = write_series(tmp_path / "study", 5)
+    (study / "notes.txt").write_text("hello")
+    forbid(monkeypatch, *(f"IM{k}" for k in range(5)))
+    unread = r"5 files or folders could not be read \(permissions\): IM0, IM1, IM2"
+    with pytest.raises(StudyError, match=f"study: no DICOM image among 6 files; {unread}; expect"):
+        read_study(study)
+    forbid(monkeypatch, "study")
+    with pytest.raises(StudyError, match=r"no DICOM image; 1 files or folders .*: study; "):
+        list_series(study)
+
+
+def test_a_folder_that_may_be_listed_but_not_entered_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_series(tmp_path)
+    stats = Path.stat
+
+    def stat(path: Path, **options: Any) -> os.stat_result:
+        if path.name == "IM3":
+            raise PermissionError(13, "Permission denied", str(path))
+        return stats(path, **options)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    assert read_study(tmp_path).notes == (
+        "1 files or folders could not be read (permissions): IM3",
+    )
+
+
+def test_a_file_of_a_dicomdir_that_may_not_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_series(tmp_path)
+    path = dicomdir(tmp_path, [[f"IM{k}"] for k in range(4)])
+    forbid(monkeypatch, "IM3")
+    assert read_study(path).notes == ("1 files or folders could not be read (permissions): IM3",)
 
 
 def test_malformed_values_that_are_not_needed_pass_in_silence(tmp_path: Path) -> None:

@@ -74,6 +74,10 @@ PADDED: dict[str, tuple[Any, list[float]]] = {
         [-1000, -1000, 40],
     ),
     "tissue is not padding": (stored([[0, -900]], "<i2", PixelPaddingValue=0), [0, -900]),
+    "a range that reaches into tissue": (
+        stored([[-2000, 40]], "<i2", PixelPaddingValue=-2000, PixelPaddingRangeLimit=100),
+        [-2000, 40],
+    ),
     "in the unused bits": (
         stored(
             [[63536, 1064]], "<u2", BitsStored=12, HighBit=11, RescaleIntercept=-1024,
@@ -98,6 +102,12 @@ def test_padding_written_in_the_other_signedness(tmp_path: Path) -> None:
 def test_ignored_padding_is_said(tmp_path: Path) -> None:
     series = read(stored([[0, -900]], "<i2", PixelPaddingValue=0), tmp_path)
     assert any("PixelPaddingValue means 0 HU, which is tissue" in note for note in series.notes)
+
+
+def test_an_ignored_range_of_padding_is_said(tmp_path: Path) -> None:
+    image = stored([[-2000, 40]], "<i2", PixelPaddingValue=-2000, PixelPaddingRangeLimit=100)
+    notes = read(image, tmp_path).notes
+    assert any("means -2000 to 100 HU, which is tissue" in note for note in notes)
 
 
 def test_unused_bits_are_ignored_and_the_sign_is_extended(tmp_path: Path) -> None:

@@ -141,6 +141,28 @@ def test_a_series_can_be_asked_for(tmp_path: Path) -> None:
         read_study(tmp_path, series="99")
 
 
+def test_a_plain_number_is_no_beginning_of_a_uid(tmp_path: Path) -> None:
+    """Every UID here begins with 1: a number that no series has must not read one of them."""
+    write_series(tmp_path, SeriesNumber=5)
+    with pytest.raises(StudyError, match="no series '1'; there are series 5 'Head'"):
+        read_study(tmp_path, series="1")
+    assert len(read_study(tmp_path, series="1.2.826")) == 4
+
+
+@pytest.mark.parametrize("series", [None, "99"])
+def test_messages_name_no_patient_that_a_description_names(
+    tmp_path: Path, series: str | None
+) -> None:
+    for number in (1, 2):
+        study = uid("study", number)
+        described = "Head of SECRET NAME, SECRET-ID"
+        add(tmp_path, number, StudyInstanceUID=study, SeriesDescription=described)
+    with pytest.raises(StudyError, match=r"series 1 'Head of \[removed\]") as refusal:
+        read_study(tmp_path, series=series)
+    assert "SECRET" not in str(refusal.value)
+    assert "NAME" not in str(refusal.value)
+
+
 def test_studies_are_not_chosen_between(tmp_path: Path) -> None:
     add(tmp_path, 1, StudyInstanceUID=uid("study", "a"))
     add(tmp_path, 2, count=6, StudyInstanceUID=uid("study", "b"))

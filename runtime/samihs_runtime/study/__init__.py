@@ -21,7 +21,7 @@ from samihs_runtime.series import CTSeries, SlicePlane, SourceSlice
 
 from .choosing import choose
 from .fields import quiet_dicom, text
-from .files import study_files
+from .files import SourceFile, study_files
 from .frames import Frame, spacing_between_slices
 from .headers import Headers, read_headers
 from .judging import Candidate, candidates
@@ -71,9 +71,9 @@ def read_study(
     """Read the CT series of a DICOM file, a folder, a zip or a DICOMDIR.
 
     The original, axial, non-contrast, soft-kernel one with most slices is chosen; `series` (a UID,
-    a series number, or the beginning of a UID) asks for another. ``progress(slices done, slices)``
-    is called as pixels are read. Raises StudyError, in one line, where no series can be read
-    rightly; what was unusual but readable is in the result's notes.
+    a series number, or the beginning of a UID, which is no plain number) asks for another.
+    ``progress(slices done, slices)`` is called as pixels are read. Raises StudyError, in one line,
+    where no series can be read rightly; what was unusual but readable is in the result's notes.
     """
     path = Path(path).absolute()
     with quiet_dicom(), study_files(path) as files:
@@ -106,12 +106,17 @@ def read_study(
 def _series(headers: Headers, path: Path) -> list[Candidate]:
     if headers.images:
         return candidates(headers.images)
+    unreadable = "".join(f"; {note}" for note in _unreadable(headers))
     if headers.damaged:
         named = headers.damaged[0].name
-        raise StudyError(f"{named}: a damaged DICOM file, and there is no other image to read")
-    count = headers.others
+        raise StudyError(
+            f"{named}: a damaged DICOM file, and there is no other image to read{unreadable}"
+        )
+    count = headers.others + len(headers.unreadable)
     what = "no DICOM image" if count == 1 else f"no DICOM image among {count} files"
-    raise StudyError(f"{path.name}: {what}; expected CT as DICOM: a file, folder, zip or DICOMDIR")
+    raise StudyError(
+        f"{path.name}: {what}{unreadable}; expected CT as DICOM: a file, folder, zip or DICOMDIR"
+    )
 
 
 def _summary(candidate: Candidate) -> SeriesSummary:
@@ -146,10 +151,23 @@ def _with_thickness(planes: list[SlicePlane], frames: list[Frame]) -> list[Slice
 
 
 def _file_notes(headers: Headers) -> list[str]:
-    if not headers.damaged:
+    notes = _unreadable(headers)
+    if headers.damaged:
+        count, named = len(headers.damaged), _first_names(headers.damaged)
+        notes.append(f"{count} damaged DICOM files were left out: {named}")
+    return notes
+
+
+def _unreadable(headers: Headers) -> list[str]:
+    """Slices may be among them, and a missing end slice leaves no gap that would be noted."""
+    if not headers.unreadable:
         return []
-    named = ", ".join(source.name for source in headers.damaged[:3])
-    return [f"{len(headers.damaged)} damaged DICOM files were left out: {named}"]
+    count, named = len(headers.unreadable), _first_names(headers.unreadable)
+    return [f"{count} files or folders could not be read (permissions): {named}"]
+
+
+def _first_names(sources: list[SourceFile]) -> str:
+    return ", ".join(source.name for source in sources[:3])
 
 
 def _left_out(chosen: Candidate, found: list[Candidate]) -> list[str]:
@@ -169,7 +187,6 @@ def _series_notes(chosen: Candidate, frames: list[Frame]) -> list[str]:
     part = text(chosen.first, "BodyPartExamined").upper()
     if part not in _HEAD:
         notes.append(f"BodyPartExamined is {part[:16]}, not the head")
-    padding = ignored_padding(frames[0])
-    if padding is not None:
-        notes.append(f"PixelPaddingValue means {padding:g} HU, which is tissue: ignored")
+    if padding := ignored_padding(frames[0]):
+        notes.append(f"PixelPaddingValue means {padding}, which is tissue: ignored")
     return notes

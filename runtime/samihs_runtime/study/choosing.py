@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from samihs_runtime.errors import StudyError
+from samihs_runtime.identity import scrubbed
 
 from .judging import Candidate
 
@@ -74,17 +75,20 @@ def _as_asked(found: list[Candidate], wanted: str, where: str) -> tuple[Candidat
 
 
 def _matching(found: list[Candidate], wanted: str) -> list[Candidate]:
-    """By whole UID, else by number, else by a UID's beginning."""
+    """By whole UID; else a plain number is a series number, and other text a UID's beginning."""
     by_uid = [c for c in found if wanted and c.uid == wanted]
-    by_number = [c for c in found if wanted.isdecimal() and c.number == int(wanted)]
-    by_start = [c for c in found if wanted and c.uid.startswith(wanted)]
-    return by_uid or by_number or by_start
+    if by_uid:
+        return by_uid
+    if wanted.isdecimal():  # nearly every UID begins with 1 or 2: never a number's second meaning
+        return [c for c in found if c.number == int(wanted)]
+    return [c for c in found if wanted and c.uid.startswith(wanted)]
 
 
 def _label(candidate: Candidate) -> str:
+    """Number and description for notes and messages, without what identifies the patient."""
     number = "without number" if candidate.number is None else str(candidate.number)
-    named = f" '{candidate.description}'" if candidate.description else ""
-    return f"series {number}{named}"
+    description = scrubbed(candidate.description, candidate.first)
+    return f"series {number} '{description}'" if description else f"series {number}"
 
 
 def _labels(found: list[Candidate]) -> str:

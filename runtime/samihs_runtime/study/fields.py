@@ -52,16 +52,21 @@ def text(dataset: Any, keyword: str) -> str:
     return "" if found is None else "".join(c for c in str(found) if c.isprintable()).strip()
 
 
-def words(dataset: Any, keyword: str) -> tuple[str, ...]:
-    """A multi-valued code string, upper case; empty where missing."""
+def strings(dataset: Any, keyword: str) -> tuple[str, ...]:
+    """A multi-valued string; empty where missing."""
     found = value(dataset, keyword)
     if found is None:
         return ()
     parts = [found] if isinstance(found, str) else found
     try:
-        return tuple(str(part).strip().upper() for part in parts)
+        return tuple(str(part).strip() for part in parts)
     except TypeError:
         return ()
+
+
+def words(dataset: Any, keyword: str) -> tuple[str, ...]:
+    """A multi-valued code string, upper case; empty where missing."""
+    return tuple(part.upper() for part in strings(dataset, keyword))
 
 
 def numbers(dataset: Any, keyword: str, count: int) -> tuple[float, ...] | None:

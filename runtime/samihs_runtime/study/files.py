@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import stat
@@ -41,6 +42,9 @@ class SourceFile:
 def study_files(path: Path) -> Iterator[list[SourceFile]]:
     """All files below `path`, sorted by path; the streams are valid within the context.
 
+    What may not be read is among them, a folder that may not be listed too: opening it raises
+    PermissionError.
+
     Raises StudyError: nothing there, more than the limits, an unsafe or damaged zip.
     """
     if not path.exists():
@@ -74,19 +78,35 @@ def _is_dicom(path: Path) -> bool:
 def _in_folder(folder: Path) -> list[SourceFile]:
     """Regular files below a folder. Links to folders are not followed, so there are no cycles."""
     found: list[SourceFile] = []
-    for parent, folders, names in os.walk(folder):
+
+    def unlisted(error: OSError) -> None:
+        found.append(_unreadable(Path(error.filename or folder)))
+
+    for parent, folders, names in os.walk(folder, onerror=unlisted):
         depth = len(Path(parent).relative_to(folder).parts)
         if depth >= MAX_NESTING:
             folders.clear()
         for name in names:
             path = Path(parent, name)
-            if path.is_file() and os.access(path, os.R_OK):
-                found.append(file_on_disk(path))
+            try:
+                if stat.S_ISREG(path.stat().st_mode):
+                    found.append(file_on_disk(path))
+            except PermissionError:  # its folder may be listed, and not entered
+                found.append(_unreadable(path))
+            except OSError:  # a link that leads nowhere
+                continue
             if len(found) > MAX_FILES:
                 raise StudyError(
                     f"{folder.name}: more than {MAX_FILES} files; point to the study's own folder"
                 )
     return sorted(found, key=lambda source: source.path)
+
+
+def _unreadable(path: Path) -> SourceFile:
+    def opened() -> BinaryIO:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    return SourceFile(path, opened)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,7 +14,7 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 
 from samihs_runtime.errors import StudyError
 
-from .fields import items, text, value, words
+from .fields import items, strings, text, value
 from .files import SourceFile, file_on_disk
 from .limits import MAX_DEFLATED_BYTES
 
@@ -39,6 +39,8 @@ class Headers:
     images: list[Header]
     damaged: list[SourceFile]
     """Files that are DICOM by their first bytes, but could not be parsed."""
+    unreadable: list[SourceFile]
+    """Files and folders that the user may not read: whatever they are."""
     others: int
     """Files that are no DICOM at all, and DICOM objects that are no images."""
     notes: list[str]
@@ -49,10 +51,10 @@ def read_headers(sources: Iterable[SourceFile], follow_dicomdir: bool) -> Header
 
     In a folder a DICOMDIR is passed over, since its files are met there anyway.
     """
-    found = Headers([], [], 0, [])
+    found = Headers([], [], [], 0, [])
     others = 0
     for source in sources:
-        dataset = _try(source, found.damaged)
+        dataset = _try(source, found)
         if dataset is None:
             others += 1
         elif _is_dicomdir(dataset):
@@ -63,7 +65,7 @@ def read_headers(sources: Iterable[SourceFile], follow_dicomdir: bool) -> Header
             others += 1  # a report, an index, a presentation state
         else:
             found.images.append(Header(source, dataset))
-    return Headers(found.images, found.damaged, others - len(found.damaged), found.notes)
+    return replace(found, others=others - len(found.damaged) - len(found.unreadable))
 
 
 def open_dataset(source: SourceFile, header_only: bool) -> Any:
@@ -82,16 +84,20 @@ def open_dataset(source: SourceFile, header_only: bool) -> Any:
     return dataset
 
 
-def _try(source: SourceFile, damaged: list[SourceFile]) -> Any:
+def _try(source: SourceFile, found: Headers) -> Any:
+    """The parsed header; None where the file is no DICOM, or is added to what cannot be read."""
     try:
         dataset = open_dataset(source, header_only=True)
     except StudyError:
         raise
+    except PermissionError:
+        found.unreadable.append(source)
+        return None
     except Exception:  # a mutated header makes pydicom raise nearly anything, MemoryError too
-        damaged.append(source)
+        found.damaged.append(source)
         return None
     if dataset is not None and not text(dataset, "SOPClassUID") and not _is_dicomdir(dataset):
-        damaged.append(source)
+        found.damaged.append(source)
         return None
     return dataset
 
@@ -131,7 +137,7 @@ def _follow(directory: SourceFile, dataset: Any) -> Headers:
     """The images that a DICOMDIR's records name and that exist (PS3.3 F.3)."""
     root = directory.path.parent
     records = items(dataset, "DirectoryRecordSequence")
-    named = [words(record, "ReferencedFileID") for record in records]
+    named = [strings(record, "ReferencedFileID") for record in records]
     named = [parts for parts in named if parts]
     paths = [path for path in (_locate(root, parts) for parts in named) if path]
     if not paths:
@@ -146,11 +152,14 @@ def _follow(directory: SourceFile, dataset: Any) -> Headers:
 
 
 def _locate(root: Path, parts: tuple[str, ...]) -> Path | None:
-    """A referenced file, below the DICOMDIR's folder only; media are often copied in lower case."""
+    """A referenced file, below the DICOMDIR's folder only.
+
+    File IDs are upper case (PS3.10 8.5); some are not, and media are often copied in lower case.
+    """
     if any(part in ("", ".", "..") or "/" in part or "\\" in part for part in parts):
         return None
-    for spelled in (parts, tuple(part.lower() for part in parts)):
-        path = root.joinpath(*spelled)
+    for spell in (str, str.upper, str.lower):
+        path = root.joinpath(*map(spell, parts))
         if path.is_file():
             return path
     return None

@@ -22,7 +22,7 @@ from .headers import open_dataset
 AIR_HU = -1000
 """What padding outside the scanner's field of view becomes."""
 _TISSUE_HU = (-200, 200)
-"""A PixelPaddingValue in here is a wrong header: taking it at its word would punch air into brain.
+"""Padding that reaches in here is a wrong header: taking it at its word would punch air into brain.
 Seen as a padding of 0 in series whose stored values are HU already."""
 _RLE = "1.2.840.10008.1.2.5"
 LOSSY = {  # transfer syntaxes that lose by design: PS3.5 section 10 and A.4
@@ -123,7 +123,7 @@ def _to_hu(raw: Stored, dataset: Any, slope: float, intercept: float) -> NDArray
     else:
         hu = (stored.astype(np.float64) * slope + intercept).astype(np.float32)
     padding = padding_range(dataset)
-    if padding and not _is_tissue(padding[0] * slope + intercept):
+    if padding and not _is_tissue(*_in_hu(padding, slope, intercept)):
         low, high = padding
         # Padding may use the unused bits: -2000 in 16 bits where 12 are stored.
         hu[((raw >= low) & (raw <= high)) | ((stored >= low) & (stored <= high))] = AIR_HU
@@ -134,8 +134,14 @@ def _to_hu(raw: Stored, dataset: Any, slope: float, intercept: float) -> NDArray
     return hu
 
 
-def _is_tissue(hu: float) -> bool:
-    return _TISSUE_HU[0] <= hu <= _TISSUE_HU[1]
+def _in_hu(padding: tuple[int, int], slope: float, intercept: float) -> tuple[float, float]:
+    low, high = padding
+    return low * slope + intercept, high * slope + intercept
+
+
+def _is_tissue(low: float, high: float) -> bool:
+    """Whether any HU from `low` to `high` is."""
+    return low <= _TISSUE_HU[1] and high >= _TISSUE_HU[0]
 
 
 def padding_range(dataset: Any) -> tuple[int, int] | None:
@@ -151,14 +157,15 @@ def padding_range(dataset: Any) -> tuple[int, int] | None:
     return min(ends), max(ends)
 
 
-def ignored_padding(frame: Frame) -> float | None:
-    """The HU of a PixelPaddingValue that was ignored since it is that of tissue, or None."""
+def ignored_padding(frame: Frame) -> str:
+    """What padding means in HU where it was ignored since that is tissue; else empty."""
     padding = padding_range(frame.header.dataset)
     if padding is None:
-        return None
-    slope, intercept = rescale_of(frame)
-    hu = padding[0] * slope + intercept
-    return hu if _is_tissue(hu) else None
+        return ""
+    low, high = _in_hu(padding, *rescale_of(frame))
+    if not _is_tissue(low, high):
+        return ""
+    return f"{low:g} HU" if low == high else f"{low:g} to {high:g} HU"
 
 
 def _as_pixel(number: int, dataset: Any) -> int:

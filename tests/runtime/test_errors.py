@@ -1,0 +1,75 @@
+"""How commands end: one line and an exit code, whatever was raised."""
+
+from __future__ import annotations
+
+import zlib
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from samihs_runtime.errors import SamihsError, StudyError, one_line_errors
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # Click's runner
+
+
+def run(error: BaseException) -> Result:
+    @click.command()
+    @one_line_errors
+    def command() -> None:
+        raise error
+
+    return CliRunner().invoke(command)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        AttributeError("no such attribute"),
+        ImportError("no such library"),
+        AssertionError("never"),
+        ZeroDivisionError("division by zero"),
+        zlib.error("incorrect header check"),
+        ExceptionGroup("several", [ValueError("one")]),
+        OSError("disk"),
+        MemoryError(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_any_fault_of_ours_is_one_line(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SAMIHS_DEBUG", raising=False)
+    result = run(error)
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"internal error: {type(error).__name__}: ")
+    assert result.stderr.count("\n") == 1
+    monkeypatch.setenv("SAMIHS_DEBUG", "1")
+    assert run(error).exception is error
+
+
+def test_errors_on_purpose_bring_their_exit_codes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SAMIHS_DEBUG", raising=False)
+    for error, code in ((StudyError("no\nseries"), 2), (SamihsError("no\nseries"), 1)):
+        result = run(error)
+        assert (result.exit_code, result.stderr) == (code, "error: no series\n")
+
+
+def test_an_interruption_is_said() -> None:
+    result = run(KeyboardInterrupt())
+    assert (result.exit_code, result.stderr) == (130, "interrupted\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (click.UsageError("no such thing"), 2, "Error: no such thing"),
+        (click.FileError("a.txt", "locked"), 1, "Could not open file"),
+        (click.Abort(), 1, "Aborted!"),
+        (click.exceptions.Exit(3), 3, ""),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+def test_clicks_own_exceptions_are_clicks_to_handle(error: Exception, code: int, said: str) -> None:
+    result = run(error)
+    assert result.exit_code == code
+    assert said in result.stderr
+    assert "internal error" not in result.stderr

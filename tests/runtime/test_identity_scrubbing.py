@@ -1,0 +1,84 @@
+"""Which words of a text are a person's name, and which only look like one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from samihs_runtime.identity import REMOVED, Scrubber, scrubbed
+
+from .series_factory import header, make_series
+
+X = REMOVED
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "clean"),
+    [
+        ("Li^Na", "Li Na head", f"{X} head"),
+        ("Li^Na", "head of LiNa", f"head of {X}"),
+        ("Li^Na", "Na Li head", f"{X} head"),
+        ("Li^Na", "li na, Dr. Li", f"{X}, Dr. {X}"),
+        ("LI^NA", "/in/LI_NA/Li.dcm", f"/in/{X}_{X}/{X}.dcm"),
+        ("Li^Na^^Dr", "LiNa", X),
+        ("Lê^Hà", "Lê, head of HÀ", f"{X}, head of {X}"),
+        ("Ли^Ян", "Ян Ли, голова", f"{X}, голова"),
+        ("山田^太郎", "山田太郎", X),
+        ("山田^太郎", "山田 太郎 頭部", f"{X} 頭部"),
+        ("山田^太郎", "太郎様の頭部", f"{X}様の頭部"),
+        ("佐々木^健", "佐々木様、健さん", f"{X}様、{X}さん"),
+        (
+            "Yamada^Tarou=山田^太郎=やまだ^たろう",
+            "Yamada; 山田の; やまだたろう",
+            f"{X}; {X}の; {X}",
+        ),
+        ("김^민수", "김민수 두부", f"{X} 두부"),
+        ("Zzyzxova^Quirine", "Quirine Zzyzxova's", f"{X}'s"),
+    ],
+)
+def test_names_are_removed_whole_and_in_part(name: str, text: str, clean: str) -> None:
+    assert Scrubber(make_series(PatientName=name)).text(text) == clean
+    assert scrubbed(text, header(PatientName=name)) == clean
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("Ma^Ada", "Madagascar, Canada, 7 mm"),
+        ("An^No", "an answer, no air; Another Note"),
+        ("Do^In", "do not, in slice 3"),
+        ("Hu^Ct", "CT of 35 HU"),
+        ("Zzyzxova^A^^Mr", "a series, A series, modality MR"),
+        ("Zzyzxova^É", "médecine, É"),
+        ("Иванов^И^А", "и голова, А"),
+        ("Phantom^12^5", "12 slices of 5 mm"),
+    ],
+)
+def test_ordinary_words_stay(name: str, text: str) -> None:
+    assert Scrubber(make_series(PatientName=name)).text(text) == text
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"InstitutionName": "The Royal Hospital for Children"},
+        {"StationName": "CT of the Head"},
+    ],
+)
+def test_words_of_an_institutions_name_stay(tags: dict[str, Any]) -> None:
+    scrubber = Scrubber(make_series(**tags))
+    text = "The slices of the head, for children"
+    assert scrubber.text(text) == text
+    (whole,) = tags.values()
+    assert scrubber.text(f"made in {whole}") == f"made in {REMOVED}"
+
+
+def test_a_header_that_cannot_be_converted_hides_no_other_value() -> None:
+    class Broken(dict[str, str]):
+        def get(self, keyword: str, default: Any = None) -> Any:
+            if keyword == "PatientID":
+                raise ValueError("malformed")
+            return super().get(keyword, default)
+
+    assert scrubbed("Zzyzxova 5 mm", Broken(PatientName="Zzyzxova^Q")) == f"{REMOVED} 5 mm"
