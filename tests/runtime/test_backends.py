@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from samihs_runtime.backends.base import Backend, Embedding
 from samihs_runtime.backends.choose import choose
 from samihs_runtime.backends.fake import FakeBackend
-from samihs_runtime.backends.onnx_runtime import cpu_threads, open_cpu
+from samihs_runtime.backends.onnx_runtime import THREADS, cpu_threads, open_cpu
 from samihs_runtime.bundle import Bundle, GraphEntry, write_bundle
-from samihs_runtime.errors import BackendError, BundleError
+from samihs_runtime.errors import BackendError, BundleError, UsageError
 from samihs_runtime.timing import Timings
 
 from .gpu_needs import skip_where_no_tensorrt_builds
@@ -213,9 +213,42 @@ def test_a_file_that_is_no_graph_is_refused(tmp_path: Path, tiny_bundle: Path) -
         backend.warm_up()
 
 
-def test_threads_follow_the_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
+QUOTAS = {
+    "none": ({}, 3),
+    "version 2, no quota": ({"cpu.max": "max 100000\n"}, 3),
+    "version 2": ({"cpu.max": "200000 100000\n"}, 2),
+    "version 2, part of a core": ({"cpu.max": "50000 100000\n"}, 1),
+    "version 2, parts of cores": ({"cpu.max": "110000 100000\n"}, 2),
+    "version 2, beyond the affinity": ({"cpu.max": "1600000 100000\n"}, 3),
+    "version 1, no quota": (
+        {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"},
+        3,
+    ),
+    "version 1": ({"cpu/cpu.cfs_quota_us": "150000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2),
+    "version 1, one file": ({"cpu/cpu.cfs_quota_us": "100000\n"}, 3),
+    "unheard of": ({"cpu.max": "plenty\n"}, 3),
+}
+
+
+@pytest.mark.parametrize(("files", "expected"), QUOTAS.values(), ids=QUOTAS.keys())
+def test_threads_follow_affinity_and_a_containers_quota(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, files: dict[str, str], expected: int
+) -> None:
+    monkeypatch.delenv(THREADS, raising=False)
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 3, 5}, raising=False)
-    assert cpu_threads() == 3
+    (tmp_path / "cpu").mkdir()
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    assert cpu_threads(tmp_path) == expected
+
+
+def test_threads_as_the_user_says(monkeypatch: pytest.MonkeyPatch, bundle: Bundle) -> None:
+    monkeypatch.setenv(THREADS, " 7 ")
+    assert cpu_threads() == 7
+    for wrong in ("0", "-2", "two", "1.5", "10000"):
+        monkeypatch.setenv(THREADS, wrong)
+        with pytest.raises(UsageError, match=rf"SAMIHS_THREADS is '{wrong}': expected a whole"):
+            open_cpu(bundle, Timings())
 
 
 def test_the_fake_takes_boxes_and_background(bright_slice: NDArray[np.float32]) -> None:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from samihs_runtime.backends.cuda import Device, DeviceBuffer, DeviceMemoryError
+from samihs_runtime.backends.onnx_runtime import open_cpu
 from samihs_runtime.backends.tensorrt import TensorRTBackend, open_tensorrt
 from samihs_runtime.bundle import Bundle
 from samihs_runtime.errors import BackendError
 from samihs_runtime.timing import Timings
 
-from .gpu_cases import EMBEDDING_BYTES, WINDOW, prompts, slices, windows
-from .planted_gpu import PlantedCuda, PlantedTensorRT
+from .gpu_cases import EMBEDDING_BYTES, WINDOW, prompts, same, slices, windows
+from .planted_gpu import PlantedContext, PlantedCuda, PlantedStream, PlantedTensorRT
 from .tiny_model import LOW
 
 
@@ -61,6 +64,72 @@ def test_faults_while_running_are_errors(
     with pytest.raises(BackendError, match="could not finish its work"):
         trt_backend.decode(encoded, *prompts(1, 2), None)
     cuda.lost = False
+
+
+def fail_to_begin(cuda: PlantedCuda, patch: pytest.MonkeyPatch) -> None:
+    def begin_capture(stream: PlantedStream) -> None:
+        raise BackendError("the GPU could not begin a capture: planted")
+
+    patch.setattr(cuda, "begin_capture", begin_capture)
+
+
+def fail_to_end(cuda: PlantedCuda, patch: pytest.MonkeyPatch) -> None:
+    def end_capture(stream: PlantedStream) -> list[Any]:
+        stream.capture = None  # as CUDA: a capture that fails is over all the same
+        raise DeviceMemoryError("CUDA could not instantiate a graph: planted")
+
+    patch.setattr(cuda, "end_capture", end_capture)
+
+
+def fail_within(cuda: PlantedCuda, patch: pytest.MonkeyPatch) -> None:
+    """TensorRT refuses to run under capture, and the broken capture ends with an error as well."""
+    run = PlantedContext.execute_async_v3
+
+    def execute(context: PlantedContext, handle: int) -> bool:
+        return cuda.streams[handle].capture is None and run(context, handle)
+
+    patch.setattr(PlantedContext, "execute_async_v3", execute)
+    fail_to_end(cuda, patch)
+
+
+CAPTURE_FAULTS = {
+    "begin": (fail_to_begin, "could not begin a capture"),
+    "within": (fail_within, "TensorRT could not run the decoder"),
+    "end": (fail_to_end, "could not instantiate a graph"),
+}
+
+
+@pytest.mark.parametrize(("fault", "cause"), CAPTURE_FAULTS.values(), ids=CAPTURE_FAULTS.keys())
+def test_a_capture_that_fails_costs_no_answer(
+    with_engines: Bundle,
+    trt: PlantedTensorRT,
+    cuda: PlantedCuda,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Callable[[PlantedCuda, pytest.MonkeyPatch], None],
+    cause: str,
+) -> None:
+    """Each shape is tried once; whatever comes later runs without a graph, and it is said why."""
+    fault(cuda, monkeypatch)
+    tries, begin = [], cuda.begin_capture
+
+    def begin_capture(stream: PlantedStream) -> None:
+        tries.append(stream.handle)
+        begin(stream)
+
+    monkeypatch.setattr(cuda, "begin_capture", begin_capture)
+    with (
+        open_tensorrt(with_engines, Timings()) as backend,
+        open_cpu(with_engines, Timings()) as cpu,
+    ):
+        for turn in range(3):
+            ours, theirs = backend.encode(slices(1), WINDOW), cpu.encode(slices(1), WINDOW)
+            where = prompts(1, 2, turn)
+            same(backend.decode(ours, *where, None), cpu.decode(theirs, *where, None))
+        assert len(tries) == 2  # one shape of each program
+        assert cause in str(backend.graphs["decoder"])
+        assert "none (a capture failed: " in str(backend.graphs["decoder"])
+    assert cuda.launches == 0
+    assert not cuda.graphs
 
 
 def test_a_batch_that_finds_no_room_keeps_none(

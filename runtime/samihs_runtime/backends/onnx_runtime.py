@@ -6,11 +6,14 @@ backend on a GPU is in ``onnx_cuda.py``.
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,10 +25,12 @@ from samihs_runtime.backends.cuda import DeviceMemoryError
 from samihs_runtime.backends.exchange import exchanged_graph, exchanged_tensors
 from samihs_runtime.bundle import Bundle
 from samihs_runtime.closing import Closing
-from samihs_runtime.errors import BackendError, BundleError
+from samihs_runtime.errors import BackendError, BundleError, UsageError
 from samihs_runtime.timing import Timings
 
 CPU_PROVIDER = "CPUExecutionProvider"
+THREADS = "SAMIHS_THREADS"
+"""Environment variable: threads of a run on the CPU, where the user knows better."""
 _FULL_MEMORY = ("Failed to allocate memory", "out of memory", "ALLOC_FAILED")
 """What ONNX Runtime's arena, CUDA and cuBLAS or cuDNN say when memory is short."""
 _ERRORS_ONLY = 3
@@ -260,11 +265,41 @@ def import_onnxruntime(extra: str) -> Any:
     return onnxruntime
 
 
-def cpu_threads() -> int:
-    """Cores this process may run on: containers and taskset allow fewer than there are."""
-    if hasattr(os, "sched_getaffinity"):
-        return max(1, len(os.sched_getaffinity(0)))
-    return max(1, os.cpu_count() or 1)
+def cpu_threads(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Threads for a run: what :data:`THREADS` says, else the cores that this process may use.
+
+    taskset and a container's cpuset allow fewer cores than there are; a container's quota allows
+    less time on them, and threads beyond it only stop one another.
+
+    Raises:
+        UsageError: :data:`THREADS` is no number of threads.
+    """
+    wanted = os.environ.get(THREADS, "").strip()
+    if wanted:
+        if not re.fullmatch("[1-9][0-9]{0,2}", wanted):
+            raise UsageError(f"{THREADS} is {wanted!r}: expected a whole number from 1 to 999")
+        return int(wanted)
+    affinity = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if affinity else os.cpu_count() or 1
+    return max(1, math.ceil(min(cores, cpu_quota(cgroup))))
+
+
+def cpu_quota(cgroup: Path) -> float:
+    """Cores' worth of time that a container may use; infinite where none is set.
+
+    Args:
+        cgroup: where control groups are mounted; in a container its own group is the root there.
+    """
+    version_2, version_1 = ("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")
+    for files in (version_2, version_1):
+        try:
+            said = " ".join((cgroup / each).read_text() for each in files)
+            quota, period = map(int, said.split())
+        except (OSError, ValueError):  # of the other version, or "max"
+            continue
+        if quota > 0 and period > 0:  # version 1 says -1 where there is no quota
+            return quota / period
+    return math.inf
 
 
 def _array(embedding: Embedding) -> NDArray[np.float32]:

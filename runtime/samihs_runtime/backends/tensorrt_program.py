@@ -234,15 +234,24 @@ class Program:
         return self._shaped_for(inputs)
 
     def _start(self, shaped: _Shaped) -> None:
-        """Put a run on the stream; the first one's graph is captured behind it, for the next."""
+        """Put a run on the stream; the first one's graph is captured behind it, for the next.
+
+        A capture that fails costs the shape its graph, not the run its answer.
+        """
         if shaped.graph is not None:
             self.stream.launch(shaped.graph)
             return
         self._put(shaped)  # never captured: TensorRT sets a context up in its first run
-        if self._capturable(shaped.context):
-            shaped.graph = self._capture(shaped)
-        else:
+        if shaped.failed_capture:
+            return
+        if not self._capturable(shaped.context):
             self._refusal = "TensorRT says that its work cannot be captured"
+            return
+        try:
+            shaped.graph = self._capture(shaped)
+        except BackendError as error:
+            shaped.failed_capture = True
+            self._refusal = f"a capture failed: {error}"
 
     def _put(self, shaped: _Shaped) -> None:
         for name in self.buffers.uploads:
@@ -266,7 +275,8 @@ class Program:
         try:
             self._put(shaped)
         except BaseException:
-            self.stream.end_capture().close()
+            with suppress(BackendError):  # ending a broken capture fails: its cause is what to say
+                self.stream.end_capture().close()
             raise
         return self.stream.end_capture()
 
@@ -279,6 +289,7 @@ class _Shaped:
         self.inputs = inputs
         self.outputs = outputs
         self.graph: Graph | None = None
+        self.failed_capture = False
 
     def close(self) -> None:
         if self.graph is not None:
