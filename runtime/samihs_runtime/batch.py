@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samihs_runtime.console import Screen
-from samihs_runtime.errors import OutputError, PromptError, StudyError, UserError
+from samihs_runtime.errors import BackendError, OutputError, UserError
 from samihs_runtime.infer import Answer, answer_click, request_on
 from samihs_runtime.segmenter import Segmenter
 from samihs_runtime.study import read_study
+from samihs_runtime.writers.files import check_destination
 
 if TYPE_CHECKING:
     from samihs_runtime.cli import Options
@@ -38,7 +39,7 @@ class TableRow:
     status: str
     """``found``, ``not found`` or ``failed``."""
     why: str = ""
-    """Kind of error: StudyError, PromptError or OutputError; the terminal had the message."""
+    """Kind of error, such as StudyError or PromptError; the terminal had the message."""
     volume_ml: str = ""
     abc2_ml: str = ""
     largest_diameter_mm: str = ""
@@ -60,11 +61,12 @@ def run_clicks(rows: list[ClickRow], options: Options) -> Path:
     """Answer all rows into ``options.out``; returns the table's path.
 
     Raises:
-        OutputError: the folder holds something else.
+        OutputError: the folder holds something else, or cannot be written.
         UserError: some clicks failed, after all the others were answered.
     """
     screen = Screen()
     table = options.out / TABLE_NAME
+    check_destination(options.out)
     done = _earlier(table, options)
     with Segmenter.from_bundle(
         options.bundle, options.backend, store=options.store, adapters=options.adapters
@@ -106,7 +108,11 @@ class _Worker:
         self._last: tuple[tuple[Path, str | None], CTSeries] | None = None
 
     def answer(self, row: ClickRow, request: str) -> TableRow:
-        """The row's result, its files written; an error of the user's becomes a row, too."""
+        """The row's result, its files written; an error becomes a row, too.
+
+        Raises:
+            BackendError: no other row would fare better.
+        """
         started = time.perf_counter()
         # What lies in the row's folder is of a run that was cut off, or of another request.
         write = replace(self._options.write, overwrite=True)
@@ -117,8 +123,10 @@ class _Worker:
             answer = answer_click(
                 self._segmenter, series, request_on(row.click, series), options, loaded
             )
-        except (StudyError, PromptError, OutputError) as error:
-            self._screen.say(f"{row.id}: {error}", "red")
+        except BackendError:
+            raise
+        except Exception as error:  # a fault of ours over one study costs no other row, either
+            self._screen.say(f"{row.id}: {_told(error)}", "red")
             return TableRow(row.id, FAILED, why=type(error).__name__, request=request)
         return _table_row(row.id, answer, time.perf_counter() - started, request)
 
@@ -128,6 +136,14 @@ class _Worker:
             self._last = None  # two series need not fit into memory together
             self._last = (key, read_study(row.click.study, series=row.click.series))
         return self._last[1]
+
+
+def _told(error: Exception) -> str:
+    """The user's error in its own words; a fault of ours with its kind, and how to see more."""
+    if isinstance(error, UserError):
+        return str(error)
+    kind, text = type(error).__name__, " ".join(str(error).split())
+    return f"internal error: {kind}: {text} (this click alone with --debug shows where)"
 
 
 def _table_row(name: str, answer: Answer, seconds: float, request: str) -> TableRow:
@@ -171,8 +187,6 @@ def _earlier(table: Path, options: Options) -> dict[str, TableRow]:
     """What an earlier run of the same clicks answered, by id; failures are to be tried again."""
     if options.write.overwrite or not options.out.exists():
         return {}
-    if not options.out.is_dir():
-        raise OutputError(f"{options.out} is a file: --out takes a folder; name another")
     if not table.is_file():
         if any(options.out.iterdir()):
             raise OutputError(

@@ -80,7 +80,8 @@ class Click:
     "slice_index",
     type=int,
     metavar="N",
-    help="Slice of the click, zero-based from the foot end. [sought where not given]",
+    help="Slice of the click, zero-based along the slice normal (docs/reading.md), not the number "
+    "that a viewer shows. [sought where not given]",
 )
 @click.option("--series", metavar="UID|NUMBER", help="Which series. [chosen, and said why]")
 @click.option("--list", "list_only", is_flag=True, help="List the study's series and stop.")

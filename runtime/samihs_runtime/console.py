@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from samihs_runtime.identity import Scrubber
+from samihs_runtime.report import instance_number
 
 if TYPE_CHECKING:
     from samihs_runtime.batch import TableRow
@@ -25,11 +26,17 @@ if TYPE_CHECKING:
     from samihs_runtime.series import CTSeries
 
 
+def plain_console() -> Console:
+    """One to which ``[/5mm]`` and ``:head:`` are text, in tables, too: much of what is shown comes
+    from headers and paths."""
+    return Console(highlight=False, markup=False, emoji=False)
+
+
 class Screen:
     """The terminal, or a log file: without a terminal there is no spinner."""
 
     def __init__(self) -> None:
-        self.console = Console(highlight=False)
+        self.console = plain_console()
 
     @contextmanager
     def working(self, what: str) -> Iterator[Callable[[str], None]]:
@@ -83,8 +90,9 @@ class Screen:
         scrubber = Scrubber(series)  # free text may quote a name, and terminals are logged
         description = scrubber.text(series.description)
         self._print(f"study    {len(series)} slices of {rows} x {columns}; {description}")
-        for note in scrubber.texts(series.notes):
-            self._print(f"         {note}", "dim")
+        for note in (*scrubber.texts(series.notes), _viewer_numbers(series)):
+            if note:
+                self._print(f"         {note}", "dim")
         self.backend(segmenter)
 
     def result(
@@ -111,7 +119,7 @@ class Screen:
         self._print(report.statement, "yellow")
 
     def _print(self, text: str, style: str = "") -> None:
-        self.console.print(text, style=style, markup=False, soft_wrap=True)
+        self.console.print(text, style=style, soft_wrap=True)
 
 
 def print_series(study: Path) -> None:
@@ -123,7 +131,20 @@ def print_series(study: Path) -> None:
         number = "" if each.number is None else str(each.number)
         eligible = "yes" if each.eligible else "no"
         table.add_row(number, each.kind, str(each.slices), each.description, eligible, each.reason)
-    Console(highlight=False).print(table)
+    plain_console().print(table)
+
+
+def _viewer_numbers(series: CTSeries) -> str:
+    """What a viewer calls the first and the last slice; empty where the headers do not number."""
+    texts = []
+    for index in dict.fromkeys((0, len(series) - 1)):
+        source = series.sources[index]
+        frame = source.frame
+        what, number = ("frame", frame) if frame else ("image", instance_number(source))
+        if number is None:
+            return ""
+        texts.append(f"slice {index} is {what} {number}")
+    return ", ".join(texts)
 
 
 def _slice_table(lesion: Lesion, measurement: Measurement) -> Table:

@@ -18,7 +18,7 @@ from samihs_runtime.identity import Scrubber, identity
 if TYPE_CHECKING:
     from samihs_runtime.measurement import Measurement
     from samihs_runtime.segmentation import Lesion, Prompt
-    from samihs_runtime.series import CTSeries
+    from samihs_runtime.series import CTSeries, SourceSlice
 
 SCHEMA = "samihs-report"
 SCHEMA_VERSION = 1
@@ -147,6 +147,13 @@ def installed_version() -> str:
         return "unknown"
 
 
+def instance_number(source: SourceSlice) -> int | None:
+    """InstanceNumber, by which viewers count images; None where the header has no whole one."""
+    from samihs_runtime.study.fields import integer  # its package loads pydicom
+
+    return integer(source.header, "InstanceNumber")
+
+
 def _measurement(measurement: Measurement) -> dict[str, Any]:
     abc = measurement.abc_mm
     return {
@@ -168,10 +175,12 @@ def _slices(series: CTSeries, lesion: Lesion, measurement: Measurement) -> list[
     said = {part.index: part for part in lesion.slices}
     rows = []
     for each in measurement.slices:
-        plane = series.planes[each.index]
+        plane, source = series.planes[each.index], series.sources[each.index]
         rows.append(
             {
                 "index": each.index,
+                "instance_number": instance_number(source),
+                "frame_number": source.frame,
                 "position_mm": [_rounded(value, 4) for value in plane.position],
                 "along_normal_mm": _rounded(float(np.dot(plane.position, plane.normal)), 4),
                 "extent_mm": _rounded(each.extent_mm, 4),

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from samihs_runtime import batch
 from samihs_runtime.cli import main
 from samihs_runtime.clicks import read_clicks
-from samihs_runtime.errors import UsageError
+from samihs_runtime.errors import BackendError, UsageError
 from samihs_runtime.patient_points import PatientRequest
 from samihs_runtime.prompts import Request
 from samihs_runtime.segmentation import Prompt
@@ -205,6 +205,52 @@ def test_a_failing_click_stops_no_other_and_is_tried_again(
     write_series(studies / "p3")
     run(path, tiny_bundle, out)
     assert table(out)["gone"]["status"] != "failed"
+
+
+def test_a_fault_of_ours_stops_no_other_click(
+    studies: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(monkeypatch, "b", ValueError("month must be\nin 1..12"))
+    out = studies / "out"
+    result = run(clicks_file(studies, *ROWS), tiny_bundle, out)
+    assert result.exit_code == 2
+    assert "1 of 3 clicks failed" in result.stderr
+    assert "b: internal error: ValueError: month must be in 1..12" in result.output
+    rows = table(out)
+    assert [row["why"] for row in rows.values()] == ["", "ValueError", ""]
+    assert rows["b"]["status"] == "failed"
+
+
+def test_a_backend_that_fails_stops_the_run(
+    studies: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(monkeypatch, "b", BackendError("the device was lost"))
+    result = run(clicks_file(studies, *ROWS), tiny_bundle, studies / "out")
+    assert result.exit_code == 2
+    assert "the device was lost" in result.stderr
+    assert list(table(studies / "out")) == ["a"]
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, name: str, error: Exception) -> None:
+    """Let the click of this id end in an error."""
+    real = batch.answer_click
+
+    def answering(*arguments: Any) -> Any:
+        if arguments[3].out.name == name:
+            raise error
+        return real(*arguments)
+
+    monkeypatch.setattr(batch, "answer_click", answering)
+
+
+def test_an_out_that_is_a_file_is_refused_even_to_overwrite(
+    studies: Path, tiny_bundle: Path
+) -> None:
+    (studies / "out").write_text("x")
+    for more in ((), ("--overwrite",)):
+        result = run(clicks_file(studies, *ROWS), tiny_bundle, studies / "out", *more)
+        assert result.exit_code == 2
+        assert "is a file" in result.stderr
 
 
 def test_another_folder_is_not_written_into(studies: Path, tiny_bundle: Path) -> None:

@@ -1,12 +1,17 @@
-"""The terminal: a bar where there is one, nothing of it in a log."""
+"""The terminal: a bar where there is one, nothing of it in a log; text as it came."""
 
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
+import pytest
 from rich.console import Console
 
-from samihs_runtime.console import Screen
+from samihs_runtime.console import Screen, _viewer_numbers, print_series
+
+from .dicom_factory import write_series
+from .series_factory import make_series
 
 
 def shown(terminal: bool) -> str:
@@ -28,3 +33,27 @@ def test_a_progress_bar_counts_on_a_terminal() -> None:
 
 def test_a_log_gets_no_bar() -> None:
     assert shown(terminal=False) == ""
+
+
+@pytest.mark.parametrize("description", ["Head [/5mm]", "Head [bold]thin", "Head :brain: 5 mm"])
+def test_the_list_shows_descriptions_as_they_are(
+    description: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_series(write_series(tmp_path / "study", SeriesDescription=description))
+    assert description in capsys.readouterr().out
+
+
+def test_nothing_that_is_said_is_markup() -> None:
+    screen = Screen()
+    screen.console.file = stream = io.StringIO()
+    screen.say("p1/[/b] [red]x :brain:: no such file")
+    assert stream.getvalue() == "p1/[/b] [red]x :brain:: no such file\n"
+
+
+def test_slices_are_told_as_viewers_count_them() -> None:
+    assert _viewer_numbers(make_series()) == "slice 0 is image 1, slice 4 is image 5"
+    assert _viewer_numbers(make_series((0.0,))) == "slice 0 is image 1"
+    assert _viewer_numbers(make_series(enhanced=True)) == "slice 0 is frame 5, slice 4 is frame 1"
+    unnumbered = make_series()
+    del unnumbered.sources[-1].header.InstanceNumber
+    assert _viewer_numbers(unnumbered) == ""

@@ -65,6 +65,40 @@ def test_an_earlier_result_is_kept_unless_told(
     assert run(*arguments, "--overwrite").exit_code == 0
 
 
+def test_another_request_is_not_written_beside_an_earlier_result(
+    phantom: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    arguments = (phantom, "--point", "64,64,2", "--bundle", tiny_bundle, "--out", tmp_path / "out")
+    assert run(*arguments, "--format", "json").exit_code == 0
+    refused = run(*arguments, "--format", "nifti")
+    assert refused.exit_code == 2
+    assert "already holds report.json" in refused.output
+    assert run(*arguments, "--format", "nifti", "--overwrite").exit_code == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"lesion.nii.gz"}
+
+
+@pytest.mark.parametrize(
+    ("out", "why"), [("file", "is a file"), ("file/below", "cannot be written")]
+)
+def test_an_out_that_cannot_be_is_refused_before_the_work(
+    out: str, why: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("x")
+    result = run(tmp_path / "no such study", "--point", "5,5", "--out", tmp_path / out)
+    assert result.exit_code == 2
+    assert why in result.stderr
+
+
+def test_the_first_and_last_slice_are_named_as_a_viewer_does(
+    phantom: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    arguments = ("--point", "64,64,2", "--bundle", tiny_bundle, "--format", "json")
+    result = run(phantom, *arguments, "--out", tmp_path / "out")
+    sources = read_study(phantom).sources
+    first, last = (sources[index].header.InstanceNumber for index in (0, -1))
+    assert f"slice 0 is image {first}, slice 5 is image {last}" in result.output
+
+
 def test_a_store_keeps_embeddings_for_the_next_click(
     phantom: Path, tiny_bundle: Path, tmp_path: Path
 ) -> None:

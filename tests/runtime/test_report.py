@@ -76,6 +76,16 @@ def test_numbers_are_the_measurements() -> None:
     assert made["statement"] == "Trained on synthetic CT only; not for clinical use"
 
 
+def test_slices_are_named_as_viewers_name_them() -> None:
+    def named(**changes: Any) -> list[tuple[int | None, int | None]]:
+        rows = document(**changes)["slices"]
+        return [(row["instance_number"], row["frame_number"]) for row in rows]
+
+    assert named() == [(2, None), (3, None), (4, None)]
+    assert named(enhanced=True, InstanceNumber=7) == [(7, 4), (7, 3), (7, 2)]
+    assert named(enhanced=True) == [(None, 4), (None, 3), (None, 2)]
+
+
 def test_a_bundle_for_clinical_use_makes_no_other_claim() -> None:
     assert "not for clinical use" not in make_report(clinical_use=True).statement
 

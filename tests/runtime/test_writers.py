@@ -16,7 +16,7 @@ from samihs_runtime.measurement import measure
 from samihs_runtime.segmentation import Lesion
 from samihs_runtime.series import CTSeries
 from samihs_runtime.writers import WriteOptions, write_outputs
-from samihs_runtime.writers.files import staged_folder
+from samihs_runtime.writers.files import check_destination, staged_folder
 
 from .series_factory import PLANTED, make_lesion, make_report, make_series, not_found
 
@@ -126,6 +126,17 @@ def test_an_existing_result_is_kept_unless_told(tmp_path: Path) -> None:
     assert names(tmp_path) == {"out"}
 
 
+def test_results_do_not_mix_in_a_folder(tmp_path: Path) -> None:
+    """Whichever formats are asked for: two lesions' files side by side would be taken for one's."""
+    series = make_series()
+    out = tmp_path / "out"
+    write(series, make_lesion(series), out, ("seg", "overlay", "json"))
+    with pytest.raises(OutputError, match=r"already holds lesion-seg\.dcm, overlay\.png"):
+        write(series, make_lesion(series), out, ("nifti",))
+    write(series, make_lesion(series), out, ("json",), overwrite=True)
+    assert names(out) == {"report.json"}
+
+
 def test_a_format_that_cannot_hold_the_series_writes_nothing(tmp_path: Path) -> None:
     series = make_series((0, 4, 8, 9.08, 16.08), thickness=4.0)
     with pytest.raises(OutputError, match="NIfTI cannot hold this series"):
@@ -172,6 +183,81 @@ def test_a_failed_exchange_puts_the_old_files_back(
     assert names(out) == {"a", "b"}
     assert {(out / name).read_text() for name in ("a", "b")} == {"old"}
     assert names(tmp_path) == {"out"}
+
+
+def test_an_interrupted_exchange_puts_the_old_files_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "a").write_text("old")
+    from samihs_runtime.writers import files
+
+    real = files.os.replace
+
+    def interrupted(source: Path, target: Path) -> None:
+        if Path(source).parent.name == "new":
+            raise KeyboardInterrupt
+        real(source, target)
+
+    monkeypatch.setattr(files.os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        stage_files(out, {"a": "new"})
+    assert names(out) == {"a"}
+    assert (out / "a").read_text() == "old"
+
+
+def test_a_folder_is_enough_its_parent_need_not_be_writable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mounted volume, say: files cannot be prepared outside and moved in."""
+    only_within(tmp_path / "out", monkeypatch)
+    check_destination(tmp_path / "out")
+    stage_files(tmp_path / "out", {"a": "first"})
+    stage_files(tmp_path / "out", {"a": "second"})
+    assert names(tmp_path / "out") == {"a"}
+    with pytest.raises(ValueError, match="half way"):
+        stage_files(tmp_path / "out", {"a": "third", "b": None})
+    assert names(tmp_path / "out") == {"a"}
+    assert (tmp_path / "out" / "a").read_text() == "second"
+    with pytest.raises(OutputError, match="Permission denied"):
+        check_destination(tmp_path / "beside")
+
+
+def only_within(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the folder, and let temporary ones be made nowhere else (root may write anywhere)."""
+    from samihs_runtime.writers import files
+
+    real = files.tempfile.mkdtemp
+
+    def mkdtemp(prefix: str, dir: Path) -> str:
+        if Path(dir) != folder:
+            raise PermissionError(13, "Permission denied")
+        return real(prefix=prefix, dir=dir)
+
+    folder.mkdir()
+    monkeypatch.setattr(files.tempfile, "mkdtemp", mkdtemp)
+
+
+def test_the_current_folder_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    stage_files(Path("."), {"a": "whole"})
+    assert names(tmp_path / "here") == {"a"}
+    assert names(tmp_path) == {"here"}
+
+
+def test_a_place_is_refused_before_the_work_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OutputError, match="is a file"):
+        check_destination(tmp_path / "file")
+    with pytest.raises(OutputError, match="cannot be written"):
+        check_destination(tmp_path / "file" / "below")
+    with pytest.raises(OutputError, match="already holds file"):
+        check_destination(tmp_path, ("file",))
+    check_destination(tmp_path, ("file",), overwrite=True)
+    check_destination(tmp_path / "deep" / "out", ("file",))
+    assert names(tmp_path) == {"file"}
 
 
 def stage_files(out: Path, texts: dict[str, str | None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,3 +64,40 @@ def test_a_deidentified_one_says_so(tmp_path: Path) -> None:
     capture = written(deidentified(series), make_lesion(series), tmp_path)
     assert capture.PatientIdentityRemoved == "YES"
     assert str(capture.PatientName) == ""
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "expected"),
+    [
+        ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), ["L", "P"]),
+        ((-1.0, 0.0, 0.0), (0.0, 1.0, 0.0), ["R", "P"]),
+        ((-1.0, 0.0, 0.0), (0.0, -1.0, 0.0), ["R", "A"]),
+        ((1.0, 0.0, 0.0), (0.0, 0.0, -1.0), ["L", "F"]),
+        ((0.0, 1.0, 0.0), (0.0, 0.3, -0.954), ["P", "F"]),
+    ],
+    ids=["supine", "rows to the right", "prone", "coronal", "sagittal, tilted"],
+)
+def test_its_orientation_is_the_clicked_slices(
+    row: tuple[float, float, float],
+    column: tuple[float, float, float],
+    expected: list[str],
+    tmp_path: Path,
+) -> None:
+    series = make_series()
+    turned = tuple(
+        replace(each, row_direction=row, column_direction=column) for each in series.planes
+    )
+    capture = written(replace(series, planes=turned), not_found(), tmp_path)
+    assert list(capture.PatientOrientation) == expected
+
+
+def test_flaws_of_the_source_do_not_stop_it(tmp_path: Path) -> None:
+    series = make_series(
+        SpecificCharacterSet=["", "ISO 2022 IR 87"],
+        PatientName="Yamada^Tarou=山田^太郎",
+        PatientBirthDate="19470000",
+        StudyTime="256060",
+    )
+    capture = written(series, make_lesion(series), tmp_path)
+    assert capture.PatientName == "Yamada^Tarou=山田^太郎"
+    assert capture.PatientBirthDate == capture.StudyTime == ""

@@ -146,3 +146,12 @@ def test_text_is_wrapped_to_the_width() -> None:
     from samihs_runtime.writers.lettering import font
 
     assert all(draw.textlength(line, font=font(18)) <= 240 for line in lines)
+
+
+def test_the_sheet_has_the_directions_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    monkeypatch.setattr(sheets, "draw_directions", lambda panel, plane, **_: drawn.append(plane))
+    series = make_series()
+    lesion = make_lesion(series)
+    contact_sheet(series, lesion, measure(series, lesion), make_report())
+    assert drawn == [series.planes[1]]

@@ -13,6 +13,9 @@ import highdicom as hd
 import numpy as np
 import pydicom
 import pytest
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, SegmentationStorage
 
 from samihs_runtime.measurement import masks_by_slice
@@ -20,9 +23,11 @@ from samihs_runtime.preprocessing import SliceFrame
 from samihs_runtime.probability import Evidence
 from samihs_runtime.segmentation import Lesion
 from samihs_runtime.series import CTSeries
+from samihs_runtime.study import read_study
 from samihs_runtime.writers.seg import build_seg, write_seg
 from samihs_runtime.writers.seg_source import decimals
 
+from .dicom_factory import write_series
 from .series_factory import PLANTED, make_lesion, make_report, make_series, not_found
 
 GE_TILT: dict[str, Any] = {
@@ -190,6 +195,62 @@ def test_what_a_source_lacks_is_filled_on_a_copy(tmp_path: Path) -> None:
     assert [source.header.to_json() for source in series.sources] == before
 
 
+@pytest.mark.parametrize(
+    ("character_set", "name", "words"),
+    [
+        (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎=やまだ^たろう", "頭部"),
+        (["", "ISO 2022 IR 149"], "Hong^Gildong=洪^吉洞=홍^길동", "두부"),
+        ("ISO_IR 100", "Buc^Jérôme", "tête"),
+        ("ISO_IR 192", "Wang^XiaoDong=王^小东", "头部"),
+        ("ISO 2022 IR 100", "Doe^Jane", "head"),
+        ("ISO_IR 6", "Doe^Jane", "head"),
+        ("", "Doe^Jane", "head"),
+        (None, "Doe^Jane", "head"),
+    ],
+)
+def test_text_is_what_it_was_in_any_character_set(
+    character_set: str | list[str] | None, name: str, words: str, tmp_path: Path
+) -> None:
+    """Those of Japan and Korea, and those that highdicom takes for wrong; in sequences, too."""
+    procedure = Dataset()
+    procedure.CodeMeaning = words
+    tags = {"PatientName": name, "StudyDescription": words, "ProcedureCodeSequence": [procedure]}
+    write_series(tmp_path / "study", 1, SpecificCharacterSet=character_set, **tags)
+    series = read_study(tmp_path / "study")
+    dataset = pydicom.dcmread(written(series, make_lesion(series, (0,), centre=(5, 5)), tmp_path))
+    assert dataset.PatientName == name
+    assert dataset.StudyDescription == words
+    assert dataset.ProcedureCodeSequence[0].CodeMeaning == words
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("PatientBirthDate", "19470000"),
+        ("PatientBirthDate", "00000000"),
+        ("StudyDate", "20230229"),
+        ("StudyTime", "256060"),
+        ("StudyTime", "1061"),
+    ],
+)
+def test_dates_and_times_that_cannot_be_are_left_empty(
+    keyword: str, value: str, tmp_path: Path
+) -> None:
+    series = make_series(**{keyword: value})
+    dataset = pydicom.dcmread(written(series, make_lesion(series), tmp_path))
+    assert dataset[keyword].value == ""
+
+
+def test_what_cannot_be_converted_is_left_behind(tmp_path: Path) -> None:
+    series = make_series()
+    size = Tag("PatientSize")
+    for source in series.sources:
+        source.header._dict[size] = RawDataElement(size, "US", 1, b"x", 0, False, True)
+    dataset = pydicom.dcmread(written(series, make_lesion(series), tmp_path))
+    assert "PatientSize" not in dataset
+    assert dataset.PatientID == PLANTED["PatientID"]
+
+
 def test_an_empty_result_says_so(tmp_path: Path) -> None:
     series = make_series()
     dataset = pydicom.dcmread(written(series, not_found(3), tmp_path))
@@ -215,8 +276,6 @@ def test_decimal_strings_fit_and_are_exact_where_they_can_be(value: float) -> No
 @pytest.mark.shared_data
 def test_real_tilted_uneven_series(tmp_path: Path) -> None:
     """GE HiSpeed brain: 4 and 7 mm frames, each with its own thickness."""
-    from samihs_runtime.study import read_study
-
     folder = Path(__file__).parents[2] / ".." / "shared" / "data" / "ct" / "ge_tilt"
     if not folder.is_dir():
         pytest.skip("../shared/data/ct/ge_tilt is not beside the checkout")

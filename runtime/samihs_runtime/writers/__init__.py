@@ -39,6 +39,8 @@ NAMES = {
 }
 """Format, as ``--format`` takes it, to the names of the files it may write. The contact sheet is
 written where the lesion lies on more than one slice."""
+RESERVED = tuple(file for files in NAMES.values() for file in files)
+"""A folder holds one result: any of these files, whatever is to be written, is an earlier one's."""
 DEFAULT_FORMATS = ("seg", "overlay", "json")
 
 
@@ -47,8 +49,7 @@ class WriteOptions:
     """How a result is written."""
 
     overwrite: bool = False
-    """Replace files of the same names, and remove those of an earlier result that the new one does
-    not have."""
+    """Replace an earlier result, and remove those of its files that the new one does not have."""
     identify: bool = False
     """Put the patient's identity into the JSON report."""
     deidentify: bool = False
@@ -85,8 +86,8 @@ def write_outputs(
         File name -> path, in the order they were written.
 
     Raises:
-        OutputError: an unknown format; the folder cannot be written; a file would be overwritten;
-            or the format cannot hold this series (NIfTI with uneven gaps).
+        OutputError: an unknown format; the folder cannot be written, or holds another result; or
+            the format cannot hold this series (NIfTI with uneven gaps).
     """
     options = options or WriteOptions()
     unknown = [name for name in formats if name not in NAMES]
@@ -104,8 +105,7 @@ def write_outputs(
         "stl": result.stl,
     }
     wanted = [name for name in NAMES if name in formats]
-    reserved = [file for name in wanted for file in NAMES[name]]
-    with staged_folder(Path(out_dir), reserved, overwrite=options.overwrite) as stage:
+    with staged_folder(Path(out_dir), RESERVED, overwrite=options.overwrite) as stage:
         for name in wanted:
             writers[name](stage.folder)
     return stage.written

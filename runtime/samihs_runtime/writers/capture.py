@@ -10,6 +10,7 @@ import numpy as np
 
 from samihs_runtime.deidentify import SAID
 from samihs_runtime.writers.contact_sheet import contact_sheet
+from samihs_runtime.writers.furniture import patient_orientation
 from samihs_runtime.writers.overlay import overlay_image
 from samihs_runtime.writers.seg_source import source_datasets
 
@@ -60,7 +61,8 @@ def build_capture(series: CTSeries, lesion: Lesion, report: Report, picture: Any
             sop_instance_uid=hd.UID(),
             instance_number=1,
             manufacturer="SAMIHS",
-            patient_orientation=("L", "P"),  # as the tiles show an axial slice
+            # Of the picture, too: slices are drawn as they are stored.
+            patient_orientation=patient_orientation(series.planes[lesion.clicked_slice]),
         )
     capture.SeriesDescription = "Intracranial hemorrhage, pictures (SAMIHS, research)"
     capture.BodyPartExamined = "HEAD"  # not a paired one: no Laterality is due (PS3.3 C.7.3.1)

@@ -1,4 +1,4 @@
-"""All or nothing: files are prepared beside their place and moved into it when all are whole."""
+"""All or nothing: files are prepared out of sight and moved into place when all are whole."""
 
 from __future__ import annotations
 
@@ -26,11 +26,12 @@ class Stage:
 def staged_folder(
     destination: Path, names: Sequence[str], *, overwrite: bool = False
 ) -> Iterator[Stage]:
-    """Prepare files in a temporary sibling of ``destination``, and move them in at the end.
+    """Prepare files in a temporary folder, and move them into ``destination`` at the end.
 
     Where the body raises, the destination is as it was before. Where it does not exist, it appears
     with all its files at once; where it does, its files are exchanged one by one, and put back if
-    one cannot be.
+    one cannot be. The temporary folder is hidden and lies in the destination itself where that is
+    there: it may be all that can be written, or a file system of its own.
 
     Args:
         destination: the folder the files are for; made where it is not there, with its parents.
@@ -42,10 +43,7 @@ def staged_folder(
         OutputError: the destination is no folder, cannot be written, or holds one of the names.
     """
     _check_free(destination, names, overwrite)
-    try:
-        root = Path(tempfile.mkdtemp(prefix=".samihs-", dir=_existing_ancestor(destination)))
-    except OSError as error:
-        raise _unwritable(destination, error) from error
+    root = _hidden_folder(destination)
     try:
         # A folder of its own inside: mkdtemp's is private (0700), the result's is not.
         stage = Stage(root / "new")
@@ -61,8 +59,21 @@ def staged_folder(
         shutil.rmtree(root, ignore_errors=True)
 
 
+def check_destination(
+    destination: Path, names: Sequence[str] = (), *, overwrite: bool = False
+) -> None:
+    """Refuse at once what :func:`staged_folder` would refuse after the work; leaves nothing.
+
+    Raises:
+        OutputError: the destination is no folder, cannot be written, or holds one of the names.
+    """
+    _check_free(destination, names, overwrite)
+    # Tried, not asked for: permission bits do not say what a network folder allows.
+    _hidden_folder(destination).rmdir()
+
+
 def _check_free(destination: Path, names: Sequence[str], overwrite: bool) -> None:
-    if destination.exists() and not destination.is_dir():
+    if os.path.exists(destination) and not destination.is_dir():
         raise OutputError(f"{destination} is a file: --out takes a folder; name another")
     taken = [name for name in names if os.path.lexists(destination / name)]
     if taken and not overwrite:
@@ -72,12 +83,15 @@ def _check_free(destination: Path, names: Sequence[str], overwrite: bool) -> Non
         )
 
 
-def _existing_ancestor(destination: Path) -> Path:
-    """The nearest folder above the destination that is there: on its file system, most likely."""
-    for folder in destination.absolute().parents:
-        if folder.is_dir():
-            return folder
-    return Path.cwd()
+def _hidden_folder(destination: Path) -> Path:
+    """A new one, in the destination or in the nearest place above it that is there: on its file
+    system, most likely."""
+    absolute = destination.absolute()
+    there = next(place for place in (absolute, *absolute.parents) if os.path.exists(place))
+    try:
+        return Path(tempfile.mkdtemp(prefix=".samihs-", dir=there))
+    except OSError as error:
+        raise _unwritable(destination, error) from error
 
 
 def _install(new: Path, destination: Path, names: Sequence[str], old: Path) -> None:
@@ -95,7 +109,7 @@ def _install(new: Path, destination: Path, names: Sequence[str], old: Path) -> N
         for path in sorted(new.iterdir()):
             os.replace(path, destination / path.name)
             placed.append(path.name)
-    except OSError:
+    except BaseException:  # of an interrupted exchange, too, the old files are not lost
         for name in placed:
             (destination / name).unlink()
         for path in old.iterdir():

@@ -23,13 +23,18 @@ def draw_furniture(panel: Image.Image, series: CTSeries, index: int, view: View)
     plane = series.planes[index]
     draw_scale_bar(draw, (20.0, panel.height - 24.0), panel.width / 3, view, plane)
     draw_grey_scale(panel, (panel.width - 20 - GREYS_WIDTH, panel.height - 24 - 130), 130)
+    draw_directions(panel, plane, edge=12, size=20)
+
+
+def draw_directions(panel: Image.Image, plane: SlicePlane, edge: int, size: int) -> None:
+    """The letters of :func:`patient_orientation` and their opposites at the edges, in place."""
+    draw = ImageDraw.Draw(panel)
     middle_x, middle_y = panel.width / 2, panel.height / 2
-    right, down = _letter(plane.row_direction), _letter(plane.column_direction)
-    edge = 12
-    rimmed(draw, (edge, middle_y), _opposite(right), 20, anchor="lm")
-    rimmed(draw, (panel.width - edge, middle_y), right, 20, anchor="rm")
-    rimmed(draw, (middle_x, edge), _opposite(down), 20, anchor="ma")
-    rimmed(draw, (middle_x, panel.height - edge), down, 20, anchor="md")
+    right, down = patient_orientation(plane)
+    rimmed(draw, (edge, middle_y), _opposite(right), size, anchor="lm")
+    rimmed(draw, (panel.width - edge, middle_y), right, size, anchor="rm")
+    rimmed(draw, (middle_x, edge), _opposite(down), size, anchor="ma")
+    rimmed(draw, (middle_x, panel.height - edge), down, size, anchor="md")
 
 
 def draw_scale_bar(
@@ -59,6 +64,12 @@ def draw_grey_scale(page: Image.Image, corner: tuple[int, int], height: int) -> 
     low = WINDOW_CENTRE_HU - WINDOW_WIDTH_HU / 2
     rimmed(draw, (x0 - 8, y0 + 2), f"{low + WINDOW_WIDTH_HU:g} HU", 15, anchor="rm")
     rimmed(draw, (x0 - 8, y0 + height - 2), f"{low:g}", 15, anchor="rm")
+
+
+def patient_orientation(plane: SlicePlane) -> tuple[str, str]:
+    """Where in the patient rows run to, and columns: PatientOrientation (PS3.3 C.7.6.1.1.1), of
+    each the main direction."""
+    return _letter(plane.row_direction), _letter(plane.column_direction)
 
 
 def _letter(direction: tuple[float, float, float]) -> str:

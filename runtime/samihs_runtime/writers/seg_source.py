@@ -2,12 +2,15 @@
 
 Copies, made for one SEG and thrown away. What a file lacks is filled with what the standard allows
 for it: an empty value for type 2 attributes, a new UID where a frame of reference was never named.
+Text is handed over decoded, to be written as UTF-8: highdicom refuses the usual Japanese and Korean
+character sets, and some that are merely misspelt.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,10 +32,14 @@ TYPE_2 = (
 """Demanded, though they may be empty: Patient and General Study modules, PS3.3 C.7.1.1, C.7.2.1."""
 
 SEX_VALUES = ("M", "F", "O")
+UTF_8 = "ISO_IR 192"  # PS3.3 C.12.1.1.2
 _GROUPS_TO_COPY = (0x0008, 0x0010, 0x0012, 0x0020, 0x0028, 0x0032, 0x0038)
 """SOP, patient, clinical trial, study and lossy compression; even groups are never private."""
 _LEFT_BEHIND = (0x00280008, 0x00209221, 0x00209222)
 """NumberOfFrames and the dimension sequences of an Enhanced CT: its copies are single frames."""
+_CHARACTER_SET = 0x00080005
+_TIME = re.compile(r"([01]\d|2[0-3])([0-5]\d(([0-5]\d|60)(\.\d{1,6})?)?)?")
+"""PS3.5 section 6.2, TM; the sixtieth second is a leap second."""
 
 
 def source_datasets(series: CTSeries, indices: list[int]) -> list[Any]:
@@ -89,15 +96,10 @@ def _source(series: CTSeries, index: int, first: int, patient: Any) -> Any:
 
 def _patient_and_study(header: Any) -> Any:
     """What a SEG takes over from its sources' headers, filled in and mended."""
-    import copy
-
-    from pydicom.dataset import Dataset
     from pydicom.uid import generate_uid
 
-    taken = Dataset()
-    for tag in header.keys():  # noqa: SIM118  (iterating a Dataset would parse every element)
-        if tag.group in _GROUPS_TO_COPY and tag not in _LEFT_BEHIND:
-            taken.add(copy.deepcopy(header[tag]))
+    taken = _decoded(header, filter(_is_taken_over, header.keys()))
+    taken.SpecificCharacterSet = UTF_8
     for keyword in TYPE_2:
         if keyword not in taken:
             setattr(taken, keyword, "")
@@ -112,13 +114,45 @@ def _patient_and_study(header: Any) -> Any:
     return taken
 
 
+def _is_taken_over(tag: Any) -> bool:
+    return tag.group in _GROUPS_TO_COPY and tag not in _LEFT_BEHIND
+
+
+def _decoded(dataset: Any, tags: Iterable[Any]) -> Any:
+    """A copy of some attributes, their text decoded, down to the items of sequences: what pydicom
+    has not looked at it would write byte for byte, in the character set it was read in."""
+    import copy
+
+    from pydicom.dataelem import DataElement
+    from pydicom.dataset import Dataset
+
+    decoded = Dataset()
+    for tag in tags:
+        if tag == _CHARACTER_SET or tag.is_private:  # private text may be undecodable bytes
+            continue
+        try:
+            element = dataset[tag]
+        except Exception:  # a malformed value makes pydicom raise nearly anything: left behind
+            continue
+        if element.VR == "SQ":
+            items = [_decoded(item, item.keys()) for item in element.value]
+            decoded.add(DataElement(tag, "SQ", items))
+        else:
+            decoded.add(copy.deepcopy(element))
+    return decoded
+
+
 def _date(text: str) -> str:
-    """YYYYMMDD; ACR-NEMA's YYYY.MM.DD is mended (PS3.5 section 6.2, DA), anything else empty."""
+    """YYYYMMDD; ACR-NEMA's YYYY.MM.DD is mended (PS3.5 section 6.2, DA), anything else empty, and
+    so is a day that no calendar has, such as the 19470000 of a birth of which the year is known."""
     match = re.fullmatch(r"(\d{4})[.\-/]?(\d{2})[.\-/]?(\d{2})", text.strip())
-    return "".join(match.groups()) if match else ""
+    try:
+        return date(*map(int, match.groups())).isoformat().replace("-", "") if match else ""
+    except ValueError:
+        return ""
 
 
 def _time(text: str) -> str:
     """HHMMSS.FFFFFF and its shorter forms; ACR-NEMA's colons are mended, anything else empty."""
     plain = text.strip().replace(":", "")
-    return plain if re.fullmatch(r"\d{2}(\d{2}(\d{2}(\.\d{1,6})?)?)?", plain) else ""
+    return plain if _TIME.fullmatch(plain) else ""
