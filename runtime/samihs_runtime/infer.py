@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from samihs_runtime.console import Screen
-from samihs_runtime.errors import OutputError
 from samihs_runtime.measurement import measure
 from samihs_runtime.patient_points import resolve
 from samihs_runtime.prompts import check_inside
@@ -17,9 +16,13 @@ from samihs_runtime.report import Report
 from samihs_runtime.segmenter import Segmenter
 from samihs_runtime.study import read_study
 from samihs_runtime.workflow import segment_lesion
-from samihs_runtime.writers import NAMES, write_outputs
+from samihs_runtime.writers import RESERVED, write_outputs
+from samihs_runtime.writers.files import check_destination
+from samihs_runtime.writers.preparing import prepare
 
 if TYPE_CHECKING:
+    import threading
+
     from samihs_runtime.cli import Click, Options
     from samihs_runtime.measurement import Measurement
     from samihs_runtime.prompts import Request
@@ -47,7 +50,7 @@ def infer(options: Options, click: Click) -> dict[str, Path]:
         UserError: anything the user can mend; nothing is written then.
     """
     screen = Screen()
-    _refuse_overwriting(options)
+    check_destination(options.out, RESERVED, overwrite=options.write.overwrite)
     started = time.perf_counter()
     with screen.counting("reading the study", "slices") as count:
         series = read_study(click.study, series=click.series, progress=count)
@@ -56,9 +59,10 @@ def infer(options: Options, click: Click) -> dict[str, Path]:
     with Segmenter.from_bundle(
         options.bundle, options.backend, store=options.store, adapters=options.adapters
     ) as segmenter:
+        writers = prepare(options.formats)
         screen.opened(series, segmenter)
         with screen.working("segmenting") as say:
-            answer = answer_click(segmenter, series, request, options, {"load": read}, say)
+            answer = answer_click(segmenter, series, request, options, {"load": read}, say, writers)
     screen.result(series, answer.lesion, answer.measurement, answer.report, answer.written)
     return answer.written
 
@@ -81,6 +85,7 @@ def answer_click(
     options: Options,
     timings: Mapping[str, float],
     say: Say = lambda text: None,
+    writers: threading.Thread | None = None,
 ) -> Answer:
     """Segment, measure and write into ``options.out``.
 
@@ -91,12 +96,15 @@ def answer_click(
         options: what to write, and how.
         timings: seconds of the stages before this one.
         say: told what is being done.
+        writers: what :func:`~samihs_runtime.writers.preparing.prepare` began, if it was asked to.
     """
     before = _totals(segmenter) if segmenter.timings.stages().get("click") else {}
     lesion = segment_lesion(segmenter, series, request, propagation=options.propagation, say=say)
     spent = {name: total - before.get(name, 0.0) for name, total in _totals(segmenter).items()}
     own = {name: seconds for name, seconds in spent.items() if seconds > 0}
     report = _report(request, series, segmenter, {**timings, **own})
+    if writers is not None:
+        writers.join()
     measurement = measure(series, lesion)
     say("writing")
     written = write_outputs(
@@ -107,18 +115,6 @@ def answer_click(
 
 def _totals(segmenter: Segmenter) -> dict[str, float]:
     return {name: stage.total for name, stage in segmenter.timings.stages().items()}
-
-
-def _refuse_overwriting(options: Options) -> None:
-    """Say so before the work, not after it."""
-    if options.write.overwrite:
-        return
-    names = [name for kind in options.formats for name in NAMES[kind]]
-    there = [name for name in names if (options.out / name).exists()]
-    if there:
-        raise OutputError(
-            f"{options.out} holds {', '.join(there)} already: choose another --out, or --overwrite"
-        )
 
 
 def _report(

@@ -14,9 +14,15 @@ from samihs_runtime.writers.drawing import (
     View,
     ct_panel,
     draw_contour,
+    save_png,
     view_of,
 )
-from samihs_runtime.writers.furniture import GREYS_WIDTH, draw_grey_scale, draw_scale_bar
+from samihs_runtime.writers.furniture import (
+    GREYS_WIDTH,
+    draw_directions,
+    draw_grey_scale,
+    draw_scale_bar,
+)
 from samihs_runtime.writers.lettering import (
     AMBER,
     DIM,
@@ -54,13 +60,13 @@ def write_contact_sheet(
         ValueError: the lesion has no slice with mask.
         OSError: the file cannot be written.
     """
-    contact_sheet(series, lesion, measurement, report).save(path, format="PNG")
+    save_png(contact_sheet(series, lesion, measurement, report), path)
 
 
 def contact_sheet(
     series: CTSeries, lesion: Lesion, measurement: Measurement, report: Report
 ) -> Image.Image:
-    """The page: slices from feet to head in reading order, the clicked one framed."""
+    """The page: slices along the normal in reading order, the clicked one framed."""
     masks = masks_by_slice(lesion)
     if not masks:
         raise ValueError("contact sheet of a lesion without a mask: write the overlay alone")
@@ -76,6 +82,8 @@ def contact_sheet(
     areas = {each.index: each.area_mm2 for each in measurement.slices}
     for position, index in enumerate(shown):
         panel = draw_contour(ct_panel(series.hu[index], view), masks[index], view, width=2.0)
+        if position == 0:  # once for all: slices of a series lie alike
+            draw_directions(panel, series.planes[index], edge=5, size=15)
         corner = (
             PAD + (position % columns) * (tile + GAP) + (tile - view.size[0]) // 2,
             y + (position // columns) * (view.size[1] + CAPTION_PX + GAP),

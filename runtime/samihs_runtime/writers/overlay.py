@@ -15,6 +15,7 @@ from samihs_runtime.writers.drawing import (
     ct_panel,
     draw_contour,
     draw_prompt,
+    save_png,
     view_of,
 )
 from samihs_runtime.writers.furniture import draw_furniture
@@ -47,7 +48,7 @@ def write_overlay(
     Raises:
         OSError: the file cannot be written.
     """
-    overlay_image(series, lesion, measurement, report).save(path, format="PNG")
+    save_png(overlay_image(series, lesion, measurement, report), path)
 
 
 def overlay_image(
