@@ -37,11 +37,10 @@ from torch import Tensor
 from trial_bundle import manifest_of
 
 from samihs_export.calibration import calibrate, calibration_cases
-from samihs_export.families import attention_form, families, upscaling_form, write_graphs
-from samihs_export.graphs import DecoderGraph, EncoderGraph
+from samihs_export.families import families, graph_pair, write_graphs
 from samihs_export.merge import merge
 from samihs_export.parity import NOT_IN_ONNX_RUNTIME
-from samihs_export.precision import Precision, to_precision
+from samihs_export.precision import Precision
 from samihs_export.quantization import Range
 from samihs_runtime.backends.onnx_runtime import import_onnxruntime
 from samihs_runtime.backends.probe import probe_gpus
@@ -232,8 +231,7 @@ def onnx_graphs(encoder: Path, decoder: Path) -> Graphs:
 
 def torch_graphs(merged: SamihsModel, family: str, precision: Precision) -> Graphs:
     """The torch graphs that the files of a float precision are written from."""
-    encoder = to_precision(EncoderGraph(merged, attention_form(family, precision)), precision)
-    decoder = to_precision(DecoderGraph(merged, SIZE, upscaling_form(precision)), precision)
+    encoder, decoder = graph_pair(merged, family, precision, SIZE)
     encoder.eval()
     decoder.eval()
     nothing, no_prior = torch.zeros(1, 1, decoder.mask_size, decoder.mask_size), torch.zeros(1)

@@ -18,12 +18,11 @@ import onnx
 from torch import Tensor
 
 from samihs_export.cases import phantom_cases, save_reference
-from samihs_export.families import attention_form, float_precision, upscaling_form
-from samihs_export.graphs import DecoderGraph, EncoderGraph
+from samihs_export.families import graph_pair
 from samihs_export.merge import MergeReport, merge
 from samihs_export.parity import ParityResult
 from samihs_export.pipeline import BundleMetadata, ExportOptions
-from samihs_export.precision import COMPUTE_TYPES, to_precision
+from samihs_export.precision import COMPUTE_TYPES
 from samihs_export.proof import Proof
 from samihs_export.refit import refittable
 from samihs_export.verify import REFERENCE
@@ -177,13 +176,10 @@ def _float_graphs(manifest: Manifest) -> Iterator[GraphEntry]:
 
 def _tensors(bundle: Bundle, entry: GraphEntry, merged: SamihsModel) -> dict[str, Tensor]:
     """The merged model's values of what is refittable in one graph pair of the bundle."""
-    kind = float_precision(entry.family, entry.precision)  # type: ignore[arg-type]
-    form = attention_form(entry.family, entry.precision)  # type: ignore[arg-type]
-    encoder = to_precision(EncoderGraph(merged, form), kind)
-    upscaling = upscaling_form(kind)
-    decoder = to_precision(DecoderGraph(merged, bundle.manifest.slice_size, upscaling), kind)
+    precision, slice_size = entry.precision, bundle.manifest.slice_size
+    pair = graph_pair(merged, entry.family, precision, slice_size)  # type: ignore[arg-type]
     tensors: dict[str, Tensor] = {}
-    for part, graph in (("encoder", encoder), ("decoder", decoder)):
+    for part, graph in zip(("encoder", "decoder"), pair, strict=True):
         path = bundle.root / getattr(entry, part)
         names = refittable(onnx.load(path, load_external_data=False).graph)
         state = graph.state_dict()

@@ -42,8 +42,8 @@ def main(debug: bool) -> None:
 @click.option(
     "--evaluation",
     type=Path,
-    help="summary.json of samihs-evaluate: its accuracy and score threshold go into the manifest; "
-    "evaluation.json beside the checkpoint where not given and there.",
+    help="summary.json of samihs-evaluate on this checkpoint: its accuracy and score threshold go "
+    "into the manifest; evaluation.json beside the checkpoint where not given and there.",
 )
 @click.option("--out", type=Path, help="Bundle folder; the shipped bundle where not given.")
 @click.option("--name", help="The bundle's name; its folder's where not given.")
@@ -80,8 +80,7 @@ def bundle(
     place = out or Path(str(resources.files("samihs_runtime"))) / "bundles" / SHIPPED_NAME
     console = Console()
     with _steps(console) as step:
-        figures = _figures(evaluation, checkpoint)
-        written = _export(checkpoint, base, figures, place, name or place.name, options, step)
+        written = _export(checkpoint, base, evaluation, place, name or place.name, options, step)
     size = sum(entry.bytes for entry in written.manifest.files.values())
     console.print(f"{written.root}  {size / 1e6:.1f} MB, {len(written.manifest.files)} files")
     console.print(_parity_table(written.manifest.parity["results"]))
@@ -164,7 +163,7 @@ def add_adapters(
 
         step("loading the checkpoint")
         loaded = load_adapters(checkpoint, base)
-        about = _metadata(loaded, name, _figures(evaluation, checkpoint))
+        about = _metadata(loaded, name, _figures(evaluation, checkpoint, base, loaded))
         written = adapter_sets.add_adapters(
             opened, loaded.model, about, replace=replace, progress=step
         )
@@ -178,7 +177,7 @@ def add_adapters(
 def _export(
     checkpoint: Path,
     base: Path,
-    figures: Mapping[str, Any],
+    evaluation: Path | None,
     out: Path,
     name: str,
     options: ExportOptions,
@@ -189,7 +188,7 @@ def _export(
 
     step("loading the checkpoint")
     loaded = load_adapters(checkpoint, base)
-    about = _metadata(loaded, name, figures)
+    about = _metadata(loaded, name, _figures(evaluation, checkpoint, base, loaded))
     return export_bundle(loaded.model, loaded.pr, about, out, options, progress=step)
 
 
@@ -205,19 +204,45 @@ def _options(precision: str, untrained: bool) -> ExportOptions:
     return ExportOptions(precisions=precisions, trained=not untrained)
 
 
-def _figures(evaluation: Path | None, checkpoint: Path) -> dict[str, Any]:
-    """What samihs-evaluate measured of this checkpoint; empty where nobody has."""
+def _figures(
+    evaluation: Path | None, checkpoint: Path, base: Path, loaded: LoadedAdapters
+) -> dict[str, Any]:
+    """What samihs-evaluate measured of this checkpoint; empty where nobody has.
+
+    Raises:
+        ExportError: no readable summary, or one of other weights.
+    """
     path = evaluation or checkpoint.with_name("evaluation.json")
     if evaluation is None and not path.is_file():
         return {}
     try:
         figures: dict[str, Any] = json.loads(path.read_text())
         float(figures["score_threshold"])
+        weights = dict(figures.get("weights", {}))
     except OSError as error:
         raise ExportError(f"cannot read the evaluation {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise ExportError(f"{path} is no summary.json of samihs-evaluate") from error
+    measure = f"samihs-evaluate --checkpoint {checkpoint} --base {base} --out FOLDER"
+    ours = _hashes(loaded)
+    measured = {name: weights[name] for name in ours if name in weights}
+    if not measured:  # an older summary
+        click.echo(
+            f"warning: {path} does not say on which weights it was measured; unless on these, "
+            f"measure again: {measure}",
+            err=True,
+        )
+    elif measured != ours:
+        raise ExportError(
+            f"{path} was measured on other weights than {checkpoint} on {base}: run {measure} and "
+            "give its summary.json as --evaluation"
+        )
     return figures
+
+
+def _hashes(loaded: LoadedAdapters) -> dict[str, str]:
+    """As evaluations and manifests name the weights."""
+    return {"base_sha256": loaded.base_sha256, "adapters_sha256": loaded.adapter_sha256}
 
 
 def _metadata(loaded: LoadedAdapters, name: str, figures: Mapping[str, Any]) -> BundleMetadata:
@@ -238,11 +263,7 @@ def _metadata(loaded: LoadedAdapters, name: str, figures: Mapping[str, Any]) -> 
         training_data=str(_needed(about, "training_data")),
         window=_window(_needed(about, "window")),
         accuracy=figures,
-        provenance={
-            "base_sha256": loaded.base_sha256,
-            "adapters_sha256": loaded.adapter_sha256,
-            **_training(about),
-        },
+        provenance={**_hashes(loaded), **_training(about)},
         **optional,
     )
 

@@ -12,8 +12,8 @@
 
 ONNX Runtime's fused attention stores no scores of all tokens by all tokens. Additive bias has the
 least arithmetic in small windows, and is the only form for fp32 in TensorRT, which has no attention
-kernel there. bf16 decoders enlarge masks by products, because TensorRT-RTX has no bfloat16
-transposed convolution (``upscaling``).
+kernel there. In bf16 encoders with a pyramid and all decoders enlarge by products, because
+TensorRT-RTX has no bfloat16 transposed convolution (``upscaling``).
 """
 
 from __future__ import annotations
@@ -60,13 +60,24 @@ def attention_form(family: str, precision: Precision) -> AttentionForm:
 
 
 def upscaling_form(precision: Precision) -> UpscalingForm:
-    """Of a decoder of that float precision."""
+    """Of an encoder or a decoder of that float precision."""
     return "product" if precision == "bf16" else "transposed"
 
 
 def float_precision(family: str, precision: Precision) -> Precision:
     """The type of all that is not quantized."""
     return FLOAT_OF[precision] if family == "trt" or precision == "fp32" else "fp32"
+
+
+def graph_pair(
+    merged: SamihsModel, family: str, precision: Precision, slice_size: int
+) -> tuple[EncoderGraph, DecoderGraph]:
+    """The graphs that the files of a family and precision are written from, not yet quantized."""
+    kind = float_precision(family, precision)
+    upscaling = upscaling_form(kind)
+    encoder = EncoderGraph(merged, attention_form(family, precision), upscaling)
+    decoder = DecoderGraph(merged, slice_size, upscaling)
+    return to_precision(encoder, kind), to_precision(decoder, kind)
 
 
 def write_graphs(
@@ -82,13 +93,12 @@ def write_graphs(
     place = f"{family}/{precision}" if (family, precision) != ("onnx", "fp32") else family
     shared = family if family == "onnx" else f"{family}/{kind}"
     entry = GraphEntry(family, precision, f"{place}/encoder.onnx", f"{shared}/decoder.onnx")
-    graph = to_precision(EncoderGraph(merged, attention_form(family, precision)), kind)
+    encoder, decoder = graph_pair(merged, family, precision, slice_size)
     if precision == kind:
-        export_encoder(graph, slice_size, folder / entry.encoder)
+        export_encoder(encoder, slice_size, folder / entry.encoder)
     else:
-        _write_quantized(graph, precision, family, slice_size, folder / entry.encoder, ranges)
+        _write_quantized(encoder, precision, family, slice_size, folder / entry.encoder, ranges)
     if not (folder / entry.decoder).exists():
-        decoder = to_precision(DecoderGraph(merged, slice_size, upscaling_form(kind)), kind)
         export_decoder(decoder, merged.config, folder / entry.decoder)
     for path in (entry.encoder, entry.decoder):
         check_types(folder / path, kind)

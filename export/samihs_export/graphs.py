@@ -39,7 +39,12 @@ from samihs_training.sam import segment_anything_modeling
 class EncoderGraph(nn.Module):
     """hu [B, 1, S, S] float32, window [B, 2] (low, high HU) -> embedding [B, E', G, G] float32."""
 
-    def __init__(self, model: SamihsModel, attention: AttentionForm = "bias") -> None:
+    def __init__(
+        self,
+        model: SamihsModel,
+        attention: AttentionForm = "bias",
+        upscaling: UpscalingForm = "transposed",
+    ) -> None:
         super().__init__()
         encoder = copy.deepcopy(model.sam.image_encoder)
         config = model.config
@@ -52,6 +57,7 @@ class EncoderGraph(nn.Module):
             BlockGraph(block, config.grid, attention) for block in encoder.blocks
         )
         self.neck = encoder.neck
+        set_upscaling(self.patch_embed, upscaling)
         name_weights(self)
 
     def forward(self, hu: Tensor, window: Tensor) -> Tensor:

@@ -16,12 +16,11 @@ import torch
 from torch import Tensor
 
 from samihs_export.cases import Answer, ParityCase
-from samihs_export.families import attention_form, upscaling_form
+from samihs_export.families import graph_pair
 from samihs_export.gates import GATES, MERGE_GATES, Gates, OwnError, gates_for
 from samihs_export.graphs import DecoderGraph, EncoderGraph
 from samihs_export.layers import Parting, first_parting, inputs_of_onnx, inputs_of_torch
 from samihs_export.parity import NOT_IN_ONNX_RUNTIME, ParityResult, answers_of_onnx, compare
-from samihs_export.precision import to_precision
 from samihs_export.reference import answers_of_graphs, answers_of_model, in_float64
 from samihs_runtime.manifest import GraphEntry
 from samihs_training.model import SamihsModel
@@ -81,9 +80,7 @@ class Proof:
         with the graphs that the files were written from (whose types ``typed`` has checked).
         """
         if entry.precision in NOT_IN_ONNX_RUNTIME:
-            encoder = EncoderGraph(merged, attention_form(entry.family, "bf16"))
-            decoder = DecoderGraph(merged, self.cases[0].hu.shape[0], upscaling_form("bf16"))
-            pair = to_precision(encoder, "bf16"), to_precision(decoder, "bf16")
+            pair = graph_pair(merged, entry.family, "bf16", self.cases[0].hu.shape[0])
             answers, where = answers_of_graphs(*pair, self.cases), "torch"
         else:
             paths = folder / entry.encoder, folder / entry.decoder

@@ -1,4 +1,6 @@
-"""SAM's up-sampling, 2 x 2 transposed convolutions of stride 2, in two exact forms.
+"""Up-sampling by 2 x 2 transposed convolutions of stride 2, in two exact forms.
+
+SAM's decoder enlarges its masks with them, and a pyramid's encoder is climbed down by them.
 
 ::
 

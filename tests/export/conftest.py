@@ -16,7 +16,7 @@ from samihs_export.cli import main
 from samihs_export.pipeline import BundleMetadata, ExportOptions
 from samihs_runtime.bundle import Bundle, WindowRule
 from samihs_training.adapters import PRConfig, insert_pr_adapters, pr_adapters
-from samihs_training.checkpoint import load_adapters, save_adapters, save_base
+from samihs_training.checkpoint import load_adapters, save_adapters, save_base, sha256_of
 from samihs_training.model import SamihsModel
 from samihs_training.sam import SamConfig, build_sam
 
@@ -84,6 +84,11 @@ class Checkpoints:
     base: Path
     other_base: Path
 
+    @property
+    def evaluation(self) -> Path:
+        """Of these adapters on their base, where an export looks for it."""
+        return self.adapters.with_name("evaluation.json")
+
 
 @dataclass(frozen=True, eq=False)
 class Exported:
@@ -105,7 +110,8 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
         sam.load_state_dict(state if path == paths.base else sam.state_dict())
         save_base(path, sam, TINY, {})
     save_adapters(paths.adapters, model.sam, PR, paths.base, ABOUT)
-    (folder / "evaluation.json").write_text(json.dumps(EVALUATION), encoding="utf-8")
+    hashes = {f"{name}_sha256": sha256_of(getattr(paths, name)) for name in ("adapters", "base")}
+    paths.evaluation.write_text(json.dumps({**EVALUATION, "weights": hashes}), encoding="utf-8")
     return paths
 
 

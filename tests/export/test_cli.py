@@ -20,7 +20,7 @@ from samihs_export.parity import ParityResult
 from samihs_export.proof import Proof
 from samihs_runtime import bundle as bundle_module
 from samihs_runtime.bundle import GraphEntry
-from samihs_runtime.errors import BackendError
+from samihs_runtime.errors import BackendError, ExportError
 
 from .conftest import EVALUATION, OPTIONS, TINY, Checkpoints, Exported
 
@@ -39,12 +39,12 @@ def refused(result: Result, *words: str) -> None:
         assert word in lines[0]
 
 
-def test_bundle_from_checkpoints(exported: Exported) -> None:
+def test_bundle_from_checkpoints(exported: Exported, checkpoints: Checkpoints) -> None:
     manifest, root = exported.bundle.manifest, exported.bundle.root
     assert (manifest.name, manifest.preset, manifest.clinical_use) == ("tiny", "tiny", False)
     assert (manifest.window.rule, manifest.window.low, manifest.window.high) == ("fixed", -20, 100)
     assert manifest.merge["layers"] == 2 * TINY.depth
-    assert manifest.accuracy == EVALUATION
+    assert manifest.accuracy == json.loads(checkpoints.evaluation.read_text())
     assert manifest.score_threshold == 0.42
     assert set(manifest.provenance) >= {"base_sha256", "adapters_sha256", "tools"}
     assert manifest.method["rank"] == 8
@@ -122,7 +122,10 @@ def test_out_that_is_no_bundle_is_left_alone(checkpoints: Checkpoints, tmp_path:
     assert [each.name for each in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-@pytest.mark.parametrize("text", [None, "no json", "[1]", '{"dice": 0.5}'])
+@pytest.mark.parametrize(
+    "text",
+    [None, "no json", "[1]", '{"dice": 0.5}', '{"score_threshold": 0.4, "weights": "unknown"}'],
+)
 def test_evaluation_that_is_none(
     checkpoints: Checkpoints, tmp_path: Path, text: str | None
 ) -> None:
@@ -133,6 +136,35 @@ def test_evaluation_that_is_none(
     result = run("bundle", *paths, "--evaluation", path, "--out", tmp_path / "out")
     refused(result, "summary.json")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("of", ["these weights", "other weights", "weights that it does not name"])
+def test_figures_go_with_the_weights_they_were_measured_on(
+    checkpoints: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of: str
+) -> None:
+    def stop(*given: object, **named: object) -> None:
+        raise ExportError("export begins")
+
+    monkeypatch.setattr(pipeline, "export_bundle", stop)
+    figures = json.loads(checkpoints.evaluation.read_text())
+    if of == "other weights":
+        figures["weights"]["adapters_sha256"] = 64 * "0"
+    elif of != "these weights":
+        figures = EVALUATION
+    path = tmp_path / "summary.json"
+    path.write_text(json.dumps(figures))
+    paths = ("--checkpoint", checkpoints.adapters, "--base", checkpoints.base)
+    result = run("bundle", *paths, "--evaluation", path, "--out", tmp_path / "out")
+    command = f"samihs-evaluate --checkpoint {checkpoints.adapters} --base {checkpoints.base}"
+    if of == "other weights":
+        refused(result, "other weights", command)
+    elif of == "these weights":
+        refused(result, "export begins")
+    else:
+        warning, error = result.stderr.splitlines()
+        assert warning.startswith(f"warning: {path}")
+        assert command in warning
+        assert "export begins" in error
 
 
 def test_unknown_precision_is_refused_before_any_work(tmp_path: Path) -> None:

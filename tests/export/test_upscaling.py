@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,16 @@ import pytest
 import torch
 from torch import nn
 
-from samihs_export.graphs import DecoderGraph
+from samihs_export.families import graph_pair
+from samihs_export.gates import GATES
+from samihs_export.graphs import DecoderGraph, EncoderGraph
 from samihs_export.layers import inputs_of_onnx
-from samihs_export.merge import merge
-from samihs_export.onnx import export_decoder
+from samihs_export.merge import merge, relative_error
+from samihs_export.onnx import export_decoder, export_encoder
 from samihs_export.precision import to_precision
 from samihs_export.typed import check_types
 from samihs_export.upscaling import BlockUpscaling, UpscalingForm, set_upscaling
+from samihs_training.model import SamihsModel
 
 from .conftest import PR, SLICE, TINY, TINY_PYRAMID, adapted_model
 
@@ -61,6 +64,11 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[UpscalingForm
     return write
 
 
+@pytest.fixture(scope="module")
+def with_pyramid() -> SamihsModel:
+    return merge(adapted_model(PR, config=TINY_PYRAMID))[0]
+
+
 def prompt() -> dict[str, Any]:
     random = np.random.default_rng(0)
     side = TINY.mask_size
@@ -90,8 +98,7 @@ def test_decoders_of_both_forms_answer_alike(
 
 
 @torch.no_grad()
-def test_a_pyramids_decoder_too() -> None:
-    merged = merge(adapted_model(PR, config=TINY_PYRAMID))[0]
+def test_a_pyramids_decoder_too(with_pyramid: SamihsModel) -> None:
     side, channels = TINY_PYRAMID.mask_size, TINY_PYRAMID.embedding_channels
     given = (
         torch.randn(2, channels, TINY_PYRAMID.grid, TINY_PYRAMID.grid),
@@ -101,9 +108,36 @@ def test_a_pyramids_decoder_too() -> None:
         torch.zeros(2),
     )
     ours, theirs = (
-        DecoderGraph(merged, SLICE, form).eval()(*given)[0] for form in ("product", "transposed")
+        DecoderGraph(with_pyramid, SLICE, form).eval()(*given)[0]
+        for form in ("product", "transposed")
     )
     torch.testing.assert_close(ours, theirs, atol=1e-5 * float(theirs.abs().max()), rtol=0)
+
+
+def one_slice() -> dict[str, Any]:
+    hu = np.random.default_rng(0).normal(40, 60, (1, 1, SLICE, SLICE)).astype(np.float32)
+    return {"hu": hu, "window": np.array([[-20, 100]], np.float32)}
+
+
+@torch.no_grad()
+def test_a_pyramids_encoder_answers_as_the_model_does(
+    with_pyramid: SamihsModel, tmp_path: Path
+) -> None:
+    given = one_slice()
+    tensors = [torch.from_numpy(each) for each in given.values()]
+    graph, path = EncoderGraph(with_pyramid, upscaling="product"), tmp_path / "encoder.onnx"
+    export_encoder(graph, SLICE, path)
+    kinds = [node.op_type for node in onnx.load(path).graph.node]
+    assert (kinds.count("ConvTranspose"), kinds.count("DepthToSpace")) == (0, 3)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    answer = torch.from_numpy(session.run(["embedding"], given)[0])
+    expected = with_pyramid.encode(*tensors)  # which has its transposed convolutions still
+    assert relative_error(answer, expected) < 1e-5
+    narrow = graph_pair(with_pyramid, "trt", "bf16", SLICE)[0].eval()
+    assert relative_error(narrow(*tensors), expected) < GATES["bf16"].embedding_relative
+    assert {*inputs_of_onnx(path, given)} >= {
+        f"patch_embed.{level}.raised" for level in ("eighth", "quarter", "halves")
+    }
 
 
 def test_tensorrt_rtx_builds_bf16_decoders(
@@ -113,11 +147,24 @@ def test_tensorrt_rtx_builds_bf16_decoders(
     trt = pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx-cu13 (samihs[export])")
     path = written("product", "bf16")
     check_types(path, "bf16")
-    assert built(trt, path)
-    assert not built(trt, written("transposed", "bf16"))
+    assert built(trt, path, prompt())
+    assert not built(trt, written("transposed", "bf16"), prompt())
 
 
-def built(trt: Any, path: Path) -> bool:
+def test_tensorrt_rtx_builds_a_pyramids_bf16_encoder(
+    with_pyramid: SamihsModel, tmp_path: Path
+) -> None:
+    trt = pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx-cu13 (samihs[export])")
+    paths = {form: tmp_path / form / "encoder.onnx" for form in ("product", "transposed")}
+    export_encoder(graph_pair(with_pyramid, "trt", "bf16", SLICE)[0], SLICE, paths["product"])
+    check_types(paths["product"], "bf16")
+    assert built(trt, paths["product"], one_slice())
+    refused = to_precision(EncoderGraph(with_pyramid, "augmented"), "bf16")
+    export_encoder(refused, SLICE, paths["transposed"])
+    assert not built(trt, paths["transposed"], one_slice())
+
+
+def built(trt: Any, path: Path, given: Mapping[str, Any]) -> bool:
     log = trt.Logger(trt.Logger.INTERNAL_ERROR)
     builder = trt.Builder(log)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -127,7 +174,7 @@ def built(trt: Any, path: Path) -> bool:
     config.num_compute_capabilities = 1
     config.set_compute_capability(trt.ComputeCapability.SM80, 0)
     profile = builder.create_optimization_profile()
-    for name, array in prompt().items():
+    for name, array in given.items():
         profile.set_shape(name, array.shape, array.shape, array.shape)
     config.add_optimization_profile(profile)
     return builder.build_serialized_network(network, config) is not None
