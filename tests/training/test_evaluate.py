@@ -14,13 +14,14 @@ import pytest
 from click.testing import CliRunner
 from numpy.typing import NDArray
 
+from samihs_runtime.bundle import Bundle, sha256_of, shipped_bundle
 from samihs_training import score_trials
 from samihs_training.data.cache import FIRST_SEEDS, SEEDS_PER_SPLIT
 from samihs_training.data.phantom import BleedType, PhantomOptions
 from samihs_training.data.studies import StudyCase, StudySpec, study_cases
 from samihs_training.evaluate import main
 from samihs_training.phantom_evaluation import evaluate, write_results
-from samihs_training.predictors import Clicks, Predictor
+from samihs_training.predictors import Clicks, Predictor, bundle_predictor
 from samihs_training.sam import build_sam
 from samihs_training.score_trials import calibration_error, reliability
 
@@ -182,7 +183,19 @@ def test_command_on_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "score threshold 0.25" in done.output
     assert "in 2 bleed-free studies" in done.output
     assert "Not for clinical use" in done.output
-    assert (tmp_path / "out" / "summary.json").is_file()
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["weights"] == {
+        "adapters_sha256": sha256_of(adapters),
+        "base_sha256": sha256_of(base),
+    }
+
+
+def test_a_bundle_is_named_by_its_id_and_by_what_it_was_made_of() -> None:
+    bundle = Bundle.open(shipped_bundle())
+    names = ("adapters_sha256", "base_sha256")
+    made_of = {name: bundle.manifest.provenance[name] for name in names}
+    with bundle_predictor(None, "cpu") as predictor:
+        assert predictor.weights == {"bundle_id": bundle.id, **made_of}
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,11 @@ def test_a_run_trains_on_some_patients_and_is_judged_on_the_others(
     assert right.stderr == ""
     with (here / "scores" / "patients.csv").open() as file:
         assert {row["patient"] for row in csv.DictReader(file)} == kept_back
+    write_folds(make_folds(dict.fromkeys(NAMES, 1.0), count=3, seed=9), here / "others.json")
+    others = ["--folds", str(here / "others.json"), "--out", str(here / "other scores")]
+    mixed = CliRunner().invoke(evaluate, [*asked, *others, "--fold", "1"])
+    assert mixed.exit_code == 0, mixed.output
+    assert "was trained by other folds" in mixed.stderr
 
     # The folds of a run stand: a case that joins the data set cannot shift the others.
     hu, mask = head(9)

@@ -78,6 +78,12 @@ def patients(
             f"--fold {fold}: {checkpoint} was trained on these patients; by these folds it held "
             f"out fold {trained['fold']}"
         )
+    if trained and trained["folds_sha256"] != read.sha256:
+        click.echo(
+            f"note: {checkpoint} was trained by other folds: fold {fold} of {folds} may hold "
+            "patients it was trained on, of whom the numbers say nothing",
+            err=True,
+        )
     return [case for case in cases if case.name in chosen]
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from samihs_runtime.errors import OutputError, UsageError
 from samihs_training.data.phantom import BleedType
 from samihs_training.data.studies import StudyCase, is_bleed
+from samihs_training.data.targets import MIN_LESION_PIXELS
 from samihs_training.jsontext import json_text
 from samihs_training.metrics import Estimate, estimate, mask_metrics
 from samihs_training.predictors import Predictor
@@ -50,6 +51,8 @@ class Evaluation:
     """Below it the model says that nothing bleeds there."""
     trials: ScoreTrials | None = None
     """Where the threshold came from, and clicks in bleed-free studies."""
+    weights: Mapping[str, str] = field(default_factory=dict)
+    """Of the predictor; an export refuses the figures of other weights than its own."""
 
     @property
     def on_bleeds(self) -> list[ClickResult]:
@@ -97,7 +100,11 @@ class Evaluation:
         """For a JSON file or a manifest."""
         return {
             "model": self.model,
-            "data": "phantom studies (synthetic) of unseen seeds, one click per lesion and slice",
+            "weights": dict(self.weights),
+            "data": (
+                "phantom studies (synthetic) of unseen seeds, one click per lesion of at least "
+                f"{MIN_LESION_PIXELS} pixels and slice"
+            ),
             "studies": self.studies,
             "clicks_on_bleeds": len(self.on_bleeds),
             "clicks_elsewhere": len(self.elsewhere),
@@ -129,7 +136,9 @@ def evaluate(
     if not rows:
         raise UsageError("no slice to click on: ask for more studies")
     studies = len({each.study for each in rows})
-    return Evaluation(predictor.name, studies, tuple(rows), score_threshold, trials)
+    return Evaluation(
+        predictor.name, studies, tuple(rows), score_threshold, trials, predictor.weights
+    )
 
 
 def _case_results(predictor: Predictor, case: StudyCase) -> list[ClickResult]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -54,6 +54,8 @@ class Predictor:
     """Below it the model says that nothing bleeds there; None where nothing has fixed it."""
     ask: Ask | None = None
     """Any prompt, not clicks alone; None where a predictor takes clicks only."""
+    weights: Mapping[str, str] = field(default_factory=dict)
+    """What answers: ``adapters_sha256`` and ``base_sha256``, and of a bundle its ``bundle_id``."""
 
 
 @contextmanager
@@ -97,7 +99,8 @@ def checkpoint_predictor(adapters: Path, base: Path) -> Iterator[Predictor]:
         ]
 
     threshold = loaded.description.get("metrics", {}).get("score_threshold")
-    yield Predictor(f"{adapters.name} on {base.name} (torch)", answer, threshold, ask)
+    weights = {"adapters_sha256": loaded.adapter_sha256, "base_sha256": loaded.base_sha256}
+    yield Predictor(f"{adapters.name} on {base.name} (torch)", answer, threshold, ask, weights)
 
 
 @contextmanager
@@ -124,7 +127,11 @@ def bundle_predictor(bundle: Path | None, backend: str = "auto") -> Iterator[Pre
 
         manifest = segmenter.bundle.manifest
         name = f"{manifest.name} {manifest.version} ({backend} backend)"
-        yield Predictor(name, answer, manifest.score_threshold, ask)
+        weights = {"bundle_id": segmenter.bundle.id}
+        for key in ("adapters_sha256", "base_sha256"):
+            if key in manifest.provenance:
+                weights[key] = manifest.provenance[key]
+        yield Predictor(name, answer, manifest.score_threshold, ask, weights)
 
 
 def _clicked(click: tuple[float, float]) -> Prompt:
