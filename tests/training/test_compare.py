@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,9 +12,11 @@ import torch
 from click.testing import CliRunner
 
 from samihs_runtime.errors import UsageError
+from samihs_training import compare
 from samihs_training.checkpoint import save_base
 from samihs_training.cli import main
 from samihs_training.compare import bootstrap
+from samihs_training.config import StageConfig
 from samihs_training.grid import read_grid
 from samihs_training.sam import build_sam
 
@@ -87,6 +90,28 @@ def test_compare_trains_every_run_and_writes_one_table(folder: Path) -> None:
     again = CliRunner().invoke(main, arguments)
     assert again.exit_code == 2
     assert "say --resume" in again.stderr
+    (folder / "recipe.toml").write_text(RECIPE.replace("steps = 2", "steps = 3"))
+    mixed = CliRunner().invoke(main, [*arguments, "--resume"])
+    assert mixed.exit_code == 2
+    assert "a run of another recipe" in mixed.stderr
+
+
+def test_every_run_is_judged_at_the_slices_pixels(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged: list[bool] = []
+
+    def note(model: object, recipe: object, stage: StageConfig) -> torch.nn.Module:
+        judged.append(stage.at_slice_size)
+        return torch.nn.Identity()
+
+    monkeypatch.setattr(compare, "load_adapters", lambda *paths: SimpleNamespace(model=None))
+    monkeypatch.setattr(compare, "_held_out", lambda *given: ())
+    monkeypatch.setattr(compare, "Objective", note)
+    recipe = read_grid(folder / "grid.toml").recipe
+    assert not recipe.adapt.at_slice_size
+    assert compare.held_out_dice(recipe, folder).size == 0
+    assert judged == [True]
 
 
 def test_the_interval_is_of_the_mean_over_slices() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from samihs_training.data.sources import Drawing, PhantomSlices, Source
 from samihs_training.fit import fit, validation_drawing
 from samihs_training.grid import Grid, cell_name
 from samihs_training.objective import Objective
+from samihs_training.run_folder import check_recipe
 from samihs_training.training_data import FOLDS_FILE, open_patients
 
 RESAMPLES = 2000
@@ -64,7 +65,8 @@ def compare(
     """Train and judge every run; writes ``comparison.csv`` and ``comparison.md`` into ``out``.
 
     Raises:
-        OutputError: ``out`` holds a comparison and ``resume`` was not asked for.
+        OutputError: ``out`` holds a comparison and ``resume`` was not asked for, or a run of
+            another recipe.
     """
     if (out / "comparison.csv").exists() and not resume:
         raise OutputError(f"{out} holds a comparison: choose another folder, or say --resume")
@@ -93,7 +95,9 @@ def _run(
     if not (run / "cache").exists():  # one cache serves all runs
         cache.mkdir(parents=True, exist_ok=True)
         (run / "cache").symlink_to(cache.resolve(), target_is_directory=True)
-    if not (run / "report.json").is_file():
+    if (run / "report.json").is_file():
+        check_recipe(run, recipe)
+    else:
         fit(recipe, run, resume=True, workers=workers)
     report: dict[str, Any] = json.loads((run / "report.json").read_text())
     return held_out_dice(recipe, run), report
@@ -101,11 +105,15 @@ def _run(
 
 @torch.no_grad()
 def held_out_dice(recipe: Recipe, run: Path) -> NDArray[np.float64]:
-    """Mean Dice of the first prompts on each held-out slice [slices]; NaN where nothing bleeds."""
+    """Mean Dice of the first prompts on each held-out slice [slices]; NaN where nothing bleeds.
+
+    At the slice's pixels, whatever a run was trained at: one truth for all.
+    """
     loaded = load_adapters(run / "adapters.safetensors", Path(recipe.base_checkpoint))
     drawing = validation_drawing(recipe, Drawing("bleeds", PROMPTS, window=recipe.windowing()))
     data = NumberedBatches(_held_out(recipe, run), drawing, batch=1, seed=0, share=Share())
-    objective = Objective(loaded.model, recipe).eval()
+    stage = replace(recipe.adapt, at_slice_size=True)
+    objective = Objective(loaded.model, recipe, stage).eval()
     order = np.argsort([data.slice_at(position) for position in range(data.count)])
     return np.array([objective(data[int(number)]).dice for number in order])
 

@@ -63,8 +63,9 @@ class StageConfig:
     clip: float = 1.0
     """Bound of the gradient's norm; 0: none."""
     accumulate: int = 1
-    """Pieces that a step's batch is cut into: less memory, the same gradient (but for losses that
-    take sums over the batch)."""
+    """Pieces that a step's batch is cut into: less memory, the same gradient. But not quite of
+    losses that take sums over the batch, nor without ``empty_masks``, where a piece's prompts
+    with a mask are averaged; and corrective clicks are drawn piece by piece."""
     checkpoint_activations: bool = False
     """Keep each encoder block's input only and compute the rest again: less memory, more time."""
     compile: bool = False

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 CPU = torch.device("cpu")
+PATIENCE = timedelta(hours=6)
+"""The others wait while the first process makes the phantoms or reads the data set."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +47,15 @@ class Processes:
             return module.no_sync()
         return nullcontext()
 
-    def mean(self, value: float, weight: float = 1.0) -> float:
-        """Weighted mean over all processes; those whose value is NaN do not count."""
-        if math.isnan(value):
-            value, weight = 0.0, 0.0
+    def mean(self, value: float) -> float:
+        """Over all processes: NaN where it is NaN in any."""
+        return self._mean(value, 1.0)
+
+    def mean_of_known(self, value: float) -> float:
+        """Over the processes whose value is not NaN; NaN where there is none."""
+        return self._mean(0.0, 0.0) if math.isnan(value) else self._mean(value, 1.0)
+
+    def _mean(self, value: float, weight: float) -> float:
         if self.world == 1:
             return value if weight else math.nan
         sums = torch.tensor([value * weight, weight], dtype=torch.float64, device=self.device)
@@ -74,7 +82,7 @@ def processes() -> Iterator[Processes]:
     if world == 1:
         yield Processes(device=device)
         return
-    torch_distributed.init_process_group("nccl" if on_gpu else "gloo")
+    torch_distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
     here = Processes(torch_distributed.get_rank(), world, device)
     try:
         yield here

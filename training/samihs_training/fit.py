@@ -29,7 +29,7 @@ import torch
 from samihs_runtime.errors import CheckpointError
 from samihs_training.base import start_from
 from samihs_training.batches import NumberedBatches, Share
-from samihs_training.checkpoint import load_base, save_adapters, save_base
+from samihs_training.checkpoint import load_base, save_adapters, save_base, sha256_of
 from samihs_training.config import Recipe, StageConfig
 from samihs_training.data.sources import Drawing, Task
 from samihs_training.distributed import Processes, processes
@@ -191,7 +191,8 @@ def _adapt(run: Run) -> None:
     sam, config, _ = load_base(run.base, recipe.frame)
     trained = apply_method(method, sam)
     model = SamihsModel(sam, config)
-    trainer = Trainer(model, trained, recipe, stage, "adapt", run.out, run.processes)
+    frozen = sha256_of(run.base)
+    trainer = Trainer(model, trained, recipe, stage, "adapt", run.out, run.processes, frozen)
 
     def save(path: Path) -> None:
         if run.processes.is_first:
@@ -200,17 +201,17 @@ def _adapt(run: Run) -> None:
 
     run.train(trainer, stage, "bleeds", run.bleeds, on_best=lambda: save(run.best))
     if recipe.score is not None:
-        trainer.seconds += _score(run, recipe.score, model)
+        trainer.seconds += _score(run, recipe.score, model, frozen)
     save(run.adapters)
     if run.processes.is_first:
         about = _description(recipe, trainer, run.bleeds)
         _write_report(run, {**about, "trained_parameters": count_by_part(sam, trained)})
 
 
-def _score(run: Run, stage: StageConfig, model: SamihsModel) -> float:
+def _score(run: Run, stage: StageConfig, model: SamihsModel, frozen: str) -> float:
     """The heads that predict a mask's IoU, on the masks as they now are; seconds of training."""
     heads = score_heads(model.sam)
-    trainer = Trainer(model, heads, run.recipe, stage, "score", run.out, run.processes)
+    trainer = Trainer(model, heads, run.recipe, stage, "score", run.out, run.processes, frozen)
     run.train(trainer, stage, "bleeds", run.bleeds)
     return trainer.seconds
 

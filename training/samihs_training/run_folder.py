@@ -72,9 +72,15 @@ def _goes_on(out: Path, recipe: Recipe, resume: bool, overwrite: bool) -> bool:
             f"{out} holds a run: choose another folder, go on with --resume, or replace "
             "it with --overwrite"
         )
-    if json.loads(record.read_text()) != json.loads(json.dumps(asdict(recipe))):
-        raise OutputError(f"{out} holds a run of another recipe: it cannot go on with this")
+    check_recipe(out, recipe)
     return True
+
+
+def check_recipe(out: Path, recipe: Recipe) -> None:
+    """Raise an OutputError where the run in ``out`` is of another recipe."""
+    record = json.loads((out / "recipe.json").read_text())
+    if record != json.loads(json.dumps(asdict(recipe))):
+        raise OutputError(f"{out} holds a run of another recipe: it cannot go on with this")
 
 
 def _claim(out: Path, recipe: Recipe) -> None:

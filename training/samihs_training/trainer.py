@@ -44,11 +44,14 @@ class Trainer:
         name: str,
         out: Path,
         processes: Processes | None = None,
+        frozen: str = "",
     ) -> None:
-        """``trained``: parameters of ``model.sam`` by name; ``out``: the run's folder."""
+        """``trained``: parameters of ``model.sam`` by name; ``out``: the run's folder; ``frozen``:
+        hash of the weights that are not trained, which a state to go on from must have had."""
         self.processes = processes or Processes()
         self.model, self.trained = model, dict(trained)
         self.recipe, self.stage, self.name, self.out = recipe, stage, name, out
+        self.frozen = frozen
         self.steps = stage.steps if trained else 0
         # Channels last: small convolutions are then up to five times faster on a CPU.
         model.to(self.processes.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -135,8 +138,9 @@ class Trainer:
                 for number in range(max(1, data.count // data.batch))
             ]
         mean = _mean(answers)
-        reduced = [self.processes.mean(each) for each in (mean.loss.item(), mean.iou, mean.dice)]
-        return Answered(torch.tensor(reduced[0]), reduced[1], reduced[2])
+        loss = torch.tensor(self.processes.mean(mean.loss.item()))
+        iou, dice = (self.processes.mean_of_known(each) for each in (mean.iou, mean.dice))
+        return Answered(loss, iou, dice)
 
     def _update(self) -> None:
         for optimiser in self.optimisers:
@@ -146,7 +150,7 @@ class Trainer:
         for optimiser in self.optimisers:
             self.scaler.step(optimiser)
         self.scaler.update()
-        self.average.update()
+        self.average.update(self.step_count)
 
     def _is_due(self) -> bool:
         every = self.recipe.validate_every
@@ -176,8 +180,8 @@ class Trainer:
             minutes=self.seconds / 60,
             steps=self.steps,
             loss=loss,
-            iou=self.processes.mean(answered.iou),
-            dice=self.processes.mean(answered.dice),
+            iou=self.processes.mean_of_known(answered.iou),
+            dice=self.processes.mean_of_known(answered.dice),
             learning_rate=rate,
             samples_per_second=self.stage.batch * self.stage.prompts / elapsed,
         )
@@ -204,6 +208,7 @@ class Trainer:
         if not self.processes.is_first:
             return
         state = {
+            "frozen": self.frozen,
             "weights": self._weights(),
             "optimisers": self.optimisers.state_dict(),
             "average": self.average.averages,
@@ -224,6 +229,8 @@ class Trainer:
             state: dict[str, Any] = torch.load(
                 self._state_file, map_location=device, weights_only=True
             )
+            if state["frozen"] != self.frozen:
+                raise ValueError("it was trained on another base")
             self.model.sam.load_state_dict(state["weights"], strict=False)
             self.optimisers.load_state_dict(state["optimisers"])
         except Exception as error:  # torch raises many kinds on a file that is not its own
