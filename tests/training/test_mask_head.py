@@ -108,3 +108,23 @@ def test_of_two_masks_the_model_scores_the_one_that_it_drew() -> None:
     nn.init.constant_(sam.mask_decoder.evidence.out.bias, 0.25)
     _, raised = model.decode(embedding, points, labels, slice_size=64)
     assert torch.allclose(raised, before + 0.25)
+
+
+def test_squares_are_taken_in_float32_under_autocast() -> None:
+    torch.manual_seed(0)
+    model = SamihsModel(build_sam(PYRAMID), PYRAMID).eval()
+    decoder: Any = model.sam.mask_decoder
+    given: list[torch.dtype] = []
+
+    def note(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        assert not torch.is_autocast_enabled("cpu")
+        given.extend(each.dtype for each in inputs[:2])
+
+    for looks in (decoder.review, decoder.evidence):
+        looks.register_forward_pre_hook(note)
+    embedding = torch.randn(1, PYRAMID.embedding_channels, PYRAMID.grid, PYRAMID.grid)
+    with torch.autocast("cpu", torch.bfloat16):
+        model.decode(
+            embedding, torch.tensor([[[9.0, 9.0], [0, 0]]]), torch.tensor([[1, -1]]), slice_size=64
+        )
+    assert given[0] == given[2] == given[3] == torch.float32

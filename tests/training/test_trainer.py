@@ -11,18 +11,20 @@ import pytest
 import torch
 from torch import nn
 
-from samihs_runtime.errors import SamihsError, UsageError
+from samihs_runtime.errors import CheckpointError, SamihsError, UsageError
 from samihs_training.batches import NumberedBatches, Share
 from samihs_training.checkpoint import read_safetensors
 from samihs_training.config import StageConfig
 from samihs_training.data.cache import CacheSpec, SliceCache, open_cache
 from samihs_training.data.sources import Drawing, PhantomSlices
 from samihs_training.losses import BoundarySensitiveLoss, DiceCrossEntropyLoss
+from samihs_training.methods import apply_method
 from samihs_training.model import SamihsModel
 from samihs_training.objective import Objective
 from samihs_training.optimisation import MovingAverage, learning_rate, make_optimiser
 from samihs_training.runlog import StepReport, ValidationReport, read_log
 from samihs_training.sam import build_sam
+from samihs_training.trainer import Trainer
 
 from .tiny import TINY
 from .tiny_run import PLAIN, RECIPE, one_step
@@ -214,6 +216,19 @@ def test_muon_takes_the_matrices_of_the_blocks_and_steps_with_the_size_of_adamw(
         assert step == pytest.approx(1e-3 if name not in names else 2e-4, rel=0.3), name
 
 
+def test_a_state_of_another_base_is_not_gone_on_with(tmp_path: Path) -> None:
+    def begun(frozen: str) -> Trainer:
+        sam = build_sam(TINY)
+        trained = apply_method(FP32.make_method(), sam)
+        model = SamihsModel(sam, TINY)
+        return Trainer(model, trained, FP32, PLAIN, "adapt", tmp_path, frozen=frozen)
+
+    begun("one")._save()
+    assert begun("one").step_count == 0
+    with pytest.raises(CheckpointError, match="trained on another base"):
+        begun("other")
+
+
 def test_a_stage_may_have_a_loss_of_its_own() -> None:
     base = StageConfig(steps=1, learning_rate=1e-3, loss="dice_bce", loss_options={"weight": 0.1})
     recipe = replace(RECIPE, base=base)
@@ -226,10 +241,10 @@ def test_a_stage_may_have_a_loss_of_its_own() -> None:
 def test_the_moving_average_is_what_it_says_and_off_by_default() -> None:
     weight = nn.Parameter(torch.zeros(2))
     average = MovingAverage([weight], decay=0.75)
-    for value in (1.0, 2.0):
+    for step, value in ((100, 1.0), (101, 2.0)):
         with torch.no_grad():
             weight.fill_(value)
-        average.update()
+        average.update(step)
     with average.in_place():
         assert weight.tolist() == [0.6875, 0.6875]  # 0.75 (0.75 x 0 + 0.25 x 1) + 0.25 x 2
     assert weight.tolist() == [2.0, 2.0]
@@ -237,6 +252,17 @@ def test_the_moving_average_is_what_it_says_and_off_by_default() -> None:
     with off.in_place():
         assert weight.tolist() == [2.0, 2.0]
     assert off.averages == []
+
+
+def test_a_short_stages_average_is_of_its_last_weights() -> None:
+    weight = nn.Parameter(torch.zeros(1))
+    average = MovingAverage([weight], decay=0.998)
+    with torch.no_grad():
+        weight.fill_(1.0)
+    for step in range(100):
+        average.update(step)
+    with average.in_place():
+        assert weight.item() == pytest.approx(1.0, abs=1e-6)
 
 
 @pytest.mark.parametrize(

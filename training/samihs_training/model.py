@@ -90,8 +90,10 @@ class SamihsModel(nn.Module):
         fine_where = decoder.fine_clicked(places, labels).to(fine.dtype)
         fine = fine + decoder.fine_likeness(fine, fine_where)
         logits = gated(coarse, weighed(decoder.fine_hypernetwork(answer), fine))
-        logits = decoder.review(logits, cells, fine, where, fine_where)
-        return logits, score + decoder.evidence(logits, cells, where)
+        # Squares of differences, written out, cancel: half precision has no digits for that.
+        with torch.autocast(logits.device.type, enabled=False):
+            logits = decoder.review(logits, cells, fine, where, fine_where)
+            return logits, score.float() + decoder.evidence(logits, cells.float(), where)
 
     def _dense(self, prior: Tensor | None) -> Tensor:
         """SAM's dense prompt [B or 1, E, G or 1, G or 1] of a prior mask, or of none."""

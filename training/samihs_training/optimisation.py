@@ -91,7 +91,11 @@ def learning_rate(stage: StageConfig, step: int) -> float:
 
 
 class MovingAverage:
-    """``average = decay average + (1 - decay) weights`` after each step; decay 0 keeps none."""
+    """``average = d average + (1 - d) weights`` after each step; decay 0 keeps none.
+
+    d is ``decay``, but at step n, counted from 0, (1 + n) / (10 + n) at most: else a short stage
+    would end with what it began with (0.998 for 360 steps: half of it).
+    """
 
     def __init__(self, parameters: Sequence[nn.Parameter], decay: float) -> None:
         self.parameters = parameters
@@ -99,10 +103,11 @@ class MovingAverage:
         self.averages: list[Tensor] = [each.detach().clone() for each in parameters if decay]
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Take the weights after a step into the average."""
+    def update(self, step: int) -> None:
+        """Take the weights after step ``step`` into the average."""
+        decay = min(self.decay, (1 + step) / (10 + step))
         for average, parameter in zip(self.averages, self.parameters, strict=False):
-            average.lerp_(parameter, 1 - self.decay)
+            average.lerp_(parameter, 1 - decay)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
