@@ -58,6 +58,22 @@ def test_a_wider_pyramid_answers_as_the_narrow_one_and_can_learn_more(tmp_path: 
     assert not pyramid.fine.weight[:, NARROW.pyramid_width :].any()
 
 
+def test_a_deeper_encoder_answers_as_the_shallow_one_and_can_learn_more(tmp_path: Path) -> None:
+    deeper = replace(NARROW, depth=NARROW.depth + 2)
+    shallow, deep = stirred(NARROW), stirred(deeper, seed=1)
+    save_base(tmp_path / "base.safetensors", shallow, NARROW, {})
+    fresh = start_from(deep, tmp_path / "base.safetensors")
+    assert {name.split(".")[2] for name in fresh} == {str(NARROW.depth), str(NARROW.depth + 1)}
+    model = SamihsModel(deep, deeper)
+    (logits, scores), (before, scored) = answer(model), answer(SamihsModel(shallow, NARROW))
+    assert torch.equal(logits, before)
+    assert torch.equal(scores, scored)
+    logits.square().sum().backward()
+    for block in deep.image_encoder.blocks[NARROW.depth :]:
+        assert block.attn.proj.weight.grad.any()
+        assert block.mlp.lin2.weight.grad.any()
+
+
 def test_a_narrower_pyramid_cannot_begin_with_a_wide_ones() -> None:
     fitting = grown(stirred(WIDE).state_dict(), stirred(NARROW))
     assert not any(name.startswith("image_encoder.patch_embed.proj") for name in fitting)

@@ -1,20 +1,25 @@
 """A larger model of a family, begun with a smaller one's weights.
 
 What fits is taken as it is. A window's relative positions serve a block that now sees the whole
-grid. And a pyramid that has more channels now answers as the narrow one did: its old channels hear
-nothing of the new ones yet, which begin as fresh ones do (as Net2Net, arXiv 1511.05641, with zeros
-in place of halved copies: nothing has to break a symmetry). No normalisation stands between its
-convolutions, which would mix the two.
+grid. The rest answers as it did (Net2Net, arXiv 1511.05641). A pyramid that has more channels now:
+its old channels hear nothing of the new ones yet, which begin as fresh ones do (zeros in place of
+halved copies: nothing has to break a symmetry). No normalisation stands between its convolutions,
+which would mix the two. And an encoder that is deeper now: its new blocks add nothing yet, for the
+last matrices of their attention and of their MLP begin as zero.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from samihs_training.pyramid import Pyramid
+
+_ADDS = ("attn.proj", "mlp.lin2")
+"""What a block of SAM's encoder adds to the tokens comes out of these two."""
 
 
 def grown(state: Mapping[str, Tensor], sam: nn.Module) -> dict[str, Tensor]:
@@ -27,6 +32,8 @@ def grown(state: Mapping[str, Tensor], sam: nn.Module) -> dict[str, Tensor]:
     for name, ours in sam.state_dict().items():
         theirs = state.get(name)
         if theirs is None:
+            if ".blocks." in name and name.rpartition(".")[0].endswith(_ADDS):
+                fitting[name] = torch.zeros_like(ours)
             continue
         if ".rel_pos_" in name and len(theirs) < len(ours):
             theirs = _table_extended(theirs, len(ours))
