@@ -5,8 +5,9 @@
 Without an option all suites of ``SUITES`` take about 12 minutes on two idle cores. Each has a share
 of them: rounds end when it is used up, and the result says how many there were. ``--full`` has no
 limit, asks for more, and takes what has no share, too: about two hours. ``--brief`` takes a few
-rounds of everything: for a try of the machinery, not for figures. A network without a click, other
-adaptations and the GPU have scripts of their own (``unet.py``, ``methods.py``, ``gpu.py``).
+rounds of everything: for a try of the machinery, not for figures, and so it writes to a temporary
+folder unless ``--results`` names one. A network without a click, other adaptations and the GPU have
+scripts of their own (``unet.py``, ``methods.py``, ``gpu.py``).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import precisions
 import propagation
 import report
 import scaling
-from record import RESULTS, Record, command_line
+from record import RESULTS, Record, command_line, results_of
 from stopwatch import UNLIMITED, Budget
 
 import training
@@ -144,9 +145,10 @@ def main() -> None:
     parser = command_line(__doc__)
     parser.add_argument("--only", help=f"some of {','.join(SUITES)}")
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--brief", dest="length", action="store_const", const="brief")
+    brief = "a few rounds, not for figures: into a temporary folder unless --results names one"
+    length.add_argument("--brief", dest="length", action="store_const", const="brief", help=brief)
     length.add_argument("--full", dest="length", action="store_const", const="full")
-    parser.set_defaults(length="usual")
+    parser.set_defaults(length="usual", results=None)
     options = parser.parse_args()
     usual = [name for name, suite in SUITES.items() if suite.seconds]
     everything = usual if options.length == "usual" else list(SUITES)
@@ -154,11 +156,12 @@ def main() -> None:
     unknown = [name for name in chosen if name not in SUITES]
     if unknown:
         sys.exit(f"error: no benchmark {unknown[0]!r}: there are {', '.join(SUITES)}")
+    results = results_of(options.results, options.length == "brief")
     started = time.perf_counter()
     for name in chosen:
-        run(name, options.length, options.results)
-    out = report.HERE if options.results == RESULTS else options.results
-    print(f"written  {report.write(options.results, out)}")
+        run(name, options.length, results)
+    out = report.HERE if results == RESULTS else results
+    print(f"written  {report.write(results, out)}")
     print(f"all: {time.perf_counter() - started:.0f} s")
 
 

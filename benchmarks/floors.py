@@ -2,12 +2,14 @@
 
 A floor is the larger of two times: floating-point operations over the rate of a large matrix
 product in the same type, and bytes that must move (weights once, input, output) over the rate of a
-large copy. The operations are torch's own count of products and convolutions.
+large copy (``tables.floors``). The operations are those of products and convolutions.
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,8 @@ from stopwatch import interleaved
 from tables import MACHINE
 from torch.utils.flop_counter import FlopCounterMode
 
+from samihs_export.work import multiply_accumulates
+from samihs_runtime.bundle import Bundle
 from samihs_training.model import SamihsModel
 from samihs_training.sam import SamConfig, build_sam
 
@@ -26,20 +30,21 @@ SIDE = 2048
 """Of the products: 17 GFLOP each, far more than a cache holds."""
 COPIED = 1 << 28
 """Bytes of the copy's source, beyond any cache."""
-BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
-"""Of a weight."""
+TYPES = ("fp32", "bf16", "int8")
+POINTS = 2
+"""Of a click: itself, and the one that says that there is no box."""
 
 
 def rates(rounds: int = 5) -> list[Series]:
     """GFLOP/s of a product in each type and GB/s of a copy, on as many threads as torch takes."""
     source = np.ones(COPIED // 4, np.float32)
     target = np.zeros_like(source)
-    works: dict[str, Callable[[], object]] = {kind: _product(kind) for kind in BYTES}
+    works: dict[str, Callable[[], object]] = {kind: _product(kind) for kind in TYPES}
     works[BANDWIDTH] = lambda: np.copyto(target, source)
     taken = interleaved(works, rounds)
     found = [
         Series(MACHINE, RATE.format(kind), "GFLOP/s", _per_second(2 * SIDE**3, taken[kind]))
-        for kind in BYTES
+        for kind in TYPES
     ]
     # read and written
     return [*found, Series(MACHINE, BANDWIDTH, "GB/s", _per_second(2 * COPIED, taken[BANDWIDTH]))]
@@ -80,36 +85,74 @@ def _integers(random: np.random.Generator) -> Callable[[], object]:
     return lambda: session.run(None, {"a": a})
 
 
-def work_of(config: SamConfig, slice_size: int, precision: str = "fp32") -> dict[str, Any]:
-    """What one encode and one click must do: operations and bytes, and the type they are in.
+def work_of(config: SamConfig, slice_size: int) -> dict[str, Any]:
+    """What one encode and one click must do in fp32: operations, bytes, and the type they are in.
 
-    Counted on tensors without storage: nothing is computed.
+    Counted by torch on tensors without storage: nothing is computed.
     """
     with torch.device("meta"), torch.inference_mode():
         model = SamihsModel(build_sam(config), config).eval()
         with FlopCounterMode(display=False) as encoding:
             embedding = model.encode(torch.zeros(1, 1, slice_size, slice_size), torch.zeros(1, 2))
         with FlopCounterMode(display=False) as decoding:
-            labels = torch.ones(1, 2, dtype=torch.int32)
-            model.decode(embedding, torch.zeros(1, 2, 2), labels, slice_size=slice_size)
+            labels = torch.ones(1, POINTS, dtype=torch.int32)
+            model.decode(embedding, torch.zeros(1, POINTS, 2), labels, slice_size=slice_size)
     in_encoder = sum(each.numel() for each in model.sam.image_encoder.parameters())
     in_decoder = sum(each.numel() for each in model.sam.parameters()) - in_encoder
-    held, pixels = 4 * embedding.numel(), slice_size**2  # float32; a mask is a byte a pixel
-    weight = BYTES[precision]
+    encode = encoding.get_total_flops(), 4 * in_encoder
+    click = decoding.get_total_flops(), 4 * in_decoder
+    return _work(encode, click, 4 * embedding.numel(), slice_size)
+
+
+def work_of_bundle(bundle: Bundle) -> dict[str, Any]:
+    """The same of a bundle, counted in the graphs that ONNX Runtime is given.
+
+    Empty where those are of 8 bits: nobody counts products of integers here.
+    """
+    graphs, manifest = bundle.graph("onnx"), bundle.manifest
+    if graphs.precision != "fp32":
+        return {}
+    encode = flop_of(graphs.encoder, {"batch": 1}), _size(graphs.encoder)
+    click = flop_of(graphs.decoder, {"batch": 1, "points": POINTS}), _size(graphs.decoder)
+    held = 4 * manifest.embedding_channels * manifest.grid**2
+    return _work(encode, click, held, manifest.slice_size)
+
+
+def flop_of(graph: Path, sizes: Mapping[str, int]) -> int:
+    """Floating-point operations of an ONNX graph at those values of its dynamic sizes.
+
+    ONNX Runtime puts the values in and works out the shapes that hang on them. onnx's own inference
+    leaves those open, and a product of an open shape counts as none.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors only
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    # Weights, which are not looked at, lie beside: a file of protobuf ends at 2 GB.
+    options.add_session_config_entry(
+        "session.optimized_model_external_initializers_file_name", "weights"
+    )
+    for name, size in sizes.items():
+        options.add_free_dimension_override_by_name(name, size)
+    with tempfile.TemporaryDirectory() as scratch:
+        options.optimized_model_filepath = f"{scratch}/{graph.name}"
+        onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+        counted = multiply_accumulates(Path(options.optimized_model_filepath), {})
+    return 2 * sum(counted.values())
+
+
+def _size(graph: Path) -> int:
+    """Bytes of a graph, of which all but some are weights; very large ones lie in a file beside."""
+    return sum(each.stat().st_size for each in graph.parent.glob(f"{graph.name}*"))
+
+
+def _work(
+    encode: tuple[int, int], click: tuple[int, int], held: int, slice_size: int
+) -> dict[str, Any]:
+    """Of (operations, bytes of weights) of each; ``held``: bytes of the embedding between them."""
+    pixels = slice_size**2  # of a slice in float32, of a mask in a byte each
     return {
-        "encode": {
-            "flop": encoding.get_total_flops(),
-            "bytes": weight * in_encoder + 4 * pixels + held,
-            "type": precision,
-        },
-        "click": {
-            "flop": decoding.get_total_flops(),
-            "bytes": weight * in_decoder + held + pixels,
-            "type": precision,
-        },
+        "encode": {"flop": encode[0], "bytes": encode[1] + 4 * pixels + held, "type": "fp32"},
+        "click": {"flop": click[0], "bytes": click[1] + held + pixels, "type": "fp32"},
     }
-
-
-def floor_seconds(work: Mapping[str, Any], rate: float, bandwidth: float) -> tuple[float, float]:
-    """Seconds of the operations at ``rate`` GFLOP/s, and of the bytes at ``bandwidth`` GB/s."""
-    return work["flop"] / rate / 1e9, work["bytes"] / bandwidth / 1e9

@@ -2,16 +2,18 @@
 
     python benchmarks/gpu.py [--model vit_b] [--adapters FILE --base FILE] [--minutes 6]
 
-Rows: the runtime's backends at each precision (TensorRT or TensorRT-RTX, ONNX Runtime CUDA with
-CUDA graphs: ``cuda-graph``, which says why where ONNX Runtime refuses them; fp16 also without) and
-segment-anything in torch (eager fp32, autocast fp16 and bf16, torch.compile bf16). Columns: cold
-start, encode at batch 1, 4 and 8, click end to end for 1, 2 and 8 prompts, 32 slices from a DICOM
-folder to all embeddings, device memory, the fraction of the card's measured bf16 matrix rate, and
-parity with eager fp32. Each row has a process of its own. A row that cannot run says why; one that
-the time does not reach says that. Written to ``benchmarks/results/<gpu>-<date>.json``.
+Rows: the runtime's backends on the graphs that a bundle has for them (TensorRT or TensorRT-RTX at
+each precision; ONNX Runtime CUDA in fp32, with CUDA graphs as ``cuda-graph``, which says why where
+ONNX Runtime refuses them, and without as ``cuda-plain``) and segment-anything in torch (eager fp32,
+autocast fp16 and bf16, torch.compile bf16). Columns: cold start, encode at batch 1, 4 and 8, click
+end to end for 1, 2 and 8 prompts, 32 slices from a DICOM folder to all embeddings, device memory
+(what the card holds more than before the process used it, CUDA's context and an allocator's spare
+blocks included), the fraction of the card's measured bf16 matrix rate, and parity with eager fp32.
+Each row has a process of its own. A row that cannot run says why; one that the time does not reach
+says that. Written to ``benchmarks/results/<gpu>-<date>.json``.
 
 ``--device cpu --model tiny --brief`` runs the same code without a GPU: that is its test, and its
-figures mean nothing.
+figures mean nothing. ``--brief`` writes to a temporary folder unless ``--out`` names one.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -32,6 +35,7 @@ from typing import Any
 import numpy as np
 from gpu_prepare import load_model, prepare
 from gpu_work import CLICK_PROMPTS, ENCODE_BATCHES, Work
+from record import results_of
 from rich.console import Console
 from rich.table import Table
 
@@ -77,8 +81,9 @@ def main() -> None:
     _add_rates(rows)
     record = _record(options, model.config.name, probe, rows, refused)
     _print(rows)
-    options.out.mkdir(parents=True, exist_ok=True)
-    where = options.out / f"{_slug(probe, options.device)}-{datetime.now(UTC):%Y-%m-%d}.json"
+    out = results_of(options.out, options.brief)
+    out.mkdir(parents=True, exist_ok=True)
+    where = out / f"{_slug(probe, options.device)}-{datetime.now(UTC):%Y-%m-%d}.json"
     where.write_text(json.dumps(record, indent=1) + "\n")
     print(f"written  {where}")
 
@@ -88,8 +93,8 @@ def _rows(device: str) -> dict[str, list[str]]:
     if device == "cpu":
         ours, rivals = ["cpu fp32"], [REFERENCE, "autocast bf16"]
     else:
-        ours = [f"{b} {p}" for p in PRECISIONS for b in ("tensorrt", "cuda-graph")]
-        ours.append("cuda-plain fp16")  # what the graphs are worth
+        ours = ["tensorrt fp16", "cuda-graph fp32", "tensorrt bf16", "tensorrt fp32"]
+        ours.append("cuda-plain fp32")  # what the CUDA graphs are worth
         rivals = [REFERENCE, "compile bf16", "autocast bf16", "autocast fp16"]
     commands = {name: ["gpu_torch.py", name] for name in rivals[:1]}
     commands |= {name: ["gpu_runtime.py", *name.split()] for name in ours[:2]}
@@ -226,17 +231,21 @@ def _slug(probe: GpuProbe, device: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
-def _options() -> argparse.Namespace:
+def _options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="vit_b", help="a preset, with random weights")
     parser.add_argument("--adapters", type=Path, help="trained adapters, with --base")
-    parser.add_argument("--base", type=Path)
+    parser.add_argument("--base", type=Path, help="what they were trained on")
     parser.add_argument("--slice-size", type=int, default=512)
     parser.add_argument("--minutes", type=float, default=6.0, help="rows begin until then")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--brief", action="store_true", help="a few runs each: for tests")
-    parser.add_argument("--out", type=Path, default=HERE / "results")
-    return parser.parse_args()
+    brief = "a few runs each, for tests: into a temporary folder unless --out names one"
+    parser.add_argument("--brief", action="store_true", help=brief)
+    parser.add_argument("--out", type=Path, help="folder of the result")
+    options = parser.parse_args(arguments)
+    if (options.adapters is None) != (options.base is None):
+        parser.error("--adapters and --base belong together: give both, or neither")
+    return options
 
 
 if __name__ == "__main__":

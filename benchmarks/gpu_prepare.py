@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,12 +13,10 @@ import torch
 from gpu_work import WINDOW, Work
 from trial_bundle import manifest_of
 
-from samihs_export.families import attention_form
-from samihs_export.graphs import DecoderGraph, EncoderGraph
+from samihs_export.families import write_graphs
 from samihs_export.merge import merge
-from samihs_export.onnx import export_decoder, export_encoder
-from samihs_export.precision import Precision, to_precision
-from samihs_export.tensorrt import ProfileSizes, build_engines
+from samihs_export.precision import Precision
+from samihs_export.tensorrt import build_engines
 from samihs_runtime.bundle import Bundle, GraphEntry, WindowRule, write_bundle
 from samihs_runtime.errors import SamihsError
 from samihs_training.checkpoint import load_adapters
@@ -72,15 +71,16 @@ def prepare(
     study = generate_study(11, options)
     write_dicom(study, work.study)
     _write_cases(work, study.hu, slice_size)
-    refused = {}
+    say("exporting for ONNX Runtime")
+    onnx = write_graphs(work.onnx_files, model, "onnx", "fp32", slice_size, dict)
+    refused: dict[str, str] = {}
     for precision in precisions:
-        say(f"exporting {precision}")
-        bundle = _bundle(work, model, precision, slice_size)
+        say(f"exporting {precision} for TensorRT")
+        bundle = _bundle(work, model, onnx, precision, slice_size)
         if device == "cuda":
             say(f"building {precision} engines for this GPU")
             try:
-                sizes = ProfileSizes()
-                build_engines(bundle, bundle.engines, (None,), precision=precision, sizes=sizes)
+                build_engines(bundle, bundle.engines, (None,), precision=precision)
             except SamihsError as error:
                 refused[precision] = str(error)
     return refused
@@ -103,16 +103,15 @@ def _write_cases(work: Work, hu: np.ndarray, size: int) -> None:
     np.savez(work.cases, hu=hu[chosen].astype(np.float32), points=points, labels=labels)
 
 
-def _bundle(work: Work, model: SamihsModel, precision: Precision, slice_size: int) -> Bundle:
-    """Graphs for ONNX Runtime and TensorRT. No gates: parity is what the benchmark measures."""
-    folder, config, entries = work.folder / f"files-{precision}", model.config, []
-    for family in ("onnx", "trt"):
-        form = attention_form(family, precision)
-        entry = GraphEntry(family, precision, f"{family}/encoder.onnx", f"{family}/decoder.onnx")
-        encoder = to_precision(EncoderGraph(model, form), precision)
-        export_encoder(encoder, slice_size, folder / entry.encoder)
-        decoder = to_precision(DecoderGraph(model, slice_size), precision)
-        export_decoder(decoder, config, folder / entry.decoder)
-        entries.append(entry)
-    manifest = manifest_of(config, slice_size, WindowRule("fixed", *WINDOW), entries)
+def _bundle(
+    work: Work, model: SamihsModel, onnx: GraphEntry, precision: Precision, slice_size: int
+) -> Bundle:
+    """ONNX Runtime's graphs and TensorRT's of one precision, as ``samihs-export`` writes them.
+
+    No gates: parity is what the benchmark measures.
+    """
+    folder = work.folder / f"files-{precision}"
+    shutil.copytree(work.onnx_files, folder)
+    entries = [onnx, write_graphs(folder, model, "trt", precision, slice_size, dict)]
+    manifest = manifest_of(model.config, slice_size, WindowRule("fixed", *WINDOW), entries)
     return write_bundle(folder, manifest, work.bundle(precision))

@@ -30,6 +30,7 @@ from gpu_work import (  # noqa: E402
     Work,
     device_memory_mb,
     measure,
+    memory_taken_mb,
     prompt_arrays,
 )
 
@@ -75,9 +76,7 @@ def _figures(work: Work, row: str, backend: str, precision: str, effort: Effort)
             "encode": {str(b): _encode(segmenter, size, b, effort) for b in ENCODE_BATCHES},
             "click": {str(n): _click(segmenter, encoded, n, effort) for n in CLICK_PROMPTS},
         }
-        after = device_memory_mb()
-        if before is not None and after is not None:
-            figures["device_memory_mb"] = after - before
+        figures["device_memory_mb"] = memory_taken_mb(before)
         _answer_cases(segmenter, work, row)
     figures["series_s"] = _series(work, backend, precision)
     return figures

@@ -61,6 +61,11 @@ class Work:
         """npz: hu [K, S, S], points [K, 1, 2, 2], labels [K, 1, 2]."""
         return self.folder / "cases.npz"
 
+    @property
+    def onnx_files(self) -> Path:
+        """ONNX Runtime's graphs, which every bundle gets."""
+        return self.folder / "files-onnx"
+
     def bundle(self, precision: str) -> Path:
         """The bundle of one precision."""
         return self.folder / f"bundle-{precision}"
@@ -102,6 +107,15 @@ def prompt_arrays(
     spots = [(size / 2 + (7 * i + shift) % 40, size / 2 - 5 * i) for i in range(count)]
     points = np.asarray([(spot, (0, 0)) for spot in spots], np.float32)
     return points, np.tile(np.asarray((1, -1), np.int32), (count, 1))
+
+
+def memory_taken_mb(before: float | None) -> float | None:
+    """MB more than ``before`` (:func:`device_memory_mb`); None where either is not known.
+
+    As nvidia-smi counts: with CUDA's context, and with what an allocator keeps for later.
+    """
+    now = device_memory_mb()
+    return None if before is None or now is None else now - before
 
 
 def device_memory_mb() -> float | None:

@@ -24,13 +24,11 @@ import numpy as np
 from record import Record, Series, command_line
 from stopwatch import UNLIMITED, Budget, interleaved, process, seconds
 
-from samihs_runtime.bundle import Manifest
 from samihs_runtime.propagation import deepest_point
 from samihs_runtime.segmentation import FOREGROUND, Prompt
 from samihs_runtime.segmenter import Segmenter
 from samihs_runtime.study import read_study
 from samihs_training.data.phantom import BleedType, PhantomOptions, generate_study, write_dicom
-from samihs_training.sam import preset
 
 SLICES = 32
 BATCHES = (1, 4, 8)
@@ -152,7 +150,7 @@ def _warm(
     """
     taken = interleaved({"load the model": partial(_load, given)}, runs, budget=budget.part(0.2))
     with Segmenter.from_bundle(given.bundle, given.backend) as segmenter:
-        subject, manifest = segmenter.backend.description, segmenter.bundle.manifest
+        subject, bundle = segmenter.backend.description, segmenter.bundle
         works = {"read a folder": lambda: read_study(given.folder), **_encodes(segmenter, given)}
         taken |= interleaved(works, 2 * runs, budget=budget.part(0.4))
         taken |= interleaved(_clicks(segmenter, given), clicks, budget=budget.part(0.6))
@@ -161,22 +159,15 @@ def _warm(
             segmenter.encoder.cache.clear()
             first.append(seconds(lambda: _first_mask(segmenter, given)))
             segmenter.encoder.cache.clear()
-            rest.append(seconds(lambda: _reportsembeddings(segmenter, given.folder)))
+            rest.append(seconds(lambda: _all_embeddings(segmenter, given.folder)))
     taken |= {
         f"folder of {SLICES} to first mask": tuple(first),
         f"folder of {SLICES} to last embedding": tuple(rest),
     }
     series = [Series(subject, quantity, "s", samples) for quantity, samples in taken.items()]
-    return series, _work(manifest)
-
-
-def _work(manifest: Manifest) -> dict[str, dict[str, float]]:
-    """What is measured -> operations and bytes; nothing where the preset is not of this project."""
-    precision = manifest.graphs[0].precision
-    if precision not in floors.BYTES:
-        return {}
-    one = floors.work_of(preset(manifest.preset), manifest.slice_size, precision)
-    return {"encode, batch 1": one["encode"], "click, 1 prompt": one["click"]}
+    measured = {"encode": "encode, batch 1", "click": "click, 1 prompt"}
+    work = {measured[part]: each for part, each in floors.work_of_bundle(bundle).items()}
+    return series, work
 
 
 def _load(given: Given) -> None:
@@ -214,7 +205,7 @@ def _first_mask(segmenter: Segmenter, given: Given) -> None:
     segmenter.predict(segmenter.encode(series.hu[given.index]), given.prompt)
 
 
-def _reportsembeddings(segmenter: Segmenter, folder: Path) -> None:
+def _all_embeddings(segmenter: Segmenter, folder: Path) -> None:
     with segmenter.open(read_study(folder)) as session:
         session.wait()
 

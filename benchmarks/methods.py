@@ -14,8 +14,8 @@ Other ways to adapt the same base come from ``samihs-train compare``, each run b
     --checkpoint "frozen base, trained decoder=OUT/runs/method=decoder seed=1/adapters.safetensors"
     --checkpoint "LoRA=OUT/runs/method=lora seed=1/adapters.safetensors"
 
-The U-Net (``unet.py``) is trained for the time that the model took, or for ``--unet-minutes``. The
-samples are Dice, HD95 and volume error of each click; ``study`` says whose it is.
+The U-Net comes from ``unet.py``, or is trained here for ``--unet-minutes``. The samples are Dice,
+HD95 and volume error of each click; ``study`` says whose it is.
 """
 
 from __future__ import annotations

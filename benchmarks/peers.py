@@ -13,11 +13,12 @@ in the result.
 
 Each lives in a process of its own (``peers_worker.py``), which waits for the others' turns to end:
 A B C A B C. A click goes from its coordinates to a mask at the slice's size. Weights are random:
-what a model costs does not depend on them. Before anything is timed, the logits of one click are
-held against SamPredictor's: an implementation in float32 that answers otherwise is not measured.
-The cold start is a process's first encode and click with all it loads and compiles before them: one
-sample, since each process starts once. A batch of slices is a loop where the subject takes one
-image at a time, as ``SamPredictor`` does.
+what a model costs does not depend on them. All are given the same pictures (``peers_inputs.py``).
+Before anything is timed, the logits of one click are held against SamPredictor's, where it is among
+the subjects: whoever computes the same in float32 (``EQUAL``, this project's graphs among them) and
+answers otherwise is not measured. The cold start is a process's first encode and click with all it
+loads and compiles before them: one sample, since each process starts once. A batch of slices is a
+loop where the subject takes one image at a time, as ``SamPredictor`` does.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from typing import Any
 import floors
 import numpy as np
 from peers_copies import COPIES
-from peers_inputs import SIZE, write_random
+from peers_inputs import FRAMES, SIZE, write_random
 from record import Record, Series, command_line
 from stopwatch import UNLIMITED, Budget, seconds
 from tables import EAGER
@@ -59,7 +60,7 @@ RIVALS = (
     "segment-anything-fast",
     "MobileSAM",
 )
-EQUAL = ("transformers SamModel",)
+EQUAL = (OURS[0], "SamPredictor compiled", "transformers SamModel")
 """The same weights, pictures and type as SamPredictor's: the logits must be the same."""
 OTHERWISE = ("segment-anything ONNX decoder", "MobileSAM")
 """Not to be compared: one answers a single click with the best of three masks, whatever is asked
@@ -69,7 +70,7 @@ MOST_DIFFERENT = 1e-3
 CLICKS = {1: 20, 2: 10, 8: 5}
 """Prompts -> how often they are asked in a round."""
 TINY = SamConfig(
-    "tiny", width=48, depth=2, heads=3, global_blocks=(1,), image_size=128, window=5,
+    "tiny", width=48, depth=2, heads=3, global_blocks=(1,), image_size=512, window=5,
     prompt_width=32, decoder_depth=2, decoder_heads=4, decoder_mlp=64, score_hidden=32,
 )  # fmt: skip
 """For a try of the machinery: ViT-B takes minutes to export."""
@@ -127,13 +128,17 @@ def measure(
     config = replace(config, image_size=image_size or config.image_size)
     if config.pyramid_width:
         raise SystemExit(f"{model} is not segment-anything's own model: its SamPredictor has none")
+    if config.image_size not in FRAMES:
+        sides = " or ".join(map(str, FRAMES))
+        raise SystemExit(f"image size {config.image_size}: answers can be compared at {sides} only")
     refused: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="samihs-peers-") as scratch:
         folder = Path(scratch)
         prepare(folder, config, [each for each in OURS if each in subjects])
         with _started(folder, subjects, refused) as (workers, cold):
-            series = [Series(name, "cold start", "s", (each,)) for name, each in cold.items()]
-            series += _agreed(folder, workers, refused)
+            agreed = _agreed(folder, workers, refused)
+            series = [Series(name, "cold start", "s", (cold[name],)) for name in workers]
+            series += agreed
             series += _timed(workers, refused, rounds, budget)
             series += _asked(workers, refused, {"memory": ("peak memory", "MB")})
             larger = {f"batch {n}": (f"encode, batch {n}", "s") for n in batches}

@@ -14,6 +14,10 @@ if TYPE_CHECKING:  # torch is loaded by those subjects that need it
 
 SIZE = 512
 """Side of a slice, pixels."""
+FRAMES = (SIZE, 2 * SIZE)
+"""Sides of a model's frame at which all subjects see the same picture: a slice is taken as it is,
+or enlarged to values that 8 bits hold (:func:`grey_of`). Elsewhere a rival rounds what this project
+does not, and where it shrinks a picture, averages more pixels."""
 CONFIG, WEIGHTS = "config.json", "weights.pt"
 
 
@@ -55,16 +59,23 @@ def sam_of(folder: Path) -> Any:
     return sam
 
 
-def slice_of(turn: int) -> np.ndarray:
-    """[S, S] HU, another slice for each turn."""
+def grey_of(turn: int) -> np.ndarray:
+    """[S, S] of 8 bits, another for each turn.
+
+    Multiples of 16: twice as large, bilinearly, they are whole numbers still.
+    """
     random = np.random.default_rng(turn)
-    return random.uniform(-20, 100, (SIZE, SIZE)).astype(np.float32)
+    return 16 * random.integers(0, 16, (SIZE, SIZE), np.uint8)
+
+
+def slice_of(turn: int) -> np.ndarray:
+    """[S, S] HU that the window -20 to 100 makes :func:`grey_of` of."""
+    return grey_of(turn).astype(np.float32) * (120 / 255) - 20
 
 
 def picture_of(turn: int) -> np.ndarray:
-    """The slice in the window, as a picture of 8 bits and three channels [S, S, 3]."""
-    grey = ((slice_of(turn) + 20) * (255 / 120)).astype(np.uint8)
-    return np.repeat(grey[..., None], 3, axis=2)
+    """The same as a picture of three channels [S, S, 3]."""
+    return np.repeat(grey_of(turn)[..., None], 3, axis=2)
 
 
 def points_of(count: int, turn: int) -> np.ndarray:

@@ -2,6 +2,10 @@
 
 One schema for all: ``benchmarks/results/<benchmark>-<cpu or gpu>-<date>.json``. ``report.py`` makes
 the report from these files alone, so nothing is worked out here that it could work out.
+
+Of two records of a benchmark the one with more samples counts: a run that was cut short, or of
+fewer studies or subjects, neither replaces a fuller one of its day nor takes its place in the
+report, which says what it passes over. To have the smaller one reported, remove the fuller file.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import shlex
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,6 +30,8 @@ from typing import Any
 SCHEMA = 2
 """1 was each benchmark's own."""
 RESULTS = Path(__file__).parent / "results"
+DATED = re.compile(r"-\d{4}-\d\d-\d\d(-\d+-samples)?$")
+"""How the stem of a record's file ends (:meth:`Record.write`)."""
 PACKAGES = (
     "samihs", "numpy", "scipy", "onnxruntime", "onnxruntime-gpu", "tensorrt-rtx-cu13", "pydicom",
     "pylibjpeg-libjpeg", "pylibjpeg-rle", "torch", "segment-anything", "scikit-image", "monai",
@@ -78,6 +85,11 @@ class Record:
     machine: Mapping[str, Any] = field(default_factory=lambda: machine())
     versions: Mapping[str, str] = field(default_factory=lambda: versions())
 
+    @property
+    def size(self) -> int:
+        """Samples of all series."""
+        return sum(len(each.samples) for each in self.series)
+
     def find(self, subject: str, quantity: str) -> Series | None:
         """The series of that subject and quantity."""
         for each in self.series:
@@ -94,10 +106,16 @@ class Record:
         return [each for each in self.series if each.quantity == quantity]
 
     def write(self, folder: Path = RESULTS) -> Path:
-        """Write it, whole or not at all; returns the file."""
+        """Write it, whole or not at all; returns the file.
+
+        One of the same day is replaced; beside one with more samples its name ends in its size.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         kind = "gpu" if self.machine.get("gpus") else "cpu"
         path = folder / f"{self.benchmark}-{kind}-{self.date[:10]}.json"
+        there = read_record(path) if path.is_file() else None
+        if there is not None and there.size > self.size:
+            path = path.with_stem(f"{path.stem}-{self.size}-samples")
         partial = path.with_suffix(".partial")
         content = {"schema": SCHEMA, **dataclasses.asdict(self)}
         partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -114,16 +132,16 @@ def read_record(path: Path) -> Record | None:
     return Record(**{**raw, "series": series})
 
 
-def newest(paths: Iterable[Path]) -> dict[str, Record]:
-    """Benchmark -> its newest record, on a GPU or not: ``latency-cpu`` -> ..."""
-    found: dict[str, Record] = {}
+def ranked(paths: Iterable[Path]) -> dict[str, list[Record]]:
+    """Benchmark, on a GPU or not (``latency-cpu``) -> its records: first that with most samples,
+    of several the newest."""
+    found: dict[str, list[Record]] = {}
     for path in sorted(paths):
         record = read_record(path)
-        if record is None:
-            continue
-        name = path.stem.rsplit("-", 3)[0]
-        if name not in found or found[name].date < record.date:
-            found[name] = record
+        if record is not None:
+            found.setdefault(DATED.sub("", path.stem), []).append(record)
+    for records in found.values():
+        records.sort(key=lambda each: (each.size, each.date), reverse=True)
     return found
 
 
@@ -134,6 +152,13 @@ def ratios(subject: Sequence[float], reference: Sequence[float]) -> Series:
     """
     pairs = zip(subject, reference, strict=False)
     return Series("", "ratio", "x", tuple(other / own for own, other in pairs if own > 0))
+
+
+def results_of(given: Path | None, brief: bool) -> Path:
+    """The folder for results: a brief run, whose figures mean nothing, has one of its own."""
+    if given is not None:
+        return given
+    return Path(tempfile.mkdtemp(prefix="samihs-brief-")) if brief else RESULTS
 
 
 def command_line(doc: str | None) -> argparse.ArgumentParser:

@@ -3,17 +3,19 @@
     python benchmarks/report.py [--results DIR] [--out DIR]
 
 Medians stand with their quartiles. A ratio is worked out round by round and is called faster or
-slower only where both its quartiles are on that side of 1.
+slower only where both its quartiles are on that side of 1. Of several records of a benchmark that
+with most samples is shown; newer ones beside it are named.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from accuracy_tables import accuracies
 from plots import picture
-from record import RESULTS, Record, newest
+from record import RESULTS, Record, ranked
 from scaling_tables import exponents
 from tables import floors, imports, quantiles, quantities, stages
 from targets import targets
@@ -24,12 +26,14 @@ ACCURACIES = ("methods", "precisions")
 
 
 def write(results: Path, out: Path) -> Path:
-    """The report of the newest record of each benchmark; returns its file."""
-    records = newest(results.glob("*.json"))
+    """The report of the record of each benchmark that counts; returns its file."""
+    found = ranked(results.glob("*.json"))
+    records = {name: first for name, (first, *_) in found.items()}
     lines = ["# Benchmarks", "", "Made by `python benchmarks/report.py` from the result files.", ""]
     lines += ["## Targets", "", *targets(records), ""]
     for name, record in records.items():
-        lines += [*_section(name, record), ""]
+        newer = [each for each in found[name] if each.date > record.date]
+        lines += [*_section(name, record, newer), ""]
         drawn = picture(name, record, out)
         if drawn is not None:
             lines += [f"![{name}]({drawn.relative_to(out).as_posix()})", ""]
@@ -38,8 +42,11 @@ def write(results: Path, out: Path) -> Path:
     return path
 
 
-def _section(name: str, record: Record) -> list[str]:
-    """Command, machine, versions and settings, then the tables, then what is not there."""
+def _section(name: str, record: Record, newer: Sequence[Record]) -> list[str]:
+    """Command, machine, versions and settings, then the tables, then what is not there.
+
+    ``newer``: records that are passed over, since they have fewer samples.
+    """
     machine = record.machine
     where = f"{machine['processor']}, {machine['cores']} cores"
     where += "".join(f", {each}" for each in machine["gpus"])
@@ -54,6 +61,12 @@ def _section(name: str, record: Record) -> list[str]:
         *(["", f"Settings: {settings}."] if settings else []),
         "",
     ]
+    for each in newer:
+        lines += [
+            f"Newer but smaller, not shown: `{each.command}`; {each.date[:10]}, commit "
+            f"{each.commit}, {each.size} samples. These are {record.size}.",
+            "",
+        ]
     if record.benchmark == "scaling":
         lines += exponents(record)
     elif record.benchmark in ACCURACIES:

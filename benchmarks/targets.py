@@ -1,4 +1,4 @@
-"""What figures must reach, and whether the newest results do."""
+"""What figures must reach, and whether the results do."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ TARGETS = (
 
 
 def targets(records: Mapping[str, Record]) -> list[str]:
-    """The table of all targets; ``records`` by name, as :func:`record.newest` has them."""
+    """The table of all targets; ``records`` by name (``latency-cpu``)."""
     rows = []
     for target in TARGETS:
         record = records.get(target.benchmark)

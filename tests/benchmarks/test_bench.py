@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import tempfile
 from pathlib import Path
 
 import bench
@@ -32,3 +34,21 @@ def test_a_suite_that_is_cut_short_or_over_its_share_says_so(
     said = capsys.readouterr().out
     assert "share" not in said
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_brief_run_writes_to_a_folder_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def made(*_: object) -> Record:
+        return Record("quick", ())
+
+    monkeypatch.setitem(SUITES, "quick", Suite(0, made, made, made))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["bench.py", "--only", "quick", "--brief"])
+    bench.main()
+    (folder,) = tmp_path.iterdir()
+    assert {each.name for each in folder.iterdir()} >= {"REPORT.md"}
+    assert f"written  {folder}" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--results", str(tmp_path / "named")])
+    bench.main()
+    assert list((tmp_path / "named").glob("quick-*.json"))

@@ -81,7 +81,7 @@ def asked(**given: object) -> argparse.Namespace:
 
 def test_checkpoints_without_their_base_are_refused_before_a_network_is_trained() -> None:
     with pytest.raises(UsageError, match="needs --base"):
-        read_learned(asked(checkpoint=["LoRA=adapters.safetensors"], unet_minutes=98.0))
+        read_learned(asked(checkpoint=["LoRA=adapters.safetensors"], unet_minutes=90.0))
 
 
 def test_a_network_is_given_or_trained_not_both() -> None:

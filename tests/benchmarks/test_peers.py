@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -11,11 +12,25 @@ import numpy as np
 import peers
 import peers_copies
 import pytest
-from peers_inputs import config_of, points_of, sam_of, write_random
+import torch
+from peers_inputs import (
+    FRAMES,
+    SIZE,
+    config_of,
+    grey_of,
+    picture_of,
+    points_of,
+    sam_of,
+    slice_of,
+    write_random,
+)
 from peers_predictor import OnnxDecoder, eager
 from peers_transformers import Transformers, name_of, renamed
+from PIL import Image
 from tables import EAGER
 
+from samihs_runtime.segmentation import FOREGROUND, NOT_A_POINT
+from samihs_training.model import SamihsModel
 from samihs_training.sam import SamConfig
 
 TINY = SamConfig(
@@ -170,6 +185,39 @@ def test_a_difference_is_relative_to_the_largest_value() -> None:
     assert peers.relative_difference(np.zeros((2, 2)), reference) == float("inf")
 
 
+def test_a_slice_is_the_picture_and_stays_one_when_it_is_enlarged() -> None:
+    grey = (slice_of(3) + 20) * (255 / 120)
+    assert np.abs(grey - picture_of(3)[..., 0]).max() < 1e-4
+    image = Image.fromarray(grey_of(3))
+    values = np.asarray(image.resize((2 * SIZE, 2 * SIZE), Image.Resampling.BILINEAR), np.float32)
+    exact = image.convert("F").resize((2 * SIZE, 2 * SIZE), Image.Resampling.BILINEAR)
+    assert np.abs(values - np.asarray(exact)).max() < 1e-3
+
+
+@pytest.mark.parametrize("side", FRAMES)
+def test_this_projects_model_is_given_the_same_and_answers_the_same(
+    side: int, tmp_path: Path
+) -> None:
+    """The model, which exported graphs are held against in their own tests."""
+    config = replace(peers.TINY, image_size=side)
+    model = SamihsModel(write_random(tmp_path, config), config).eval()
+    theirs = eager(tmp_path, "eager fp32")
+    theirs.encode(0)
+    points = torch.from_numpy(np.stack([points_of(1, 0), np.zeros((1, 2))], axis=1)).float()
+    labels = torch.tensor([[FOREGROUND, NOT_A_POINT]], dtype=torch.int32)
+    with torch.inference_mode():
+        hu = torch.from_numpy(slice_of(0))[None, None]
+        embedding = model.encode(hu, torch.tensor([[peers.WINDOW.low, peers.WINDOW.high]]))
+        logits, _ = model.decode(embedding, points, labels, slice_size=SIZE)
+    found = peers.relative_difference(logits[0, 0].numpy(), theirs.logits(0))
+    assert found < 0.1 * peers.MOST_DIFFERENT
+
+
+def test_a_frame_at_which_pictures_differ_is_refused() -> None:
+    with pytest.raises(SystemExit, match="image size 256: answers can be compared at 512 or 1024"):
+        peers.measure("tiny", image_size=256)
+
+
 def test_who_answers_otherwise_is_not_measured(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,12 +228,15 @@ def test_who_answers_otherwise_is_not_measured(
         process = workers[EAGER].process
         assert "its frame is 1024 px" in refused["MobileSAM"]
         assert peers._agreed(folder, workers, refused) == []
-        # A worker that passes for another implementation, and answers what nobody else does.
-        workers["transformers SamModel"] = workers[EAGER]
-        answers = iter([np.ones((4, 4)), np.zeros((4, 4))])
-        monkeypatch.setattr(np, "load", lambda path: next(answers))
-        (found,) = peers._agreed(folder, workers, refused)
-        assert (found.subject, found.samples) == ("transformers SamModel", (1.0,))
-        assert "differ from SamPredictor's by 1, relative" in refused["transformers SamModel"]
-        assert list(workers) == [EAGER]
+        assert {"samihs fp32", "SamPredictor compiled"} < set(peers.EQUAL)
+        for name in peers.EQUAL:
+            # A worker that passes for another implementation, and answers what nobody else does.
+            workers[name] = workers[EAGER]
+            answers = iter([np.ones((4, 4)), np.full((4, 4), 0.998)])
+            monkeypatch.setattr(np, "load", lambda path, answers=answers: next(answers))
+            (found,) = peers._agreed(folder, workers, refused)
+            assert found.subject == name
+            assert found.samples == pytest.approx((0.002,))
+            assert "differ from SamPredictor's by 0.002, relative" in refused[name]
+            assert list(workers) == [EAGER]
     assert process.poll() is not None  # nobody is left behind

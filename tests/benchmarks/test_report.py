@@ -11,7 +11,7 @@ import record as recording
 import report
 import scaling_tables
 import tables
-from record import Record, Series, command_of, newest, ratios, read_record
+from record import Record, Series, command_of, ranked, ratios, read_record
 from stopwatch import Budget, interleaved
 
 MACHINE = {
@@ -47,12 +47,30 @@ def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
 
 
-def test_only_the_newest_of_this_schema_counts(tmp_path: Path) -> None:
-    result("cost", date="2026-01-02T03:04:05+00:00").write(tmp_path)
+def test_of_equals_the_newest_of_this_schema_comes_first(tmp_path: Path) -> None:
+    older = result("cost", date="2026-01-02T03:04:05+00:00")
     newer = result("cost", date="2026-01-03T03:04:05+00:00")
-    newer.write(tmp_path)
+    for each in (older, newer):
+        each.write(tmp_path)
     (tmp_path / "cost-cpu-2026-02-01.json").write_text(json.dumps({"benchmark": "cost"}))
-    assert newest(tmp_path.glob("*.json")) == {"cost-cpu": newer}
+    assert ranked(tmp_path.glob("*.json")) == {"cost-cpu": [newer, older]}
+
+
+def test_a_smaller_run_neither_replaces_a_fuller_one_nor_is_preferred(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    full = result("peers-vit_b", *ENCODES)
+    smaller = result("peers-vit_b", ENCODES[0], date="2026-01-02T23:04:05+00:00")
+    path = full.write(results)
+    assert smaller.write(results).name == "peers-vit_b-cpu-2026-01-02-3-samples.json"
+    assert read_record(path) == full
+    assert ranked(results.glob("*.json")) == {"peers-vit_b-cpu": [full, smaller]}
+    text = report.write(results, tmp_path).read_text()
+    assert f"| {tables.EAGER} | 2500 (" in text
+    assert "Newer but smaller, not shown: `python x.py`; 2026-01-02, commit abc1234, 3 " in text
+    assert "These are 6." in text
+    again = dataclasses.replace(full, date="2026-01-02T23:59:59+00:00")
+    assert again.write(results) == path  # as full: it takes the place
+    assert "not shown" not in report.write(results, tmp_path).read_text()
 
 
 def test_a_ratio_is_taken_round_by_round() -> None:

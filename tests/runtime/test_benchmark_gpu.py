@@ -42,11 +42,7 @@ def test_onnx_runtime_has_a_row_with_graphs_and_one_without() -> None:
     assert rows["cuda-graph fp32"] == ["gpu_runtime.py", "cuda-graph", "fp32"]
     assert rows["cuda-plain fp32"] == ["gpu_runtime.py", "cuda-plain", "fp32"]
     assert list(rows)[:3] == ["eager fp32", "tensorrt fp16", "cuda-graph fp32"]
-    # No bundle has graphs of other precisions for it.
-    assert [name for name in rows if name.startswith("cuda")] == [
-        "cuda-graph fp32",
-        "cuda-plain fp32",
-    ]
+    assert sum(name.startswith("cuda") for name in rows) == 2  # bundles have its graphs in fp32
 
 
 def test_a_row_named_for_graphs_is_not_measured_without(
