@@ -157,15 +157,24 @@ def affine_lps(planes: Sequence[SlicePlane]) -> Array:
     grid = fit_grid(planes)
     if not grid.uniform:
         raise StudyError(f"no single affine describes this series: {grid.reason}")
-    first = planes[0]
-    affine = np.eye(4)
-    affine[:3, 0] = np.asarray(first.row_direction) * first.spacing[1]
-    affine[:3, 1] = np.asarray(first.column_direction) * first.spacing[0]
-    affine[:3, 2] = grid.step
-    affine[:3, 3] = first.position
-    return affine
+    return affine_of(planes[0], grid.step)
 
 
 def affine_ras(planes: Sequence[SlicePlane]) -> Array:
     """The same to RAS mm, as NIfTI has it (nifti1.h, METHOD 3); for data [columns, rows, Z]."""
-    return np.asarray(_LPS_TO_RAS @ affine_lps(planes))
+    return to_ras(affine_lps(planes))
+
+
+def affine_of(first: SlicePlane, step: Array) -> Array:
+    """[4, 4] to LPS mm of a grid of slices like the ``first``, each ``step`` [3] (mm) further."""
+    affine = np.eye(4)
+    affine[:3, 0] = np.asarray(first.row_direction) * first.spacing[1]
+    affine[:3, 1] = np.asarray(first.column_direction) * first.spacing[0]
+    affine[:3, 2] = step
+    affine[:3, 3] = first.position
+    return affine
+
+
+def to_ras(affine: Array) -> Array:
+    """An affine [4, 4] to LPS mm, as one to RAS mm."""
+    return np.asarray(_LPS_TO_RAS @ affine)

@@ -8,7 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samihs_runtime.errors import OutputError
-from samihs_runtime.geometry import GRID_TOLERANCE_MM, along_normal, same_orientation
+from samihs_runtime.geometry import (
+    GRID_TOLERANCE_MM,
+    affine_of,
+    along_normal,
+    same_orientation,
+)
 
 if TYPE_CHECKING:
     from samihs_runtime.series import CTSeries
@@ -46,12 +51,8 @@ def resampled(
     centres = np.arange(begin + step / 2, ends, step)  # mm along the normal, from the first slice
     middles = (places[:-1] + places[1:]) / 2
     nearest = np.searchsorted(middles, centres)
-    first = series.planes[0]
-    affine = np.eye(4)
-    affine[:3, 0] = np.asarray(first.row_direction) * first.spacing[1]
-    affine[:3, 1] = np.asarray(first.column_direction) * first.spacing[0]
-    affine[:3, 2] = line * step
-    affine[:3, 3] = np.asarray(first.position) + line * centres[0]
+    affine = affine_of(series.planes[0], line * step)
+    affine[:3, 3] += line * centres[0]
     return volume[nearest], affine
 
 
