@@ -103,12 +103,10 @@ def answer_click(
     spent = {name: total - before.get(name, 0.0) for name, total in _totals(segmenter).items()}
     own = {name: seconds for name, seconds in spent.items() if seconds > 0}
     report = _report(request, series, segmenter, {**timings, **own})
-    if writers is not None:
-        writers.join()
     measurement = measure(series, lesion)
     say("writing")
     written = write_outputs(
-        series, lesion, measurement, report, options.out, options.formats, options.write
+        series, lesion, measurement, report, options.out, options.formats, options.write, writers
     )
     return Answer(lesion, measurement, report, written)
 

@@ -16,6 +16,8 @@ from samihs_runtime.errors import OutputError
 from samihs_runtime.writers.files import staged_folder
 
 if TYPE_CHECKING:
+    import threading
+
     from samihs_runtime.measurement import Measurement
     from samihs_runtime.report import Report
     from samihs_runtime.segmentation import Lesion
@@ -42,6 +44,8 @@ written where the lesion lies on more than one slice."""
 RESERVED = tuple(file for files in NAMES.values() for file in files)
 """A folder holds one result: any of these files, whatever is to be written, is an earlier one's."""
 DEFAULT_FORMATS = ("seg", "overlay", "json")
+DICOM_FORMATS = ("seg", "capture")
+"""Written last: their library takes longest to load (``preparing.py``)."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ def write_outputs(
     out_dir: str | Path,
     formats: Sequence[str] = DEFAULT_FORMATS,
     options: WriteOptions | None = None,
+    prepared: threading.Thread | None = None,
 ) -> dict[str, Path]:
     """Write a result into a folder: all of it, or, on any error, nothing.
 
@@ -81,6 +86,7 @@ def write_outputs(
         out_dir: the folder.
         formats: which of ``seg``, ``overlay``, ``json``, ``nifti``, ``capture``, ``stl``.
         options: see :class:`WriteOptions`.
+        prepared: what :func:`~samihs_runtime.writers.preparing.prepare` began, if it was asked to.
 
     Returns:
         File name -> path, in the order they were written.
@@ -104,9 +110,13 @@ def write_outputs(
         "capture": result.capture,
         "stl": result.stl,
     }
-    wanted = [name for name in NAMES if name in formats]
+    wanted = sorted(
+        (name for name in NAMES if name in formats), key=lambda name: name in DICOM_FORMATS
+    )
     with staged_folder(Path(out_dir), RESERVED, overwrite=options.overwrite) as stage:
         for name in wanted:
+            if prepared is not None and name in DICOM_FORMATS:
+                prepared.join()
             writers[name](stage.folder)
     return stage.written
 

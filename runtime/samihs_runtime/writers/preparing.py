@@ -10,24 +10,27 @@ import importlib
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import chain
 
 _FOR_ALL = ("scipy.ndimage", "scipy.spatial", "samihs_runtime.writers.report_json")
 """Measuring needs the first two."""
 _BEHIND = {
-    "seg": ("samihs_runtime.writers.seg", "highdicom"),
     "overlay": ("samihs_runtime.writers.overlay", "samihs_runtime.writers.contact_sheet"),
     "nifti": ("samihs_runtime.writers.nifti", "nibabel"),
-    "capture": ("samihs_runtime.writers.capture", "highdicom"),
     "stl": ("samihs_runtime.writers.stl",),
+    "seg": ("samihs_runtime.writers.seg", "highdicom"),
+    "capture": ("samihs_runtime.writers.capture", "highdicom"),
 }
+"""In the order in which they are written."""
 
 
 def prepare(formats: Sequence[str]) -> threading.Thread:
-    """Begin to load what writing ``formats`` needs; ``join`` the thread before writing.
+    """Begin to load what writing ``formats`` needs; ``join`` the thread before a DICOM format.
 
     What cannot be loaded is reported by whoever needs it, not here.
     """
-    modules = (*_FOR_ALL, *(name for kind in formats for name in _BEHIND.get(kind, ())))
+    behind = (names for kind, names in _BEHIND.items() if kind in formats)
+    modules = (*_FOR_ALL, *chain.from_iterable(behind))
     thread = threading.Thread(target=_load, args=(modules,), name="samihs-prepare-writing")
     thread.start()
     return thread
