@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from samihs_runtime.backends.base import Decoded
+from samihs_runtime.backends.base import Backend, Decoded
 from samihs_runtime.backends.device_backend import DeviceBackend
 
 from .planted_gpu import PlantedCuda
@@ -60,3 +60,11 @@ def same(one: Decoded, other: Decoded) -> None:
     np.testing.assert_array_equal(one.masks, other.masks)
     np.testing.assert_allclose(one.scores, other.scores, atol=1e-6)
     assert one.masks.dtype == bool
+
+
+def answer_alike(backend: Backend, other: Backend) -> None:
+    """Three clicks on a slice that is encoded anew for each, by both."""
+    for turn in range(3):
+        ours, theirs = backend.encode(slices(1), WINDOW), other.encode(slices(1), WINDOW)
+        where = prompts(1, 2, turn)
+        same(backend.decode(ours, *where, None), other.decode(theirs, *where, None))

@@ -19,7 +19,7 @@ from samihs_runtime.segmentation import Prompt
 from samihs_runtime.segmenter import Segmenter
 from samihs_runtime.timing import Timings
 
-from .gpu_cases import WINDOW, prompts, same, slices, windows
+from .gpu_cases import WINDOW, answer_alike, prompts, same, slices, windows
 from .planted_gpu import PlantedCuda, PlantedTensorRT, plant_engines
 from .tiny_model import LOW, reference_embedding
 
@@ -114,10 +114,7 @@ def test_runs_without_graphs_where_they_cannot_be_captured(
         open_tensorrt(with_engines, Timings()) as backend,
         open_cpu(with_engines, Timings()) as cpu,
     ):
-        for turn in range(3):
-            ours, theirs = backend.encode(slices(1), WINDOW), cpu.encode(slices(1), WINDOW)
-            where = prompts(1, 2, turn)
-            same(backend.decode(ours, *where, None), cpu.decode(theirs, *where, None))
+        answer_alike(backend, cpu)
     assert cuda.launches == 0
 
 
