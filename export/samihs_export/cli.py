@@ -269,9 +269,11 @@ def _metadata(loaded: LoadedAdapters, name: str, figures: Mapping[str, Any]) -> 
 
 
 def _training(about: Mapping[str, Any]) -> dict[str, Any]:
-    """What the adapters took, without the base's own training."""
+    """What the adapters took, without the base's own training, and by which folds of what data:
+    ``samihs-evaluate`` then refuses patients whom the bundle was trained on."""
     said = {name: about[name] for name in ("steps", "minutes", "cores", "torch") if name in about}
-    return {"adapters_training": said} if said else {}
+    data = {"data": about["data"]} if "data" in about else {}
+    return ({"adapters_training": said} if said else {}) | data
 
 
 def _needed(about: Mapping[str, Any], key: str) -> Any:

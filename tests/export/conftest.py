@@ -45,7 +45,8 @@ BEGUN_AS_NOTHING = (
 )  # fmt: skip
 """Of a pyramid's decoder: their last layers are zero, and equal tensors become one in ONNX."""
 PR = PRConfig(rank=8)
-ABOUT = {"window": [-20, 100], "training_data": "none: random weights"}
+DATA = {"cases": 4, "fold": 1, "folds": 5, "folds_sha256": 64 * "a"}
+ABOUT = {"window": [-20, 100], "training_data": "none: random weights", "data": DATA}
 EVALUATION = {"dice": 0.5, "score_threshold": 0.4204}
 METADATA = BundleMetadata("tiny", "1", "none: random weights", WindowRule("fixed", -20.0, 100.0))
 OPTIONS = ExportOptions(

@@ -21,8 +21,9 @@ from samihs_export.proof import Proof
 from samihs_runtime import bundle as bundle_module
 from samihs_runtime.bundle import GraphEntry
 from samihs_runtime.errors import BackendError, ExportError
+from samihs_training.predictors import bundle_predictor
 
-from .conftest import EVALUATION, OPTIONS, TINY, Checkpoints, Exported
+from .conftest import DATA, EVALUATION, OPTIONS, TINY, Checkpoints, Exported
 
 
 def run(*arguments: object) -> Result:
@@ -60,6 +61,8 @@ def test_bundle_from_checkpoints(exported: Exported, checkpoints: Checkpoints) -
         "trt int8",
         "trt fp8",
     ]
+    with bundle_predictor(root, "cpu") as predictor:
+        assert predictor.trained_on == DATA  # whom not to judge it by
     assert root.stat().st_mode & 0o055 == 0o055  # others may read what is served
     page = (root / "REPORT.md").read_text(encoding="utf-8")
     assert "![worst cases](worst_cases.png)" in page

@@ -93,8 +93,8 @@ def main(
             protocol=protocol != "lesions", prompt=prompt is not None, clicks=clicks != 1,
         )  # fmt: skip
     if data is not None:
-        cases = patients(data, layout, folds, fold, checkpoint)
         with opened(checkpoint, base, bundle, backend) as predictor:
+            cases = patients(data, layout, folds, fold, predictor)
             on_data(predictor, cases, protocol, prompt, clicks, out)
         return
     with opened(checkpoint, base, bundle, backend) as predictor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.console import Console
@@ -21,7 +20,6 @@ from samihs_training.data_report import markdown, write_data_report
 from samihs_training.phantom_evaluation import Evaluation, evaluate
 from samihs_training.predictors import Predictor, bundle_predictor, checkpoint_predictor
 from samihs_training.score_trials import calibrated_threshold, score_trials
-from samihs_training.tensorfile import read_safetensors
 
 
 def on_phantoms(
@@ -56,15 +54,19 @@ def on_phantoms(
 
 
 def patients(
-    data: Path, layout: Layout | None, folds: Path | None, fold: int | None, checkpoint: Path | None
+    data: Path, layout: Layout | None, folds: Path | None, fold: int | None, predictor: Predictor
 ) -> list[CaseFiles]:
-    """All cases of the data set, or those that a fold holds out."""
+    """All cases of the data set, or those that a fold holds out.
+
+    Raises:
+        UsageError: the predictor was trained on that fold's patients.
+    """
     cases = find_cases(data, layout)
-    trained = _trained_on(checkpoint)
+    trained, name = predictor.trained_on, predictor.name
     if folds is None and fold is None:
         if trained:
             click.echo(
-                f"note: {checkpoint} was trained on {trained['cases']} cases of a data set; of "
+                f"note: {name} was trained on {trained['cases']} cases of a data set; of "
                 "those the numbers say nothing: --folds and --fold leave them out",
                 err=True,
             )
@@ -73,26 +75,18 @@ def patients(
         raise UsageError("give --folds and --fold together: which file, and which fold of it")
     read = read_folds(folds)
     chosen = held_out(read, fold, [case.name for case in cases], folds)
-    if trained.get("folds_sha256") == read.sha256 and trained["fold"] != fold:
-        raise UsageError(
-            f"--fold {fold}: {checkpoint} was trained on these patients; by these folds it held "
-            f"out fold {trained['fold']}"
-        )
     if trained and trained["folds_sha256"] != read.sha256:
         click.echo(
-            f"note: {checkpoint} was trained by other folds: fold {fold} of {folds} may hold "
+            f"note: {name} was trained by other folds: fold {fold} of {folds} may hold "
             "patients it was trained on, of whom the numbers say nothing",
             err=True,
         )
+    elif trained and trained["fold"] != fold:
+        raise UsageError(
+            f"--fold {fold}: {name} was trained on these patients; by these folds it held "
+            f"out fold {trained['fold']}"
+        )
     return [case for case in cases if case.name in chosen]
-
-
-def _trained_on(checkpoint: Path | None) -> dict[str, Any]:
-    """What a checkpoint says of the data set it was trained on; nothing where it was phantoms."""
-    if checkpoint is None or not checkpoint.is_file():
-        return {}  # that it is missing is said when it is loaded
-    told: dict[str, Any] = read_safetensors(checkpoint)[1].get("data", {})
-    return told
 
 
 def on_data(

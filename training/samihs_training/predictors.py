@@ -56,6 +56,8 @@ class Predictor:
     """Any prompt, not clicks alone; None where a predictor takes clicks only."""
     weights: Mapping[str, str] = field(default_factory=dict)
     """What answers: ``adapters_sha256`` and ``base_sha256``, and of a bundle its ``bundle_id``."""
+    trained_on: Mapping[str, Any] = field(default_factory=dict)
+    """The data set and folds it was adapted to (``training_data.py``); empty: phantoms."""
 
 
 @contextmanager
@@ -100,7 +102,9 @@ def checkpoint_predictor(adapters: Path, base: Path) -> Iterator[Predictor]:
 
     threshold = loaded.description.get("metrics", {}).get("score_threshold")
     weights = {"adapters_sha256": loaded.adapter_sha256, "base_sha256": loaded.base_sha256}
-    yield Predictor(f"{adapters.name} on {base.name} (torch)", answer, threshold, ask, weights)
+    data = loaded.description.get("data", {})
+    name = f"{adapters.name} on {base.name} (torch)"
+    yield Predictor(name, answer, threshold, ask, weights, data)
 
 
 @contextmanager
@@ -131,7 +135,8 @@ def bundle_predictor(bundle: Path | None, backend: str = "auto") -> Iterator[Pre
         for key in ("adapters_sha256", "base_sha256"):
             if key in manifest.provenance:
                 weights[key] = manifest.provenance[key]
-        yield Predictor(name, answer, manifest.score_threshold, ask, weights)
+        data = manifest.provenance.get("data", {})
+        yield Predictor(name, answer, manifest.score_threshold, ask, weights, data)
 
 
 def _clicked(click: tuple[float, float]) -> Prompt:
