@@ -178,7 +178,9 @@ def _batch(slices: int, prompts: int) -> Batch:
     window = torch.tensor([WINDOW]).expand(slices, 2)
     pads = torch.zeros_like(points)
     labels = torch.tensor([[FOREGROUND, NOT_A_POINT]]).expand(len(points), 2)
-    return Batch(hu, window, torch.cat([points, pads], 1), labels, masks[:, None].to(torch.uint8))
+    asked = masks[:, None].to(torch.uint8)
+    bleeds = asked.view(slices, prompts, SIZE, SIZE).amax(1, keepdim=True)
+    return Batch(hu, window, torch.cat([points, pads], 1), labels, asked, bleeds)
 
 
 def _print(record: Record, samples_per_step: int) -> None:

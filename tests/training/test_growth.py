@@ -18,10 +18,10 @@ from samihs_training.initialisation import initialised
 from samihs_training.model import SamihsModel
 from samihs_training.sam import SamConfig, build_sam
 
+from .tiny import PYRAMID as NARROW
 from .tiny import TINY
 
 BIG = replace(TINY, image_size=128, patch_size=16)
-NARROW = replace(TINY, patch_size=16, pyramid_width=4, fine_channels=2)
 WIDE = replace(NARROW, pyramid_width=7)
 
 

@@ -12,7 +12,7 @@ from samihs_training.model import SamihsModel
 from samihs_training.sam import build_sam, segment_anything_modeling
 from samihs_training.second_look import MARGIN
 
-from .test_pyramid import PYRAMID
+from .tiny import PYRAMID
 
 
 def context(width: int = 8) -> Context:

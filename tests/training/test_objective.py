@@ -31,6 +31,7 @@ def batch_of(masks: Tensor) -> Batch:
         points=torch.tensor([[[20.0, 20.0], [0.0, 0.0]]]).expand(count, 2, 2),
         labels=torch.tensor([[1, -1]]).expand(count, 2),
         masks=masks.to(torch.uint8),
+        bleeds=masks.to(torch.uint8),
     )
 
 

@@ -10,12 +10,10 @@ import torch
 from samihs_runtime.errors import UsageError
 from samihs_training.initialisation import initialised
 from samihs_training.model import SamihsModel
-from samihs_training.pyramid import Channels, Pyramid, pack, unpack
+from samihs_training.pyramid import Channels, Pyramid, compile_encoder, pack, unpack
 from samihs_training.sam import build_sam, preset
 
-from .tiny import TINY
-
-PYRAMID = replace(TINY, patch_size=16, pyramid_width=4, fine_channels=2)
+from .tiny import PYRAMID
 
 
 def test_tokens_have_the_shape_of_sams_patch_embedding() -> None:
@@ -91,3 +89,26 @@ def test_a_fresh_model_answers_background_everywhere() -> None:
 def test_a_pyramid_has_one_stride() -> None:
     with pytest.raises(UsageError, match="patch size 8"):
         replace(preset("vit_b"), patch_size=8, pyramid_width=24)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # of torch's compiler, in torch
+@pytest.mark.parametrize("compiler", ["g++", "none such"])
+def test_a_compiled_pyramid_answers_as_it_did(
+    compiler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (compiler,))
+    monkeypatch.setattr("torch._inductor.config.force_disable_caches", True)
+    torch.manual_seed(0)
+    model = SamihsModel(build_sam(PYRAMID), PYRAMID)
+    hu, window = 40 + 20 * torch.randn(1, 1, 64, 64), torch.tensor([[-20.0, 100.0]])
+    torch._dynamo.reset()
+    counted = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    with torch.no_grad():
+        eager = model.encode(hu, window)
+        compile_encoder(model.sam.image_encoder)
+        compiled = model.encode(hu, window)
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"] - counted
+    assert graphs == 2  # down, and up again
+    assert torch.equal(compiled, eager) == (compiler == "none such")
+    assert torch.allclose(compiled, eager, rtol=0, atol=1e-4 * eager.abs().max().item())

@@ -1,6 +1,8 @@
-"""A SAM so small that training it takes milliseconds."""
+"""SAMs so small that training them takes milliseconds."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from samihs_training.sam import SamConfig
 
@@ -9,3 +11,4 @@ TINY = SamConfig(
     prompt_width=16, decoder_heads=2, decoder_mlp=16, score_hidden=8,
 )  # fmt: skip
 """Window 3 on a grid of 8: its windows are padded."""
+PYRAMID = replace(TINY, name="tiny_pyramid", patch_size=16, pyramid_width=4, fine_channels=2)

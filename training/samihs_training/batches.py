@@ -56,12 +56,14 @@ class NumberedBatches(Dataset[Batch]):
         asked = [each for one in drawn for each in one.asked]
         arrays = [filled(prompt, self.drawing.rule.count).arrays() for prompt, _ in asked]
         masks = np.stack([mask for _, mask in asked])[:, None]
+        bleeds = np.stack([one.bleeds for one in drawn])[:, None]
         return Batch(
             hu=torch.from_numpy(np.stack([one.hu for one in drawn])[:, None]),
             window=torch.tensor([one.window for one in drawn], dtype=torch.float32),
             points=torch.from_numpy(np.stack([points for points, _ in arrays])),
             labels=torch.from_numpy(np.stack([labels for _, labels in arrays])).long(),
             masks=torch.from_numpy(masks).to(torch.uint8),
+            bleeds=torch.from_numpy(bleeds).to(torch.uint8),
         )
 
     def positions(self, step: int, piece: int = 0) -> range:

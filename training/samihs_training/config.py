@@ -60,6 +60,9 @@ class StageConfig:
     """Options of that loss."""
     score_weight: float = 1.0
     """Of the predicted IoU's squared error, beside the mask's loss."""
+    bleed_map: float = 0.0
+    """Weight of the loss of a map of all blood, asked of a pyramid's finest features (a head that
+    is not kept: ``bleed_map.py``); 0: none."""
     clip: float = 1.0
     """Bound of the gradient's norm; 0: none."""
     accumulate: int = 1
@@ -69,7 +72,7 @@ class StageConfig:
     checkpoint_activations: bool = False
     """Keep each encoder block's input only and compute the rest again: less memory, more time."""
     compile: bool = False
-    """torch.compile the image encoder."""
+    """torch.compile the image encoder, or its pyramid alone (``pyramid.compile_encoder``)."""
     ema: float = 0.0
     """Decay of the weights' moving average, which is then what is validated and kept; 0: off."""
 
@@ -81,8 +84,9 @@ class StageConfig:
                 f"accumulate = {self.accumulate}: expected a number of pieces that divides "
                 f"batch = {self.batch}"
             )
-        if self.score_weight < 0:
-            raise UsageError(f"score_weight = {self.score_weight}: expected 0 or more")
+        for name, weight in (("score_weight", self.score_weight), ("bleed_map", self.bleed_map)):
+            if weight < 0:
+                raise UsageError(f"{name} = {weight}: expected 0 or more")
         if not 0 <= self.negatives <= 1:
             raise UsageError(f"negatives = {self.negatives}: expected a share from 0 to 1")
         self.rule()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from samihs_training.bleed_map import BleedMap
 from samihs_training.config import Recipe, StageConfig
 from samihs_training.corrections import corrected
 from samihs_training.data.slices import Batch
@@ -33,11 +34,18 @@ class Objective(nn.Module):
     """The model with its loss: what DDP wraps, so that gradients are reduced as they arise."""
 
     def __init__(
-        self, model: SamihsModel, recipe: Recipe, stage: StageConfig | None = None
+        self,
+        model: SamihsModel,
+        recipe: Recipe,
+        stage: StageConfig | None = None,
+        bleed_map: BleedMap | None = None,
     ) -> None:
-        """``stage``: whose loss and score weight are taken; None: the recipe's loss, weight 1."""
+        """``stage``: whose loss and score weight are taken; None: the recipe's loss, weight 1.
+        ``bleed_map``: trained as well, where it is given."""
         super().__init__()
         self.model = model
+        self.bleed_map = bleed_map
+        self.map_weight = 0.0 if stage is None else stage.bleed_map
         self.score_weight = 1.0 if stage is None else stage.score_weight
         self.empty_masks = stage is None or stage.empty_masks
         self.at_slice_size = stage is not None and stage.at_slice_size
@@ -57,6 +65,8 @@ class Objective(nn.Module):
             prior = logits.detach()
             second, _, judged = self._answer(embedding, points, labels, prior, target, batch)
             loss = (loss + second) / 2
+        if self.bleed_map is not None:
+            loss = loss + self.map_weight * self._map_loss(self.bleed_map, embedding, batch)
         return Answered(loss, *_overlap(judged, target))
 
     def _answer(
@@ -81,6 +91,14 @@ class Objective(nn.Module):
         loss = self._mask_loss(judged, target)
         loss = loss + self.score_weight * score_loss(score, judged, target)
         return loss, logits, judged.detach()
+
+    def _map_loss(self, bleed_map: BleedMap, embedding: Tensor, batch: Batch) -> Tensor:
+        with self._autocast(batch.hu.device):
+            logits = bleed_map(embedding)
+        size = batch.bleeds.shape[-1]
+        if self.at_slice_size:
+            return self.loss(logits_at_slice_size(logits, size), batch.bleeds.float())
+        return self.loss(logits, low_resolution(batch.bleeds, logits.shape[-1]))
 
     def _target(self, batch: Batch) -> Tensor:
         """What is wanted [B, 1, H, W], at the size at which answers are judged."""

@@ -140,6 +140,22 @@ def encoded(encoder: Any, image: Tensor) -> Tensor:
     return pyramid.packed(encoder.neck(tokens.permute(0, 3, 1, 2)), levels)
 
 
+def compile_encoder(encoder: Any) -> None:
+    """torch.compile SAM's image encoder, or of one with a pyramid the pyramid alone.
+
+    Its activations and additions at half the image's size then cost a CPU little beside its
+    convolutions. The blocks, which gain nothing from it, take minutes to compile. Where torch
+    cannot (a CPU's code needs a C++ compiler and Python's headers) it warns and goes on without.
+    """
+    torch._dynamo.config.suppress_errors = True
+    pyramid = encoder.patch_embed
+    if not isinstance(pyramid, Pyramid):
+        encoder.compile()
+        return
+    pyramid.levels = torch.compile(pyramid.levels)  # type: ignore[method-assign]
+    pyramid.packed = torch.compile(pyramid.packed)  # type: ignore[method-assign]
+
+
 class Smoothing(nn.Module):
     """Cells [B, D, H, W] -> the same: each sees its neighbours, which other tokens have answered.
 

@@ -13,15 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from samihs_runtime.errors import CheckpointError, SamihsError
+from samihs_runtime.errors import CheckpointError, SamihsError, UsageError
 from samihs_training.activations import checkpoint_blocks
 from samihs_training.batches import NumberedBatches, stream
+from samihs_training.bleed_map import BleedMap
 from samihs_training.config import Recipe, StageConfig
 from samihs_training.data.slices import Batch
 from samihs_training.distributed import Processes
 from samihs_training.model import SamihsModel
 from samihs_training.objective import Answered, Objective
 from samihs_training.optimisation import MovingAverage, learning_rate, make_optimiser
+from samihs_training.pyramid import compile_encoder
 from samihs_training.runlog import RunLog, StepReport, ValidationReport
 
 Report = Callable[[StepReport], None]
@@ -58,11 +60,14 @@ class Trainer:
         if stage.checkpoint_activations:
             checkpoint_blocks(model.sam)
         if stage.compile:
-            model.sam.image_encoder.compile()
-        objective = Objective(model, recipe, stage)
+            compile_encoder(model.sam.image_encoder)
+        self.bleed_map = self._bleed_map()
+        objective = Objective(model, recipe, stage, self.bleed_map)
         self.objective = self.processes.wrap(objective) if trained else objective
-        self.parameters = list(self.trained.values())
-        self.optimisers = make_optimiser(self.trained, stage)
+        helping = self.bleed_map.named_parameters("bleed_map") if self.bleed_map else ()
+        parameters = self.trained | dict(helping)
+        self.parameters = list(parameters.values())
+        self.optimisers = make_optimiser(parameters, stage)
         self.average = MovingAverage(self.parameters, stage.ema)
         scaled = recipe.amp and recipe.amp_dtype == "fp16"
         self.scaler = torch.amp.GradScaler(self.processes.device.type, enabled=scaled)
@@ -199,6 +204,15 @@ class Trainer:
     def _state_file(self) -> Path:
         return self.out / f"{self.name}.state.pt"
 
+    def _bleed_map(self) -> BleedMap | None:
+        """What is trained beside the model, and not kept; None where the stage asks for none."""
+        if not self.stage.bleed_map or not self.trained:
+            return None
+        config = self.model.config
+        if not config.pyramid_width:
+            raise UsageError(f"bleed_map: {config.name} has no pyramid, whose features it is of")
+        return BleedMap(config.channels).to(self.processes.device)
+
     def _weights(self) -> dict[str, Tensor]:
         state: dict[str, Tensor] = self.model.sam.state_dict()
         fixed = {name for name, _ in self.model.sam.named_buffers()}
@@ -210,6 +224,7 @@ class Trainer:
         state = {
             "frozen": self.frozen,
             "weights": self._weights(),
+            "bleed_map": None if self.bleed_map is None else self.bleed_map.state_dict(),
             "optimisers": self.optimisers.state_dict(),
             "average": self.average.averages,
             "scaler": self.scaler.state_dict(),
@@ -232,6 +247,8 @@ class Trainer:
             if state["frozen"] != self.frozen:
                 raise ValueError("it was trained on another base")
             self.model.sam.load_state_dict(state["weights"], strict=False)
+            if self.bleed_map is not None:
+                self.bleed_map.load_state_dict(state["bleed_map"])
             self.optimisers.load_state_dict(state["optimisers"])
         except Exception as error:  # torch raises many kinds on a file that is not its own
             raise CheckpointError(

@@ -99,7 +99,7 @@ class PatientSlices:
         hu, mask = frame.slice_to_model(hu), framed_mask(frame, mask)
         found = [mask] if self.wanted == "slice" and mask.any() else _lesions(mask)
         asked = [_asked(hu, mask, found, drawing, rng) for _ in range(drawing.prompts)]
-        return Drawn(hu, window, asked)
+        return Drawn(hu, window, asked, mask)
 
     def _stored(self, index: int) -> tuple[NDArray[np.float32], Mask]:
         if self._cases is None:

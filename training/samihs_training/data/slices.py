@@ -27,6 +27,8 @@ class Batch:
     """int64 [B * P, N]: 1 foreground, 0 background, 2 and 3 box corners, -1 not a point."""
     masks: Tensor
     """uint8 [B * P, 1, S, S]."""
+    bleeds: Tensor
+    """uint8 [B, 1, S, S]: all blood of each slice."""
 
     def to(self, device: torch.device) -> Batch:
         """On that device."""

@@ -47,6 +47,8 @@ class Drawn:
     """Low and high HU."""
     asked: list[tuple[Prompt, Mask]]
     """Each prompt with its mask [S, S], empty where it is on no hemorrhage."""
+    bleeds: Mask
+    """[S, S]: all hemorrhage of the slice."""
 
 
 class Source(Protocol):
@@ -86,7 +88,7 @@ class PhantomSlices:
             else:
                 target = bleed_target(sample, found, rng, drawing.negatives, drawing.rule)
             asked.append((target.prompt, target.mask))
-        return Drawn(hu, window_of(hu, drawing.window), asked)
+        return Drawn(hu, window_of(hu, drawing.window), asked, sample.bleeds > 0)
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_cache": None}
