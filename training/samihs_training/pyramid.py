@@ -15,6 +15,7 @@ decoder stays one tensor: both are laid into further channels of the embedding (
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, NamedTuple
 
 import torch
@@ -145,15 +146,27 @@ def compile_encoder(encoder: Any) -> None:
 
     Its activations and additions at half the image's size then cost a CPU little beside its
     convolutions. The blocks, which gain nothing from it, take minutes to compile. Where torch
-    cannot (a CPU's code needs a C++ compiler and Python's headers) it warns and goes on without.
+    cannot compile (for a CPU it needs a C++ compiler and Python's headers) it warns, and the
+    encoder stays as it is.
     """
-    torch._dynamo.config.suppress_errors = True
     pyramid = encoder.patch_embed
-    if not isinstance(pyramid, Pyramid):
+    missing = _missing_to_compile(next(encoder.parameters()).device)
+    if missing:
+        warnings.warn(f"training goes on without compile: {missing}", stacklevel=2)
+    elif isinstance(pyramid, Pyramid):
+        pyramid.levels = torch.compile(pyramid.levels)  # type: ignore[method-assign]
+        pyramid.packed = torch.compile(pyramid.packed)  # type: ignore[method-assign]
+    else:
         encoder.compile()
-        return
-    pyramid.levels = torch.compile(pyramid.levels)  # type: ignore[method-assign]
-    pyramid.packed = torch.compile(pyramid.packed)  # type: ignore[method-assign]
+
+
+def _missing_to_compile(device: torch.device) -> str:
+    """What torch says of a function of one line; empty where it compiles it."""
+    try:
+        torch.compile(lambda x: x + 1)(torch.zeros(2, device=device))
+    except Exception as error:  # of torch's, of its compilers', of the system's
+        return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return ""
 
 
 class Smoothing(nn.Module):
