@@ -51,12 +51,13 @@ def _accuracy(figures: Mapping[str, Any]) -> str:
     """What ``samihs-evaluate`` wrote: tables where it has them, lines for the rest."""
     if not figures:
         return "Not measured at export."
-    single = {
-        name: each for name, each in figures.items() if name not in ("by_type", "reliability")
-    }
+    tables = ("by_type", "by_slice", "reliability")
+    single = {name: each for name, each in figures.items() if name not in tables}
     parts = [f"Measured with `samihs-evaluate`.\n\n{_listed(single)}"]
     if "by_type" in figures:
         parts.append(_by_type(figures["by_type"]))
+    if "by_slice" in figures:
+        parts.append(_by_slice(figures["by_slice"]))
     if "reliability" in figures:
         parts.append(_reliability(figures["reliability"]))
     return "\n\n".join(parts)
@@ -64,11 +65,23 @@ def _accuracy(figures: Mapping[str, Any]) -> str:
 
 def _by_type(types: Mapping[str, Any]) -> str:
     columns = {"dice": "Dice", "hd95_mm": "HD95, mm", "volume_error_ml": "volume error, mL"}
-    lines = [f"| bleed | clicks | {' | '.join(columns.values())} |", "|---" * 5 + "|"]
+    return "In brackets the 95 % interval over studies.\n\n" + _figures(types, "clicks", columns)
+
+
+def _by_slice(types: Mapping[str, Any]) -> str:
+    columns = {"dice": "Dice", "hd95_mm": "HD95, mm"}
+    said = "By slice: the answers to one click on each lesion, united, against all its blood."
+    return f"{said}\n\n{_figures(types, 'slices', columns)}"
+
+
+def _figures(types: Mapping[str, Any], counted: str, columns: Mapping[str, str]) -> str:
+    """A row for each type of bleeding."""
+    lines = [f"| bleed | {counted} | {' | '.join(columns.values())} |"]
+    lines.append("|---" * (2 + len(columns)) + "|")
     for kind, found in types.items():
         cells = (_estimate(found[name]) for name in columns)
         lines.append(f"| {kind} | {found['dice']['count']} | {' | '.join(cells)} |")
-    return "\n".join(["In brackets the 95 % interval over studies.", "", *lines])
+    return "\n".join(lines)
 
 
 def _estimate(found: Mapping[str, Any]) -> str:

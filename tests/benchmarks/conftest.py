@@ -34,6 +34,9 @@ def make_case() -> CaseMaker:
 
     def made(study: int, hu: np.ndarray, clicks: tuple[Target, ...]) -> StudyCase:
         volumes = (1.0,) * len(clicks)
-        return StudyCase(study, 0, hu, 0.5, 4.0, clicks, volumes)
+        bleeds = np.zeros(hu.shape, np.uint8)
+        for target in clicks:
+            bleeds[target.mask] = target.kind
+        return StudyCase(study, 0, hu, 0.5, 4.0, clicks, volumes, bleeds)
 
     return made

@@ -29,12 +29,14 @@ ACCURACY: dict[str, Any] = {
             "volume_error_ml": figures(-0.119),
         }
     },
+    "by_slice": {"all": {"dice": figures(0.8061, 0.77, 0.84), "hd95_mm": figures(5.2)}},
 }
 
 
 def test_figures_stand_in_tables_and_in_as_many_digits_as_they_bear(exported: Exported) -> None:
     card = model_card(replace(exported.bundle.manifest, accuracy=ACCURACY))
     assert "| subdural | 7 | 0.762 (0.723 to 0.798) |  | -0.119 |" in card
+    assert "| all | 7 | 0.806 (0.77 to 0.84) | 5.2 |" in card
     assert "| 0.1 | 9 | 0.15 | 0.29 |" in card
     assert "- score threshold: 0.0694" in card
     assert "- bleed free: clicks 40, false accepts (mean 0.114, low 0.074, high 0.158)" in card

@@ -94,11 +94,36 @@ def test_a_shifted_answer_is_worse_by_the_shift(cases: list[StudyCase]) -> None:
     assert set(result.by_type()) <= {"intraparenchymal", "subdural", "all"}
 
 
+def test_a_slice_is_judged_by_all_its_blood(cases: list[StudyCase]) -> None:
+    """Lesions of both types, the answers united; a speck that nobody clicks on is missed."""
+    case = max(cases, key=lambda each: len(each.clicks))
+    speck = np.zeros(case.hu.shape, bool)
+    speck[2, 3:6] = True
+    assert not (case.bleeds > 0)[speck].any()
+    bleeds = np.where(speck, BleedType.SUBDURAL, case.bleeds).astype(np.uint8)
+    lesions = [each for each in case.clicks if each.mask.any()]
+    assert {each.kind for each in lesions} == {BleedType.INTRAPARENCHYMAL, BleedType.SUBDURAL}
+    result = evaluate(knowing(cases), [replace(case, bleeds=bleeds)], score_threshold=0.5)
+    rows = {each.kind: each for each in result.slices}
+    assert set(rows) == {"intraparenchymal", "subdural", "all"}
+    for name, row in rows.items():
+        of_kind = [each for each in lesions if name in ("all", each.kind.name.lower())]
+        found = sum(int(each.mask.sum()) for each in of_kind)
+        blood = bleeds > 0 if name == "all" else bleeds == BleedType[name.upper()]
+        assert row.lesions == len(of_kind)
+        assert row.dice == pytest.approx(2 * found / (found + blood.sum()))
+        assert row.area_mm2 == pytest.approx(blood.sum() * case.spacing_mm**2)
+    assert rows["intraparenchymal"].dice == 1.0
+    assert rows["all"].dice < 1.0
+    assert result.by_slice()["all"]["dice"].mean == rows["all"].dice
+
+
 def test_results_are_written_whole(cases: list[StudyCase], tmp_path: Path) -> None:
     result = evaluate(knowing(cases), cases, score_threshold=0.5)
     write_results(result, tmp_path / "out")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "clicks.csv",
+        "slices.csv",
         "summary.json",
         "reliability.png",
     }
@@ -107,6 +132,11 @@ def test_results_are_written_whole(cases: list[StudyCase], tmp_path: Path) -> No
     assert "synthetic" in summary["data"]
     rows = (tmp_path / "out" / "clicks.csv").read_text().splitlines()
     assert len(rows) == 1 + len(result.clicks)
+    assert summary["by_slice"]["all"]["dice"]["count"] == len(
+        {(row.study, row.slice) for row in result.slices}
+    )
+    rows = (tmp_path / "out" / "slices.csv").read_text().splitlines()
+    assert len(rows) == 1 + len(result.slices)
 
 
 def few_cases(spec: StudySpec, **options: Any) -> Iterator[StudyCase]:

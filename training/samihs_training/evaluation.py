@@ -17,7 +17,7 @@ from samihs_training.data.studies import StudySpec, study_cases
 from samihs_training.data.volumes import CaseFiles, Layout, find_cases
 from samihs_training.data_evaluation import Protocol, evaluate_data
 from samihs_training.data_report import markdown, write_data_report
-from samihs_training.phantom_evaluation import Evaluation, evaluate
+from samihs_training.phantom_evaluation import KINDS, Evaluation, evaluate
 from samihs_training.predictors import Predictor, bundle_predictor, checkpoint_predictor
 from samihs_training.score_trials import calibrated_threshold, score_trials
 
@@ -143,7 +143,24 @@ def _result_table(evaluation: Evaluation) -> Table:
             f"{distance.mean:.2f}",
             str(distance.undefined),
             f"{volume.mean:+.3f}",
-            end_section=kind == "epidural",
+            end_section=kind == KINDS[-1],
+        )
+    return table
+
+
+def _slice_table(evaluation: Evaluation) -> Table:
+    """The same by slice: answers united, against all blood."""
+    table = Table("bleed", "slices", "Dice", "95 % interval", "HD95 mm", "no HD95")
+    for kind, values in evaluation.by_slice().items():
+        dice, distance = values["dice"], values["hd95_mm"]
+        table.add_row(
+            kind,
+            str(dice.count),
+            f"{dice.mean:.3f}",
+            dice.interval(),
+            f"{distance.mean:.2f}",
+            str(distance.undefined),
+            end_section=kind == KINDS[-1],
         )
     return table
 
@@ -154,6 +171,8 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
         f"{evaluation.model}: {evaluation.studies} synthetic studies, one click each lesion"
     )
     console.print(_result_table(evaluation))
+    console.print("by slice, the answers to all its clicks united, against all its blood:")
+    console.print(_slice_table(evaluation))
     rates = evaluation.acceptance(evaluation.score_threshold)
     rejects = evaluation.wrong_rejects()
     found, accepted = rates["found_on_bleeds"], rates["accepted_elsewhere"]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from samihs_runtime.errors import OutputError, UsageError
+from samihs_training.data.clicks import Mask
 from samihs_training.data.phantom import BleedType
 from samihs_training.data.studies import StudyCase, is_bleed
 from samihs_training.data.targets import MIN_LESION_PIXELS
@@ -17,6 +20,9 @@ from samihs_training.jsontext import json_text
 from samihs_training.metrics import Estimate, estimate, mask_metrics
 from samihs_training.predictors import Predictor
 from samihs_training.score_trials import ScoreTrials, plot_reliability, reliability
+
+BLEEDS = frozenset(BleedType) - {BleedType.NONE}
+KINDS = tuple(kind.name.lower() for kind in BleedType if kind in BLEEDS)
 
 
 @dataclass(frozen=True)
@@ -41,12 +47,32 @@ class ClickResult:
 
 
 @dataclass(frozen=True)
+class SliceResult:
+    """A slice with hemorrhage: the answers to one click on each lesion, united, against its blood.
+
+    So is a slice judged in a data set of patients, too (``data_evaluation``, protocol "lesions").
+    """
+
+    study: int
+    slice: int
+    kind: str
+    """Type of bleeding that lesions and blood are of, or "all"."""
+    lesions: int
+    """Clicks."""
+    area_mm2: float
+    """Of all that blood, specks that are not clicked on included."""
+    dice: float
+    hd95_mm: float
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """All clicks, and what they come to."""
 
     model: str
     studies: int
     clicks: tuple[ClickResult, ...]
+    slices: tuple[SliceResult, ...]
     score_threshold: float
     """Below it the model says that nothing bleeds there."""
     trials: ScoreTrials | None = None
@@ -66,8 +92,7 @@ class Evaluation:
 
     def by_type(self) -> dict[str, dict[str, Estimate]]:
         """Dice, HD95 and volume error of each type of bleeding, and of "all"."""
-        kinds = [kind.name.lower() for kind in BleedType if kind is not BleedType.NONE]
-        groups = {kind: [c for c in self.on_bleeds if c.kind == kind] for kind in kinds}
+        groups = {kind: [c for c in self.on_bleeds if c.kind == kind] for kind in KINDS}
         groups["all"] = self.on_bleeds
         names = ("dice", "iou", "hd95_mm", "volume_error_ml")
         return {
@@ -77,6 +102,18 @@ class Evaluation:
             }
             for kind, clicks in groups.items()
             if clicks
+        }
+
+    def by_slice(self) -> dict[str, dict[str, Estimate]]:
+        """Dice and HD95 of the slices, for each type of bleeding and for "all"."""
+        groups = {kind: [s for s in self.slices if s.kind == kind] for kind in (*KINDS, "all")}
+        return {
+            kind: {
+                name: estimate([getattr(s, name) for s in slices], [s.study for s in slices])
+                for name in ("dice", "hd95_mm")
+            }
+            for kind, slices in groups.items()
+            if slices
         }
 
     def acceptance(self, threshold: float) -> dict[str, float]:
@@ -117,6 +154,10 @@ class Evaluation:
                 kind: {name: asdict(value) for name, value in table.items()}
                 for kind, table in self.by_type().items()
             },
+            "by_slice": {
+                kind: {name: asdict(value) for name, value in table.items()}
+                for kind, table in self.by_slice().items()
+            },
         }
 
 
@@ -132,17 +173,22 @@ def evaluate(
     Raises:
         UsageError: there are none.
     """
-    rows = [row for case in cases for row in _case_results(predictor, case)]
-    if not rows:
+    clicks: list[ClickResult] = []
+    slices: list[SliceResult] = []
+    for case in cases:
+        answers = predictor.answer(case.hu, [target.click for target in case.clicks])
+        clicks += _click_results(case, answers)
+        slices += _slice_results(case, [mask for mask, _ in answers])
+    if not clicks:
         raise UsageError("no slice to click on: ask for more studies")
-    studies = len({each.study for each in rows})
+    studies = len({each.study for each in clicks})
     return Evaluation(
-        predictor.name, studies, tuple(rows), score_threshold, trials, predictor.weights
-    )
+        predictor.name, studies, tuple(clicks), tuple(slices), score_threshold, trials,
+        predictor.weights,
+    )  # fmt: skip
 
 
-def _case_results(predictor: Predictor, case: StudyCase) -> list[ClickResult]:
-    answers = predictor.answer(case.hu, [target.click for target in case.clicks])
+def _click_results(case: StudyCase, answers: Sequence[tuple[Mask, float]]) -> list[ClickResult]:
     spacing = (case.spacing_mm, case.spacing_mm)
     results = []
     for target, lesion_ml, (mask, score) in zip(case.clicks, case.lesions_ml, answers, strict=True):
@@ -166,6 +212,26 @@ def _case_results(predictor: Predictor, case: StudyCase) -> list[ClickResult]:
     return results
 
 
+def _slice_results(case: StudyCase, masks: Sequence[Mask]) -> list[SliceResult]:
+    spacing = (case.spacing_mm, case.spacing_mm)
+    found = [(t.kind, mask) for t, mask in zip(case.clicks, masks, strict=True) if is_bleed(t)]
+    results = []
+    for name in (*KINDS, "all"):
+        kinds = BLEEDS if name == "all" else {BleedType[name.upper()]}
+        answers = [mask for kind, mask in found if kind in kinds]
+        if not answers:
+            continue
+        truth = np.isin(case.bleeds, list(kinds))
+        metrics = mask_metrics(np.logical_or.reduce(answers), truth, spacing)
+        area = float(truth.sum()) * case.spacing_mm**2
+        results.append(
+            SliceResult(
+                case.study, case.index, name, len(answers), area, metrics.dice, metrics.hd95_mm
+            )
+        )
+    return results
+
+
 def _share(clicks: list[ClickResult], threshold: float) -> float:
     if not clicks:
         return float("nan")
@@ -173,16 +239,16 @@ def _share(clicks: list[ClickResult], threshold: float) -> float:
 
 
 def write_results(evaluation: Evaluation, out: Path) -> None:
-    """``clicks.csv``, ``summary.json`` and ``reliability.png`` in the folder ``out``, each whole or
-    not at all."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(ClickResult.__dataclass_fields__), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(each) for each in evaluation.clicks)
-    summary = json_text(evaluation.summary())
+    """``clicks.csv``, ``slices.csv``, ``summary.json`` and ``reliability.png`` in the folder
+    ``out``, each whole or not at all."""
+    files = {
+        "clicks.csv": _table(ClickResult, evaluation.clicks),
+        "slices.csv": _table(SliceResult, evaluation.slices),
+        "summary.json": json_text(evaluation.summary()),
+    }
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for name, content in (("clicks.csv", text.getvalue()), ("summary.json", summary)):
+        for name, content in files.items():
             partial = out / f".{name}.partial"
             partial.write_text(content, encoding="utf-8")
             partial.replace(out / name)
@@ -191,3 +257,12 @@ def write_results(evaluation: Evaluation, out: Path) -> None:
         raise OutputError(
             f"cannot write the results to {out}: {error.strerror or error}"
         ) from error
+
+
+def _table(kind: type[Any], rows: Iterable[Any]) -> str:
+    """CSV of dataclass rows, their fields for a header."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [each.name for each in fields(kind)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(each) for each in rows)
+    return text.getvalue()

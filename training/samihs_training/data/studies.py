@@ -44,6 +44,8 @@ class StudyCase:
     """One on each lesion of the slice, then those where nothing bleeds (their mask is empty)."""
     lesions_ml: tuple[float, ...]
     """Of each click: the volume in the study of the lesion clicked on; 0 where nothing bleeds."""
+    bleeds: NDArray[np.uint8]
+    """[rows, columns]: :class:`BleedType` of each pixel, specks that nobody clicks on included."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,7 @@ def cases_of(seed: int, spec: StudySpec) -> list[StudyCase]:
                 extent_mm=float(study.extents_mm[index]),
                 clicks=tuple(clicks),
                 lesions_ml=tuple(volumes),
+                bleeds=slices[index].bleeds,
             )
         )
     return cases
