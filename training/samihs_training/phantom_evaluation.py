@@ -23,6 +23,8 @@ from samihs_training.score_trials import ScoreTrials, plot_reliability, reliabil
 
 BLEEDS = frozenset(BleedType) - {BleedType.NONE}
 KINDS = tuple(kind.name.lower() for kind in BleedType if kind in BLEEDS)
+Table = dict[str, dict[str, Estimate]]
+"""Type of bleeding, or "all" -> figure -> its mean."""
 
 
 @dataclass(frozen=True)
@@ -90,31 +92,16 @@ class Evaluation:
         """Clicks where nothing bleeds."""
         return [each for each in self.clicks if each.kind == "none"]
 
-    def by_type(self) -> dict[str, dict[str, Estimate]]:
+    def by_type(self) -> Table:
         """Dice, HD95 and volume error of each type of bleeding, and of "all"."""
         groups = {kind: [c for c in self.on_bleeds if c.kind == kind] for kind in KINDS}
         groups["all"] = self.on_bleeds
-        names = ("dice", "iou", "hd95_mm", "volume_error_ml")
-        return {
-            kind: {
-                name: estimate([getattr(c, name) for c in clicks], [c.study for c in clicks])
-                for name in names
-            }
-            for kind, clicks in groups.items()
-            if clicks
-        }
+        return _estimates(groups, ("dice", "iou", "hd95_mm", "volume_error_ml"))
 
-    def by_slice(self) -> dict[str, dict[str, Estimate]]:
+    def by_slice(self) -> Table:
         """Dice and HD95 of the slices, for each type of bleeding and for "all"."""
         groups = {kind: [s for s in self.slices if s.kind == kind] for kind in (*KINDS, "all")}
-        return {
-            kind: {
-                name: estimate([getattr(s, name) for s in slices], [s.study for s in slices])
-                for name in ("dice", "hd95_mm")
-            }
-            for kind, slices in groups.items()
-            if slices
-        }
+        return _estimates(groups, ("dice", "hd95_mm"))
 
     def acceptance(self, threshold: float) -> dict[str, float]:
         """Shares of clicks that are answered "found", on bleeds and elsewhere."""
@@ -150,14 +137,8 @@ class Evaluation:
             "wrong_rejects_from_1_ml": self.wrong_rejects(),
             "bleed_free": None if self.trials is None else self.trials.summary(),
             "reliability": self.reliability(),
-            "by_type": {
-                kind: {name: asdict(value) for name, value in table.items()}
-                for kind, table in self.by_type().items()
-            },
-            "by_slice": {
-                kind: {name: asdict(value) for name, value in table.items()}
-                for kind, table in self.by_slice().items()
-            },
+            "by_type": _plain(self.by_type()),
+            "by_slice": _plain(self.by_slice()),
         }
 
 
@@ -230,6 +211,27 @@ def _slice_results(case: StudyCase, masks: Sequence[Mask]) -> list[SliceResult]:
             )
         )
     return results
+
+
+def _estimates(
+    groups: Mapping[str, Sequence[ClickResult | SliceResult]], names: Sequence[str]
+) -> Table:
+    """Of each group that is not empty, the figures of these names."""
+    return {
+        kind: {
+            name: estimate([getattr(row, name) for row in rows], [row.study for row in rows])
+            for name in names
+        }
+        for kind, rows in groups.items()
+        if rows
+    }
+
+
+def _plain(table: Table) -> dict[str, dict[str, Any]]:
+    """For JSON."""
+    return {
+        kind: {name: asdict(value) for name, value in row.items()} for kind, row in table.items()
+    }
 
 
 def _share(clicks: list[ClickResult], threshold: float) -> float:
