@@ -126,7 +126,7 @@ def test_a_compiled_pyramid_answers_as_it_did(compilable: SamihsModel) -> None:
     assert torch.allclose(compiled, eager, rtol=0, atol=1e-4 * eager.abs().max().item())
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # pytest.warns says it again
 @pytest.mark.parametrize("compilable", ["none such"], indirect=True)
 def test_without_a_compiler_training_goes_on(compilable: SamihsModel) -> None:
     eager, _ = answers_and_graphs(compilable)
