@@ -8,9 +8,10 @@ ONNX Runtime refuses them, and without as ``cuda-plain``) and segment-anything i
 autocast fp16 and bf16, torch.compile bf16). Columns: cold start, encode at batch 1, 4 and 8, click
 end to end for 1, 2 and 8 prompts, 32 slices from a DICOM folder to all embeddings, device memory
 (what the card holds more than before the process used it, CUDA's context and an allocator's spare
-blocks included), the fraction of the card's measured bf16 matrix rate, and parity with eager fp32.
-Each row has a process of its own. A row that cannot run says why; one that the time does not reach
-says that. Written to ``benchmarks/results/<gpu>-<date>.json``.
+blocks included), and parity with eager fp32; in the report, encoding also beside the least that the
+card's measured bf16 matrix rate and memory bandwidth allow. Each row has a process of its own, one
+after the other. A row that cannot run says why; one that the time does not reach says that. Written
+to ``benchmarks/results/backends-<model>-<gpu>-gpu-<date>.json``.
 
 ``--device cpu --model tiny --brief`` runs the same code without a GPU: that is its test, and its
 figures mean nothing. ``--brief`` writes to a temporary folder unless ``--out`` names one.
@@ -20,31 +21,32 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import re
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from datetime import UTC, datetime
-from importlib import metadata
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 from gpu_prepare import load_model, prepare
 from gpu_work import CLICK_PROMPTS, ENCODE_BATCHES, Work
-from record import results_of
+from record import Record, Series, results_of
 from rich.console import Console
 from rich.table import Table
+from tables import MACHINE
 
 from samihs_export.cases import Answer
 from samihs_export.gates import gates_for
 from samihs_export.parity import compare
 from samihs_export.precision import Precision
+from samihs_export.tensorrt import choose_flavour
 from samihs_runtime.backends.probe import GpuProbe, probe_gpus
-from samihs_runtime.environment import installed
+from samihs_runtime.environment import installed, unserved_gpu
+from samihs_runtime.errors import ExportError
 
 HERE = Path(__file__).parent
 REFERENCE = "eager fp32"
@@ -63,11 +65,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="samihs-bench-") as scratch:
         work = Work(Path(scratch))
         model = load_model(options.model, options.adapters, options.base)
+        no_engines = _no_engines(probe) if options.device == "cuda" else ""
         precisions = PRECISIONS if options.device == "cuda" else ("fp32",)
         refused = prepare(
             work,
             model,
-            precisions,
+            () if no_engines else precisions,
             slice_size=options.slice_size,
             device=options.device,
             brief=options.brief,
@@ -75,17 +78,27 @@ def main() -> None:
         )
         rows: dict[str, Figures] = {}
         for name, command in _rows(options.device).items():
+            if no_engines and name.startswith("tensorrt"):
+                rows[name] = {"not_measured": no_engines}
+                continue
             console.print(f"{name} ...")
             rows[name] = _run(work, name, command, deadline)
         _add_parity(work, rows, trained=options.adapters is not None)
-    _add_rates(rows)
     record = _record(options, model.config.name, probe, rows, refused)
-    _print(rows)
-    out = results_of(options.out, options.brief)
-    out.mkdir(parents=True, exist_ok=True)
-    where = out / f"{_slug(probe, options.device)}-{datetime.now(UTC):%Y-%m-%d}.json"
-    where.write_text(json.dumps(record, indent=1) + "\n")
-    print(f"written  {where}")
+    _print(rows, record)
+    print(f"written  {record.write(results_of(options.out, options.brief))}")
+
+
+def _no_engines(probe: GpuProbe) -> str:
+    """Why TensorRT, as it is installed, builds nothing for this GPU; empty where it may."""
+    unserved = unserved_gpu(installed(), probe.devices[0].compute_capability)
+    if unserved is not None:
+        return f"{unserved.problem}; {unserved.mend}"
+    try:
+        choose_flavour()
+    except ExportError as error:
+        return str(error)
+    return ""
 
 
 def _rows(device: str) -> dict[str, list[str]]:
@@ -95,11 +108,13 @@ def _rows(device: str) -> dict[str, list[str]]:
     else:
         ours = ["tensorrt fp16", "cuda-graph fp32", "tensorrt bf16", "tensorrt fp32"]
         ours.append("cuda-plain fp32")  # what the CUDA graphs are worth
-        rivals = [REFERENCE, "compile bf16", "autocast bf16", "autocast fp16"]
+        rivals = [REFERENCE, "autocast bf16", "autocast fp16"]
     commands = {name: ["gpu_torch.py", name] for name in rivals[:1]}
     commands |= {name: ["gpu_runtime.py", *name.split()] for name in ours[:2]}
     commands |= {name: ["gpu_torch.py", name] for name in rivals[1:]}
     commands |= {name: ["gpu_runtime.py", *name.split()] for name in ours[2:]}
+    if device == "cuda":  # last: compiling takes minutes, and would leave others no time
+        commands["compile bf16"] = ["gpu_torch.py", "compile bf16"]
     return commands
 
 
@@ -146,49 +161,92 @@ def _answers(work: Work, row: str) -> list[Answer]:
     ]
 
 
-def _add_rates(rows: dict[str, Figures]) -> None:
-    """The fraction of the card's measured bf16 matrix rate that each encoder reaches."""
-    peak = rows[REFERENCE].get("matrix_rate_bf16_tflops")
-    work = rows[REFERENCE].get("encode_tflop")
-    if not peak or not work:
-        return
-    for figures in rows.values():
-        for batch, timed in figures.get("encode", {}).items():
-            rate = int(batch) * work / (1e-3 * timed["p50_ms"])
-            timed["tflops"], timed["of_matrix_rate"] = rate, rate / peak
-
-
 def _record(
     options: argparse.Namespace,
     model: str,
     probe: GpuProbe,
     rows: dict[str, Figures],
     refused: dict[str, str],
-) -> dict[str, Any]:
-    versions = installed()
-    for name in ("torch", "segment-anything", "onnx"):
-        versions[name] = metadata.version(name)
+) -> Record:
+    """In the schema of all benchmarks: series of samples, and what was not measured."""
+    card = _slug(probe, options.device)
+    series = [each for name, figures in rows.items() for each in _series(name, figures)]
+    measured = {name: figures for name, figures in rows.items() if "encode" in figures}
+    return Record(
+        f"backends-{model}-{card}",
+        tuple(series),
+        settings={
+            "model": model,
+            "weights": "given" if options.adapters else "random, seed 0",
+            "slice_size": options.slice_size,
+            "order": "rows one after the other, each in a process of its own",
+            "work": _work(rows[REFERENCE], options.slice_size),
+            "runs_on": {name: figures["runs_on"] for name, figures in measured.items()},
+            "parity": {name: each["parity"] for name, each in measured.items() if "parity" in each},
+            "engines_refused": refused,
+            "brief": options.brief,
+        },
+        not_measured={
+            subject_of(name): figures["not_measured"]
+            for name, figures in rows.items()
+            if "not_measured" in figures
+        },
+    )
+
+
+def subject_of(row: str) -> str:
+    """A row's name in the report: beside the runtime's backends, torch's rows say so."""
+    return f"torch {row}" if row.split()[0] in ("eager", "autocast", "compile") else row
+
+
+def _series(row: str, figures: Figures) -> Iterator[Series]:
+    """All samples of a row; the rates of the card, which the reference's process measured."""
+    if "encode" not in figures:
+        return
+    name = subject_of(row)
+    for batch, samples in figures["encode"].items():
+        yield Series(name, f"encode, batch {batch}", "s", tuple(samples))
+    for count, samples in figures["click"].items():
+        plural = "s" * (count != "1")
+        yield Series(name, f"click, {count} prompt{plural}", "s", tuple(samples))
+    single = {
+        ("cold start", "s"): figures.get("cold_start_s"),
+        ("32 slices from DICOM", "s"): figures.get("series_s"),
+        ("device memory", "MB"): figures.get("device_memory_mb"),
+        (f"mask IoU to torch {REFERENCE}", ""): figures.get("parity", {}).get("mask_iou_mean"),
+    }
+    for (quantity, unit), value in single.items():
+        if value is not None:
+            yield Series(name, quantity, unit, (value,))
+    for quantity, unit, key in (
+        ("matrix rate, bf16", "GFLOP/s", "matrix_rate"),
+        ("memory bandwidth", "GB/s", "bandwidth"),
+    ):
+        if key in figures:
+            yield Series(MACHINE, quantity, unit, tuple(figures[key]))
+
+
+def _work(reference: Figures, size: int) -> dict[str, dict[str, Any]]:
+    """What an encode must compute and move at least: each row is held against the bf16 rate.
+
+    Bytes: the weights in 16 bits once, and the slices in fp32.
+    """
+    if "encode_flop" not in reference:
+        return {}
     return {
-        "benchmark": "gpu",
-        "command": " ".join(["python", "benchmarks/gpu.py", *sys.argv[1:]]),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "gpus": [str(each) for each in probe.devices],
-        "driver_serves_cuda": probe.cuda,
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "versions": versions,
-        "model": model,
-        "weights": "given" if options.adapters else "random, seed 0",
-        "brief": options.brief,
-        "engines_refused": refused,
-        "rows": rows,
+        f"encode, batch {batch}": {
+            "flop": batch * reference["encode_flop"],
+            "bytes": 2 * reference["encoder_weights"] + 4 * batch * size * size,
+            "type": "bf16",
+        }
+        for batch in ENCODE_BATCHES
     }
 
 
-def _print(rows: dict[str, Figures]) -> None:
+def _print(rows: dict[str, Figures], record: Record) -> None:
     encode = [f"encode {batch}" for batch in ENCODE_BATCHES]
     clicks = [f"click {count}" for count in CLICK_PROMPTS]
-    table = Table("row", "cold s", *encode, "of rate", *clicks, "32 slices s", "MB", "parity")
+    table = Table("row", "cold s", *encode, *clicks, "32 slices s", "MB", "parity")
     for name, figures in rows.items():
         if "encode" not in figures:
             table.add_row(name, "not measured")
@@ -196,8 +254,7 @@ def _print(rows: dict[str, Figures]) -> None:
         table.add_row(
             name,
             _number(figures.get("cold_start_s"), 2),
-            *(_number(figures["encode"][str(b)]["p50_ms"], 2) for b in ENCODE_BATCHES),
-            _number(figures["encode"][str(ENCODE_BATCHES[-1])].get("of_matrix_rate"), 2),
+            *(_number(1e3 * median(figures["encode"][str(b)]), 2) for b in ENCODE_BATCHES),
             *(_quantiles(figures["click"][str(n)]) for n in CLICK_PROMPTS),
             _number(figures.get("series_s"), 2),
             _number(figures.get("device_memory_mb"), 0),
@@ -206,17 +263,16 @@ def _print(rows: dict[str, Figures]) -> None:
     console = Console(width=160)
     console.print(table)
     console.print("encode: p50 ms; click: p50 / p95 / p99 ms, host click in, host mask out")
-    for name, figures in rows.items():
-        if "not_measured" in figures:
-            console.print(f"{name}: not measured: {figures['not_measured']}", markup=False)
+    for name, why in record.not_measured.items():
+        console.print(f"{name}: not measured: {why}", markup=False)
 
 
 def _number(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 
-def _quantiles(timed: Figures) -> str:
-    return " / ".join(f"{timed[key]:.2f}" for key in ("p50_ms", "p95_ms", "p99_ms"))
+def _quantiles(samples: Sequence[float]) -> str:
+    return " / ".join(f"{1e3 * each:.2f}" for each in np.percentile(samples, (50, 95, 99)))
 
 
 def _parity(parity: Figures | None) -> str:

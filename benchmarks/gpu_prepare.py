@@ -54,6 +54,9 @@ def prepare(
 ) -> dict[str, str]:
     """Write everything that the rows read.
 
+    Args:
+        precisions: of TensorRT's graphs and engines; none where TensorRT cannot serve the GPU.
+
     Returns:
         Why there are no engines, by precision; empty where all were built.
     """
@@ -74,9 +77,14 @@ def prepare(
     say("exporting for ONNX Runtime")
     onnx = write_graphs(work.onnx_files, model, "onnx", "fp32", slice_size, dict)
     refused: dict[str, str] = {}
+    if not precisions:
+        _bundle(work, model, "fp32", slice_size, onnx)
     for precision in precisions:
         say(f"exporting {precision} for TensorRT")
-        bundle = _bundle(work, model, onnx, precision, slice_size)
+        folder = work.folder / f"files-{precision}"
+        shutil.copytree(work.onnx_files, folder)
+        graphs = write_graphs(folder, model, "trt", precision, slice_size, dict)
+        bundle = _bundle(work, model, precision, slice_size, onnx, graphs)
         if device == "cuda":
             say(f"building {precision} engines for this GPU")
             try:
@@ -104,14 +112,12 @@ def _write_cases(work: Work, hu: np.ndarray, size: int) -> None:
 
 
 def _bundle(
-    work: Work, model: SamihsModel, onnx: GraphEntry, precision: Precision, slice_size: int
+    work: Work, model: SamihsModel, precision: Precision, slice_size: int, *graphs: GraphEntry
 ) -> Bundle:
-    """ONNX Runtime's graphs and TensorRT's of one precision, as ``samihs-export`` writes them.
+    """ONNX Runtime's graphs and any of TensorRT's, as ``samihs-export`` writes them.
 
     No gates: parity is what the benchmark measures.
     """
-    folder = work.folder / f"files-{precision}"
-    shutil.copytree(work.onnx_files, folder)
-    entries = [onnx, write_graphs(folder, model, "trt", precision, slice_size, dict)]
-    manifest = manifest_of(model.config, slice_size, WindowRule("fixed", *WINDOW), entries)
+    folder = work.folder / f"files-{precision}" if len(graphs) > 1 else work.onnx_files
+    manifest = manifest_of(model.config, slice_size, WindowRule("fixed", *WINDOW), list(graphs))
     return write_bundle(folder, manifest, work.bundle(precision))

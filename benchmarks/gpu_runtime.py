@@ -112,13 +112,13 @@ def warm_up(segmenter: Segmenter, backend: str) -> None:
             raise BackendError(f"CUDA graphs are not replayed: {words}")
 
 
-def _encode(segmenter: Segmenter, size: int, batch: int, effort: Effort) -> dict[str, Any]:
+def _encode(segmenter: Segmenter, size: int, batch: int, effort: Effort) -> list[float]:
     hu = np.random.default_rng(0).uniform(-20, 100, (batch, 1, size, size)).astype(np.float32)
     window = np.tile(np.asarray(WINDOW, np.float32), (batch, 1))
     return measure(lambda: segmenter.backend.encode(hu, window), effort)
 
 
-def _click(segmenter: Segmenter, encoded: Any, count: int, effort: Effort) -> dict[str, Any]:
+def _click(segmenter: Segmenter, encoded: Any, count: int, effort: Effort) -> list[float]:
     """``count`` prompts in one run of the decoder, elsewhere each time."""
     size, turn = segmenter.bundle.manifest.slice_size, iter(range(10**9))
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ from samihs_training.sam import SamConfig, build_sam
 TYPES = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 MATRIX = 8192
 """Side of the square product whose rate is the card's measured matrix rate."""
+COPIED = 1 << 31
+"""Bytes of the copy whose rate is its memory bandwidth: many times its cache."""
 
 
 class Rival:
@@ -106,18 +109,20 @@ def main() -> None:
         "device_memory_mb": memory_taken_mb(before),
     }
     if row == "eager fp32":  # after the memory was read, which the matrices would add to
-        figures["matrix_rate_bf16_tflops"] = _matrix_rate(rival.device, effort)
-        figures["encode_tflop"] = _flops(rival) / 1e12
+        figures["matrix_rate"] = _matrix_rate(rival.device, effort)
+        figures["bandwidth"] = _bandwidth(rival.device, effort)
+        figures["encode_flop"] = _flops(rival)
+        figures["encoder_weights"] = _weights(rival)
     _answer_cases(rival, work, row)
     work.figures(row).write_text(json.dumps(figures))
 
 
-def _encode(rival: Rival, batch: int, effort: Effort) -> dict[str, Any]:
+def _encode(rival: Rival, batch: int, effort: Effort) -> list[float]:
     hu, window = _inputs(rival.size, batch)
     return measure(lambda: rival.encode(hu, window), effort)
 
 
-def _click(rival: Rival, count: int, effort: Effort) -> dict[str, Any]:
+def _click(rival: Rival, count: int, effort: Effort) -> list[float]:
     hu, window = _inputs(rival.size, 1)
     embedding = rival.encode(hu, window).expand(count, -1, -1, -1)
     turn = iter(range(10**9))
@@ -138,17 +143,36 @@ def _flops(rival: Rival) -> float:
     return float(counter.get_total_flops())
 
 
-def _matrix_rate(device: str, effort: Effort) -> float:
-    """TFLOP/s of one large bf16 product: what the card reaches, not what its sheet says."""
+def _weights(rival: Rival) -> int:
+    """Of the image encoder."""
+    return sum(each.numel() for each in rival.model.sam.image_encoder.parameters())
+
+
+def _matrix_rate(device: str, effort: Effort) -> list[float]:
+    """GFLOP/s of one large bf16 product: what the card reaches, not what its sheet says."""
     side = MATRIX if device == "cuda" else 256
     a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
+    return [2 * side**3 / each / 1e9 for each in measure(_finished(device, lambda: a @ b), effort)]
 
-    def product() -> None:
-        a @ b
+
+def _bandwidth(device: str, effort: Effort) -> list[float]:
+    """GB/s of one large copy within the device's memory, read and written."""
+    size = COPIED if device == "cuda" else 1 << 20
+    source = torch.randint(0, 255, (size,), device=device, dtype=torch.uint8)
+    target = torch.empty_like(source)
+    copies = measure(_finished(device, lambda: target.copy_(source)), effort)
+    return [2 * size / each / 1e9 for each in copies]
+
+
+def _finished(device: str, work: Callable[[], object]) -> Callable[[], None]:
+    """The same, and waits for the device."""
+
+    def run() -> None:
+        work()
         if device == "cuda":
             torch.cuda.synchronize()
 
-    return 2 * side**3 / (measure(product, effort)["p50_ms"] * 1e-3) / 1e12
+    return run
 
 
 def _answer_cases(rival: Rival, work: Work, row: str) -> None:

@@ -33,9 +33,9 @@ RESULTS = Path(__file__).parent / "results"
 DATED = re.compile(r"-\d{4}-\d\d-\d\d(-\d+-samples)?$")
 """How the stem of a record's file ends (:meth:`Record.write`)."""
 PACKAGES = (
-    "samihs", "numpy", "scipy", "onnxruntime", "onnxruntime-gpu", "tensorrt-rtx-cu13", "pydicom",
-    "pylibjpeg-libjpeg", "pylibjpeg-rle", "torch", "segment-anything", "scikit-image", "monai",
-    "transformers",
+    "samihs", "numpy", "scipy", "onnxruntime", "onnxruntime-gpu", "tensorrt-rtx-cu13", "tensorrt",
+    "cuda-bindings", "pydicom", "pylibjpeg-libjpeg", "pylibjpeg-rle", "torch", "segment-anything",
+    "scikit-image", "monai", "transformers",
 )  # fmt: skip
 
 

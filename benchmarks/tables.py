@@ -9,6 +9,8 @@ from record import Record, Series, ratios
 
 EAGER = "SamPredictor eager fp32"
 """What peers are held against: the subject of ``peers.py`` by that name."""
+REFERENCES = (EAGER, "torch eager fp32")
+"""What others stand beside, the second on a GPU (``gpu.py``)."""
 SCALE = {
     "": 1.0, "s": 1e3, "MB": 1.0, "mm": 1.0, "mm2": 1.0, "mL": 1.0, "x": 1.0,
     "GFLOP/s": 1.0, "GB/s": 1.0,
@@ -64,7 +66,7 @@ def _singles(chosen: list[Series]) -> list[str]:
 
 def _compared(quantity: str, chosen: list[Series]) -> list[str]:
     """A table of one quantity: every subject, beside the last one or segment-anything's own."""
-    reference = next((each for each in chosen if each.subject == EAGER), chosen[-1])
+    reference = next((each for each in chosen if each.subject in REFERENCES), chosen[-1])
     rows = []
     for each in chosen:
         plain = each is reference or each.unit not in COSTS  # a Dice has nothing to divide

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from samihs_export.attention import AttentionForm
 from samihs_export.graphs import DecoderGraph, EncoderGraph
-from samihs_export.onnx import export_decoder, export_encoder
+from samihs_export.onnx import OPSET, ORT_OPSET, export_decoder, export_encoder
 from samihs_export.precision import FLOAT_OF, Precision, to_precision
 from samihs_export.quantization import FP8, INT8, Range, quantize_dynamic, quantize_static
 from samihs_export.typed import check_types
@@ -69,6 +69,11 @@ def float_precision(family: str, precision: Precision) -> Precision:
     return FLOAT_OF[precision] if family == "trt" or precision == "fp32" else "fp32"
 
 
+def opset(family: str) -> int:
+    """Of the family's graphs."""
+    return ORT_OPSET if family == "onnx" else OPSET
+
+
 def graph_pair(
     merged: SamihsModel, family: str, precision: Precision, slice_size: int
 ) -> tuple[EncoderGraph, DecoderGraph]:
@@ -95,11 +100,11 @@ def write_graphs(
     entry = GraphEntry(family, precision, f"{place}/encoder.onnx", f"{shared}/decoder.onnx")
     encoder, decoder = graph_pair(merged, family, precision, slice_size)
     if precision == kind:
-        export_encoder(encoder, slice_size, folder / entry.encoder)
+        export_encoder(encoder, slice_size, folder / entry.encoder, opset(family))
     else:
         _write_quantized(encoder, precision, family, slice_size, folder / entry.encoder, ranges)
     if not (folder / entry.decoder).exists():
-        export_decoder(decoder, merged.config, folder / entry.decoder)
+        export_decoder(decoder, merged.config, folder / entry.decoder, opset(family))
     for path in (entry.encoder, entry.decoder):
         check_types(folder / path, kind)
     return entry
@@ -116,7 +121,7 @@ def _write_quantized(
     with tempfile.TemporaryDirectory(prefix="samihs-quantize-") as scratch:
         # Under the name that the graph will have: it stands in the file.
         source = Path(scratch) / path.name
-        export_encoder(graph, slice_size, source)
+        export_encoder(graph, slice_size, source, opset(family))
         if family == "onnx":
             quantize_dynamic(source, path)
         else:

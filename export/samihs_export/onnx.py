@@ -1,4 +1,4 @@
-"""The graphs as ONNX files: opset 23, dynamic batch and point count, the same bytes each time."""
+"""The graphs as ONNX files: dynamic batch and point count, the same bytes each time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ from samihs_runtime.errors import ExportError
 from samihs_training.sam import SamConfig
 
 OPSET = 23
-"""The first with ``Attention``; RMSNormalization apart, the rest is as in 20 (``Gelu``)."""
+"""The first with ``Attention``, which TensorRT takes as a layer of its own."""
+ORT_OPSET = 20
+"""Of ONNX Runtime's graphs, the first with ``Gelu``. Its CUDA provider has no ``MaxPool`` of 22 or
+later (1.31): of opset 23 the decoder would lie partly on the CPU, and no CUDA graph be captured."""
 ENCODER_INPUTS, ENCODER_OUTPUTS = ("hu", "window"), ("embedding",)
 DECODER_INPUTS = ("embedding", "points", "labels", "prior", "has_prior")
 DECODER_OUTPUTS = ("logits", "mask", "score")
@@ -32,16 +35,16 @@ _SCOPES = "pkg.torch.onnx.name_scopes"
 """Where torch's exporter notes the modules a node came from, outermost first, then the node."""
 
 
-def export_encoder(graph: EncoderGraph, slice_size: int, path: Path) -> None:
+def export_encoder(graph: EncoderGraph, slice_size: int, path: Path, opset: int = OPSET) -> None:
     """Write the encoder; batch B is dynamic. Raises :class:`ExportError`."""
     hu = torch.zeros(2, 1, slice_size, slice_size)
     window = torch.tensor([[0.0, 80.0], [0.0, 80.0]])
     batch = torch.export.Dim("batch")
     shapes = {"hu": {0: batch}, "window": {0: batch}}
-    _export(graph, (hu, window), shapes, ENCODER_INPUTS, ENCODER_OUTPUTS, path)
+    _export(graph, (hu, window), shapes, ENCODER_INPUTS, ENCODER_OUTPUTS, path, opset)
 
 
-def export_decoder(graph: DecoderGraph, config: SamConfig, path: Path) -> None:
+def export_decoder(graph: DecoderGraph, config: SamConfig, path: Path, opset: int = OPSET) -> None:
     """Write the decoder; batch B and point count N are dynamic. Raises :class:`ExportError`."""
     batch, count = torch.export.Dim("batch"), torch.export.Dim("points")
     examples = (
@@ -53,7 +56,7 @@ def export_decoder(graph: DecoderGraph, config: SamConfig, path: Path) -> None:
     )
     shapes: dict[str, dict[int, Any]] = {name: {0: batch} for name in DECODER_INPUTS}
     shapes["points"][1] = shapes["labels"][1] = count
-    _export(graph, examples, shapes, DECODER_INPUTS, DECODER_OUTPUTS, path)
+    _export(graph, examples, shapes, DECODER_INPUTS, DECODER_OUTPUTS, path, opset)
 
 
 @torch.no_grad()
@@ -64,6 +67,7 @@ def _export(
     inputs: tuple[str, ...],
     outputs: tuple[str, ...],
     path: Path,
+    opset: int,
 ) -> None:
     with _quiet_exporter():
         try:
@@ -71,7 +75,7 @@ def _export(
                 graph.eval(),
                 examples,
                 dynamo=True,
-                opset_version=OPSET,
+                opset_version=opset,
                 input_names=list(inputs),
                 output_names=list(outputs),
                 dynamic_shapes=shapes,

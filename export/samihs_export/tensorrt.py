@@ -272,6 +272,7 @@ def _parse(job: _Job, builder: Any, log: Any) -> Any:
 
 def _set_target(job: _Job, config: Any) -> None:
     if job.target is None:
+        _require_served(job)
         return  # the builder's default: the GPU at hand
     if not hasattr(config, "set_compute_capability"):
         here = probe_gpus().devices
@@ -287,6 +288,17 @@ def _set_target(job: _Job, config: Any) -> None:
         raise ExportError(f"{job.flavour} knows no target {job.target}: it has {names}")
     config.num_compute_capabilities = 1
     config.set_compute_capability(known[job.target.upper()], 0)
+
+
+def _require_served(job: _Job) -> None:
+    """TensorRT-RTX builds on a GPU that its engines then refuse to run on (seen on an H200)."""
+    known = TARGETS.values()
+    if job.flavour == "tensorrt_rtx" and job.compute_capability not in known:
+        raise ExportError(
+            f"{job.flavour} runs no engine on this GPU, of compute capability "
+            f"{job.compute_capability}, but on {', '.join(known)}: name a target of another "
+            "machine, install samihs[tensorrt] from NVIDIA's index, or use --backend cuda"
+        )
 
 
 def _profile(

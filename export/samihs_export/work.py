@@ -10,6 +10,7 @@ from pathlib import Path
 import onnx
 
 from samihs_export import fused
+from samihs_export.onnx import OPSET
 
 
 def multiply_accumulates(path: Path, sizes: Mapping[str, int]) -> Counter[str]:
@@ -26,7 +27,7 @@ def multiply_accumulates(path: Path, sizes: Mapping[str, int]) -> Counter[str]:
                 dim.dim_value = sizes[dim.dim_param]
     # Stale shapes of intermediate values would win over the sizes given.
     del model.graph.value_info[:]
-    _use_standard_attention(model.graph)
+    _use_standard_attention(model)
     graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     shapes = {each.name: list(each.dims) for each in graph.initializer}
     for each in (*graph.input, *graph.value_info, *graph.output):
@@ -48,9 +49,12 @@ def multiply_accumulates(path: Path, sizes: Mapping[str, int]) -> Counter[str]:
     return counted
 
 
-def _use_standard_attention(graph: onnx.GraphProto) -> None:
+def _use_standard_attention(model: onnx.ModelProto) -> None:
     """Put ``Attention`` for ONNX Runtime's operator: onnx infers no shapes beyond a foreign one."""
-    for node in graph.node:
+    for each in model.opset_import:
+        if not each.domain:
+            each.version = max(each.version, OPSET)  # the first that has it
+    for node in model.graph.node:
         if (node.domain, node.op_type) == (fused.DOMAIN, fused.OPERATOR):
             heads = next(each.i for each in node.attribute if each.name == "num_heads")
             node.domain, node.op_type = "", "Attention"

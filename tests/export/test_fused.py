@@ -17,7 +17,7 @@ from samihs_export.families import attention_form
 from samihs_export.fused import DOMAIN, OPERATOR
 from samihs_export.graphs import EncoderGraph
 from samihs_export.merge import merge
-from samihs_export.onnx import OPSET, export_encoder
+from samihs_export.onnx import ORT_OPSET, export_encoder
 from samihs_export.precision import Precision
 from samihs_export.quantization import quantize_dynamic
 from samihs_export.refit import refittable
@@ -45,7 +45,7 @@ def merged() -> SamihsModel:
 @pytest.fixture(scope="module")
 def encoder(merged: SamihsModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("fused") / "encoder.onnx"
-    export_encoder(EncoderGraph(merged, "fused"), SLICE, path)
+    export_encoder(EncoderGraph(merged, "fused"), SLICE, path, ORT_OPSET)
     return path
 
 
@@ -84,7 +84,7 @@ def test_int8_answers_nearly_as_float(encoder: Path, tmp_path: Path, batch: int)
 def test_only_the_whole_grid_is_fused_and_its_domain_is_named(encoder: Path) -> None:
     model = onnx.load(encoder)
     assert [n.name for n in model.graph.node if n.domain == DOMAIN] == [ATTENTION]
-    assert {each.domain: each.version for each in model.opset_import} == {"": OPSET, DOMAIN: 1}
+    assert {each.domain: each.version for each in model.opset_import} == {"": ORT_OPSET, DOMAIN: 1}
     check_types(encoder, "fp32")
     with pytest.raises(ExportError, match=ATTENTION):
         check_types(encoder, "fp16")

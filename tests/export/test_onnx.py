@@ -13,7 +13,7 @@ import torch
 
 from samihs_export.graphs import EncoderGraph
 from samihs_export.merge import merge
-from samihs_export.onnx import OPSET, export_encoder
+from samihs_export.onnx import OPSET, ORT_OPSET, export_encoder
 from samihs_runtime.backends.contract import DECODER, ENCODER
 from samihs_runtime.bundle import sha256_of
 
@@ -71,13 +71,15 @@ def test_any_batch_and_point_count(exported: Exported, batch: int, count: int) -
 
 def test_same_model_gives_the_same_bytes(exported: Exported, tmp_path: Path) -> None:
     path = tmp_path / "encoder.onnx"
-    export_encoder(EncoderGraph(merge(exported.model)[0]), SLICE, path)
+    export_encoder(EncoderGraph(merge(exported.model)[0]), SLICE, path, ORT_OPSET)
     assert sha256_of(path) == sha256_of(exported.bundle.graph("onnx").encoder)
     assert [each.name for each in tmp_path.iterdir()] == ["encoder.onnx"]  # weights inside
 
 
-@pytest.mark.parametrize("family", ["onnx", "trt"])
-def test_nothing_of_the_machine_is_in_the_files(exported: Exported, family: str) -> None:
+@pytest.mark.parametrize(("family", "opset"), [("onnx", ORT_OPSET), ("trt", OPSET)])
+def test_nothing_of_the_machine_is_in_the_files(
+    exported: Exported, family: str, opset: int
+) -> None:
     files = exported.bundle.graph(family)
     for path in (files.encoder, files.decoder):
         content = path.read_bytes()
@@ -87,7 +89,7 @@ def test_nothing_of_the_machine_is_in_the_files(exported: Exported, family: str)
         assert not model.doc_string
         assert not model.metadata_props
         assert all(not node.metadata_props and not node.doc_string for node in model.graph.node)
-        assert {each.domain: each.version for each in model.opset_import}[""] == OPSET
+        assert {each.domain: each.version for each in model.opset_import}[""] == opset
 
 
 def test_half_precision_graph_is_typed_as_planned(exported: Exported) -> None:

@@ -19,7 +19,7 @@ from samihs_export.onnx import export_encoder
 from samihs_export.precision import to_precision
 from samihs_export.readback import Layer, attention_layers, check_layers, layer_kinds, layers_of
 from samihs_export.tensorrt import RECORDS, TARGETS, build_engines, choose_flavour, parse_targets
-from samihs_runtime.backends.probe import GpuProbe, probe_gpus
+from samihs_runtime.backends.probe import Gpu, GpuProbe, probe_gpus
 from samihs_runtime.backends.sidecar import EngineSidecar
 from samihs_runtime.bundle import GraphEntry, sha256_of, write_bundle
 from samihs_runtime.errors import BackendError, ExportError, OutputError
@@ -69,6 +69,17 @@ def test_a_target_that_tensorrt_does_not_know_is_named(
     monkeypatch.setitem(TARGETS, "sm90", "9.0")
     with pytest.raises(ExportError, match=r"knows no target sm90.*sm89"):
         build_engines(exported.bundle, tmp_path, ["sm90"], flavour="tensorrt_rtx")
+
+
+def test_a_gpu_that_would_refuse_its_engines_gets_none(
+    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorRT-RTX builds them all the same on Hopper, and then loads none of them there."""
+    hopper = Gpu(0, "NVIDIA H200", "9.0", 150 << 30)
+    monkeypatch.setattr(tensorrt, "probe_gpus", lambda: GpuProbe((hopper,), (13, 0), ""))
+    with pytest.raises(ExportError, match=r"no engine on this GPU.*9\.0.*--backend cuda"):
+        build_engines(exported.bundle, tmp_path, (None,), flavour="tensorrt_rtx")
+    assert not list(tmp_path.iterdir())
 
 
 def test_engines_folder_that_cannot_be_made(exported: Exported, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ PROVIDER_OPTIONS = {
     *("cudnn_conv_use_max_workspace", "enable_cuda_graph", "cudnn_conv1d_pad_to_nc1d"),
     *("tunable_op_enable", "tunable_op_tuning_enable", "tunable_op_max_tuning_duration_ms"),
     *("enable_skip_layer_norm_strict_mode", "prefer_nhwc", "use_ep_level_unified_stream"),
-    "use_tf32",
+    *("use_tf32", "sdpa_kernel", "fuse_conv_bias"),
 }
 """``provider_option_names`` of ``cuda_execution_provider_info.cc``; another one is refused."""
 REFUSAL = (

@@ -137,6 +137,7 @@ def test_clicks_stay_right_while_batches_are_encoded(
 
 def test_fp32_is_fp32(ort_backend: CudaBackend, ort: PlantedOrt) -> None:
     assert ort.options["use_tf32"] == "0"  # parity is proven with it
+    assert ort.options["sdpa_kernel"] == "16"  # another one is wrong where q is wider than v
 
 
 def test_too_many_points_are_an_error(ort_backend: CudaBackend) -> None:

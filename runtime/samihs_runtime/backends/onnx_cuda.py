@@ -28,6 +28,10 @@ MAX_POINTS = 256
 _PROVIDER_OPTIONS: Mapping[str, str] = {
     # TF32 has 10 bits of mantissa: an fp32 bundle would not hold the gates it was proven by.
     "use_tf32": "0",
+    # MATH. The kernel that it would choose gives other numbers where queries are wider than values,
+    # as in the encoder's fused attention: off by 0.13 of the largest on an H200 (1.31); this one by
+    # 1e-6. It stores the scores. (Widths that differ: github.com/microsoft/onnxruntime/pull/27851.)
+    "sdpa_kernel": "16",
     # The default tries every algorithm of every convolution at the first run; SAM has few.
     "cudnn_conv_algo_search": "HEURISTIC",
     # The default doubles what it takes: memory that other programs and embeddings could use.
