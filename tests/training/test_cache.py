@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -85,3 +86,17 @@ def test_splits_share_no_seed() -> None:
     assert all(a.stop <= b.start for a, b in pairwise(ranges))
     with pytest.raises(UsageError, match="no split 'holdout'"):
         CacheSpec("holdout", 3)
+
+
+def test_a_further_round_has_slices_and_a_folder_of_its_own(
+    tmp_path: Path, in_this_process: list[int]
+) -> None:
+    open_cache(tmp_path, SPEC)
+    further = replace(SPEC, count=2, first=3)
+    cache = open_cache(tmp_path, further)
+    wanted = generate_slice(FIRST_SEEDS["validation"] + 4, SPEC.options)
+    np.testing.assert_array_equal(cache[1].hu, wanted.hu)
+    assert further.name != SPEC.name
+    for first in (-1, module.SEEDS_PER_SPLIT - 1):
+        with pytest.raises(UsageError, match=f"2 from {first}"):
+            replace(further, first=first)

@@ -46,6 +46,8 @@ for _command in (check_data, make_folds_command, check_folds):
     type=click.IntRange(min=0),
     help="Of all draws; with --start another than before, or the same clicks come again.",
 )
+@click.option("--first-slice", type=click.IntRange(min=0),
+              help="Training phantoms to leave out: those of the rounds before. [0]")  # fmt: skip
 @click.option("--data", type=click.Path(path_type=Path),
               help="Adapt to this data set (docs/data.md), instead of phantoms.")  # fmt: skip
 @click.option("--layout", type=click.Choice(LAYOUTS), help="Of the data. [recognised]")
@@ -66,6 +68,7 @@ def fit(
     base: Path | None,
     start: Path | None,
     seed: int | None,
+    first_slice: int | None,
     quick: bool,
     resume: bool,
     overwrite: bool,
@@ -85,6 +88,8 @@ def fit(
         recipe = replace(recipe, start=str(start))
     if seed is not None:
         recipe = replace(recipe, seed=seed)
+    if first_slice is not None:
+        recipe = replace(recipe, first_slice=first_slice)
     keep_freed_memory()
     recipe = replace(recipe, data=_data(recipe.data, data))
     first = os.environ.get("RANK", "0") == "0"

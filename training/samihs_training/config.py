@@ -185,6 +185,8 @@ class Recipe:
     """Rank of the PR adapters, where ``method_options`` does not say."""
     slices: int = 4000
     """Phantom slices in the training cache."""
+    first_slice: int = 0
+    """Where in the row of training phantoms these begin: a further round sees new ones."""
     validation_slices: int = 64
     """Phantom slices that validation clicks on; never among those trained on."""
     validate_every: int = 0

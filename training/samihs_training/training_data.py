@@ -35,12 +35,12 @@ class Slices:
 def phantom_slices(recipe: Recipe, folder: Path, progress: Progress | None = None) -> Slices:
     """Phantoms, made in ``folder`` if need be; others to validate on, where the recipe does."""
     workers = os.cpu_count() or 1
-    spec = CacheSpec("train", recipe.slices)
+    spec = CacheSpec("train", recipe.slices, first=recipe.first_slice)
     train = PhantomSlices(open_cache(folder, spec, workers=workers, progress=progress))
     about = {"training_data": "synthetic CT only: phantoms of this project, no patient's images"}
     if not recipe.validate_every:
         return Slices(train, None, about)
-    apart = replace(spec, split="validation", count=recipe.validation_slices)
+    apart = CacheSpec("validation", recipe.validation_slices)
     cache = open_cache(folder, apart, workers=workers, progress=progress)
     return Slices(train, PhantomSlices(cache), about)
 

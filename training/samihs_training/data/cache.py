@@ -44,17 +44,28 @@ class CacheSpec:
     """Rows and columns, pixels."""
     crossing_probability: float = 0.9
     """Share of the slices (of patients with a bleed) placed to cross one."""
+    first: int = 0
+    """Place of slice 0 in the split: what lies before it is another cache's."""
 
     def __post_init__(self) -> None:
         if self.split not in FIRST_SEEDS:
             raise UsageError(f"no split {self.split!r}: there are {', '.join(FIRST_SEEDS)}")
-        if not 1 <= self.count <= SEEDS_PER_SPLIT:
-            raise UsageError(f"slices: {self.count}; expected 1 to {SEEDS_PER_SPLIT}")
+        if self.count < 1 or self.first < 0 or self.first + self.count > SEEDS_PER_SPLIT:
+            raise UsageError(
+                f"slices: {self.count} from {self.first}; expected at least 1, from 0 on, within "
+                f"{SEEDS_PER_SPLIT}"
+            )
 
     @property
     def first_seed(self) -> int:
         """Seed of slice 0."""
-        return FIRST_SEEDS[self.split]
+        return FIRST_SEEDS[self.split] + self.first
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        name = f"{self.split}-{self.count}x{self.matrix}-{self.crossing_probability:g}"
+        return f"{name}-from-{self.first}" if self.first else name
 
     @property
     def options(self) -> PhantomOptions:
@@ -97,7 +108,7 @@ def open_cache(
     A complete cache costs one generated slice, which must equal the stored first one: a cache of
     another version of the generator raises a :class:`DataError`.
     """
-    home = folder / f"{spec.split}-{spec.count}x{spec.matrix}-{spec.crossing_probability:g}"
+    home = folder / spec.name
     if not (home / "cache.json").is_file():
         _fill(home, spec, workers, progress)
     _check(home, spec)
