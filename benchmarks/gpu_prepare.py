@@ -78,13 +78,13 @@ def prepare(
     onnx = write_graphs(work.onnx_files, model, "onnx", "fp32", slice_size, dict)
     refused: dict[str, str] = {}
     if not precisions:
-        _bundle(work, model, "fp32", slice_size, onnx)
+        _bundle(work.onnx_files, work.bundle("fp32"), model, slice_size, onnx)
     for precision in precisions:
         say(f"exporting {precision} for TensorRT")
         folder = work.folder / f"files-{precision}"
         shutil.copytree(work.onnx_files, folder)
         graphs = write_graphs(folder, model, "trt", precision, slice_size, dict)
-        bundle = _bundle(work, model, precision, slice_size, onnx, graphs)
+        bundle = _bundle(folder, work.bundle(precision), model, slice_size, onnx, graphs)
         if device == "cuda":
             say(f"building {precision} engines for this GPU")
             try:
@@ -112,12 +112,11 @@ def _write_cases(work: Work, hu: np.ndarray, size: int) -> None:
 
 
 def _bundle(
-    work: Work, model: SamihsModel, precision: Precision, slice_size: int, *graphs: GraphEntry
+    files: Path, out: Path, model: SamihsModel, slice_size: int, *graphs: GraphEntry
 ) -> Bundle:
     """ONNX Runtime's graphs and any of TensorRT's, as ``samihs-export`` writes them.
 
     No gates: parity is what the benchmark measures.
     """
-    folder = work.folder / f"files-{precision}" if len(graphs) > 1 else work.onnx_files
-    manifest = manifest_of(model.config, slice_size, WindowRule("fixed", *WINDOW), list(graphs))
-    return write_bundle(folder, manifest, work.bundle(precision))
+    manifest = manifest_of(model.config, slice_size, WindowRule("fixed", *WINDOW), graphs)
+    return write_bundle(files, manifest, out)
