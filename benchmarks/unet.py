@@ -16,7 +16,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,8 @@ class UNetPlan:
     seed: int = 1
     window: tuple[float, float] = (-20.0, 100.0)
     """HU, scaled to [0, 1]."""
+    amp: bool = True
+    """Convolutions in bfloat16, as the shipped recipe trains."""
 
     def __post_init__(self) -> None:
         if self.minutes <= 0 or min(self.slices, self.batch) < 1:
@@ -145,7 +147,8 @@ def train(
         clock: seconds; asked once before and once a step.
     """
     torch.set_flush_denormal(True)  # as the model's own training does
-    network = build(plan).train()
+    # Channels last: on CPUs with AMX a step takes 0.55 of its time, together with bfloat16.
+    network = build(plan).train().to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(network.parameters(), plan.learning_rate, weight_decay=0.01)
     loss_of = DiceCrossEntropyLoss(reduction="batch")
     started, steps = clock(), 0
@@ -155,14 +158,16 @@ def train(
             break
         for group in optimiser.param_groups:
             group["lr"] = plan.learning_rate * falling(share)
-        loss = loss_of(network(image), blood)
+        with torch.autocast("cpu", torch.bfloat16, enabled=plan.amp):
+            logits = network(image.contiguous(memory_format=torch.channels_last))
+        loss = loss_of(logits.float(), blood)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
         steps += 1
         report(steps, share, loss.item())
-    return UNet(network.eval(), plan, steps)
+    return UNet(network.eval().to(memory_format=torch.contiguous_format), plan, steps)
 
 
 def falling(share: float) -> float:
@@ -206,10 +211,16 @@ def component_at(mask: Mask, click: Point) -> Mask:
 
 
 def shipped_plan(minutes: float) -> UNetPlan:
-    """The shipped recipe's slices, window and seed."""
+    """The shipped recipe's slices, batch, seed, window and precision."""
     recipe = read_recipe(None)
-    plan = UNetPlan(minutes, recipe.slices, seed=recipe.seed, window=recipe.window)
-    return replace(plan, batch=recipe.adapt.batch)
+    return UNetPlan(
+        minutes,
+        recipe.slices,
+        recipe.adapt.batch,
+        seed=recipe.seed,
+        window=recipe.window,
+        amp=recipe.amp,
+    )
 
 
 def trained(plan: UNetPlan, folder: Path = CACHE) -> UNet:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from samihs_runtime.collector import patient_collector
 from samihs_runtime.errors import UsageError, one_line_errors
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ class Click:
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 @click.version_option(package_name="samihs")
 @one_line_errors
+@patient_collector()
 def main(
     study: Path | None,
     points: tuple[str, ...],

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 
 from samihs_runtime.console import Screen
 from samihs_runtime.measurement import measure
+from samihs_runtime.opening import Opening
 from samihs_runtime.patient_points import resolve
 from samihs_runtime.prompts import check_inside
 from samihs_runtime.report import Report
-from samihs_runtime.segmenter import Segmenter
-from samihs_runtime.study import read_study
 from samihs_runtime.workflow import segment_lesion
 from samihs_runtime.writers import RESERVED, write_outputs
 from samihs_runtime.writers.files import check_destination
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from samihs_runtime.measurement import Measurement
     from samihs_runtime.prompts import Request
     from samihs_runtime.segmentation import Lesion
+    from samihs_runtime.segmenter import Segmenter
     from samihs_runtime.series import CTSeries
 
 Say = Callable[[str], None]
@@ -51,20 +51,27 @@ def infer(options: Options, click: Click) -> dict[str, Path]:
     """
     screen = Screen()
     check_destination(options.out, RESERVED, overwrite=options.write.overwrite)
+    with Opening(options) as opening:
+        series, seconds = _read(click, screen)
+        request = request_on(click, series)
+        writers = prepare(options.formats)
+        segmenter = opening.segmenter()
+        screen.opened(series, segmenter)
+        with screen.working("segmenting") as say:
+            timings = {"load": seconds}
+            answer = answer_click(segmenter, series, request, options, timings, say, writers)
+    screen.result(series, answer.lesion, answer.measurement, answer.report, answer.written)
+    return answer.written
+
+
+def _read(click: Click, screen: Screen) -> tuple[CTSeries, float]:
+    """The series that was clicked on, and the seconds that reading it took."""
+    from samihs_runtime.study import read_study  # pydicom: imported while the model opens
+
     started = time.perf_counter()
     with screen.counting("reading the study", "slices") as count:
         series = read_study(click.study, series=click.series, progress=count)
-    request = request_on(click, series)
-    read = time.perf_counter() - started
-    with Segmenter.from_bundle(
-        options.bundle, options.backend, store=options.store, adapters=options.adapters
-    ) as segmenter:
-        writers = prepare(options.formats)
-        screen.opened(series, segmenter)
-        with screen.working("segmenting") as say:
-            answer = answer_click(segmenter, series, request, options, {"load": read}, say, writers)
-    screen.result(series, answer.lesion, answer.measurement, answer.report, answer.written)
-    return answer.written
+    return series, time.perf_counter() - started
 
 
 def request_on(click: Click, series: CTSeries) -> Request:

@@ -106,6 +106,18 @@ class Segmenter(Closing):
             store=kept,
         )
 
+    def load(self) -> None:
+        """Load now what the first encode and the first click would else wait for.
+
+        On a GPU opening has done so.
+
+        Raises:
+            BundleError: a graph does not load.
+            BackendError: the backend is closed.
+        """
+        self._check_open()
+        self.backend.load()
+
     def warm_up(self) -> None:
         """Load, run and capture now what the first user would else wait for.
 

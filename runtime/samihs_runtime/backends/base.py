@@ -59,6 +59,10 @@ class Backend(Protocol):
         """Slices that are best encoded in one call when nobody waits for a single one."""
         ...
 
+    def load(self) -> None:
+        """Load both graphs, where opening has not done so."""
+        ...
+
     def warm_up(self) -> None:
         """Do now what the first encode and the first click of each kind would wait for."""
         ...

@@ -182,6 +182,9 @@ class DeviceBackend(Closing):
         self._program(ENCODER)
         return self._limits[ENCODER.part].most
 
+    def load(self) -> None:
+        """Opening has loaded both programs."""
+
     def warm_up(self) -> None:
         """Make every common shape ready, so that nobody waits for a first run.
 

@@ -68,6 +68,10 @@ class FakeBackend(Closing):
         """One with the bundle's sizes."""
         return cls(manifest.slice_size, manifest.mask_size)
 
+    def load(self) -> None:
+        """Nothing is to be loaded."""
+        self._check_open()
+
     def warm_up(self) -> None:
         """Nothing is due."""
         self._check_open()

@@ -156,10 +156,14 @@ class CpuBackend(Closing):
         self._lock = threading.Lock()
         self._closed = False
 
-    def warm_up(self) -> None:
+    def load(self) -> None:
         """Make both sessions now."""
         self._session(ENCODER)
         self._session(DECODER)
+
+    def warm_up(self) -> None:
+        """Load: a CPU's first run needs nothing else."""
+        self.load()
 
     def encode(self, hu: NDArray[np.float32], window: NDArray[np.float32]) -> Sequence[Embedding]:
         """See :class:`samihs_runtime.backends.base.Backend`.
