@@ -151,28 +151,6 @@ class RelativeAttention(nn.Module):
         return mixed.reshape(-1, side, side, mixed.shape[-1])
 
 
-class TwoWayAttention(nn.Module):
-    """The mask decoder's ``transformer.Attention``, its softmax in float32 at every precision."""
-
-    def __init__(self, attention: Any) -> None:
-        super().__init__()
-        self.q_proj, self.k_proj = attention.q_proj, attention.k_proj
-        self.v_proj, self.out_proj = attention.v_proj, attention.out_proj
-        self.heads = int(attention.num_heads)
-        self.width = int(attention.internal_dim) // self.heads
-
-    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        # [B, tokens, C] -> [B, heads, tokens, d]
-        query, key, value = (
-            layer(x).unflatten(-1, (self.heads, self.width)).transpose(1, 2)
-            for layer, x in ((self.q_proj, q), (self.k_proj, k), (self.v_proj, v))
-        )
-        scores = query @ key.mT * self.width**-0.5
-        mixed = scores.float().softmax(-1).to(value.dtype) @ value
-        out: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
-        return out
-
-
 def _require_linear(qkv: nn.Module) -> None:
     if not isinstance(qkv, nn.Linear):
         raise ExportError(

@@ -23,10 +23,11 @@ from torch.nn import functional as F
 from samihs_export.attention import (
     AttentionForm,
     RelativeAttention,
-    TwoWayAttention,
     form_in,
 )
+from samihs_export.cells import TokenUpscaling, in_rows
 from samihs_export.named import name_weights
+from samihs_export.two_way import make_attention_exportable
 from samihs_export.upscaling import UpscalingForm, set_upscaling
 from samihs_export.windows import Windows
 from samihs_runtime.errors import ExportError
@@ -161,7 +162,7 @@ class DecoderGraph(nn.Module):
         self.register_buffer("position", prompt.get_dense_pe().detach())  # [1, E, G, G]
         tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
         self.tokens = nn.Parameter(tokens.detach()[None])  # [1, 5, E]
-        _make_attention_exportable(decoder)
+        make_attention_exportable(decoder)
         self.transformer = decoder.transformer
         self.cells: PlainCells | FineCells = (
             FineCells(decoder, model.config.channels, self.image_size / slice_size)
@@ -177,15 +178,13 @@ class DecoderGraph(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         dtype = self.tokens.dtype
         packed = embedding.to(dtype)
-        channels, grid = self.position.shape[1], self.position.shape[2]
-        source = packed[:, :channels]
+        source = packed[:, : self.position.shape[1]]
         sparse = self.points(points, labels).to(dtype)  # [B, N, E]
         prior = self.mask_downscaling(self.cells.prior(prior.to(dtype)))
         dense = torch.where(has_prior.view(-1, 1, 1, 1) > 0.5, prior, self.no_mask)
         tokens = torch.cat([self.tokens.expand(sparse.shape[0], -1, -1), sparse], dim=1)
         answers, mixed = self.transformer(source + dense, self.position, tokens)
-        source = mixed.mT.reshape(-1, channels, grid, grid)
-        clicked = Clicked(source, self.position, answers[:, 1], points, labels)
+        clicked = Clicked(mixed, self.position, answers[:, 1], points, labels)
         logits, evidence = self.cells(packed, clicked)
         score = self.score_head(answers[:, 0])[:, 0].float() + evidence
         mask = _resized(logits, self.slice_size)[:, 0] > 0
@@ -195,8 +194,8 @@ class DecoderGraph(nn.Module):
 class Clicked(NamedTuple):
     """What the transformer made of the embedding and the prompts, and the prompts themselves."""
 
-    source: Tensor
-    """[B, E, G, G]."""
+    tokens: Tensor
+    """[B, G G, E]: the image's."""
     position: Tensor
     """[1, E, G, G]."""
     answer: Tensor
@@ -206,13 +205,18 @@ class Clicked(NamedTuple):
     labels: Tensor
     """[B, N]."""
 
+    @property
+    def source(self) -> Tensor:
+        """The image's tokens in rows and columns: [B, E, G, G]."""
+        return self.tokens.mT.reshape(-1, *self.position.shape[1:])
+
 
 class PlainCells(nn.Module):
     """The mask as SAM's decoder gives it: logits [B, 1, 4G, 4G]."""
 
     def __init__(self, decoder: Any) -> None:
         super().__init__()
-        self.upscaling = decoder.output_upscaling
+        self.upscaling = TokenUpscaling(decoder.output_upscaling)
         self.hypernetwork = decoder.output_hypernetworks_mlps[0]
 
     def prior(self, logits: Tensor) -> Tensor:
@@ -223,7 +227,8 @@ class PlainCells(nn.Module):
         """Float32 logits, and what is added to the score. ``packed`` [B, E', G, G]: the encoder's
         embedding."""
         weights = self.hypernetwork(clicked.answer)
-        return _weighed(weights[:, None], self.upscaling(clicked.source)).float(), 0.0
+        cells = self.upscaling(clicked.tokens) @ weights[..., None]  # [B, 16 G G, 1]
+        return in_rows(cells, clicked.position.shape[-1]).float(), 0.0
 
 
 class FineCells(nn.Module):
@@ -317,16 +322,6 @@ def one_channel_patches(
     folded.weight = nn.Parameter(weight.sum(1, keepdim=True).to(conv.weight.dtype))
     folded.bias = nn.Parameter(bias.to(conv.weight.dtype))
     return folded
-
-
-def _make_attention_exportable(decoder: nn.Module) -> None:
-    """Replace each attention of SAM's two-way transformer, in place, by :class:`TwoWayAttention`;
-    a pyramid's context has one, too."""
-    theirs: Any = segment_anything_modeling().transformer.Attention
-    for parent in list(decoder.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, theirs):
-                setattr(parent, name, TwoWayAttention(child))
 
 
 def _resized(image: Tensor, side: int) -> Tensor:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import onnx
 
 from samihs_export import fused
@@ -25,6 +26,7 @@ def multiply_accumulates(path: Path, sizes: Mapping[str, int]) -> Counter[str]:
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param in sizes:
                 dim.dim_value = sizes[dim.dim_param]
+    _unsqueeze_sizes(model.graph)
     # Stale shapes of intermediate values would win over the sizes given.
     del model.graph.value_info[:]
     _use_standard_attention(model)
@@ -47,6 +49,21 @@ def multiply_accumulates(path: Path, sizes: Mapping[str, int]) -> Counter[str]:
                 value[-2:]
             )
     return counted
+
+
+def _unsqueeze_sizes(graph: onnx.GraphProto) -> None:
+    """Put ``Unsqueeze`` where a size is reshaped to a vector: onnx follows values through it alone,
+    and would not know the shapes that are put together of them."""
+    axes, sizes = "axes of a size", set()
+    for value in graph.value_info:
+        kind = value.type.tensor_type
+        if kind.elem_type == onnx.TensorProto.INT64 and not kind.shape.dim:
+            sizes.add(value.name)
+    for node in graph.node:
+        if node.op_type == "Reshape" and node.input[0] in sizes:
+            node.op_type, node.input[1] = "Unsqueeze", axes
+            del node.attribute[:]
+    graph.initializer.append(onnx.numpy_helper.from_array(np.zeros(1, np.int64), axes))
 
 
 def _use_standard_attention(model: onnx.ModelProto) -> None:

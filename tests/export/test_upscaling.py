@@ -24,7 +24,7 @@ from samihs_export.typed import check_types
 from samihs_export.upscaling import BlockUpscaling, UpscalingForm, set_upscaling
 from samihs_training.model import SamihsModel
 
-from .conftest import PR, SLICE, TINY, TINY_PYRAMID, adapted_model
+from .conftest import PR, SLICE, TINY_PYRAMID, adapted_model
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -52,28 +52,33 @@ def test_other_transposed_convolutions_stay() -> None:
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[UpscalingForm, str], Path]:
-    merged = merge(adapted_model(PR))[0]
+def with_pyramid() -> SamihsModel:
+    return merge(adapted_model(PR, config=TINY_PYRAMID))[0]
 
+
+@pytest.fixture(scope="module")
+def written(
+    with_pyramid: SamihsModel, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[UpscalingForm, str], Path]:
     def write(form: UpscalingForm, precision: str) -> Path:
         path = tmp_path_factory.mktemp(f"{form}-{precision}") / "decoder.onnx"
-        graph = to_precision(DecoderGraph(merged, SLICE, form), precision)  # type: ignore[arg-type]
-        export_decoder(graph, TINY, path)
+        graph = DecoderGraph(with_pyramid, SLICE, form)
+        graph = to_precision(graph, precision)  # type: ignore[arg-type]
+        export_decoder(graph, TINY_PYRAMID, path)
         return path
 
     return write
 
 
-@pytest.fixture(scope="module")
-def with_pyramid() -> SamihsModel:
-    return merge(adapted_model(PR, config=TINY_PYRAMID))[0]
-
-
 def prompt() -> dict[str, Any]:
     random = np.random.default_rng(0)
-    side = TINY.mask_size
+    side, channels, grid = (
+        TINY_PYRAMID.mask_size,
+        TINY_PYRAMID.embedding_channels,
+        TINY_PYRAMID.grid,
+    )
     return {
-        "embedding": random.standard_normal((1, 32, 8, 8)).astype(np.float32),
+        "embedding": random.standard_normal((1, channels, grid, grid)).astype(np.float32),
         "points": np.float32([[[30, 40], [0, 0]]]),
         "labels": np.int32([[1, -1]]),
         "prior": np.zeros((1, 1, side, side), np.float32),
@@ -89,12 +94,14 @@ def test_decoders_of_both_forms_answer_alike(
         path = written(form, "fp32")
         kinds = [node.op_type for node in onnx.load(path).graph.node]
         found = (kinds.count("ConvTranspose"), kinds.count("DepthToSpace"))
-        assert found == ((2, 0) if form == "transposed" else (0, 2))
+        # The pyramid's own detail takes two more rearrangements.
+        assert found == ((2, 2) if form == "transposed" else (0, 4))
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         answers.append(session.run(["logits"], prompt())[0])
     np.testing.assert_allclose(answers[1], answers[0], atol=1e-5 * np.abs(answers[0]).max())
+    width, grid = TINY_PYRAMID.prompt_width, TINY_PYRAMID.grid
     # Faults are located by what a layer is given, which is not its weight.
-    assert inputs_of_onnx(path, prompt())["cells.upscaling.0"].size == 32 * 8 * 8
+    assert inputs_of_onnx(path, prompt())["cells.upscaling.0"].size == width * grid**2
 
 
 @torch.no_grad()
