@@ -82,7 +82,8 @@ class SecondLook(nn.Module):
         clicked = means[:, 2:]
         apart = features.float() - clicked.mT[..., None]
         share = first.maps[:, :1]
-        about = F.avg_pool2d(share, 5, stride=1, padding=2)
+        about = F.avg_pool2d(share, (5, 1), stride=1, padding=(2, 0))
+        about = F.avg_pool2d(about, (1, 5), stride=1, padding=(0, 2))
         seen = torch.cat([apart, apart * apart, share, about], dim=1).flatten(2)
         weight, bias = self._weights(means - clicked, first)
         hidden = F.relu(weight @ seen + bias[..., None])
