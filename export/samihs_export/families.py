@@ -12,8 +12,8 @@
 
 ONNX Runtime's fused attention stores no scores of all tokens by all tokens. Additive bias has the
 least arithmetic in small windows, and is the only form for fp32 in TensorRT, which has no attention
-kernel there. In bf16 encoders with a pyramid and all decoders enlarge by products, because
-TensorRT-RTX has no bfloat16 transposed convolution (``upscaling``).
+kernel there. In bf16 a model with a pyramid enlarges by products, because TensorRT-RTX has no
+bfloat16 transposed convolution (``upscaling``).
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Up-sampling by 2 x 2 transposed convolutions of stride 2, in two exact forms.
 
-SAM's decoder enlarges its masks with them, and a pyramid's encoder is climbed down by them.
+A pyramid's encoder is climbed down by them, and its features join SAM's masks between two of them
+(``cells`` has SAM's masks without a pyramid).
 
 ::
 
