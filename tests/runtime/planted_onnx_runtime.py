@@ -188,10 +188,16 @@ class PlantedOrt(SimpleNamespace):
         return [CUDA, "CPUExecutionProvider"]
 
     def InferenceSession(
-        self, path: str, sess_options: Any, providers: Sequence[Any], enable_fallback: int = 1
+        self,
+        path: str,
+        sess_options: Any,
+        providers: Sequence[Any],
+        disabled_optimizers: Sequence[str],
+        enable_fallback: int = 1,
     ) -> Any:
         ((provider, options),) = providers
         assert provider == CUDA
+        assert not disabled_optimizers, "what a CPU is slow at was measured on CPUs"
         assert not enable_fallback, "ONNX Runtime prints, and goes on with the CPU"
         assert set(options) <= PROVIDER_OPTIONS, "ONNX Runtime refuses options it does not know"
         assert all(isinstance(each, str) for each in options.values())

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ from samihs_runtime.backends.base import Decoded, Embedding
 from samihs_runtime.backends.contract import DECODER, ENCODER, GraphContract, prior_feeds
 from samihs_runtime.backends.cuda import DeviceMemoryError
 from samihs_runtime.backends.exchange import exchanged_graph, exchanged_tensors
+from samihs_runtime.backends.flushed import FLUSHING, FlushedSession
 from samihs_runtime.bundle import Bundle
-from samihs_runtime.closing import Closing
+from samihs_runtime.closing import Closing, close_all
 from samihs_runtime.errors import BackendError, BundleError, UsageError
 from samihs_runtime.timing import Timings
 
@@ -158,7 +160,7 @@ class CpuBackend(Closing):
         self._maker = sessions
         self._low_side = low_side
         self._timings = timings
-        self._sessions: dict[str, Any] = {}
+        self._sessions: dict[str, FlushedSession] = {}
         self._lock = threading.Lock()
         self._closed = False
 
@@ -211,21 +213,25 @@ class CpuBackend(Closing):
         return Decoded(logits[:, 0], masks.astype(bool), scores)
 
     def close(self) -> None:
-        """Free both sessions."""
+        """Free both sessions, after the runs under way."""
         with self._lock:
             self._closed = True
+            close_all(self._sessions.values())
             self._sessions.clear()
 
-    def _session(self, contract: GraphContract) -> Any:
+    def _session(self, contract: GraphContract) -> FlushedSession:
         with self._lock:
             if self._closed:
                 raise BackendError(f"the {self.name} backend is closed: open a new one")
             if contract.part not in self._sessions:
                 with self._timings.stage(f"load {contract.part}"):
-                    self._sessions[contract.part] = self._maker.make(
-                        contract, CPU_PROVIDER, {}, self._configure, _SLOWER_ON_CPU
+                    self._sessions[contract.part] = FlushedSession.made(
+                        partial(self._made, contract), f"samihs-{contract.part}"
                     )
             return self._sessions[contract.part]
+
+    def _made(self, contract: GraphContract) -> Any:
+        return self._maker.make(contract, CPU_PROVIDER, {}, self._configure, _SLOWER_ON_CPU)
 
     def _configure(self, options: Any) -> None:
         options.intra_op_num_threads = cpu_threads()
@@ -236,8 +242,7 @@ class CpuBackend(Closing):
         options.enable_mem_pattern = False
         # Idle threads that spin would take the cores from the other session, and from the reader.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # Tails of softmax and of click maps: a CPU takes many times longer over denormal numbers.
-        options.add_session_config_entry("session.set_denormal_as_zero", "1")
+        options.add_session_config_entry(*FLUSHING)
 
 
 def open_cpu(bundle: Bundle, timings: Timings) -> CpuBackend:
