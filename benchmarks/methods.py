@@ -8,7 +8,8 @@ classical methods are given what they need to look good: region growing a smooth
 tolerances, of which a reader may pick the best afterwards; the random walker and the watershed a
 ring of background seeds.
 
-Other ways to adapt the same base come from ``samihs-train compare``, each run by its name::
+Other ways to adapt the same base come from ``samihs-train compare``, each run by its name; they are
+a result of their own, ``methods-adaptation``::
 
     --base models/vit_mini/base.safetensors
     --checkpoint "frozen base, trained decoder=OUT/runs/method=decoder seed=1/adapters.safetensors"
@@ -131,12 +132,19 @@ class Learned:
 
 
 NOTHING = Learned()
+METHODS, ADAPTATION = "methods", "methods-adaptation"
+"""With checkpoints it is a comparison of ways to adapt, and a result of its own: it needs runs over
+one base, which take longer than all else here."""
 WANTED = {
-    "frozen base, trained decoder": "give its run: --base BASE --checkpoint NAME=ADAPTERS",
-    "LoRA": "give its run: --base BASE --checkpoint NAME=ADAPTERS",
-    "U-Net, no click": "give --unet FILE (python benchmarks/unet.py) or --unet-minutes N",
+    METHODS: {
+        "U-Net, no click": "give --unet FILE (python benchmarks/unet.py) or --unet-minutes N",
+    },
+    ADAPTATION: {
+        "frozen base, trained decoder": "give its run: --base BASE --checkpoint NAME=ADAPTERS",
+        "LoRA": "give its run: --base BASE --checkpoint NAME=ADAPTERS",
+    },
 }
-"""What the comparison should hold, and how it comes to; said in the result where it lacks."""
+"""What a comparison should hold, and how it comes to; said in the result where it lacks."""
 
 
 def measure(
@@ -154,11 +162,12 @@ def measure(
         for case in study_cases(StudySpec(studies), workers=2):
             _judge(case, predictors, learned.unet, tally)
     have = {*learned.adapters, *(["U-Net, no click"] if learned.unet else [])}
-    lacking = {name: why for name, why in WANTED.items() if name not in have}
+    kind = ADAPTATION if learned.adapters else METHODS
+    lacking = {name: why for name, why in WANTED[kind].items() if name not in have}
     settings: dict[str, Any] = {"studies": studies, "click": "deepest"}
     if learned.unet:
         settings["unet"] = {**asdict(learned.unet.plan), "steps": learned.unet.steps}
-    return Record("methods", tally.series(), settings, lacking)
+    return Record(kind, tally.series(), settings, lacking)
 
 
 def _judge(

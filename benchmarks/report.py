@@ -22,7 +22,7 @@ from targets import targets
 
 HERE = Path(__file__).parent
 ACCURACIES = ("methods", "precisions")
-"""Benchmarks whose samples are clicks (``accuracy.Tally``)."""
+"""Benchmarks (up to a hyphen) whose samples are clicks (``accuracy.Tally``)."""
 
 
 def write(results: Path, out: Path) -> Path:
@@ -69,7 +69,7 @@ def _section(name: str, record: Record, newer: Sequence[Record]) -> list[str]:
         ]
     if record.benchmark == "scaling":
         lines += exponents(record)
-    elif record.benchmark in ACCURACIES:
+    elif record.benchmark.split("-")[0] in ACCURACIES:
         lines += accuracies(record)
     else:
         for part in (quantities, quantiles, floors, stages, imports):
