@@ -87,11 +87,18 @@ def _installed(refused: dict[str, str]) -> list[Series]:
                     )
                 )
             except subprocess.CalledProcessError as error:
-                refused[name] = (error.stderr.strip().splitlines() or ["pip failed"])[-1]
+                refused[name] = _reason(error.stderr)
                 continue
             series.append(Series(name, "installation", "s", (taken,)))
             series.append(Series(name, "size on disk", "MB", (_size_mb(place) - before,)))
     return series
+
+
+def _reason(said: str) -> str:
+    """What pip calls an error, of all that it says: its last line may be a hint alone."""
+    lines = said.strip().splitlines()
+    errors = [line for line in lines if line.lstrip().lower().startswith("error")]
+    return [*(errors or lines), "pip failed"][0]
 
 
 def _size_mb(folder: Path) -> float:
