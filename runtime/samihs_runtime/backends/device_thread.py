@@ -1,4 +1,5 @@
-"""A thread that does all the work of one session, since its CUDA graphs belong to the thread."""
+"""A thread that does all the work of one session: its CUDA graphs belong to the thread, and so does
+the mode in which a CPU computes (``flushed``)."""
 
 from __future__ import annotations
 
