@@ -2,7 +2,7 @@
 
     python benchmarks/bench.py [--only latency,peers] [--brief | --full]
 
-Without an option all suites of ``SUITES`` take about 12 minutes on two idle cores. Each has a share
+Without an option all suites of ``SUITES`` take about 14 minutes on two idle cores. Each has a share
 of them: rounds end when it is used up, and the result says how many there were. ``--full`` has no
 limit, asks for more, and takes what has no share, too: about two hours. ``--brief`` takes a few
 rounds of everything: for a try of the machinery, not for figures, and so it writes to a temporary
@@ -23,6 +23,7 @@ import latency
 import loading
 import mask_grid
 import methods
+import operators
 import peers
 import precisions
 import propagation
@@ -54,32 +55,44 @@ SUITES: dict[str, Suite] = {
         lambda: latency.measure(runs=15, clicks=1000),
     ),
     "cost": Suite(
-        40,
+        15,
         lambda budget: cost.measure(budget=budget),
         lambda: cost.measure(runs=1),
         lambda: cost.measure(runs=15, install=True),
     ),
     "scaling": Suite(
-        110,
+        130,
         lambda budget: scaling.measure(budget=budget),
         lambda: scaling.measure(rounds=1, largest=256, points=2),
         lambda: scaling.measure(rounds=7),
     ),
     "peers": Suite(
-        260,
+        310,
         lambda budget: peers.measure(rounds=5, subjects=peers.USUAL, budget=budget),
         lambda: peers.measure("tiny", rounds=1, batches=(2,)),
         lambda: peers.measure(rounds=9, batches=(4, 8)),
     ),
+    "operators": Suite(
+        0,
+        lambda budget: operators.measure(),
+        lambda: operators.measure("tiny", rounds=1),
+        lambda: operators.measure(rounds=9),
+    ),
+    "operators-shipped": Suite(
+        0,
+        lambda budget: operators.measure(operators.SHIPPED, rounds=20),
+        lambda: operators.measure(operators.SHIPPED, rounds=1),
+        lambda: operators.measure(operators.SHIPPED, rounds=50),
+    ),
     "methods": Suite(
-        90,
+        70,
         lambda budget: methods.measure(studies=8),
         lambda: methods.measure(studies=1),
         lambda: methods.measure(studies=60),
     ),
     "precisions": Suite(
-        110,
-        lambda budget: precisions.measure(studies=6),
+        180,
+        lambda budget: precisions.measure(studies=4),
         lambda: precisions.measure(studies=1, precisions=("fp16",)),
         lambda: precisions.measure(studies=60),
     ),

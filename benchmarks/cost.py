@@ -16,6 +16,7 @@ import tempfile
 import venv
 from pathlib import Path
 
+from imports import imported
 from record import Record, Series, command_line
 from stopwatch import UNLIMITED, Budget, processes, seconds
 
@@ -30,8 +31,6 @@ COMMANDS = {
 }
 EXTRAS = ("", "cpu", "train", "export", "dev", "gpu", "tensorrt", "pycuda")
 """All of ``pyproject.toml``: none needs a GPU to be installed."""
-IMPORTS = 8
-"""Of each command, the longest."""
 
 
 def measure(runs: int = 5, install: bool = False, budget: Budget = UNLIMITED) -> Record:
@@ -48,20 +47,6 @@ def measure(runs: int = 5, install: bool = False, budget: Budget = UNLIMITED) ->
     if install:
         series += _installed(refused)
     return Record("cost", tuple(series), settings, refused)
-
-
-def imported(command: list[str]) -> dict[str, float]:
-    """Package -> ms that its own modules took (``-X importtime``), of those that took longest."""
-    timed = [command[0], "-X", "importtime", *command[1:]]
-    done = subprocess.run(timed, capture_output=True, text=True, check=True)
-    spent: dict[str, float] = {}
-    for line in done.stderr.splitlines():
-        own, _, rest = line.removeprefix("import time:").partition("|")
-        if own.strip().isdigit():  # neither the headline nor what a module printed
-            package = rest.rpartition("|")[2].strip().partition(".")[0]
-            spent[package] = spent.get(package, 0.0) + int(own) / 1000
-    longest = sorted(spent.items(), key=lambda each: -each[1])[:IMPORTS]
-    return {package: round(ms, 1) for package, ms in longest}
 
 
 def _installed(refused: dict[str, str]) -> list[Series]:

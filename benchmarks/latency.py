@@ -1,10 +1,11 @@
-"""The shipped bundle as its user meets it: a cold command, a folder, an encode, clicks.
+"""A bundle as its user meets it: a cold command, a folder, an encode, clicks.
 
-    python benchmarks/latency.py [--bundle DIR] [--backend auto] [--runs 5]
+    python benchmarks/latency.py [--bundle DIR | --model vit_b] [--backend auto] [--runs 5]
 
 The cold commands are timed as whole processes, beside a Python that only imports numpy: the floor
 on this machine, in the same rounds. What of a cold command is neither reading nor encoding is the
-wall time less those two stages of its own report. Warm figures are of one process; beside them
+wall time less those two stages of its own report; the packages that it imports stand with the time
+of their own modules, some of it beside other work. Warm figures are of one process; beside them
 stand the rates of this machine (``floors.py``), of which the report makes their floors.
 """
 
@@ -14,28 +15,33 @@ import json
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import floors
 import numpy as np
+import peers
+from imports import imported
 from record import Record, Series, command_line
 from stopwatch import UNLIMITED, Budget, interleaved, process, seconds
 
+from samihs_runtime.bundle import Bundle
 from samihs_runtime.propagation import deepest_point
 from samihs_runtime.segmentation import FOREGROUND, Prompt
 from samihs_runtime.segmenter import Segmenter
 from samihs_runtime.study import read_study
 from samihs_training.data.phantom import BleedType, PhantomOptions, generate_study, write_dicom
+from samihs_training.sam import preset
 
 SLICES = 32
 BATCHES = (1, 4, 8)
 PROMPTS = (1, 2, 8)
 CLICKS = 200
 """Of each number of prompts: a 99th percentile wants hundreds."""
-SHIPPED, FLOOR = "samihs-infer, shipped bundle", "python + numpy"
+INFER, FLOOR = "samihs-infer", "python + numpy"
 FIRST_MASK = f"cold, folder of {SLICES}, first mask"
 OUTSIDE = ", outside reading and encoding"
 
@@ -70,14 +76,20 @@ def measure(
     """All figures of one bundle on one backend."""
     with tempfile.TemporaryDirectory() as scratch:
         given = _given(Path(scratch) / "study", bundle, backend)
-        series = floors.rates(min(runs, 5))
-        cold, stages = _cold(given, Path(scratch) / "out", runs, budget.part(0.7))
+        series, out = floors.rates(min(runs, 5)), Path(scratch) / "out"
+        cold, stages = _cold(given, out, runs, budget.part(0.7))
+        imports = {FIRST_MASK: imported(_commands(given, out)[FIRST_MASK][1])}
         warm, work = _warm(given, runs, clicks, budget)
     settings = {
         "slices": SLICES, "backend": backend, "runs": runs, "work": work, "stages_s": stages,
-        "shortened": budget.shortened,
+        "imports_ms": imports, "shortened": budget.shortened,
     }  # fmt: skip
-    return Record("latency", (*series, *cold, *warm), settings)
+    return Record(_name(bundle), (*series, *cold, *warm), settings)
+
+
+def _name(bundle: Path | None) -> str:
+    """Of the record: another bundle's figures do not take the place of the shipped one's."""
+    return "latency" if bundle is None else f"latency-{Bundle.open(bundle).manifest.preset}"
 
 
 def _given(folder: Path, bundle: Path | None, backend: str) -> Given:
@@ -127,16 +139,17 @@ def _cold(
 def _commands(given: Given, out: Path) -> dict[str, tuple[str, list[str]]]:
     """Quantity -> subject and command."""
     x, y = given.click
+    ours = f"{INFER}, {'shipped' if given.bundle is None else 'given'} bundle"
     common = ["--backend", given.backend, "--overwrite", "--out", str(out)]
     common += ["--bundle", str(given.bundle)] if given.bundle else []
     infer = [sys.executable, "-m", "samihs_runtime.cli"]
     one = sorted(given.folder.glob("*.dcm"))[given.index]
     whole = [*infer, str(given.folder), "--point", f"{x:g},{y:g},{given.index}", *common]
     return {
-        "cold, one slice": (SHIPPED, [*infer, str(one), "--point", f"{x:g},{y:g}", *common]),
-        f"cold, folder of {SLICES}, whole lesion": (SHIPPED, whole),
-        FIRST_MASK: (SHIPPED, [*whole, "--no-propagation"]),
-        "cold, --help": (SHIPPED, [*infer, "--help"]),
+        "cold, one slice": (ours, [*infer, str(one), "--point", f"{x:g},{y:g}", *common]),
+        f"cold, folder of {SLICES}, whole lesion": (ours, whole),
+        FIRST_MASK: (ours, [*whole, "--no-propagation"]),
+        "cold, --help": (ours, [*infer, "--help"]),
         "cold": (FLOOR, [sys.executable, "-c", "import numpy"]),
     }
 
@@ -210,15 +223,28 @@ def _all_embeddings(segmenter: Segmenter, folder: Path) -> None:
         session.wait()
 
 
+@contextmanager
+def random_bundle(model: str) -> Iterator[Path]:
+    """A bundle of that preset with random weights: what it costs does not depend on them."""
+    with tempfile.TemporaryDirectory() as scratch:
+        config = peers.TINY if model == peers.TINY.name else preset(model)
+        peers.prepare(Path(scratch), config, peers.OURS[:1])
+        yield Path(scratch) / "bundle-fp32"
+
+
 def main() -> None:
     """Measure and write."""
     parser = command_line(__doc__)
-    parser.add_argument("--bundle", type=Path)
+    given = parser.add_mutually_exclusive_group()
+    given.add_argument("--bundle", type=Path)
+    given.add_argument("--model", help="one of this preset, with random weights: vit_b")
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--clicks", type=int, default=CLICKS, help="of each number of prompts")
     options = parser.parse_args()
-    record = measure(options.bundle, options.backend, options.runs, options.clicks)
+    made = random_bundle(options.model) if options.model else nullcontext(options.bundle)
+    with made as bundle:
+        record = measure(bundle, options.backend, options.runs, options.clicks)
     print(f"written  {record.write(options.results)}")
 
 

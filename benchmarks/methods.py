@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
@@ -72,9 +73,14 @@ def blood_window(case: StudyCase, click: Click) -> Mask:
 
 def walker(case: StudyCase, click: Click) -> Mask:
     """scikit-image's random walker between the click and a ring about it."""
-    return _seeded(
-        case, click, lambda image, seeds: random_walker(image, seeds, beta=500, mode="cg_j") == 1
-    )
+    with warnings.catch_warnings():
+        # Probabilities a little below 0 or above 1, as far as its solver went: the larger one wins.
+        warnings.filterwarnings("ignore", "The probability range", UserWarning)
+        return _seeded(
+            case,
+            click,
+            lambda image, seeds: random_walker(image, seeds, beta=500, mode="cg_j") == 1,
+        )
 
 
 def flooding(case: StudyCase, click: Click) -> Mask:

@@ -8,7 +8,7 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 from record import Record, Series
-from scaling_tables import exponent
+from scaling_tables import MEMORY, exponent
 from tables import SCALE, unit_of
 
 mpl.use("Agg")
@@ -16,6 +16,7 @@ from matplotlib import pyplot as plt
 
 SHOWN: dict[str, tuple[str, ...]] = {
     "latency": (),
+    "operators": (),
     "peers": ("encode", "click, 1 prompt", "peak memory", "cold start"),
     "methods": ("Dice, all", "HD95, all"),
     "precisions": ("Dice, all", "HD95, all"),
@@ -96,7 +97,7 @@ def _lines(record: Record) -> plt.Figure:
             points = [each for each in record.series if each.subject == name]
             if exponent([(each.quantity, each.median) for each in points]) is not None:
                 sizes = [float(each.quantity) for each in points]
-                short = name.partition(", peak")[0]
+                short = name.removesuffix(MEMORY)
                 axis.loglog(sizes, [each.median for each in points], "o-", label=short)
         axis.set_ylabel(label)
         axis.set_xlabel("slices, batch, prompts or pixels")

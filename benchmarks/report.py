@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from accuracy_tables import accuracies
+from operator_tables import operators
 from plots import picture
 from record import RESULTS, Record, ranked
 from scaling_tables import exponents
@@ -69,6 +70,8 @@ def _section(name: str, record: Record, newer: Sequence[Record]) -> list[str]:
         ]
     if record.benchmark == "scaling":
         lines += exponents(record)
+    elif record.benchmark.startswith("operators-"):
+        lines += operators(record)
     elif record.benchmark.split("-")[0] in ACCURACIES:
         lines += accuracies(record)
     else:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from record import Record, Series, command_line
+from scaling_tables import MEMORY
 from stopwatch import UNLIMITED, Budget, interleaved, process
 
 from samihs_runtime.segmentation import FOREGROUND, Prompt
@@ -36,8 +37,6 @@ AXES: Mapping[str, tuple[str, ...]] = {
     PRESET: ("vit_mini", "vit_b", "vit_l"),
 }
 """Axis -> its values."""
-MEMORY = ", peak memory"
-"""Follows the axis in the subject of a series of peaks."""
 NOTHING = "nothing"
 """The value of an axis at which a process makes ready, and does none of it."""
 WINDOW = (-20.0, 100.0)

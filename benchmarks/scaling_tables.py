@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from record import Record
@@ -21,24 +21,45 @@ THEORY = {
                                    "of 14 are padded, which at 256 costs half as much again"),
 }  # fmt: skip
 """Axis -> exponent of its time and of its memory, and what moves a measured one from it."""
+MEMORY = ", peak memory"
+"""Follows the axis in the subject of a series of peaks."""
+BEYOND = ("read a folder, slices", "encode, batch", "decode, prompts")
+"""Axes whose peaks are what a size takes beyond the smallest, which ran before in that process."""
+MEMORY_NOTES = (
+    "peak memory of a folder, a batch or prompts is what they take beyond the smallest, which ran "
+    "before in that process; so its exponent is that of n less the smallest, in theory 1. A batch "
+    "is encoded slice by slice: what grows are embeddings and slices, after a first step that "
+    "makes room for both",
+    "peak memory of vit_b in torch holds torch and the weights, 0.6 GB whatever the image's size: "
+    "below 2 for that",
+)
 
 
 def exponents(record: Record) -> list[str]:
     """A table of all axes, and why some leave theory."""
     rows = []
-    for axis in dict.fromkeys(each.subject for each in record.series):
-        points = [each for each in record.series if each.subject == axis]
+    for subject in dict.fromkeys(each.subject for each in record.series):
+        points = [each for each in record.series if each.subject == subject]
         shown = ", ".join(
             f"{each.quantity}: {SCALE[each.unit] * each.median:.4g} {unit_of(each)}"
             for each in points
         )
-        fit = exponent([(each.quantity, each.median) for each in points])
-        theory = THEORY.get(axis.partition(", peak")[0])
-        rows.append((
-            axis, shown, "" if fit is None else f"{fit:.2f}", str(theory[0]) if theory else "",
-        ))  # fmt: skip
+        axis = subject.removesuffix(MEMORY)
+        theory = str(THEORY[axis][0]) if axis in THEORY else ""
+        costs = [(each.quantity, each.median) for each in points]
+        if axis != subject and axis in BEYOND:
+            costs, theory = beyond_the_first(costs), "1"
+        fit = exponent(costs)
+        rows.append((subject, shown, "" if fit is None else f"{fit:.2f}", theory))
     notes = [f"- {axis}: in theory {power}: {why}." for axis, (power, why) in THEORY.items()]
+    notes += [f"- {note}." for note in MEMORY_NOTES]
     return [*table(("axis", "medians", "exponent", "theory"), rows), "", *notes, ""]
+
+
+def beyond_the_first(costs: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:
+    """The others, each size less the first one's."""
+    smallest = float(costs[0][0])
+    return [(str(float(size) - smallest), cost) for size, cost in costs[1:]]
 
 
 def exponent(points: Iterable[tuple[str, float]]) -> float | None:

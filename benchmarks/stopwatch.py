@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 import time
@@ -93,9 +94,13 @@ def processes(
 
 
 def process(command: Sequence[str]) -> tuple[float, float]:
-    """Wall seconds and peak resident MB of a process, by the operating system's account of it."""
+    """Wall seconds and peak resident MB of a process, by the operating system's account of it.
+
+    It may write bytecode, whatever this one may: an installed command has it.
+    """
     between = [sys.executable, "-S", "-c", _MEASURED, *command]
-    done = subprocess.run(between, capture_output=True, text=True, check=True)
+    may = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    done = subprocess.run(between, capture_output=True, text=True, check=True, env=may)
     taken, peak, code = json.loads(done.stdout)
     if code:
         sys.exit(f"error: {' '.join(command)} ended with {code}")

@@ -13,8 +13,8 @@ from record import Record
 from stopwatch import Budget
 
 
-def test_the_shares_of_all_suites_are_12_minutes() -> None:
-    assert sum(suite.seconds for suite in SUITES.values()) == 720
+def test_the_shares_of_all_suites_are_below_15_minutes() -> None:
+    assert sum(suite.seconds for suite in SUITES.values()) <= 14 * 60
 
 
 def test_a_suite_that_is_cut_short_or_over_its_share_says_so(

@@ -11,6 +11,7 @@ import record as recording
 import report
 import scaling_tables
 import tables
+import targets
 from record import Record, Series, command_of, ranked, ratios, read_record
 from stopwatch import Budget, interleaved
 
@@ -95,6 +96,21 @@ def test_the_report_says_what_was_met_missed_and_not_measured(tmp_path: Path) ->
     assert (tmp_path / "plots/peers-vit_b-cpu.png").stat().st_size > 1000
 
 
+@pytest.mark.parametrize(("seconds", "told"), [(1.0, True), (0.5, False)])
+def test_a_missed_target_says_why_and_what_was_tried(
+    tmp_path: Path, seconds: float, told: bool
+) -> None:
+    """Where it is met there is nothing to say."""
+    series = (
+        Series("samihs fp32", "encode", "s", (seconds,)),
+        Series(tables.EAGER, "encode", "s", (1.5,)),
+    )
+    result("peers-vit_b", *series).write(tmp_path / "results")
+    text = report.write(tmp_path / "results", tmp_path).read_text()
+    assert (targets.FP32_ENCODE in text) == told
+    assert targets.INT8_ENCODE not in text  # not measured
+
+
 def test_no_claim_is_made_inside_the_noise() -> None:
     noisy = ratios((1.0, 1.0, 1.0, 1.0), (0.9, 1.1, 0.95, 1.05))
     assert tables.verdict(noisy).endswith("within the noise")
@@ -117,6 +133,16 @@ def test_quantities_of_one_subject_share_a_table_with_the_floor(tmp_path: Path) 
     assert table[2] == "| cold, one slice | samihs-infer | 2200 ms | 2100 to 3100 | 3 | 2.00 x |"
     assert table[3] == "| cold | python + numpy | 1100 ms | 1050 to 1550 | 3 |  |"
     assert table[4] == "| click | cpu | 8 ms | 8 to 8 | 1 |  |"
+
+
+def test_memory_beyond_the_smallest_grows_with_what_is_added_to_it() -> None:
+    """30 MB a prompt beyond the first, whose own memory is held already."""
+    peaks = [("1", 0.5), ("2", 30.0), ("4", 90.0), ("8", 210.0)]
+    assert scaling_tables.exponent(scaling_tables.beyond_the_first(peaks)) == pytest.approx(1.0)
+    axis = f"{scaling_tables.BEYOND[2]}{scaling_tables.MEMORY}"
+    series = [Series(axis, size, "MB", (mb,)) for size, mb in peaks]
+    row = scaling_tables.exponents(result("scaling", *series))[2]
+    assert row.endswith("| 1.00 | 1 |")
 
 
 def test_an_exponent_is_fitted_where_sizes_are_numbers() -> None:
