@@ -20,7 +20,12 @@ from samihs_training.data.cache import FIRST_SEEDS, SEEDS_PER_SPLIT
 from samihs_training.data.phantom import BleedType, PhantomOptions
 from samihs_training.data.studies import StudyCase, StudySpec, study_cases
 from samihs_training.evaluate import main
-from samihs_training.phantom_evaluation import evaluate, write_results
+from samihs_training.phantom_evaluation import (
+    ClickResult,
+    Evaluation,
+    evaluate,
+    write_results,
+)
 from samihs_training.predictors import Clicks, Predictor, bundle_predictor
 from samihs_training.sam import build_sam
 from samihs_training.score_trials import calibration_error, reliability
@@ -83,6 +88,25 @@ def test_the_truth_is_perfect(cases: list[StudyCase]) -> None:
     below, above = result.reliability()
     assert [below["mean_score"], above["mean_score"]] == pytest.approx([0.1, 0.9])
     assert [below["mean_iou"], above["mean_iou"]] == [0.0, 1.0]
+
+
+def test_a_bleed_is_rejected_where_it_is_widest() -> None:
+    """A low score on its last speck is a wrong reject of that click, and none of the bleed."""
+
+    def clicked(lesion_ml: float, area_mm2: float, score: float, study: int = 7) -> ClickResult:
+        distances = (0.8, 0.7, 1.0, 0.0)
+        return ClickResult(
+            study, 0, "subdural", 1.0, 2.0, area_mm2, lesion_ml, *distances, score=score
+        )
+
+    clicks = (
+        clicked(5.0, 300.0, 0.6), clicked(5.0, 12.0, 0.1),
+        clicked(2.0, 40.0, 0.9), clicked(2.0, 80.0, 0.2),
+        clicked(5.0, 60.0, 0.1, study=8), clicked(0.4, 20.0, 0.0),
+    )  # fmt: skip
+    result = Evaluation("a model", 2, clicks, (), score_threshold=0.5)
+    assert result.wrong_rejects() == {"clicks": 5, "share": pytest.approx(3 / 5)}
+    assert result.rejected_bleeds() == {"bleeds": 3, "share": pytest.approx(2 / 3)}
 
 
 def test_a_shifted_answer_is_worse_by_the_shift(cases: list[StudyCase]) -> None:

@@ -115,6 +115,23 @@ class Evaluation:
         large = [each for each in self.on_bleeds if each.lesion_ml >= least_ml]
         return {"clicks": len(large), "share": 1 - _share(large, self.score_threshold)}
 
+    def rejected_bleeds(self, least_ml: float = 1.0) -> dict[str, float]:
+        """Bleeds of at least ``least_ml`` mL that are answered "not found" where they are widest.
+
+        Of the slices that were clicked on: a person clicks there, and not on a bleed's last speck.
+        """
+        widest: dict[tuple[int, str, float], ClickResult] = {}
+        for each in self.on_bleeds:
+            bleed = (each.study, each.kind, each.lesion_ml)  # its volume tells it from others
+            if each.lesion_ml < least_ml:
+                continue
+            if bleed not in widest or each.area_mm2 > widest[bleed].area_mm2:
+                widest[bleed] = each
+        return {
+            "bleeds": len(widest),
+            "share": 1 - _share(list(widest.values()), self.score_threshold),
+        }
+
     def reliability(self) -> list[dict[str, float]]:
         """What clicks of like scores are worth; where nothing bleeds, every mask is worth 0."""
         worth = [each.iou if each.kind != "none" else 0.0 for each in self.clicks]
@@ -135,6 +152,7 @@ class Evaluation:
             "score_threshold": self.score_threshold,
             **self.acceptance(self.score_threshold),
             "wrong_rejects_from_1_ml": self.wrong_rejects(),
+            "rejected_bleeds_from_1_ml": self.rejected_bleeds(),
             "bleed_free": None if self.trials is None else self.trials.summary(),
             "reliability": self.reliability(),
             "by_type": _plain(self.by_type()),
