@@ -184,9 +184,9 @@ def _warm(
 
 
 def _load(given: Given) -> None:
-    """Verify the bundle, and load both graphs: the backend does so when they are first asked."""
+    """Verify the bundle and make both graphs ready."""
     with Segmenter.from_bundle(given.bundle, given.backend) as segmenter:
-        segmenter.predict(segmenter.encode(given.hu), given.prompt)
+        segmenter.load()
 
 
 def _encodes(segmenter: Segmenter, given: Given) -> dict[str, Callable[[], object]]:
