@@ -86,10 +86,10 @@ FP32_ENCODE = (
     "SamPredictor. Of SamPredictor's time 30 % goes into sums, most of them over attention's 12 x "
     "4096 x 4096 scores; on another machine, where it took 4.2 times the floor and not 2.0 to 2.7 "
     "as here, ours was 2.34 times as fast. Ours waits for arithmetic alone, whose rate here moves "
-    "between 160 and 240 GFLOP/s from hour to hour. Our attention stores no score: relative positions travel "
-    "in wider queries and keys, which doubles its products. Tried: scores in pieces, by Scan and "
-    "unrolled (slower); windows through the fused operator (143 ms a block for 140); tokens in 2 "
-    "to 32 pieces, for the caches (products about 3 % faster, cutting and joining included)."
+    "between 160 and 240 GFLOP/s from hour to hour. Our attention stores no score: relative "
+    "positions travel in wider queries and keys, which doubles its products. Tried: scores in "
+    "pieces, by Scan and unrolled (slower); windows through the fused operator (143 ms a block for "
+    "140); tokens in 2 to 32 pieces, for the caches (products about 3 % faster, cutting and all)."
 )
 INT8_ENCODE = (
     "By operators-vit_b 55 % of the 8-bit encode is attention in float32, at 92 % of the "
