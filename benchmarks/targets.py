@@ -100,7 +100,7 @@ OUTSIDE_SHARE = (
     "What is neither read nor encoded is Python: starting, importing (the packages stand under "
     "latency-cpu), reading highdicom's tables of the standard (22 MB of JSON, 0.22 s), writing. "
     "One interpreter does all of it, so that threads do not shorten it: of two cores 1.5 are busy. "
-    "A faster encode raises the share; with this one, half would be a command of 1.1 s. Done: the "
+    "A faster encode raises the share; with this one, half would be a command of 0.9 s. Done: the "
     "model opens beside reading and the garbage collector waits (0.78 of the time), libraries load "
     "beside the encode (1.13 to 1.16 times as fast), the bundle is hashed in large blocks (0.95 of "
     "the time for a folder, no less for a slice). Tried without gain: handing the interpreter on "
