@@ -34,7 +34,6 @@ from samihs_runtime.segmentation import FOREGROUND, Prompt
 from samihs_runtime.segmenter import Segmenter
 from samihs_runtime.study import read_study
 from samihs_training.data.phantom import BleedType, PhantomOptions, generate_study, write_dicom
-from samihs_training.sam import preset
 
 SLICES = 32
 BATCHES = (1, 4, 8)
@@ -227,9 +226,8 @@ def _all_embeddings(segmenter: Segmenter, folder: Path) -> None:
 def random_bundle(model: str) -> Iterator[Path]:
     """A bundle of that preset with random weights: what it costs does not depend on them."""
     with tempfile.TemporaryDirectory() as scratch:
-        config = peers.TINY if model == peers.TINY.name else preset(model)
-        peers.prepare(Path(scratch), config, peers.OURS[:1])
-        yield Path(scratch) / "bundle-fp32"
+        fp32 = peers.OURS[0]
+        yield peers.prepare(Path(scratch), peers.config_named(model), (fp32,))[fp32]
 
 
 def main() -> None:

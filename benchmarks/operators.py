@@ -33,7 +33,6 @@ from traces import Profile
 from samihs_runtime.backends.onnx_runtime import CpuBackend, SessionMaker, import_onnxruntime
 from samihs_runtime.bundle import Bundle, shipped_bundle
 from samihs_runtime.timing import Timings
-from samihs_training.sam import preset
 
 SHIPPED = "shipped"
 PARTS = ("encode", "click")
@@ -133,9 +132,8 @@ def measure(model: str = "vit_b", rounds: int = 5) -> Record:
         if model == SHIPPED:
             subjects["samihs"] = OnnxRuntime(shipped_bundle(), folder)
         else:
-            peers.prepare(folder, peers.TINY if model == peers.TINY.name else preset(model))
-            for name in peers.OURS:
-                subjects[name] = OnnxRuntime(folder / f"bundle-{name.split()[-1]}", folder)
+            for name, bundle in peers.prepare(folder, peers.config_named(model)).items():
+                subjects[name] = OnnxRuntime(bundle, folder)
             subjects[EAGER] = Torch(folder)
         rates: list[list[Series]] = []
         for turn in range(rounds + 1):

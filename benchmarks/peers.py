@@ -124,7 +124,7 @@ def measure(
     budget: Budget = UNLIMITED,
 ) -> Record:
     """Cold start, encode, click and peak memory of every subject."""
-    config = TINY if model == TINY.name else preset(model)
+    config = config_named(model)
     config = replace(config, image_size=image_size or config.image_size)
     if config.pyramid_width:
         raise SystemExit(f"{model} is not segment-anything's own model: its SamPredictor has none")
@@ -162,15 +162,24 @@ def _settings(config: SamConfig, rounds: int, budget: Budget) -> dict[str, Any]:
     }
 
 
-def prepare(folder: Path, config: SamConfig, ours: Sequence[str] = OURS) -> None:
-    """The same weights as a state dict and as a bundle of ONNX graphs for each of ``ours``."""
+def config_named(model: str) -> SamConfig:
+    """A preset, or :data:`TINY`."""
+    return TINY if model == TINY.name else preset(model)
+
+
+def prepare(folder: Path, config: SamConfig, ours: Sequence[str] = OURS) -> dict[str, Path]:
+    """The same weights as a state dict and as a bundle of ONNX graphs for each of ``ours``: which
+    are returned by name."""
+    bundles = {}
     model = SamihsModel(write_random(folder, config), config).eval()
     files = folder / "files"
     for name in ours:
         precision: Precision = "int8" if name.endswith("int8") else "fp32"
         entry = write_graphs(files, model, "onnx", precision, SIZE, dict)
         manifest = manifest_of(config, SIZE, WINDOW, [entry])
-        write_bundle(files, manifest, folder / f"bundle-{entry.precision}")
+        bundles[name] = folder / f"bundle-{entry.precision}"
+        write_bundle(files, manifest, bundles[name])
+    return bundles
 
 
 @contextmanager

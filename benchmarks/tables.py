@@ -114,10 +114,15 @@ def floors(record: Record) -> list[str]:
                 quantity, each.subject,
                 f"{work['flop'] / 1e9:.4g} at {rate.median:.4g}/s ({kind}): {computed:.4g} ms",
                 f"{work['bytes'] / 1e6:.4g} at {1e3 * bandwidth.median:.4g}/s: {moved:.4g} ms",
-                f"{1e3 * each.median:.4g}", f"{1e3 * each.median / floor:.2f}",
+                f"{1e3 * each.median:.4g}", _times(1e3 * each.median / floor),
             ))  # fmt: skip
     head = ("floors", "of", "GFLOP", "MB", "measured, ms", "times the floor")
     return [*table(head, rows), ""] if rows else []
+
+
+def _times(floor: float) -> str:
+    """So many times the floor, which nothing can go below."""
+    return f"{floor:.2f}" + ("" if floor >= 1 else ": its rate was taken in a slower minute")
 
 
 def imports(record: Record) -> list[str]:

@@ -14,9 +14,9 @@ from torch import nn
 from samihs_export import pipeline
 from samihs_export.cli import main
 from samihs_export.pipeline import BundleMetadata, ExportOptions
-from samihs_runtime.bundle import Bundle, WindowRule
+from samihs_runtime.bundle import Bundle, WindowRule, sha256_of
 from samihs_training.adapters import PRConfig, insert_pr_adapters, pr_adapters
-from samihs_training.checkpoint import load_adapters, save_adapters, save_base, sha256_of
+from samihs_training.checkpoint import load_adapters, save_adapters, save_base
 from samihs_training.model import SamihsModel
 from samihs_training.sam import SamConfig, build_sam
 

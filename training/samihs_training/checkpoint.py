@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from samihs_runtime.bundle import sha256_of
 from samihs_runtime.errors import BundleError, CheckpointError
 from samihs_runtime.manifest import WindowRule
 from samihs_training.adapters import PRConfig
@@ -33,13 +34,12 @@ from samihs_training.tensorfile import (
     METADATA_KEY,
     check_state,
     read_safetensors,
-    sha256_of,
     write_safetensors,
 )
 
 __all__ = [
     "METADATA_KEY", "LoadedAdapters", "load_adapters", "load_base", "read_safetensors",
-    "save_adapters", "save_base", "sha256_of", "trained_parameters",
+    "save_adapters", "save_base", "trained_parameters",
 ]  # fmt: skip
 
 

@@ -26,10 +26,11 @@ from typing import Any
 
 import torch
 
+from samihs_runtime.bundle import sha256_of
 from samihs_runtime.errors import CheckpointError
 from samihs_training.base import start_from
 from samihs_training.batches import NumberedBatches, Share
-from samihs_training.checkpoint import load_base, save_adapters, save_base, sha256_of
+from samihs_training.checkpoint import load_base, save_adapters, save_base
 from samihs_training.config import Recipe, StageConfig
 from samihs_training.data.sources import Drawing, Task
 from samihs_training.distributed import Processes, processes

@@ -120,17 +120,12 @@ class Evaluation:
 
         Of the slices that were clicked on: a person clicks there, and not on a bleed's last speck.
         """
-        widest: dict[tuple[int, str, float], ClickResult] = {}
-        for each in self.on_bleeds:
-            bleed = (each.study, each.kind, each.lesion_ml)  # its volume tells it from others
-            if each.lesion_ml < least_ml:
-                continue
-            if bleed not in widest or each.area_mm2 > widest[bleed].area_mm2:
-                widest[bleed] = each
-        return {
-            "bleeds": len(widest),
-            "share": 1 - _share(list(widest.values()), self.score_threshold),
-        }
+        large = [each for each in self.on_bleeds if each.lesion_ml >= least_ml]
+        large.sort(key=lambda each: each.area_mm2)
+        # Of each bleed the last stays; its volume tells it from others of its kind in the study.
+        widest = {(each.study, each.kind, each.lesion_ml): each for each in large}
+        share = _share(list(widest.values()), self.score_threshold)
+        return {"bleeds": len(widest), "share": 1 - share}
 
     def reliability(self) -> list[dict[str, float]]:
         """What clicks of like scores are worth; where nothing bleeds, every mask is worth 0."""
