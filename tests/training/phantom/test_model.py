@@ -22,7 +22,7 @@ from samihs_training.data.phantom import (
 from samihs_training.data.phantom.arrays import Array, Points
 from samihs_training.data.phantom.patient import Patient
 from samihs_training.data.phantom.scanner import draw_scan
-from samihs_training.data.phantom.study import Acquisition
+from samihs_training.data.phantom.study import Acquisition, crossing_height
 
 TYPES = [kind for kind in BleedType if kind is not BleedType.NONE]
 PLAIN = PhantomOptions(
@@ -226,6 +226,34 @@ def test_most_slices_cross_a_bleed_when_asked_to() -> None:
     options = replace(PLAIN, bleeds=(BleedType.SUBDURAL,), crossing_probability=1.0)
     crossing = [generate_slice(seed, options).bleeds.any() for seed in range(12)]
     assert np.mean(crossing) > 0.7
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_a_bleed_knows_how_far_up_and_down_it_reaches(kind: BleedType) -> None:
+    """Single slices are placed by it: training must see the ends that studies show."""
+    seed, volume = 3, (15.0, 25.0)
+    study = study_of(kind, seed, *volume)
+    options = replace(PLAIN, bleeds=(kind,), volume_range_ml=volume)
+    (bleed,) = acquisition_of(seed, options).patient.bleeds
+    found = head_points(study, seed, options, study.bleeds == kind).z
+    low, high = bleed.heights
+    assert low == pytest.approx(found.min(), abs=8.0)
+    assert high == pytest.approx(found.max(), abs=8.0)
+
+
+def test_the_ends_of_bleeds_are_shown_as_often_as_studies_show_them() -> None:
+    """A third of the slices lie within a tenth of a bleed's height of one of its ends."""
+    options = replace(PLAIN, bleeds=(BleedType.EPIDURAL,), volume_range_ml=(20, 30))
+    rng = np.random.default_rng(0)
+    heights = [_placed(acquisition_of(0, options), rng) for _ in range(600)]
+    assert np.mean([min(each, 1 - each) < 0.1 for each in heights]) == pytest.approx(0.41, abs=0.06)
+
+
+def _placed(acquisition: Acquisition, rng: np.random.Generator) -> float:
+    """Where a slice that crosses the one bleed lies, 0 at its lower end to 1."""
+    (bleed,) = acquisition.patient.bleeds
+    ends = [acquisition.height_of((*bleed.centre[:2], z)) for z in bleed.heights]
+    return (crossing_height(acquisition, rng) - ends[0]) / (ends[1] - ends[0])
 
 
 def test_septated_collections_have_membranes_inside_the_collection() -> None:

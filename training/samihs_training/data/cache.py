@@ -105,8 +105,8 @@ def open_cache(
 ) -> SliceCache:
     """The cache of ``spec`` under ``folder``; made first, with ``workers`` processes, if need be.
 
-    A complete cache costs one generated slice, which must equal the stored first one: a cache of
-    another version of the generator raises a :class:`DataError`.
+    A complete cache costs two generated slices, which must equal the stored first and last one,
+    labels and all: a cache of another version of the generator raises a :class:`DataError`.
     """
     home = folder / spec.name
     if not (home / "cache.json").is_file():
@@ -172,12 +172,15 @@ def _generate(spec: CacheSpec, indices: NDArray[np.intp]) -> Iterator[tuple[int,
 
 
 def _check(home: Path, spec: CacheSpec) -> None:
-    hu = np.load(home / "hu.npy", mmap_mode="r")
-    if not np.array_equal(hu[0], generate_slice(spec.first_seed, spec.options).hu):
-        raise DataError(
-            f"{home}: its first slice is not what the phantom generator makes now: it comes from "
-            "another version; delete the folder to have it made again"
-        )
+    stored = SliceCache.load(home)
+    for index, made in _generate(spec, np.unique([0, spec.count - 1])):
+        there = stored[index]
+        for name in ("hu", "bleeds", "tissues"):
+            if not np.array_equal(getattr(there, name), getattr(made, name)):
+                raise DataError(
+                    f"{home}: slice {index} is not what the phantom generator makes now ({name} "
+                    "differ): another version made it; delete the folder to have it made again"
+                )
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -45,3 +45,9 @@ def smooth_max(a: Array, b: Array, radius: float) -> Array:
 def smooth_min(a: Array, b: Array, radius: float) -> Array:
     """Minimum with its crease rounded over `radius` (mm, if a and b are distances)."""
     return 0.5 * (a + b - np.sqrt((a - b) ** 2 + radius * radius))
+
+
+def heights_of(z: Array, taken: Array) -> tuple[float, float]:
+    """Lowest and highest `z` of the points that are `taken`; of all where none is."""
+    chosen = z[taken] if taken.any() else z
+    return float(chosen.min()), float(chosen.max())

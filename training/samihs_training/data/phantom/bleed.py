@@ -34,8 +34,8 @@ class Bleed(ABC):
     """Volume asked for, mL."""
     centre: Vector
     """A point in or near the middle, mm."""
-    half_height: float
-    """It reaches about this far above and below its centre, mm."""
+    heights: tuple[float, float]
+    """Its lowest and highest point, mm along the head's z."""
 
     def push(
         self, p: Points, depth: Array, vault_depth: Array

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .arrays import Array, Points
+from .arrays import Array, Points, heights_of
 from .shapes import Turned, Vector, ellipsoid, random_rotation
 from .waves import Waves
 
@@ -47,6 +47,13 @@ class Blob:
         """Whether all points lie more than `margin` mm outside: spares evaluating them."""
         d2 = sum((c - np.float32(o)) ** 2 for c, o in zip(p, self.centre, strict=True))
         return bool(float(np.min(d2)) > (self.reach + margin) ** 2)
+
+    def heights(self) -> tuple[float, float]:
+        """Lowest and highest z of the solid, mm."""
+        steps = np.linspace(-self.reach, self.reach, 21)
+        z, y, x = np.meshgrid(*(steps + c for c in self.centre[::-1]), indexing="ij")
+        p = Points(*(a.astype(np.float32) for a in (x, y, z)))
+        return heights_of(p.z, self.distance(p) < 0)
 
     def distance(self, p: Points) -> Array:
         """Distance to the surface, mm, negative inside."""

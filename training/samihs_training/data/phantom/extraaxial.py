@@ -41,7 +41,7 @@ class Epidural(ExtraAxial):
         thickness = float(np.clip(4.6 * volume_ml ** (1 / 3) * rng.uniform(0.75, 1.2), 2.5, 40))
         self._layer = Layer(rng, skull, direction, thickness, volume_ml, lens=True)
         self.centre = self._layer.centre
-        self.half_height = 0.65 * self._layer.extent
+        self.heights = self._layer.heights
         self.hu = ACUTE_HU.draw(rng)
         self._spread = float(rng.uniform(1, 5))
         self._swirl = float(rng.uniform(8, 25)) if rng.random() < 0.35 else 0.0

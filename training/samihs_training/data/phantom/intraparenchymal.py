@@ -30,7 +30,7 @@ class Intraparenchymal(Bleed):
         self.centre = moved_inward(parenchymal_site(rng, skull), skull, 0.85 * radius)
         lobes = 1 if small else int(rng.choice([1, 2, 3], p=[0.55, 0.3, 0.15]))
         self._blob = Blob(rng, self.centre, volume_ml, float(rng.uniform(0.05, 0.2)), lobes=lobes)
-        self.half_height = 0.75 * self._blob.radius
+        self.heights = self._blob.heights()
         late = rng.random() < 0.22
         self.hu = max((SUBACUTE_HU if late else ACUTE_HU).draw(rng), LEAST_HU)
         self._soft = float(rng.uniform(1.5, 4.0)) if late else float(rng.uniform(0.3, 1.2))  # mm

@@ -50,11 +50,9 @@ class Intraventricular(Bleed):
         self._limit = float(order[chosen].max())
         self.volume_ml = wanted * step**3 / 1000
         z_chosen = points.z[chosen]
-        # The slice most likely to show it: the middle of the height where most of it lies.
-        low, high = np.percentile(z_chosen, [10, 90])
         middle = chosen[np.argmin(np.abs(z_chosen - np.median(z_chosen)))]
         self.centre = (float(points.x[middle]), float(points.y[middle]), float(z_chosen.mean()))
-        self.half_height = float(max(high - low, 4) / 2)
+        self.heights = float(z_chosen.min()), float(z_chosen.max())
 
     def _order(self, q: Points, low: Array) -> Array:
         """The order in which points fill, mm: the lowest first, or those nearest a clot's seat."""

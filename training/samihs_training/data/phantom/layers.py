@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .arrays import Array, Points
+from .arrays import Array, Points, heights_of
 from .skull import Skull
 from .waves import Waves
 
@@ -104,3 +104,5 @@ class Layer:
                 self.thickness *= float(np.clip(ratio, 0.5, 2.0)) ** 0.8
                 grown = min(self.extent, limit)
             self.extent = grown
+        visible = self._over(surface, one) > GLARE_MM
+        self.heights = heights_of(surface.z, visible & (area > 0))

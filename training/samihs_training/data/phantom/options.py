@@ -82,9 +82,10 @@ class PhantomOptions:
     age_years: float | None = None
     """Governs atrophy, calcification and white matter changes; drawn from 18 to 95."""
     tilt_deg: float | None = None
-    """Gantry tilt, degrees; drawn: mostly 0, else -5 to 25."""
+    """Gantry tilt, degrees; drawn: mostly 0, else 5 to 22."""
     noise_hu: float | None = None
-    """Standard deviation of the noise in the brain, HU; drawn from 2 to 8. 0 for no noise."""
+    """Standard deviation of the noise in the brain, HU; drawn: mostly 2 to 8, a sharp kernel's up
+    to 15. 0 for no noise."""
     kernel: str | None = None
     """"soft", "standard" or "sharp"."""
     motion: bool | None = None

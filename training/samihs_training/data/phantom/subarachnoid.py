@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .arrays import Array, Points, sigmoid
+from .arrays import Array, Points, heights_of, sigmoid
 from .bleed import Bleed
 from .brain import Brain
 from .options import BleedType, Tissue
@@ -35,10 +35,9 @@ class Subarachnoid(Bleed):
         self._widen = float(rng.uniform(0.35, 1.1))  # mm
         self._patch = Waves(rng, float(np.clip(9 * volume_ml ** (1 / 3), 14, 40)), 10)
         self._grain = Waves(rng, 12.0, 8)
-        self._radius = self._fit(rng, brain)
-        self.half_height = 0.6 * self._radius
+        self._fit(rng, brain)
 
-    def _fit(self, rng: np.random.Generator, brain: Brain) -> float:
+    def _fit(self, rng: np.random.Generator, brain: Brain) -> None:
         """The radius, mm, within which the subarachnoid space holds the volume asked for.
 
         Points scattered evenly over radii find the share of CSF around the centre.
@@ -52,7 +51,8 @@ class Subarachnoid(Bleed):
         volume = np.cumsum(fluid * 4 * np.pi * far**2) * (largest / samples) / 1000  # mL
         order = int(np.searchsorted(volume, self.volume_ml))
         self.volume_ml = min(self.volume_ml, float(volume[-1]))
-        return float(max(far[min(order, samples - 1)], 5.0))
+        self._radius = float(max(far[min(order, samples - 1)], 5.0))
+        self.heights = heights_of(p.z, fluid & (self._region(p) < 0))
 
     def _region(self, p: Points) -> Array:
         """Below 0 where blood has spread, mm."""

@@ -29,7 +29,7 @@ class Subdural(ExtraAxial):
         thickness = float(np.clip(3.4 * volume_ml ** (1 / 3) * rng.uniform(0.55, 1.4), 1.5, 30))
         self._layer = Layer(rng, skull, direction, thickness, volume_ml, lens=False)
         self.centre = self._layer.centre
-        self.half_height = 0.55 * self._layer.extent
+        self.heights = self._layer.heights
         stages = STAGES if volume_ml > 6 else STAGES[:4]
         shares = np.array(STAGE_SHARES[: len(stages)])
         self.content = Content(rng, str(rng.choice(stages, p=shares / shares.sum())))
@@ -63,12 +63,17 @@ class DuralSheet(Bleed):
             y = float(rng.choice([rng.uniform(-60, -25), rng.uniform(15, 70)]))
             high = skull.height * np.sqrt(max(0.05, 1 - (y / skull.half_length) ** 2))
             self.centre = (self.side * 0.5 * self.thickness, y, float(0.62 * high))
+            lowest, highest = (-2.0 if y > 0 else -14.0), float(high)
         else:
             x = self.side * float(rng.uniform(18, 35))
             y = float(rng.uniform(32, 62))
             z = 4.0 - 0.52 * (abs(x) - 6) - 0.32 * max(y - 40, 0) + 0.5 * skull.floor
             self.centre = (x, y, z)
-        self.half_height = self._extent * (0.6 if self.on_falx else 0.3)
+            lowest, highest = z - 20.0, z + 12.0
+        # The tentorium falls by half of what it reaches to the side.
+        reach = self._extent * (1.0 if self.on_falx else 0.5)
+        middle = self.centre[2]
+        self.heights = max(middle - reach, lowest), min(middle + reach, highest)
         self.content = Content(rng, str(rng.choice(["acute", "subacute"], p=[0.8, 0.2])))
         self._uneven = Waves(rng, 30.0, 6)
 
