@@ -195,5 +195,7 @@ def test_check_data_lists_cases(tmp_path: Path) -> None:
 def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such folder"):
         find_cases(tmp_path / "none")
-    with pytest.raises(DataError, match="no case of layout bcihm, instance, pairs or dicom"):
+    with pytest.raises(
+        DataError, match="no case of layout bcihm, instance, pairs, dicom or pictures"
+    ):
         find_cases(tmp_path)

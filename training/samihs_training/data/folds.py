@@ -145,9 +145,6 @@ def read_folds(path: Path) -> Folds:
 def read_slice_table(path: Path) -> SliceTable:
     """The authors' table (CSV: img, gt, fold, label), by patient.
 
-    The patient is what stands before the slice number in the image's name (``049_12.png``), or the
-    image's folder where the name is a number alone (``049/12.png``).
-
     Raises:
         DataError: unreadable, a column is missing, or a fold is no number; names the line.
     """
@@ -164,13 +161,19 @@ def read_slice_table(path: Path) -> SliceTable:
     folds: dict[str, set[int]] = defaultdict(set)
     for line, row in enumerate(rows, 2):
         try:
-            folds[_patient(row["img"])].add(int(row["fold"]))
+            folds[patient_of(row["img"])].add(int(row["fold"]))
         except (TypeError, ValueError) as error:
             raise DataError(f"{path}, line {line}: expected an image and a fold number") from error
     return SliceTable({name: frozenset(each) for name, each in folds.items()}, len(rows))
 
 
-def _patient(image: str) -> str:
+def patient_of(image: str) -> str:
+    """Whose slice it is: what stands before the slice's number in its name (``049_12.png``), or its
+    folder where the name is a number alone (``049/12.png``).
+
+    Raises:
+        ValueError: a number alone, in no folder.
+    """
     path = Path(image)
     match = _SLICE_NAME.fullmatch(path.stem)
     if match:

@@ -28,7 +28,9 @@ from samihs_training.data.volume_cache import CachedCase, load_volumes
 
 Wanted = Literal["lesion", "slice"]
 HEAD_ABOVE_HU = -200.0
-"""Air is far below, fat (-100) and all other tissue above."""
+"""Air is far below, fat (-100) and all other tissue above. A windowed picture's air is at the
+window's lower end, which may lie higher; a JPEG's a little above that (NEAR_AIR_HU)."""
+NEAR_AIR_HU = 5.0
 BLOOD_HU = (45.0, 90.0)
 """What looks like clotted blood, and mostly is grey matter, vessels, or edges of bone."""
 
@@ -95,10 +97,12 @@ class PatientSlices:
         window = window_of(hu, drawing.window)
         if varied and drawing.window.rule == "fixed":
             window = varied.window(window, rng)
+        head_above = max(HEAD_ABOVE_HU, float(hu.min()) + NEAR_AIR_HU)
         frame = SliceFrame(hu.shape[0], hu.shape[1], self.size)
         hu, mask = frame.slice_to_model(hu), framed_mask(frame, mask)
         found = [mask] if self.wanted == "slice" and mask.any() else _lesions(mask)
-        asked = [_asked(hu, mask, found, drawing, rng) for _ in range(drawing.prompts)]
+        head = hu > head_above
+        asked = [_asked(hu, head, mask, found, drawing, rng) for _ in range(drawing.prompts)]
         return Drawn(hu, window, asked, mask)
 
     def _stored(self, index: int) -> tuple[NDArray[np.float32], Mask]:
@@ -125,6 +129,7 @@ def _lesions(mask: Mask) -> list[Mask]:
 
 def _asked(
     hu: NDArray[np.float32],
+    head: Mask,
     mask: Mask,
     found: list[Mask],
     drawing: Drawing,
@@ -136,13 +141,12 @@ def _asked(
         return drawing.rule(wanted, rng), wanted
     # Three pixels around a hemorrhage are left out: there a click is not clearly off it.
     free = ~ndimage.binary_dilation(mask, iterations=3)
-    click = random_click(_places(hu, free, rng), rng)
+    click = random_click(_places(hu, head & free, free, rng), rng)
     return drawing.rule.elsewhere(click, free, rng), np.zeros_like(mask)
 
 
-def _places(hu: NDArray[np.float32], free: Mask, rng: np.random.Generator) -> Mask:
+def _places(hu: NDArray[np.float32], head: Mask, free: Mask, rng: np.random.Generator) -> Mask:
     """Where a prompt on no hemorrhage may fall: half the time on what has blood's values."""
-    head = free & (hu > HEAD_ABOVE_HU)
     like = head & (hu > BLOOD_HU[0]) & (hu < BLOOD_HU[1])
     if rng.random() < 0.5 and like.any():
         return like

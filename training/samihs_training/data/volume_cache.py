@@ -78,12 +78,9 @@ def _fingerprint(cases: list[CaseFiles]) -> str:
     digest = hashlib.sha256(f"schema {SCHEMA}".encode())
     for case in cases:
         digest.update(f"\n{case.name} {case.layout}".encode())
-        for path in dict.fromkeys((case.image, case.mask)):
-            if path is None:
-                continue
-            for file in sorted(path.iterdir()) if path.is_dir() else (path,):
-                about = file.stat()
-                digest.update(f"\n{file.resolve()} {about.st_size} {about.st_mtime_ns}".encode())
+        for file in case.files():
+            about = file.stat()
+            digest.update(f"\n{file.resolve()} {about.st_size} {about.st_mtime_ns}".encode())
     return digest.hexdigest()[:16]
 
 

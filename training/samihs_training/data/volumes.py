@@ -7,6 +7,7 @@ Layouts, by name:
 - ``pairs``: anywhere below the root, ``NAME.nii[.gz]`` beside ``NAME_mask.nii[.gz]``, or
   ``image.nii[.gz]`` beside ``mask.nii[.gz]`` in a folder a case (what ``samihs-phantom`` writes)
 - ``dicom``: a folder a case, of one CT series and one DICOM SEG
+- ``pictures``: 8-bit windowed slices and masks (``picture_cases.py``)
 
 Arrays are [slices, rows, columns], rows to the back and columns to the patient's left, as DICOM's
 axial slices lie.
@@ -24,8 +25,8 @@ from numpy.typing import NDArray
 
 from samihs_runtime.errors import DataError
 
-Layout = Literal["bcihm", "instance", "pairs", "dicom"]
-LAYOUTS: tuple[Layout, ...] = ("bcihm", "instance", "pairs", "dicom")
+Layout = Literal["bcihm", "instance", "pairs", "dicom", "pictures"]
+LAYOUTS: tuple[Layout, ...] = ("bcihm", "instance", "pairs", "dicom", "pictures")
 _PAIRED_FOLDERS: dict[str, tuple[str, str]] = {
     "bcihm": ("ct_scans", "masks"),
     "instance": ("data", "label"),
@@ -43,6 +44,14 @@ class CaseFiles:
     mask: Path | None
     """Mask, or folder with a DICOM SEG; None: there is a scan without a mask."""
     layout: Layout
+
+    def files(self) -> list[Path]:
+        """Every file that is read."""
+        found: list[Path] = []
+        for path in dict.fromkeys((self.image, self.mask)):
+            if path is not None:
+                found += sorted(path.iterdir()) if path.is_dir() else [path]
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +86,7 @@ def find_cases(root: Path, layout: Layout | None = None) -> list[CaseFiles]:
         cases = _FINDERS[each](root, each)
         if cases:
             return sorted(cases, key=lambda case: case.name)
-    wanted = layout or "bcihm, instance, pairs or dicom"
+    wanted = layout or f"{', '.join(LAYOUTS[:-1])} or {LAYOUTS[-1]}"
     raise DataError(f"{root}: no case of layout {wanted}; docs/data.md shows the layouts")
 
 
@@ -95,6 +104,11 @@ def read_case(case: CaseFiles) -> Volume:
         from samihs_training.data.dicom_cases import read_dicom_case
 
         return read_dicom_case(case.image)
+    if case.layout == "pictures":
+        from samihs_training.data.picture_cases import PictureCase, read_picture_case
+
+        assert isinstance(case, PictureCase)
+        return read_picture_case(case)
     from samihs_training.data.nifti_cases import read_nifti_pair
 
     return read_nifti_pair(case.image, case.mask)
@@ -132,11 +146,18 @@ def _dicom(root: Path, layout: Layout) -> list[CaseFiles]:
     return [CaseFiles(_relative(root, each), each, each, layout) for each in folders]
 
 
+def _pictures(root: Path, layout: Layout) -> list[CaseFiles]:
+    from samihs_training.data.picture_cases import find_picture_cases
+
+    return find_picture_cases(root)
+
+
 _FINDERS: dict[Layout, Callable[[Path, Layout], list[CaseFiles]]] = {
     "bcihm": _paired_folders,
     "instance": _paired_folders,
     "pairs": _pairs,
     "dicom": _dicom,
+    "pictures": _pictures,
 }
 
 
