@@ -36,10 +36,25 @@ class Tally:
         """Judge each subject's mask [rows, columns] of one click against the clicked lesion."""
         spacing = (case.spacing_mm, case.spacing_mm)
         kinds = (target.kind.name.lower(), ALL)
-        self._note(CLICKS, "study", "", kinds, case.study)
+        self.judge(case.study, kinds, masks, target.mask, spacing, case.extent_mm)
+
+    def judge(
+        self,
+        study: int,
+        kinds: tuple[str, ...],
+        masks: Mapping[str, Mask],
+        truth: Mask,
+        spacing_mm: tuple[float, float],
+        extent_mm: float,
+    ) -> None:
+        """Judge each subject's mask [rows, columns] against ``truth``, in the means of ``kinds``.
+
+        ``spacing_mm``: between rows, between columns; ``extent_mm``: what the slice stands for.
+        """
+        self._note(CLICKS, "study", "", kinds, study)
         for subject, mask in masks.items():
-            metrics = mask_metrics(mask, target.mask, spacing)
-            volume_error = metrics.area_error_mm2 * case.extent_mm / 1000  # mm3 -> mL
+            metrics = mask_metrics(mask, truth, spacing_mm)
+            volume_error = metrics.area_error_mm2 * extent_mm / 1000  # mm3 -> mL
             values = (metrics.dice, metrics.hd95_mm, volume_error)
             for (measure, unit), value in zip(MEASURES.items(), values, strict=True):
                 self._note(subject, measure, unit, kinds, value)

@@ -14,7 +14,8 @@ def accuracies(record: Record) -> list[str]:
 
     Intervals of 95 % over studies.
     """
-    lines = ["Means over clicks, with 95 % intervals over studies.", ""]
+    per, over = record.settings.get("per", "click"), record.settings.get("over", "studies")
+    lines = [f"Means over {per}s, with 95 % intervals over {over}.", ""]
     subjects = list(dict.fromkeys(s.subject for s in record.series if s.subject != CLICKS))
     for measure, unit in MEASURES.items():
         kinds = [q.split(", ")[1] for q in record.quantities() if q.startswith(f"{measure}, ")]
@@ -30,14 +31,15 @@ def accuracies(record: Record) -> list[str]:
 
 
 def _differences(record: Record, subjects: list[str]) -> list[str]:
-    """Each subject less the first one, click by click: far surer than two means side by side."""
+    """Each subject less the first one, sample by sample: far surer than two means side by side."""
     first, *others = subjects
     rows = [
         (name, *(_interval(difference(record, name, first, m, ALL), sign="+") for m in MEASURES))
         for name in others
     ]
     head = tuple(f"{measure}, {unit}".rstrip(", ") for measure, unit in MEASURES.items())
-    return [*table((f"less {first}, same clicks", *head), rows), ""]
+    per = record.settings.get("per", "click")
+    return [*table((f"less {first}, same {per}s", *head), rows), ""]
 
 
 def _interval(found: Estimate | None, sign: str = "") -> str:

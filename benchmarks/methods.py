@@ -46,66 +46,69 @@ from samihs_training.predictors import Predictor, bundle_predictor, checkpoint_p
 
 Mask = NDArray[np.bool_]
 Click = tuple[float, float]
-Method = Callable[[StudyCase, Click], Mask]
+Slice = NDArray[np.generic]
+"""[rows, columns], HU."""
+Method = Callable[[Slice, Click], Mask]
 BLOOD_HU = (45.0, 95.0)
 TOLERANCES_HU = (8.0, 12.0, 16.0)
 """About the clicked spot's own mean, for region growing."""
 HALF = 64
-"""Half side of the region that the seeded methods look at, pixels: about 60 mm across."""
+"""Half side of the region that the seeded methods look at, pixels: about 60 mm across. They cannot
+take the rest of a longer bleed; a wider one takes in more that is like blood."""
 
 
-def region_growing(case: StudyCase, click: Click, tolerance: float) -> Mask:
+def region_growing(hu: Slice, click: Click, tolerance: float) -> Mask:
     """What hangs together about the click within the clicked spot's HU."""
-    smooth = ndimage.median_filter(case.hu.astype(np.float32), 3)
+    smooth = ndimage.median_filter(hu.astype(np.float32), 3)
     x, y = round(click[0]), round(click[1])
     spot = float(smooth[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2].mean())
     labels, _ = ndimage.label(np.abs(smooth - spot) <= tolerance)
     return np.asarray(labels == labels[y, x]) if labels[y, x] else np.zeros(smooth.shape, bool)
 
 
-def blood_window(case: StudyCase, click: Click) -> Mask:
+def blood_window(hu: Slice, click: Click) -> Mask:
     """What hangs together about the click within the HU of fresh blood."""
-    smooth = ndimage.median_filter(case.hu.astype(np.float32), 3)
+    smooth = ndimage.median_filter(hu.astype(np.float32), 3)
     labels, _ = ndimage.label((smooth >= BLOOD_HU[0]) & (smooth <= BLOOD_HU[1]))
     x, y = round(click[0]), round(click[1])
     return np.asarray(labels == labels[y, x]) if labels[y, x] else np.zeros(smooth.shape, bool)
 
 
-def walker(case: StudyCase, click: Click) -> Mask:
+def walker(hu: Slice, click: Click) -> Mask:
     """scikit-image's random walker between the click and a ring about it."""
     with warnings.catch_warnings():
         # Probabilities a little below 0 or above 1, as far as its solver went: the larger one wins.
         warnings.filterwarnings("ignore", "The probability range", UserWarning)
         return _seeded(
-            case,
+            hu,
             click,
             lambda image, seeds: random_walker(image, seeds, beta=500, mode="cg_j") == 1,
         )
 
 
-def flooding(case: StudyCase, click: Click) -> Mask:
+def flooding(hu: Slice, click: Click) -> Mask:
     """scikit-image's watershed on the gradient between the click and a ring about it."""
     return _seeded(
-        case,
+        hu,
         click,
         lambda image, seeds: watershed(ndimage.gaussian_gradient_magnitude(image, 1), seeds) == 1,
     )
 
 
 def _seeded(
-    case: StudyCase,
+    hu: Slice,
     click: Click,
     method: Callable[[NDArray[np.float32], NDArray[np.int32]], NDArray[np.bool_]],
 ) -> Mask:
     x, y = round(click[0]), round(click[1])
-    rows, columns = case.hu.shape
+    rows, columns = hu.shape
     top, left = max(y - HALF, 0), max(x - HALF, 0)
     window = (slice(top, min(y + HALF, rows)), slice(left, min(x + HALF, columns)))
-    image = (np.clip(case.hu[window], -20, 100).astype(np.float32) + 20) / 120
+    image = (np.clip(hu[window].astype(np.float32), -20, 100) + 20) / 120
     seeds = np.full(image.shape, 0, np.int32)
     seeds[[0, -1], :] = seeds[:, [0, -1]] = 2
     seeds[max(y - top - 1, 0) : y - top + 2, max(x - left - 1, 0) : x - left + 2] = 1
-    mask = np.zeros(case.hu.shape, bool)
+    mask = np.zeros(hu.shape, bool)
     mask[window] = method(image, seeds)
     return mask
 
@@ -186,7 +189,7 @@ def _judge(
     blood = network.mask(case.hu) if network is not None and targets else None
     for number, target in enumerate(targets):
         masks = {name: each[number][0] for name, each in answers.items()}
-        masks |= {name: way(case, target.click) for name, way in CLASSICAL.items()}
+        masks |= {name: way(case.hu, target.click) for name, way in CLASSICAL.items()}
         if blood is not None:
             masks["U-Net, no click"] = component_at(blood, target.click)
         tally.add(case, target, masks)

@@ -22,8 +22,8 @@ from tables import floors, imports, quantiles, quantities, stages
 from targets import targets
 
 HERE = Path(__file__).parent
-ACCURACIES = ("methods", "precisions")
-"""Benchmarks (up to a hyphen) whose samples are clicks (``accuracy.Tally``)."""
+ACCURACIES = ("methods", "patients", "precisions")
+"""Benchmarks (up to a hyphen) whose samples are clicks or slices (``accuracy.Tally``)."""
 
 
 def write(results: Path, out: Path) -> Path:

@@ -38,7 +38,7 @@ def case(make_case: Callable[..., StudyCase]) -> StudyCase:
 @pytest.mark.parametrize("name", CLASSICAL)
 def test_a_plain_disk_is_found_by_each_classical_method(case: StudyCase, name: str) -> None:
     truth = case.clicks[0].mask
-    mask = CLASSICAL[name](case, case.clicks[0].click)
+    mask = CLASSICAL[name](case.hu, case.clicks[0].click)
     assert 2 * (mask & truth).sum() / (mask.sum() + truth.sum()) > 0.85
 
 

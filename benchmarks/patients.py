@@ -1,0 +1,107 @@
+"""The shipped model beside what one would use without it, on slices of real patients.
+
+    python benchmarks/patients.py ROOT --name "BCIHM, 8 bit" [--click random] [--bundle DIR]
+
+ROOT is a data set of scans and masks (docs/data.md). Each 8-connected lesion of a slice gets one
+click, on its deepest point or on a random one; the answers are united and judged against all blood
+of the slice, as ``samihs-evaluate --data`` does it. Region growing comes at several tolerances, of
+which a reader may pick the best afterwards. What is written are figures: no picture, no name.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+from accuracy import ALL, Tally
+from methods import CLASSICAL, Click, Mask, Method
+from record import Record, command_line
+from scipy import ndimage
+
+from samihs_runtime.errors import DataError, SamihsError
+from samihs_training.data.checking import checked
+from samihs_training.data.clicks import EIGHT, deepest_click, random_click
+from samihs_training.data.volumes import CaseFiles, Volume, find_cases
+from samihs_training.predictors import Predictor, bundle_predictor
+
+CLICKS = ("deepest", "random")
+
+
+def measure(
+    cases: Iterable[CaseFiles],
+    predictor: Predictor,
+    click: str = "deepest",
+    methods: Mapping[str, Method] = CLASSICAL,
+) -> Tally:
+    """Dice, HD95 and volume error of every method on every slice with hemorrhage."""
+    rng = np.random.default_rng(0)
+    tally = Tally()
+    for patient, case in enumerate(cases):
+        volume = checked(case)
+        for index in np.flatnonzero((volume.labels > 0).any((1, 2))):
+            _judge(volume, int(index), patient, predictor, methods, click, rng, tally)
+    if not tally.series():
+        raise DataError("no slice has a hemorrhage to click on")
+    return tally
+
+
+def _judge(
+    volume: Volume,
+    index: int,
+    patient: int,
+    predictor: Predictor,
+    methods: Mapping[str, Method],
+    click: str,
+    rng: np.random.Generator,
+    tally: Tally,
+) -> None:
+    """Ask everything on one slice."""
+    hu = np.rint(volume.hu[index]).astype(np.int16)
+    truth = np.asarray(volume.labels[index] > 0)
+    clicks = _clicks(truth, click, rng)
+    answers = [mask for mask, _ in predictor.answer(hu, clicks)]
+    masks = {f"SAMIHS, {predictor.name}": np.logical_or.reduce(answers)}
+    for name, method in methods.items():
+        masks[name] = np.logical_or.reduce([method(hu, each) for each in clicks])
+    extent = float(volume.extents_mm[index])
+    tally.judge(patient, (ALL,), masks, truth, volume.spacing_mm, extent)
+
+
+def _clicks(truth: Mask, click: str, rng: np.random.Generator) -> list[Click]:
+    """(x, y) on each lesion."""
+    labels, count = ndimage.label(truth, structure=EIGHT)
+    parts = [np.asarray(labels == part) for part in range(1, count + 1)]
+    return [
+        deepest_click(part) if click == "deepest" else random_click(part, rng) for part in parts
+    ]
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = command_line(__doc__)
+    parser.add_argument("root", type=Path)
+    parser.add_argument("--name", required=True, help="of the data set, for the record")
+    parser.add_argument("--click", choices=CLICKS, default="deepest")
+    parser.add_argument("--bundle", type=Path)
+    parser.add_argument("--backend", default="auto")
+    options = parser.parse_args()
+    try:
+        cases = find_cases(options.root)
+        with bundle_predictor(options.bundle, options.backend) as predictor:
+            tally = measure(cases, predictor, options.click)
+    except SamihsError as error:
+        sys.exit(f"error: {error}")
+    suffix = "" if options.click == "deepest" else f"-{options.click}"
+    settings = {
+        "data": options.name, "cases": len(cases), "click": options.click,
+        "per": "slice", "over": "cases",
+    }  # fmt: skip
+    print(
+        f"written  {Record(f'patients{suffix}', tally.series(), settings).write(options.results)}"
+    )
+
+
+if __name__ == "__main__":
+    main()
