@@ -25,6 +25,7 @@ ACCURACY: dict[str, Any] = {
     "by_type": {
         "subdural": {
             "dice": figures(0.7619, 0.7234, 0.7981),
+            "served_dice": figures(0.7012, 0.66, 0.74),
             "hd95_mm": figures(None),
             "volume_error_ml": figures(-0.119),
         }
@@ -35,7 +36,7 @@ ACCURACY: dict[str, Any] = {
 
 def test_figures_stand_in_tables_and_in_as_many_digits_as_they_bear(exported: Exported) -> None:
     card = model_card(replace(exported.bundle.manifest, accuracy=ACCURACY))
-    assert "| subdural | 7 | 0.762 (0.723 to 0.798) |  | -0.119 |" in card
+    assert "| subdural | 7 | 0.762 (0.723 to 0.798) | 0.701 (0.66 to 0.74) |  | -0.119 |" in card
     assert "| all | 7 | 0.806 (0.77 to 0.84) | 5.2 |" in card
     assert "| 0.1 | 9 | 0.15 | 0.29 |" in card
     assert "- score threshold: 0.0694" in card

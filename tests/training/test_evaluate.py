@@ -96,7 +96,7 @@ def test_a_bleed_is_rejected_where_it_is_widest() -> None:
     def clicked(lesion_ml: float, area_mm2: float, score: float, study: int = 7) -> ClickResult:
         distances = (0.8, 0.7, 1.0, 0.0)
         return ClickResult(
-            study, 0, "subdural", 1.0, 2.0, area_mm2, lesion_ml, *distances, score=score
+            study, 0, "subdural", 1.0, 2.0, area_mm2, lesion_ml, *distances, score, served_dice=0.8
         )
 
     clicks = (
@@ -140,6 +140,36 @@ def test_a_slice_is_judged_by_all_its_blood(cases: list[StudyCase]) -> None:
     assert rows["intraparenchymal"].dice == 1.0
     assert rows["all"].dice < 1.0
     assert result.by_slice()["all"]["dice"].mean == rows["all"].dice
+
+
+def test_what_is_served_lacks_what_the_score_refuses(cases: list[StudyCase]) -> None:
+    """The truth is drawn everywhere, and refused on every subdural."""
+    truth = knowing(cases)
+    subdural = {
+        (case.hu.tobytes(), target.click)
+        for case in cases
+        for target in case.clicks
+        if target.kind is BleedType.SUBDURAL
+    }
+
+    def answer(hu: NDArray[np.int16], clicks: Clicks) -> list[tuple[NDArray[np.bool_], float]]:
+        return [
+            (mask, 0.3 if (hu.tobytes(), click) in subdural else score)
+            for click, (mask, score) in zip(clicks, truth.answer(hu, clicks), strict=True)
+        ]
+
+    result = evaluate(Predictor("shy", answer, None), cases, score_threshold=0.5)
+    by_type, by_slice = result.by_type(), result.by_slice()
+    assert by_type["all"]["dice"].mean == 1.0
+    assert by_type["subdural"]["served_dice"].mean == 0.0
+    assert by_type["intraparenchymal"]["served_dice"].mean == 1.0
+    assert by_slice["intraparenchymal"]["served_dice"].mean == pytest.approx(1.0)
+    for row in result.slices:
+        if row.kind == "all":
+            (case,) = (c for c in cases if (c.study, c.index) == (row.study, row.slice))
+            kept = (case.bleeds == BleedType.INTRAPARENCHYMAL).sum()
+            assert row.served_dice == pytest.approx(2 * kept / (kept + (case.bleeds > 0).sum()))
+    assert 0 < by_slice["all"]["served_dice"].mean < 1
 
 
 def test_results_are_written_whole(cases: list[StudyCase], tmp_path: Path) -> None:

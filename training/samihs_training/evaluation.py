@@ -131,8 +131,9 @@ def opened(
 def _result_table(evaluation: Evaluation) -> Table:
     """The table that the command prints."""
     table = Table(
-        "bleed", "clicks", "Dice", "95 % interval", "HD95 mm", "no HD95", "volume error mL"
-    )
+        "bleed", "clicks", "Dice", "95 % interval", "served", "HD95 mm", "no HD95",
+        "volume error mL",
+    )  # fmt: skip
     for kind, values in evaluation.by_type().items():
         dice, distance, volume = values["dice"], values["hd95_mm"], values["volume_error_ml"]
         table.add_row(
@@ -140,6 +141,7 @@ def _result_table(evaluation: Evaluation) -> Table:
             str(dice.count),
             f"{dice.mean:.3f}",
             dice.interval(),
+            f"{values['served_dice'].mean:.3f}",
             f"{distance.mean:.2f}",
             str(distance.undefined),
             f"{volume.mean:+.3f}",
@@ -150,7 +152,7 @@ def _result_table(evaluation: Evaluation) -> Table:
 
 def _slice_table(evaluation: Evaluation) -> Table:
     """The same by slice: answers united, against all blood."""
-    table = Table("bleed", "slices", "Dice", "95 % interval", "HD95 mm", "no HD95")
+    table = Table("bleed", "slices", "Dice", "95 % interval", "served", "HD95 mm", "no HD95")
     for kind, values in evaluation.by_slice().items():
         dice, distance = values["dice"], values["hd95_mm"]
         table.add_row(
@@ -158,6 +160,7 @@ def _slice_table(evaluation: Evaluation) -> Table:
             str(dice.count),
             f"{dice.mean:.3f}",
             dice.interval(),
+            f"{values['served_dice'].mean:.3f}",
             f"{distance.mean:.2f}",
             str(distance.undefined),
             end_section=kind == KINDS[-1],
@@ -173,6 +176,7 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     console.print(_result_table(evaluation))
     console.print("by slice, the answers to all its clicks united, against all its blood:")
     console.print(_slice_table(evaluation))
+    console.print("served: as samihs-infer answers; a score below the threshold draws nothing")
     rates = evaluation.acceptance(evaluation.score_threshold)
     rejects, bleeds = evaluation.wrong_rejects(), evaluation.rejected_bleeds()
     found, accepted = rates["found_on_bleeds"], rates["accepted_elsewhere"]

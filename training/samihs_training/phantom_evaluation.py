@@ -46,6 +46,8 @@ class ClickResult:
     volume_error_ml: float
     """Of the slice: area error times the slice's extent."""
     score: float
+    served_dice: float
+    """Of what the product draws: nothing where the score is below the threshold."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ class SliceResult:
     """Of all that blood, specks that are not clicked on included."""
     dice: float
     hd95_mm: float
+    served_dice: float
+    """Without the answers whose score is below the threshold."""
 
 
 @dataclass(frozen=True)
@@ -93,15 +97,16 @@ class Evaluation:
         return [each for each in self.clicks if each.kind == "none"]
 
     def by_type(self) -> Table:
-        """Dice, HD95 and volume error of each type of bleeding, and of "all"."""
+        """Dice (drawn, and served), HD95 and volume error of each type of bleeding, and "all"."""
         groups = {kind: [c for c in self.on_bleeds if c.kind == kind] for kind in KINDS}
         groups["all"] = self.on_bleeds
-        return _estimates(groups, ("dice", "iou", "hd95_mm", "volume_error_ml"))
+        names = ("dice", "iou", "hd95_mm", "volume_error_ml", "served_dice")
+        return _estimates(groups, names)
 
     def by_slice(self) -> Table:
-        """Dice and HD95 of the slices, for each type of bleeding and for "all"."""
+        """Dice (drawn, and served) and HD95 of the slices, for each type of bleeding and "all"."""
         groups = {kind: [s for s in self.slices if s.kind == kind] for kind in (*KINDS, "all")}
-        return _estimates(groups, ("dice", "hd95_mm"))
+        return _estimates(groups, ("dice", "hd95_mm", "served_dice"))
 
     def acceptance(self, threshold: float) -> dict[str, float]:
         """Shares of clicks that are answered "found", on bleeds and elsewhere."""
@@ -171,8 +176,8 @@ def evaluate(
     slices: list[SliceResult] = []
     for case in cases:
         answers = predictor.answer(case.hu, [target.click for target in case.clicks])
-        clicks += _click_results(case, answers)
-        slices += _slice_results(case, [mask for mask, _ in answers])
+        clicks += _click_results(case, answers, score_threshold)
+        slices += _slice_results(case, answers, score_threshold)
     if not clicks:
         raise UsageError("no slice to click on: ask for more studies")
     studies = len({each.study for each in clicks})
@@ -182,11 +187,14 @@ def evaluate(
     )  # fmt: skip
 
 
-def _click_results(case: StudyCase, answers: Sequence[tuple[Mask, float]]) -> list[ClickResult]:
+def _click_results(
+    case: StudyCase, answers: Sequence[tuple[Mask, float]], threshold: float
+) -> list[ClickResult]:
     spacing = (case.spacing_mm, case.spacing_mm)
     results = []
     for target, lesion_ml, (mask, score) in zip(case.clicks, case.lesions_ml, answers, strict=True):
         metrics = mask_metrics(mask, target.mask, spacing)
+        served = mask & (score >= threshold)
         results.append(
             ClickResult(
                 study=case.study,
@@ -201,28 +209,38 @@ def _click_results(case: StudyCase, answers: Sequence[tuple[Mask, float]]) -> li
                 hd95_mm=metrics.hd95_mm,
                 volume_error_ml=metrics.area_error_mm2 * case.extent_mm / 1000,
                 score=score,
+                served_dice=mask_metrics(served, target.mask, spacing).dice,
             )
         )
     return results
 
 
-def _slice_results(case: StudyCase, masks: Sequence[Mask]) -> list[SliceResult]:
+def _slice_results(
+    case: StudyCase, answers: Sequence[tuple[Mask, float]], threshold: float
+) -> list[SliceResult]:
     spacing = (case.spacing_mm, case.spacing_mm)
-    found = [(t.kind, mask) for t, mask in zip(case.clicks, masks, strict=True) if is_bleed(t)]
+    found = [
+        (target.kind, mask, mask & (score >= threshold))
+        for target, (mask, score) in zip(case.clicks, answers, strict=True)
+        if is_bleed(target)
+    ]
     results = []
     for name in (*KINDS, "all"):
         kinds = BLEEDS if name == "all" else {BleedType[name.upper()]}
-        answers = [mask for kind, mask in found if kind in kinds]
-        if not answers:
+        drawn = [mask for kind, mask, _ in found if kind in kinds]
+        served = [mask for kind, _, mask in found if kind in kinds]
+        if not drawn:
             continue
         truth = np.isin(case.bleeds, list(kinds))
-        metrics = mask_metrics(np.logical_or.reduce(answers), truth, spacing)
+        metrics = mask_metrics(np.logical_or.reduce(drawn), truth, spacing)
         area = float(truth.sum()) * case.spacing_mm**2
+        served_dice = mask_metrics(np.logical_or.reduce(served), truth, spacing).dice
         results.append(
             SliceResult(
-                case.study, case.index, name, len(answers), area, metrics.dice, metrics.hd95_mm
+                case.study, case.index, name, len(drawn), area, metrics.dice, metrics.hd95_mm,
+                served_dice,
             )
-        )
+        )  # fmt: skip
     return results
 
 
