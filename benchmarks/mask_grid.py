@@ -1,10 +1,10 @@
-"""How well a mask of M x M cells can follow a lesion, whatever the model: a Dice no model passes.
+"""How well a mask of M x M cells can follow a lesion, where each cell is in or out.
 
     python benchmarks/mask_grid.py [--studies 30]
 
 Each lesion of phantom studies of unseen seeds is drawn with the cells that training asks for
 (``objective.low_resolution``), enlarged as the decoder enlarges its logits, and held against
-itself.
+itself. Logits that follow the share of a cell that is covered do better (docs/model.md).
 """
 
 from __future__ import annotations

@@ -139,3 +139,13 @@ def test_a_wrong_grid_is_refused_before_anything_is_trained(
     (folder / "grid.toml").write_text(GRID.replace(old, new))
     with pytest.raises(UsageError, match=match):
         read_grid(folder / "grid.toml")
+
+
+def test_an_axis_of_a_loss_that_the_stage_replaces_is_refused(folder: Path) -> None:
+    (folder / "recipe.toml").write_text(RECIPE + 'loss = "dice"\n')
+    grid = GRID.replace('"adapt.correct" = [0.0]', 'loss = ["bce", "dice_bce"]')
+    (folder / "grid.toml").write_text(grid)
+    with pytest.raises(UsageError, match=r"axis 'loss' changes nothing.*adapt\.loss"):
+        read_grid(folder / "grid.toml")
+    (folder / "grid.toml").write_text(grid.replace("loss =", '"adapt.loss" ='))
+    assert len(read_grid(folder / "grid.toml").cells()) == 6

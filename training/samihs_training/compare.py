@@ -105,12 +105,13 @@ def _run(
 
 @torch.no_grad()
 def held_out_dice(recipe: Recipe, run: Path) -> NDArray[np.float64]:
-    """Mean Dice of the first prompts on each held-out slice [slices]; NaN where nothing bleeds.
+    """Mean Dice of four prompts on lesions of each held-out slice [slices]; NaN without any.
 
     At the slice's pixels, whatever a run was trained at: one truth for all.
     """
     loaded = load_adapters(run / "adapters.safetensors", Path(recipe.base_checkpoint))
-    drawing = validation_drawing(recipe, Drawing("bleeds", PROMPTS, window=recipe.windowing()))
+    on_lesions = Drawing("bleeds", PROMPTS, negatives=0.0, window=recipe.windowing())
+    drawing = validation_drawing(recipe, on_lesions)
     data = NumberedBatches(_held_out(recipe, run), drawing, batch=1, seed=0, share=Share())
     stage = replace(recipe.adapt, at_slice_size=True)
     objective = Objective(loaded.model, recipe, stage).eval()

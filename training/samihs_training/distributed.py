@@ -82,7 +82,11 @@ def processes() -> Iterator[Processes]:
     if world == 1:
         yield Processes(device=device)
         return
-    torch_distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
+    if on_gpu:
+        torch.cuda.set_device(device)  # else NCCL takes device 0 for each of them
+    torch_distributed.init_process_group(
+        "nccl" if on_gpu else "gloo", timeout=PATIENCE, device_id=device if on_gpu else None
+    )
     here = Processes(torch_distributed.get_rank(), world, device)
     try:
         yield here

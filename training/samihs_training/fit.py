@@ -11,8 +11,8 @@ A run is one folder::
     adapters.safetensors        what was trained last; adapters.best.safetensors at its best Dice
     curves.png, report.json     when it is done
 
-It may stop at any moment, killed or not, and ``resume`` goes on, exactly. Under ``torchrun``
-several processes share every batch; the first writes.
+It may stop at any moment, killed or not, and ``resume`` goes on, on a CPU exactly. Under
+``torchrun`` several processes share every batch; the first writes.
 """
 
 from __future__ import annotations

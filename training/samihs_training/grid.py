@@ -78,6 +78,12 @@ def read_grid(path: Path) -> Grid:
         axis: tuple(values) if isinstance(values, list) else (values,)
         for axis, values in raw["axes"].items()
     }
+    for axis in axes:
+        if recipe.adapt.loss and axis.split(".")[0] in ("loss", "loss_options"):
+            raise UsageError(
+                f"the grid {path}: axis {axis!r} changes nothing, as [adapt] of its recipe names a "
+                f"loss of its own; expected adapt.{axis}"
+            )
     grid = Grid(recipe, axes, tuple(raw.get("seeds", [recipe.seed])))
     for cell in grid.cells():
         try:
