@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from samihs_runtime.backends.sidecar import REFITTABLE
+from samihs_runtime.backends.sidecar import AMPERE_PLUS, REFITTABLE, VERSION_COMPATIBLE
 from samihs_runtime.errors import ExportError, OutputError
 
-HARDWARE = ("ampere_plus", "same_compute_capability")
+HARDWARE = (AMPERE_PLUS, "same_compute_capability")
 """TensorRT's hardware compatibility levels, beside none."""
 
 
@@ -98,7 +98,7 @@ class BuildOptions:
     def flags(self) -> list[str]:
         """What differs from a plain build, for the engine's sidecar and the build's record."""
         chosen = {
-            "version_compatible": self.version_compatible,
+            VERSION_COMPATIBLE: self.version_compatible,
             REFITTABLE: self.refittable,
             self.hardware_compatible: self.hardware_compatible,
         }

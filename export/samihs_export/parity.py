@@ -71,7 +71,7 @@ class ParityResult:
             )
 
     def summary(self) -> dict[str, Any]:
-        """As the manifest and ``parity.json`` hold it; three digits, so that it can be read."""
+        """As the manifest and ``parity.json`` hold it; six digits, so that it can be read."""
         fields = dataclasses.asdict(self)
         return {
             key: float(f"{value:.6g}") if isinstance(value, float) else value

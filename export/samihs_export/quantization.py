@@ -17,7 +17,6 @@
 
     scheme          weights       activations                        serves
     int8, onnx      int8          per call (dynamic)                 ONNX Runtime on the CPU
-    int8-static     int8          uint8 with a zero point, calibrated  the same, where ranges hold
     int8, trt       int8          int8, symmetric, calibrated        TensorRT (datacenter)
     fp8, trt        float8 e4m3   float8 e4m3, calibrated            TensorRT, TensorRT-RTX
 
@@ -71,22 +70,16 @@ class Range:
 
 @dataclass(frozen=True)
 class Scheme:
-    """How weights and activations are written in 8 bits."""
+    """How weights and activations are written in 8 bits: around zero, as TensorRT takes them."""
 
     kind: str
     """``int8`` or ``fp8``."""
-    symmetric: bool
-    """Activations have no zero point; TensorRT takes no other."""
 
     def activation(self, seen: Range) -> tuple[float, NDArray[Any]]:
-        """(scale, zero point, whose dtype is the 8-bit type)."""
+        """(scale, zero point: 0 of the 8-bit type)."""
         if self.kind == "fp8":
             return seen.most / _FP8_MOST, np.zeros((), ml_dtypes.float8_e4m3fn)
-        if self.symmetric:
-            return seen.most / 127, np.zeros((), np.int8)
-        low, high = min(seen.low, 0.0), max(seen.high, 0.0)
-        scale = (high - low) / 255 or 1.0
-        return scale, np.asarray(np.clip(round(-low / scale), 0, 255), np.uint8)
+        return seen.most / 127, np.zeros((), np.int8)
 
     def weight(self, weight: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[Any]]:
         """(scale: [out] for int8, a scalar for fp8; the 8-bit weight [in, out])."""
@@ -98,9 +91,8 @@ class Scheme:
         return scales, np.clip(np.rint(weight / scales), -127, 127).astype(np.int8)
 
 
-STATIC_CPU = Scheme("int8", symmetric=False)
-INT8 = Scheme("int8", symmetric=True)
-FP8 = Scheme("fp8", symmetric=True)
+INT8 = Scheme("int8")
+FP8 = Scheme("fp8")
 
 
 @dataclass(frozen=True)
@@ -144,7 +136,7 @@ def quantize_static(
         source: a float32, float16 or bfloat16 encoder; its type stays that of all else.
         out: the file to write.
         ranges: of each planned layer's input, by layer name (``calibration.calibrate``).
-        scheme: :data:`STATIC_CPU`, :data:`INT8` or :data:`FP8`.
+        scheme: :data:`INT8` or :data:`FP8`.
 
     Raises:
         ExportError: a layer without a range, or nothing to quantize.

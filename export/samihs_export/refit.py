@@ -10,19 +10,13 @@ no GPU, and is what the parity gates are run on.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto
 
 from samihs_runtime.errors import ExportError
-
-Tensors = Mapping[str, NDArray[np.generic]]
-"""Initializer name -> value, in the graph's own type."""
 
 _MERGED = re.compile(r"blocks\.\d+\.(attention\.qkv|mlp\.lin1)\.(weight|bias)")
 """The encoder's: what PR adapters and LoRA are merged into, biases included."""
@@ -47,36 +41,6 @@ def refittable(graph: onnx.GraphProto) -> list[str]:
     return [name for name in named if "." in name or name in ("tokens", "no_mask")]
 
 
-def site_tensors(path: Path) -> Tensors:
-    """One site's refittable tensors, read from its graph.
-
-    Raises:
-        ExportError: the graph names none: it was written by an older version.
-    """
-    graph = onnx.load(path).graph
-    values = {each.name: each for each in graph.initializer}
-    names = refittable(graph)
-    if not names:
-        raise ExportError(f"{path}: no tensor of it can be exchanged; export the bundle again")
-    return {name: numpy_helper.to_array(values[name]) for name in names}
-
-
-def replace_tensors(source: Path, tensors: Tensors, out: Path) -> None:
-    """Write ``source`` with these tensors in place of its own.
-
-    Raises:
-        ExportError: a tensor that is not refittable, one that is missing, or of another shape or
-            type; nothing is written.
-    """
-    model = onnx.load(source)
-    _check(source, site_tensors(source), tensors)
-    for tensor in model.graph.initializer:
-        if tensor.name in tensors:
-            tensor.CopyFrom(numpy_helper.from_array(np.asarray(tensors[tensor.name]), tensor.name))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    onnx.save(model, out)
-
-
 def mark_refittable(network: Any, names: Iterable[str]) -> None:
     """Mark weights of a parsed TensorRT network; all others stay constants.
 
@@ -89,18 +53,3 @@ def mark_refittable(network: Any, names: Iterable[str]) -> None:
             f"TensorRT's network has no weights named {', '.join(unknown[:3])} to refit: the graph "
             "and the adapters were written by different versions; export both again"
         )
-
-
-def _check(source: Path, own: Tensors, given: Tensors) -> None:
-    faults = [f"missing {name}" for name in own.keys() - given.keys()]
-    faults += [f"not refittable: {name}" for name in given.keys() - own.keys()]
-    for name in own.keys() & given.keys():
-        ours, theirs = own[name], given[name]
-        if (ours.shape, ours.dtype) != (theirs.shape, theirs.dtype):
-            faults.append(
-                f"{name} is {theirs.dtype} {list(theirs.shape)}, expected {ours.dtype} "
-                f"{list(ours.shape)}"
-            )
-    if faults:
-        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise ExportError(f"{source}: {'; '.join(sorted(faults)[:3])}{more}: not of this base")

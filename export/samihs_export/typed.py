@@ -31,7 +31,8 @@ def check_types(path: Path, precision: str) -> None:
     Raises:
         ExportError: the message names the nodes.
     """
-    model = onnx.shape_inference.infer_shapes(onnx.load(path))
+    # Without weights that lie beside it: types need none, and protobuf holds no 2 GB of them.
+    model = onnx.shape_inference.infer_shapes(onnx.load(path, load_external_data=False))
     values = (*model.graph.value_info, *model.graph.output)
     types = {each.name: each.type.tensor_type.elem_type for each in values}
     narrow, wide = [], []

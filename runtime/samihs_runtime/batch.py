@@ -69,7 +69,11 @@ def run_clicks(rows: list[ClickRow], options: Options) -> Path:
     check_destination(options.out)
     done = _earlier(table, options)
     with Segmenter.from_bundle(
-        options.bundle, options.backend, store=options.store, adapters=options.adapters
+        options.bundle,
+        options.backend,
+        store=options.store,
+        adapters=options.adapters,
+        precision=options.precision,
     ) as segmenter:
         settings = _settings(options, segmenter.bundle.id)
         asked = {row.id: _mixed(row.fingerprint, settings) for row in rows}

@@ -19,7 +19,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path, PurePosixPath
@@ -115,6 +115,25 @@ class Bundle:
             f"bundle {self.root} has no {' '.join(filter(None, (family, precision)))} graphs, "
             f"only {have}; export it with that precision"
         )
+
+    def with_precision(self, precision: str | None) -> Self:
+        """The same bundle with the graphs of one precision alone; None gives it as it is.
+
+        Raises:
+            BundleError: the bundle holds no graph of it; the message lists what it holds.
+        """
+        if precision is None:
+            return self
+        graphs = tuple(each for each in self.manifest.graphs if each.precision == precision)
+        if not graphs:
+            have = ", ".join(dict.fromkeys(each.precision for each in self.manifest.graphs))
+            raise BundleError(
+                f"bundle {self.root} has no {precision} graphs, only {have}; export it with "
+                f"--precision {precision}"
+            )
+        manifest = dataclasses.replace(self.manifest, graphs=graphs)
+        identity = hashlib.sha256(f"{self.id} {precision}".encode()).hexdigest()
+        return dataclasses.replace(self, manifest=manifest, id=identity)
 
     def with_adapters(self, name: str | None) -> Self:
         """The same bundle with another site's adapters; None gives it as it is.
@@ -290,17 +309,30 @@ def sha256_of(path: Path) -> str:
 
 def _read_manifest(root: Path) -> bytes:
     path = root / MANIFEST
-    if not root.is_dir():
-        raise BundleError(f"no bundle at {root}: expected a folder with a {MANIFEST}")
-    if not path.is_file():
-        raise BundleError(f"{root} is no bundle: it holds no {MANIFEST}")
-    _check_inside(root, MANIFEST)
-    if path.stat().st_size > _MAX_MANIFEST_BYTES:
-        raise BundleError(f"{path} has {path.stat().st_size} bytes: no manifest is that large")
-    try:
+    with _readable(path):
+        if not root.is_dir():
+            raise BundleError(f"no bundle at {root}: expected a folder with a {MANIFEST}")
+        if not path.is_file():
+            raise BundleError(f"{root} is no bundle: it holds no {MANIFEST}")
+        _check_inside(root, MANIFEST)
+        if path.stat().st_size > _MAX_MANIFEST_BYTES:
+            raise BundleError(f"{path} has {path.stat().st_size} bytes: no manifest is that large")
         return path.read_bytes()
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """A folder that may not be entered and a disk that fails raise BundleError, with the reason.
+
+    Even asking whether something exists may raise: PermissionError, until Python 3.14.
+    """
+    try:
+        yield
     except OSError as error:
-        raise BundleError(f"cannot read {path}: {error.strerror}") from error
+        raise BundleError(
+            f"cannot read {path}: {error.strerror or error}; it must be readable for you, and on a "
+            "disk that works"
+        ) from error
 
 
 def _check_inside(root: Path, name: str) -> None:
@@ -313,20 +345,19 @@ def _check_inside(root: Path, name: str) -> None:
 
 
 def _check_file(root: Path, name: str, entry: FileEntry) -> None:
-    _check_inside(root, name)
     path = root / name
-    if not path.is_file():
-        raise BundleError(f"bundle {root}: {name} is missing; copy or export the bundle again")
-    size = path.stat().st_size
+    with _readable(path):
+        _check_inside(root, name)
+        if not path.is_file():
+            raise BundleError(f"bundle {root}: {name} is missing; copy or export the bundle again")
+        size = path.stat().st_size
     if size != entry.bytes:
         raise BundleError(
             f"bundle {root}: {name} has {size} bytes, the manifest says {entry.bytes}: "
             "it was changed or copied in part; copy or export the bundle again"
         )
-    try:
+    with _readable(path):
         digest = sha256_of(path)
-    except OSError as error:
-        raise BundleError(f"cannot read {path}: {error.strerror}") from error
     if digest != entry.sha256:
         raise BundleError(
             f"bundle {root}: {name} was changed: its sha256 is {digest[:12]}..., the manifest "
@@ -352,12 +383,17 @@ def _check_graphs_listed(root: Path, manifest: Manifest) -> None:
             f"bundle {root}: graph {name} is not under 'files'; export the bundle again"
         )
     for folder in sorted({PurePosixPath(name).parent for name in graphs} - {PurePosixPath(".")}):
-        for path in sorted((root / folder).rglob("*")):
-            name = path.relative_to(root).as_posix()
-            if not path.is_dir() and name not in manifest.files:
-                raise BundleError(
-                    f"bundle {root}: {name} is not in the manifest; remove it, or export again"
-                )
+        with _readable(root / folder):
+            _check_all_listed(root, folder, manifest)
+
+
+def _check_all_listed(root: Path, folder: PurePosixPath, manifest: Manifest) -> None:
+    for path in sorted((root / folder).rglob("*")):
+        name = path.relative_to(root).as_posix()
+        if not path.is_dir() and name not in manifest.files:
+            raise BundleError(
+                f"bundle {root}: {name} is not in the manifest; remove it, or export again"
+            )
 
 
 def _files_below(root: Path) -> list[str]:

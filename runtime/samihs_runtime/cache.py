@@ -51,6 +51,12 @@ class ByteLRU(Generic[Value]):
                 _, dropped = self._entries.popitem(last=False)
                 self._bytes -= dropped.nbytes
 
+    def drop(self, key: str) -> None:
+        """Let go of a value; harmless where there is none."""
+        with self._lock:
+            dropped = self._entries.pop(key, None)
+            self._bytes -= dropped.nbytes if dropped is not None else 0
+
     def clear(self) -> None:
         """Drop everything."""
         with self._lock:

@@ -11,6 +11,7 @@ import click
 
 from samihs_runtime.collector import patient_collector
 from samihs_runtime.errors import UsageError, one_line_errors
+from samihs_runtime.manifest import PRECISIONS
 
 if TYPE_CHECKING:
     from samihs_runtime.patient_points import PatientRequest
@@ -34,6 +35,8 @@ class Options:
     """Folder that keeps embeddings for the next click on the same study; None keeps none."""
     adapters: str | None = None
     """One of the bundle's adapter sets; None is its own."""
+    precision: str | None = None
+    """Of graphs and engines; None is the backend's choice."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,11 @@ class Click:
     default="auto",
     show_default=True,
     help="A named backend that cannot run is an error.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    help="Of graphs and engines, where the bundle has several. [fp32 on a CPU, else the fastest]",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for results. [samihs-result]")
 @click.option(
@@ -168,6 +176,7 @@ def _options(
     bundle: Path | None,
     adapters: str | None,
     backend: str,
+    precision: str | None,
     out: Path | None,
     formats: tuple[str, ...],
     fractional: bool,
@@ -197,6 +206,7 @@ def _options(
         ),
         store=store,
         adapters=adapters,
+        precision=precision,
     )
 
 

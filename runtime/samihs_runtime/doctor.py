@@ -190,8 +190,12 @@ def _cause(error: SamihsError) -> str:
 
 def _engines(bundle: Bundle, gpu: GpuProbe) -> list[EngineState]:
     capability = gpu.devices[0].compute_capability if gpu.devices else "none"
+    try:
+        paths = sidecars(bundle)
+    except SamihsError as error:
+        return [EngineState(bundle.engines.name, False, str(error))]
     states = []
-    for path in sidecars(bundle):
+    for path in paths:
         try:
             flavour = _flavour_of(path)
             version = str(import_flavour(flavour).__version__)

@@ -13,6 +13,7 @@ import io
 import os
 import tempfile
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from samihs_runtime.errors import OutputError
 
 _DIGEST_BYTES = 32
 _SUFFIX = ".embedding"
+_ABANDONED_S = 3600.0
+"""Nobody writes one embedding for an hour: a file that is still partial then was cut off."""
 DEFAULT_STORE_MB = 4096.0
 """1,000 slices of a ViT-B at 1024 (4 MiB each)."""
 
@@ -59,6 +62,7 @@ class EmbeddingStore:
                 f"embeddings cannot be kept in {self.folder}: {error.strerror}; name a folder "
                 "that can be written"
             ) from error
+        self._sweep()
         self._bytes = sum(size for _, size, _ in self._files())
 
     def get(self, key: str) -> NDArray[np.float32] | None:
@@ -78,13 +82,18 @@ class EmbeddingStore:
         return array
 
     def put(self, key: str, embedding: NDArray[np.float32]) -> None:
-        """Keep an embedding. A disk that is full costs the copy, not the answer."""
+        """Keep an embedding. A disk that is full costs the copy, not the answer.
+
+        One with numbers that are not finite is not kept: a later run would be served a fault.
+        """
+        if not np.isfinite(embedding).all():
+            return
         buffer = io.BytesIO()
         np.save(buffer, embedding, allow_pickle=False)
         body = buffer.getvalue()
         size = _DIGEST_BYTES + len(body)
         path = self._path(key)
-        if size > self.max_bytes or path.exists():
+        if size > self.max_bytes or os.path.exists(path):
             return
         partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
         try:
@@ -97,6 +106,12 @@ class EmbeddingStore:
         with self._lock:
             self._bytes += size
         self._prune()
+
+    def drop(self, key: str) -> None:
+        """Remove an embedding; harmless where there is none."""
+        path = self._path(key)
+        with suppress(OSError):
+            self._drop(path, path.stat().st_size)
 
     @property
     def nbytes(self) -> int:
@@ -114,6 +129,14 @@ class EmbeddingStore:
                 about = path.stat()
                 found.append((about.st_mtime, about.st_size, path))
         return sorted(found)
+
+    def _sweep(self) -> None:
+        """Remove what was cut off while it was written: it is counted nowhere else."""
+        oldest = time.time() - _ABANDONED_S
+        for path in self.folder.glob(f".*{_SUFFIX}.*"):
+            with suppress(OSError):  # another process was quicker
+                if path.stat().st_mtime < oldest:
+                    path.unlink()
 
     def _prune(self) -> None:
         if self._bytes <= self.max_bytes:

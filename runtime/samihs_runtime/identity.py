@@ -11,6 +11,8 @@ import unicodedata
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from samihs_runtime.quiet_dicom import quiet_dicom
+
 if TYPE_CHECKING:
     from samihs_runtime.series import CTSeries
 
@@ -101,9 +103,10 @@ def scrubbed(text: str, header: Any) -> str:
 
 def _header_values(header: Any) -> set[str]:
     values: set[str] = set()
-    for keyword in IDENTIFYING:
-        for text in _texts(header, keyword):
-            values |= _name_values(text) if keyword in PERSON_NAMES else _long_enough({text})
+    with quiet_dicom():  # many a value is converted here for the first time, and warned about
+        for keyword in IDENTIFYING:
+            for text in _texts(header, keyword):
+                values |= _name_values(text) if keyword in PERSON_NAMES else _long_enough({text})
     return values
 
 
@@ -156,12 +159,19 @@ def _alternative(value: str) -> str:
 def identity(series: CTSeries) -> dict[str, Any]:
     """The study's identity, for a report that was asked to carry it (``--identify``)."""
     header = series.sources[0].header
+    with quiet_dicom():
+        said = {
+            key: str(header.get(keyword, "") or "")
+            for key, keyword in (
+                ("patient_name", "PatientName"),
+                ("patient_id", "PatientID"),
+                ("accession_number", "AccessionNumber"),
+                ("study_date", "StudyDate"),
+                ("study_instance_uid", "StudyInstanceUID"),
+            )
+        }
     return {
-        "patient_name": str(header.get("PatientName", "") or ""),
-        "patient_id": str(header.get("PatientID", "") or ""),
-        "accession_number": str(header.get("AccessionNumber", "") or ""),
-        "study_date": str(header.get("StudyDate", "") or ""),
-        "study_instance_uid": str(header.get("StudyInstanceUID", "") or ""),
+        **said,
         "series_instance_uid": series.series_uid,
         "sop_instance_uids": [source.sop_instance_uid for source in series.sources],
     }

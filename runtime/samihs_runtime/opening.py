@@ -28,7 +28,8 @@ class Opening(Closing):
         """The segmenter, as soon as it is open; the same one each time.
 
         Raises:
-            BundleError: the bundle is missing, changed or unsafe, or has no such adapters.
+            BundleError: the bundle is missing, changed or unsafe, or has no such adapters or
+                precision.
             OutputError: the store cannot be written.
             BackendError: no backend can run, or the named one cannot; says why for each.
         """
@@ -43,7 +44,11 @@ class Opening(Closing):
 
 def _open(options: Options) -> Segmenter:
     segmenter = Segmenter.from_bundle(
-        options.bundle, options.backend, store=options.store, adapters=options.adapters
+        options.bundle,
+        options.backend,
+        store=options.store,
+        adapters=options.adapters,
+        precision=options.precision,
     )
     if options.store is None:  # else the embedding may lie there, and the encoder is not needed
         try:

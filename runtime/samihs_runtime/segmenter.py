@@ -20,7 +20,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from samihs_runtime.backends.base import Backend
+from samihs_runtime.backends.base import Backend, Decoded
 from samihs_runtime.bundle import Bundle, shipped_bundle
 from samihs_runtime.closing import Closing
 from samihs_runtime.embedding_store import EmbeddingStore
@@ -69,6 +69,7 @@ class Segmenter(Closing):
         cache_mb: float = DEFAULT_CACHE_MB,
         store: str | os.PathLike[str] | None = None,
         adapters: str | None = None,
+        precision: str | None = None,
     ) -> Self:
         """Open and verify a bundle, and choose where it runs.
 
@@ -79,9 +80,12 @@ class Segmenter(Closing):
             store: folder that keeps embeddings for the next time (:class:`EmbeddingStore`); None
                 keeps none.
             adapters: name of one of the bundle's adapter sets; None is the bundle's own.
+            precision: of the graphs and engines, such as ``int8``; None takes float32 on a CPU,
+                and of the engines that fit the fastest: fp8, int8, fp16, bf16, fp32.
 
         Raises:
-            BundleError: the bundle is missing, changed or unsafe, or has no such adapters.
+            BundleError: the bundle is missing, changed or unsafe, or has no such adapters or
+                precision.
             OutputError: the store cannot be written.
             BackendError: no backend can run, or the named one cannot; says why for each.
         """
@@ -90,7 +94,7 @@ class Segmenter(Closing):
         timings = Timings()
         with timings.stage("verify bundle"):
             opened = Bundle.open(path if path is not None else shipped_bundle())
-        bundle = opened.with_adapters(adapters)
+        bundle = opened.with_adapters(adapters).with_precision(precision)
         choice = choose(bundle, backend, timings)
         try:
             kept = None if store is None else EmbeddingStore(store, choice.backend.name)
@@ -160,6 +164,7 @@ class Segmenter(Closing):
 
         Raises:
             PromptError: the prompt is empty, or lies outside the slice.
+            BackendError: the answer is not finite.
         """
         priors = None if prior is None else [prior]
         return self.predict_batch([encoded], [prompt], priors)[0]
@@ -177,6 +182,7 @@ class Segmenter(Closing):
 
         Raises:
             PromptError: a prompt is empty or outside its slice, or their lengths differ.
+            BackendError: a score or a logit is not finite; the slices are encoded anew next time.
             ValueError: the sequences differ in length.
         """
         self._check_open()
@@ -190,6 +196,7 @@ class Segmenter(Closing):
             with self._decoder:
                 embeddings = [each.embedding for each in encoded]
                 decoded = self.backend.decode(embeddings, points, labels, prior)
+            self._check_finite(encoded, decoded)
             masks = [
                 each.frame.mask_to_slice(logits, mask)
                 for each, logits, mask in zip(encoded, decoded.logits, decoded.masks, strict=True)
@@ -217,11 +224,6 @@ class Segmenter(Closing):
         """Bytes of embeddings kept now."""
         return self.encoder.cache.nbytes
 
-    @property
-    def cache_capacity(self) -> int:
-        """Bytes of embeddings kept at most."""
-        return self.encoder.cache.max_bytes
-
     def close(self) -> None:
         """Free the embeddings and the backend; calling it twice is harmless."""
         if self._closed:
@@ -247,6 +249,21 @@ class Segmenter(Closing):
                 "change their answers; batch prompts of equal length"
             )
         return np.stack(points), np.stack(labels)
+
+    def _check_finite(self, encoded: Sequence[EncodedSlice], decoded: Decoded) -> None:
+        """Refuse what an overflow left: to every threshold NaN is no hemorrhage."""
+        finite = np.isfinite(decoded.scores) & np.isfinite(decoded.logits).all(axis=(1, 2))
+        if finite.all():
+            return
+        for each, sound in zip(encoded, finite, strict=True):
+            if not sound:  # the encoder may have been at fault: its result must not be served again
+                self.encoder.forget(each.key)
+        raise BackendError(
+            f"the {self.backend.name} backend ({self.backend.description}) answered "
+            f"{np.sum(~finite)} of {len(finite)} prompts with numbers that are not finite, "
+            "expected a score and logits: take another --backend or --precision, and see "
+            "samihs-doctor"
+        )
 
     def _check_open(self) -> None:
         if self._closed:

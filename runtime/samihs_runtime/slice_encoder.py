@@ -105,6 +105,12 @@ class SliceEncoder:
             known |= self._encode_missing(jobs, background, keep)
         return [known[key] for key in keys]
 
+    def forget(self, key: str) -> None:
+        """Drop one embedding from memory and disk: it is encoded anew when it is next asked for."""
+        self.cache.drop(key)
+        if self._store is not None:
+            self._store.drop(key)
+
     def close(self, backend: Backend) -> None:
         """Drop all embeddings and close the backend, after the encode under work."""
         with self.turns.take(background=False):

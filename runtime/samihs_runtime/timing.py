@@ -63,10 +63,3 @@ class Timings:
         """A copy of all stages."""
         with self._lock:
             return dict(self._stages)
-
-    def as_dict(self) -> dict[str, dict[str, float]]:
-        """For a report: stage -> count, total_s, last_s."""
-        return {
-            name: {"count": each.count, "total_s": each.total, "last_s": each.last}
-            for name, each in self.stages().items()
-        }

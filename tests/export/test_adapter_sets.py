@@ -17,7 +17,7 @@ from samihs_export import adapter_sets, cli
 from samihs_export.graphs import DecoderGraph
 from samihs_export.merge import MergeReport, merge
 from samihs_export.onnx import export_decoder
-from samihs_export.refit import refittable, replace_tensors
+from samihs_export.refit import refittable
 from samihs_runtime.backends.exchange import exchanged_graph
 from samihs_runtime.bundle import Bundle
 from samihs_runtime.segmentation import Prompt
@@ -38,6 +38,7 @@ from .conftest import (
     Exported,
     adapted_model,
 )
+from .replaced import replace_tensors
 from .test_cli import refused, run
 
 FEW = dataclasses.replace(OPTIONS, parity_slices=2, reference_slices=1)

@@ -17,13 +17,14 @@ from samihs_export.families import write_graphs
 from samihs_export.merge import merge
 from samihs_export.precision import Precision
 from samihs_export.proof import Proof
-from samihs_export.refit import mark_refittable, refittable, replace_tensors, site_tensors
+from samihs_export.refit import mark_refittable, refittable
 from samihs_runtime.bundle import GraphEntry, WindowRule
 from samihs_runtime.errors import ExportError, ParityError
 from samihs_training.adapters import pr_adapters
 from samihs_training.model import SamihsModel
 
 from .conftest import SLICE, TINY, Exported
+from .replaced import replace_tensors, site_tensors
 
 
 @pytest.fixture(scope="module")
@@ -116,22 +117,6 @@ def test_only_what_training_touches_is_refittable(exported: Exported) -> None:
         for kind in ("weight", "bias")
     )
     assert not [n for n in refittable(onnx.load(files.decoder).graph) if n.startswith("val_")]
-
-
-def test_tensors_of_another_base_are_refused(exported: Exported, tmp_path: Path) -> None:
-    source = exported.bundle.graph("onnx").encoder
-    tensors, out = dict(site_tensors(source)), tmp_path / "out.onnx"
-    name = "blocks.0.mlp.lin1.bias"
-    faults = {
-        f"{name} is float32": {**tensors, name: tensors[name][:-1]},
-        f"{name} is float16": {**tensors, name: tensors[name].astype(np.float16)},
-        "not refittable: pos_embed": {**tensors, "pos_embed": tensors[name]},
-        f"missing {name}": {n: value for n, value in tensors.items() if n != name},
-    }
-    for words, given in faults.items():
-        with pytest.raises(ExportError, match=words):
-            replace_tensors(source, given, out)
-    assert not out.exists()
 
 
 def test_the_marking_stands_on_the_parsed_network(exported: Exported) -> None:

@@ -127,6 +127,26 @@ def test_what_is_no_bundle_is_named(tmp_path: Path) -> None:
         Bundle.open(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["", "manifest.json", "onnx/encoder.onnx"])
+def test_a_bundle_that_may_not_be_looked_at_is_refused(
+    tiny_bundle: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As behind a locked folder: Python before 3.14 raises where it is asked what is there."""
+
+    def locked(ask: Callable[[Path], bool]) -> Callable[[Path], bool]:
+        def asked(path: Path) -> bool:
+            if path == tiny_bundle / name:
+                raise PermissionError(13, "Permission denied", str(path))
+            return ask(path)
+
+        return asked
+
+    for method in ("is_dir", "is_file"):
+        monkeypatch.setattr(Path, method, locked(getattr(Path, method)))
+    with pytest.raises(BundleError, match=r"cannot read .*Permission denied; it must be readable"):
+        Bundle.open(tiny_bundle)
+
+
 def test_engines_are_not_the_manifests(tiny_bundle: Path) -> None:
     before = Bundle.open(tiny_bundle)
     before.engines.mkdir()

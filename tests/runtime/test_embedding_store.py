@@ -63,6 +63,49 @@ def test_a_place_that_cannot_be_written_is_an_error(tmp_path: Path, tiny_bundle:
         Segmenter.from_bundle(tiny_bundle, "fake", store=tmp_path / "file")
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_numbers_that_are_not_finite_are_not_kept(tmp_path: Path, number: float) -> None:
+    store = EmbeddingStore(tmp_path, "cpu")
+    spoiled = embedding(1)
+    spoiled[3, 7, 7] = number
+    store.put("a", spoiled)
+    assert list(tmp_path.iterdir()) == []
+    assert store.nbytes == 0
+
+
+def test_what_is_dropped_is_gone_and_not_counted(tmp_path: Path) -> None:
+    store = EmbeddingStore(tmp_path, "cpu")
+    for seed, key in enumerate("ab"):
+        store.put(key, embedding(seed))
+    store.drop("a")
+    store.drop("a")
+    assert store.get("a") is None
+    assert store.nbytes == sum(path.stat().st_size for path in tmp_path.iterdir()) > 0
+
+
+def test_what_was_cut_off_while_it_was_written_is_removed_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(source: object, target: object) -> None:
+        raise KeyboardInterrupt
+
+    store = EmbeddingStore(tmp_path, "cpu")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            store.put("a", embedding(1))
+    (partial,) = tmp_path.iterdir()
+    EmbeddingStore(tmp_path, "cpu")
+    assert partial.exists()  # another process may be at it
+    hours_ago = partial.stat().st_mtime - 2 * 3600
+    os.utime(partial, (hours_ago, hours_ago))
+    (tmp_path / ".notes").write_text("mine")
+    os.utime(tmp_path / ".notes", (hours_ago, hours_ago))
+    EmbeddingStore(tmp_path, "cpu").put("b", embedding(2))
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {".notes", "b.cpu.embedding"}
+
+
 def test_a_full_disk_costs_the_copy_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = EmbeddingStore(tmp_path, "cpu")
 

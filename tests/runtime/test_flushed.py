@@ -11,6 +11,12 @@ from pathlib import Path
 import pytest
 
 from samihs_runtime.backends.flushed import FlushedSession
+from samihs_runtime.backends.onnx_runtime import CpuBackend, open_cpu
+from samihs_runtime.bundle import Bundle
+from samihs_runtime.timing import Timings
+
+from .forked import needs_fork, said_in_child
+from .gpu_cases import prompts, slices, windows
 
 
 class Remembering:
@@ -55,3 +61,28 @@ def test_only_the_threads_of_sessions_flush(tiny_bundle: Path) -> None:
         [sys.executable, "-c", script, str(tiny_bundle)], capture_output=True, text=True
     )
     assert done.stdout.strip() == "True [False, False]", done.stderr
+
+
+@needs_fork
+def test_a_forked_child_gets_an_error_and_waits_for_no_thread(cpu: CpuBackend) -> None:
+    encoded = cpu.encode(slices(1), windows(1))
+    *refused, last = said_in_child(
+        [
+            lambda: cpu.encode(slices(1), windows(1)),
+            lambda: cpu.decode(encoded, *prompts(1, 2), None),
+            cpu.load,
+            cpu.close,
+        ]
+    )
+    assert len(refused) == 3
+    assert all(each.startswith("this process was forked after") for each in refused)
+    assert all("multiprocessing's 'spawn' method" in each for each in refused)
+    assert last == "gave None"
+    cpu.decode(encoded, *prompts(1, 2), None)  # the parent is as it was
+
+
+@needs_fork
+def test_a_backend_that_has_not_begun_may_begin_in_a_forked_child(bundle: Bundle) -> None:
+    with open_cpu(bundle, Timings()) as opened:
+        works = [lambda: len(opened.encode(slices(2), windows(2)))]
+        assert said_in_child(works) == ["gave 2"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 
 import numpy as np
@@ -18,6 +16,7 @@ from samihs_runtime.errors import BackendError
 from samihs_runtime.segmenter import Segmenter
 from samihs_runtime.timing import Timings
 
+from .forked import needs_fork, said_in_child
 from .gpu_cases import EMBEDDING_BYTES, prompts, slices, windows
 from .planted_gpu import PlantedCuda
 from .planted_onnx_runtime import PlantedOrt
@@ -94,39 +93,29 @@ def test_a_device_lost_while_it_is_opened_lets_everything_go(
     assert (cuda.live, cuda.pinned, cuda.streams) == ({}, {}, {})
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+@needs_fork
 def test_a_forked_child_gets_an_error_and_frees_nothing(
     ort_backend: CudaBackend, cuda: PlantedCuda
 ) -> None:
-    """A real fork: the child has none of the threads, and must not wait for them."""
+    """The child has none of the threads, and must not wait for them."""
     encoded = ort_backend.encode(slices(1), windows(1))
-    reading, writing = os.pipe()
-    child = os.fork()
-    if not child:
-        signal.alarm(20)  # a child that waits for a thread it does not have dies, and says nothing
-        said = []
-        for work in (
+
+    def freed() -> int:
+        held = len(cuda.live)
+        ort_backend.close()
+        return held - len(cuda.live)
+
+    *refused, last = said_in_child(
+        [
             lambda: ort_backend.encode(slices(1), windows(1)),
             lambda: ort_backend.decode(encoded, *prompts(1, 2), None),
             lambda: encoded[0].numpy(),
-        ):
-            try:
-                work()
-            except BackendError as error:
-                said.append(str(error))
-        held = len(cuda.live)
-        ort_backend.close()
-        said.append(f"freed {held - len(cuda.live)}")
-        os.write(writing, "\n".join(said).encode())
-        os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading) as pipe:
-        lines = pipe.read().splitlines()
-    os.waitpid(child, 0)
-    assert len(lines) == 4
-    assert all("forked after CUDA was started" in each for each in lines[:3])
-    assert lines[3] == "freed 0"
+            freed,
+        ]
+    )
+    assert len(refused) == 3
+    assert all("forked after CUDA was started" in each for each in refused)
+    assert last == "gave 0"
     ort_backend.decode(encoded, *prompts(1, 2), None)  # the parent is as it was
 
 

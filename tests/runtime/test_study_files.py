@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -298,6 +299,47 @@ def test_a_folder_that_may_be_listed_but_not_entered_is_named(
     assert read_study(tmp_path).notes == (
         "1 files or folders could not be read (permissions): IM3",
     )
+
+
+def lock(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """As a folder that may not be entered: what lies in it cannot even be asked for."""
+    stats = Path.stat
+
+    def stat(path: Path, **options: Any) -> os.stat_result:
+        if folder in path.parents:
+            raise PermissionError(13, "Permission denied", str(path))
+        return stats(path, **options)
+
+    monkeypatch.setattr(Path, "stat", stat)
+
+
+@pytest.mark.parametrize("read", [read_study, list_series])
+@pytest.mark.parametrize("name", ["", "IM0", "nowhere"])
+def test_a_study_behind_a_locked_folder_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[Path], object], name: str
+) -> None:
+    path = write_series(tmp_path / "locked" / "study") / name
+    lock(monkeypatch, tmp_path / "locked")
+    with pytest.raises(StudyError, match=rf"^{path.name}: cannot be read \(Permission denied\)$"):
+        read(path)
+
+
+def test_a_study_below_a_file_or_with_an_impossible_name_is_refused(tmp_path: Path) -> None:
+    save(ct_image(0), tmp_path / "IM0")
+    with pytest.raises(StudyError, match=r"^IM1: no such file or folder$"):
+        read_study(tmp_path / "IM0" / "IM1")
+    with pytest.raises(StudyError, match="cannot be read"):
+        read_study(tmp_path / "a\0b")
+
+
+def test_a_folder_of_a_dicomdir_that_is_locked_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_series(tmp_path, 3)
+    save(ct_image(3), tmp_path / "LOCKED" / "IM3")
+    path = dicomdir(tmp_path, [*([f"IM{k}"] for k in range(3)), ["LOCKED", "IM3"]])
+    lock(monkeypatch, tmp_path / "LOCKED")
+    assert read_study(path).notes == ("1 files or folders could not be read (permissions): IM3",)
 
 
 def test_a_file_of_a_dicomdir_that_may_not_be_read_is_named(

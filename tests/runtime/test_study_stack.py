@@ -61,6 +61,16 @@ def test_a_tilt_that_only_the_header_knows_is_not_followed(tmp_path: Path) -> No
     assert "header states a gantry tilt of 15.0" in series.notes[0]
 
 
+def test_a_header_without_a_tilt_is_not_said_to_state_one(tmp_path: Path) -> None:
+    angle = math.radians(20)
+    orientation = (1, 0, 0, 0, math.cos(angle), -math.sin(angle))
+    assert read_study(write_series(tmp_path / "absent", orientation=orientation)).notes == (
+        "gantry tilt of 20.0 degrees: slices keep their sheared places",
+    )
+    stated = write_series(tmp_path / "zero", orientation=orientation, GantryDetectorTilt=0)
+    assert "the header states a gantry tilt of 0.0 degrees" in read_study(stated).notes[1]
+
+
 def test_uneven_gaps_give_each_slice_its_own_extent(tmp_path: Path) -> None:
     for k, (height, thickness) in enumerate([(0, 4), (4, 4), (8, 4), (15, 7), (22, 7)]):
         image = ct_image(k, position=(0, 0, height), thickness=thickness)
@@ -121,6 +131,23 @@ def test_anisotropic_pixels_keep_rows_and_columns_apart(tmp_path: Path) -> None:
     series = read_study(save(ct_image(0, spacing=(0.4, 0.6)), tmp_path / "IM0"))
     assert series.planes[0].spacing == (0.4, 0.6)
     np.testing.assert_allclose(series.planes[0].to_patient(1, 0), [0.6, 0, 0])
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize(
+    ("spacing", "noted"),
+    [((0.5, 0.5), False), ((0.5, 0.52), False), ((0.5, 0.53), True), ((0.6, 0.5), True)],
+)
+def test_oblong_pixels_are_said(
+    tmp_path: Path, count: int, spacing: tuple[float, float], noted: bool
+) -> None:
+    notes = read_study(write_series(tmp_path, count, spacing=spacing)).notes
+    rows, columns = spacing
+    expected = (
+        f"pixels of {rows:g} mm between rows and {columns:g} mm between columns: the model was "
+        "trained on square ones, so its masks are less sure"
+    )
+    assert notes == ((expected,) if noted else ())
 
 
 def test_progress_counts_slices(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from samihs_runtime.backends import choose as choose_module
+from samihs_runtime.backends import sidecar as sidecar_module
 from samihs_runtime.backends import tensorrt as tensorrt_backend
 from samihs_runtime.backends.tensorrt import open_tensorrt
 from samihs_runtime.backends.tensorrt_engines import find_engines
@@ -30,7 +32,7 @@ GPU_PRESENT = Path("/dev/nvidia0").exists()
         ({"flavour": "tensorrt"}, "tensorrt is not installed: pip install"),
         ({"onnx_sha256": "0" * 64}, "built from another graph than this bundle's"),
         ({"engine_sha256": "0" * 64}, "the engine file is missing, truncated or changed"),
-        ({"precision": "fp16"}, "built from another graph than this bundle's"),
+        ({"precision": "fp16"}, "of fp16, the bundle has, or is asked for, fp32 alone"),
         ({"part": "sideways"}, "part is 'sideways', expected encoder or decoder"),
         ({"profiles": ()}, "names no optimization profile"),
     ],
@@ -44,6 +46,34 @@ def test_engines_that_do_not_fit_are_refused_with_what_mends_it(
     assert f"samihs-export engines {with_engines.root}" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("changes", "fits"),
+    [
+        ({"flags": ("version_compatible",), "version": "1.6.0"}, True),
+        ({"flags": ("version_compatible",), "version": "1.10.0"}, False),  # built by a later one
+        ({"flags": ("version_compatible",), "version": "0.9.0"}, False),  # of another major
+        ({"flags": ("ampere_plus",), "compute_capability": ("8.0",)}, True),
+        ({"flags": ("same_compute_capability",), "compute_capability": ("8.0",)}, False),
+        ({"flags": ("ampere_plus",), "version": "1.6.0"}, False),
+    ],
+)
+def test_a_compatible_engine_serves_where_its_flags_say(
+    with_engines: Bundle, trt: PlantedTensorRT, changes: dict[str, object], fits: bool
+) -> None:
+    plant_engines(with_engines, **changes)
+    runtimes = []
+    make = trt.Runtime
+    trt.Runtime = lambda logger: runtimes.append(make(logger)) or runtimes[-1]  # type: ignore[func-returns-value]
+    if not fits:
+        with pytest.raises(BackendError, match="built "):
+            open_tensorrt(with_engines, Timings())
+        return
+    with open_tensorrt(with_engines, Timings()):
+        pass
+    allowed = [getattr(each, "engine_host_code_allowed", False) for each in runtimes]
+    assert allowed == [changes["flags"] == ("version_compatible",)] * 2
+
+
 def truncate(engine: Path) -> None:
     engine.write_bytes(engine.read_bytes()[:-1])
 
@@ -55,6 +85,30 @@ def test_a_damaged_engine_is_never_deserialised(
     damage(with_engines.engines / "decoder.engine")
     trt._deserialize = lambda content: pytest.fail("it was deserialised")
     with pytest.raises(BackendError, match="decoder: the engine file is missing, truncated"):
+        open_tensorrt(with_engines, Timings())
+
+
+def test_an_engine_on_a_failing_disk_is_a_reason_and_auto_goes_on(
+    with_engines: Bundle, trt: PlantedTensorRT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(path: Path) -> str:
+        raise OSError(5, "Input/output error", str(path))
+
+    monkeypatch.setattr(sidecar_module, "sha256_of", failing)
+    monkeypatch.setattr(choose_module, "ORDER", ("tensorrt", "fake"))
+    choice = choose_module.choose(with_engines)
+    assert choice.backend.name == "fake"
+    assert "encoder: the engine file cannot be read (Input/output error)" in choice.reasons[0]
+
+
+def test_a_locked_folder_of_engines_is_a_reason(
+    with_engines: Bundle, trt: PlantedTensorRT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def locked(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_dir", locked)
+    with pytest.raises(BackendError, match=r"cannot read .*engines: Permission denied"):
         open_tensorrt(with_engines, Timings())
 
 
@@ -142,7 +196,7 @@ def test_engines_that_tensorrt_rtx_builds_are_found(tiny_bundle: Path, tmp_path:
     if not GPU_PRESENT:
         pair, _ = find_engines(bundle, "8.9")
         with pytest.raises(BackendError, match="TensorRT could not load"):
-            _deserialise(real, pair.encoder)
+            _deserialise(real, pair.encoder, pair.encoder_sidecar)
 
 
 def test_cuda_python_reports_a_missing_driver_in_words() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from samihs_runtime.measurement import measure
@@ -128,6 +129,33 @@ def test_the_pages_show_contour_and_warning() -> None:
         assert near(page, AMBER, 30)[-80:].sum() > 100
     nothing = overlay_image(series, not_found(), measure(series, not_found()), make_report())
     assert near(nothing, VERMILION).sum() == 0
+
+
+def test_the_sheet_has_the_whole_statement_however_long() -> None:
+    """Its end says that the pictures are not for clinical use; Secondary Capture shows it, too."""
+    series = make_series()
+    lesion = make_lesion(series)
+    measured = measure(series, lesion)
+    trained = "Trained on heads of five hospitals and on synthetic CT, " * 9
+    short, long = (
+        np.asarray(contact_sheet(series, lesion, measured, make_report(training_data=text)))
+        for text in ("Trained on synthetic CT", trained)
+    )
+    ruler = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    statement = make_report(training_data=trained).statement
+    lines = wrapped(ruler, statement, sheets.FOOTER_SIZE, sheets.PAGE_WIDTH - 2 * sheets.PAD)
+    assert len(lines) > 2
+    assert amber_lines(short) == 1
+    assert amber_lines(long) == len(lines)
+    assert len(long) - len(short) == (len(lines) - 1) * sheets.FOOTER_LINE
+    above = len(short) - sheets.PAD - sheets.FOOTER_LINE
+    np.testing.assert_array_equal(long[:above], short[:above])
+
+
+def amber_lines(page: NDArray[np.uint8]) -> int:
+    """Lines of text in the statement's colour: stretches of rows that have some of it."""
+    rows = near(Image.fromarray(page), AMBER, 30).any(axis=1)
+    return int((rows[1:] & ~rows[:-1]).sum())
 
 
 def test_the_sheet_thins_out_many_slices_but_keeps_the_clicked_and_the_ends() -> None:

@@ -3,10 +3,13 @@ the mode in which a CPU computes (``flushed``)."""
 
 from __future__ import annotations
 
+import os
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
+
+from samihs_runtime.errors import BackendError
 
 R = TypeVar("R")
 
@@ -16,9 +19,32 @@ class DeviceThread:
 
     def __init__(self, name: str) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._process = os.getpid()
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this process made it."""
+        return os.getpid() == self._process
+
+    def check(self) -> None:
+        """Refuse to wait for a thread that a forked child does not have: it would be for ever.
+
+        Raises:
+            BackendError: this process was forked after the thread was made.
+        """
+        if not self.is_ours:
+            raise BackendError(
+                "this process was forked after the segmenter had begun to work: open the segmenter "
+                "in the child, or start it with multiprocessing's 'spawn' method"
+            )
 
     def call(self, work: Callable[[], R]) -> R:
-        """Do it there, and wait; raises what it raises. Costs some 50 us on top of the work."""
+        """Do it there, and wait; raises what it raises. Costs some 50 us on top of the work.
+
+        Raises:
+            BackendError: see :meth:`check`.
+        """
+        self.check()
         try:
             return self._pool.submit(work).result()
         except BaseException as error:
@@ -26,8 +52,9 @@ class DeviceThread:
             raise
 
     def close(self) -> None:
-        """End the thread after the work under way."""
-        self._pool.shutdown()
+        """End the thread after the work under way; in a forked child there is none to end."""
+        if self.is_ours:
+            self._pool.shutdown()
 
 
 def _let_go(error: BaseException) -> None:

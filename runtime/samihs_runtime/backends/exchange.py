@@ -50,9 +50,12 @@ def exchanged_graph(path: Path, tensors: Tensors) -> bytes:
 
     Raises:
         BundleError: the graph holds no such initializer, or one of another type or size; or it
-            keeps its weights in a file beside it.
+            keeps its weights in a file beside it; or it cannot be read.
     """
-    content = bytearray(path.read_bytes())
+    try:
+        content = bytearray(path.read_bytes())
+    except OSError as error:
+        raise BundleError(f"cannot read {path}: {error.strerror or error}") from error
     places = dict(_initializers(memoryview(content)))
     for name, tensor in tensors.items():
         if name not in places:

@@ -47,6 +47,15 @@ class FlushedSession:
         """As ``InferenceSession.run``; waits some 50 us longer."""
         return self._thread.call(lambda: self._session.run(list(outputs), dict(feeds)))
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether this process made it: a forked child has neither its thread nor its workers."""
+        return self._thread.is_ours
+
+    def check(self) -> None:
+        """Refuse to go on in a forked child. Raises BackendError."""
+        self._thread.check()
+
     def close(self) -> None:
         """End the thread after the run under way."""
         self._thread.close()

@@ -213,13 +213,21 @@ class CpuBackend(Closing):
         return Decoded(logits[:, 0], masks.astype(bool), scores)
 
     def close(self) -> None:
-        """Free both sessions, after the runs under way."""
+        """Free both sessions, after the runs under way.
+
+        In a process forked after one was made nothing is freed: it is the parent's, and ONNX
+        Runtime would wait for its workers, which the child does not have.
+        """
+        if not all(each.is_ours for each in self._sessions.values()):
+            return
         with self._lock:
             self._closed = True
             close_all(self._sessions.values())
             self._sessions.clear()
 
     def _session(self, contract: GraphContract) -> FlushedSession:
+        for each in list(self._sessions.values()):
+            each.check()  # before the lock: whoever held it at the fork is not there to let go
         with self._lock:
             if self._closed:
                 raise BackendError(f"the {self.name} backend is closed: open a new one")

@@ -22,6 +22,10 @@ FLAVOURS = ("tensorrt", "tensorrt_rtx")
 
 REFITTABLE = "refittable"
 """Flag of an engine whose adapters' weights can be exchanged."""
+VERSION_COMPATIBLE = "version_compatible"
+"""Flag of an engine that later versions of the same major load, too (it brings its own runtime)."""
+AMPERE_PLUS = "ampere_plus"
+"""Flag of an engine for every GPU of compute capability 8.0 and later."""
 _OPTIONAL = {"flags", "build_seconds"}
 """Fields that sidecars of older versions lack."""
 
@@ -40,14 +44,14 @@ class EngineSidecar:
     flavour: str
     """``tensorrt`` or ``tensorrt_rtx``: their engines are not interchangeable."""
     version: str
-    """Full version of the package that built it; engines fit exactly one."""
+    """Full version of the package that built it; engines fit exactly one, without the flag."""
     compute_capability: tuple[str, ...]
     """Targets, such as ``("8.9",)``; TensorRT-RTX may build for several."""
     precision: str
     profiles: tuple[Mapping[str, tuple[Shape, Shape, Shape]], ...]
     """One per optimization profile: input name -> (min, opt, max) shape."""
     flags: tuple[str, ...] = ()
-    """Builder flags beyond a plain build, such as ``version_compatible`` and :data:`REFITTABLE`."""
+    """Builder flags beyond a plain build, such as :data:`REFITTABLE`. Two widen where it fits."""
     build_seconds: float | None = None
     """What the build took; None in sidecars of older versions."""
 
@@ -98,16 +102,29 @@ class EngineSidecar:
         """
         if self.flavour != flavour:
             return f"built by {self.flavour}, {flavour} is installed"
-        if self.version != version:
+        if not self._serves_version(version):
             return f"built by {flavour} {self.version}, {version} is installed"
-        if compute_capability not in self.compute_capability:
+        if not self._serves_gpu(compute_capability):
             targets = ", ".join(self.compute_capability)
             return f"built for compute capability {targets}, this GPU has {compute_capability}"
         if self.onnx_sha256 != onnx_sha256:
             return "built from another graph than this bundle's"
-        if not engine.is_file() or sha256_of(engine) != self.engine_sha256:
-            return "the engine file is missing, truncated or changed"
+        try:
+            if not engine.is_file() or sha256_of(engine) != self.engine_sha256:
+                return "the engine file is missing, truncated or changed"
+        except OSError as error:  # a folder that may not be entered, a disk that fails
+            return f"the engine file cannot be read ({error.strerror or error})"
         return None
+
+    def _serves_version(self, version: str) -> bool:
+        if self.version == version or VERSION_COMPATIBLE not in self.flags:
+            return self.version == version
+        built, here = _numbers(self.version), _numbers(version)
+        return built[:1] == here[:1] and built <= here
+
+    def _serves_gpu(self, compute_capability: str) -> bool:
+        everywhere = AMPERE_PLUS in self.flags and _numbers(compute_capability) >= (8, 0)
+        return everywhere or compute_capability in self.compute_capability
 
     def _check(self) -> None:
         for key in ("part", "engine_sha256", "onnx_sha256", "flavour", "version", "precision"):
@@ -119,6 +136,16 @@ class EngineSidecar:
             raise ValueError(f"flavour is {self.flavour!r}, expected one of {', '.join(FLAVOURS)}")
         if not self.profiles:
             raise ValueError("it names no optimization profile")
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """``10.13.0.35`` -> (10, 13, 0, 35); what is no number ends it."""
+    parts = []
+    for part in version.split("."):
+        if not part.isdigit():
+            break
+        parts.append(int(part))
+    return tuple(parts)
 
 
 def _profile(raw: Mapping[str, Any]) -> dict[str, tuple[Shape, Shape, Shape]]:

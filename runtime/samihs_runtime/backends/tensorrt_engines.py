@@ -33,8 +33,17 @@ class EnginePair:
 
 
 def sidecars(bundle: Bundle) -> list[Path]:
-    """The engine sidecars that lie in the bundle."""
-    return sorted(bundle.engines.glob("*.json")) if bundle.engines.is_dir() else []
+    """The engine sidecars that lie in the bundle.
+
+    Raises:
+        BackendError: the folder of engines may not be read.
+    """
+    try:
+        return sorted(bundle.engines.glob("*.json")) if bundle.engines.is_dir() else []
+    except OSError as error:
+        raise BackendError(
+            f"cannot read {bundle.engines}: {error.strerror or error}; it must be readable for you"
+        ) from error
 
 
 def mend_command(bundle: Bundle) -> str:
@@ -109,6 +118,10 @@ def refusal_of(
         BackendError: the sidecar cannot be read.
     """
     sidecar = EngineSidecar.read(path)
+    have = list(dict.fromkeys(each.precision for each in bundle.manifest.graphs))
+    if sidecar.precision not in have:
+        wanted = ", ".join(have)
+        return sidecar, f"of {sidecar.precision}, the bundle has, or is asked for, {wanted} alone"
     hashes = {
         bundle.manifest.files[getattr(each, sidecar.part)].sha256
         for each in bundle.manifest.graphs

@@ -22,7 +22,7 @@ from samihs_runtime.backends.exchange import Tensors
 from samihs_runtime.backends.kernel_cache import KernelCache
 from samihs_runtime.backends.program_buffers import ProgramBuffers
 from samihs_runtime.backends.refit import refit
-from samihs_runtime.backends.sidecar import EngineSidecar, Shape
+from samihs_runtime.backends.sidecar import VERSION_COMPATIBLE, EngineSidecar, Shape
 from samihs_runtime.backends.warm_up import Shapes, probe_inputs
 from samihs_runtime.closing import close_all
 from samihs_runtime.errors import BackendError
@@ -73,7 +73,7 @@ class Program:
         self._shaped: OrderedDict[tuple[Shape, ...], _Shaped] = OrderedDict()
         self._api = device.api
         self._contract = contract
-        self._runtime, self._engine = _deserialise(trt, engine)
+        self._runtime, self._engine = _deserialise(trt, engine, sidecar)
         if exchanged is not None:
             refit(trt, self._engine, exchanged, engine)
         contract.check(*_tensors(trt, self._engine), str(engine))
@@ -304,10 +304,16 @@ def _within(shape: Shape, bounds: tuple[Shape, Shape, Shape]) -> bool:
     )
 
 
-def _deserialise(trt: Any, path: Path) -> tuple[Any, Any]:
+def _deserialise(trt: Any, path: Path, sidecar: EngineSidecar) -> tuple[Any, Any]:
     logger = trt.Logger(trt.Logger.ERROR)
     runtime = trt.Runtime(logger)
-    engine = runtime.deserialize_cuda_engine(path.read_bytes()) if runtime is not None else None
+    if VERSION_COMPATIBLE in sidecar.flags and runtime is not None:
+        runtime.engine_host_code_allowed = True  # it holds the runtime that it was built for
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise BackendError(f"cannot read the engine {path}: {error.strerror or error}") from error
+    engine = runtime.deserialize_cuda_engine(content) if runtime is not None else None
     if engine is None:
         raise BackendError(
             f"TensorRT could not load {path}: build the engines again on this machine"

@@ -17,10 +17,11 @@ from pathlib import Path
 from samihs_runtime.errors import StudyError
 from samihs_runtime.geometry import UNKNOWN_THICKNESS_MM, slice_extents
 from samihs_runtime.identity import scrubbed
+from samihs_runtime.quiet_dicom import quiet_dicom
 from samihs_runtime.series import CTSeries, SlicePlane, SourceSlice
 
 from .choosing import choose
-from .fields import quiet_dicom, text
+from .fields import text
 from .files import SourceFile, study_files
 from .frames import Frame, spacing_between_slices
 from .headers import Headers, read_headers
@@ -58,8 +59,8 @@ def list_series(path: str | Path) -> list[SeriesSummary]:
     path = Path(path).absolute()
     with quiet_dicom(), study_files(path) as files:
         headers = read_headers(files, follow_dicomdir=len(files) == 1)
-        found = _series(headers, path)
-    return sorted(map(_summary, found), key=lambda s: (s.number is None, s.number or 0, s.uid))
+        found = [_summary(each) for each in _series(headers, path)]
+    return sorted(found, key=lambda s: (s.number is None, s.number or 0, s.uid))
 
 
 def read_study(

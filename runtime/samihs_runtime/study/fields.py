@@ -6,35 +6,8 @@ there; a header that merely carries one somewhere must still be readable.
 
 from __future__ import annotations
 
-import logging
 import math
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
-
-_DECODERS = r"(pydicom|pylibjpeg|libjpeg|openjpeg|rle)(\.|$)"
-
-
-@contextmanager
-def quiet_dicom() -> Iterator[None]:
-    """Keep pydicom's warnings from user and logs: they quote values, which may name the patient.
-
-    What matters of them (lossy or short pixel data, unusable geometry) the reader finds itself and
-    says in its notes. Warnings of other packages pass.
-    """
-    logger = logging.getLogger("pydicom")
-    logger.addFilter(_drop)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=UserWarning, module=_DECODERS)
-            yield
-    finally:
-        logger.removeFilter(_drop)
-
-
-def _drop(_: logging.LogRecord) -> bool:
-    return False
 
 
 def value(dataset: Any, keyword: str) -> Any:

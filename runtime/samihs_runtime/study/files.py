@@ -45,13 +45,13 @@ def study_files(path: Path) -> Iterator[list[SourceFile]]:
     What may not be read is among them, a folder that may not be listed too: opening it raises
     PermissionError.
 
-    Raises StudyError: nothing there, more than the limits, an unsafe or damaged zip.
+    Raises StudyError: nothing there or behind a locked folder, more than the limits, an unsafe or
+    damaged zip.
     """
-    if not path.exists():
-        raise StudyError(f"{path.name}: no such file or folder")
-    if path.is_dir():
+    kind = _kind(path)
+    if stat.S_ISDIR(kind):
         yield _in_folder(path)
-    elif not path.is_file():
+    elif not stat.S_ISREG(kind):
         raise StudyError(f"{path.name}: neither a file nor a folder")
     elif not _is_dicom(path) and zipfile.is_zipfile(path):
         with _zip(path) as archive:
@@ -60,11 +60,30 @@ def study_files(path: Path) -> Iterator[list[SourceFile]]:
         yield [file_on_disk(path)]
 
 
+def _kind(path: Path) -> int:
+    """``st_mode``; StudyError where there is nothing, or nothing that may be looked at."""
+    try:
+        return path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise StudyError(f"{path.name}: no such file or folder") from error
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        why = error.strerror if isinstance(error, OSError) else error
+        raise StudyError(f"{path.name}: cannot be read ({why})") from error
+
+
 def file_on_disk(path: Path) -> SourceFile:
     """One file as a source; StudyError where it is too large."""
     if path.stat().st_size > MAX_FILE_BYTES:
         raise StudyError(f"{path.name}: larger than the limit of {MAX_FILE_BYTES / 2**30:g} GiB")
     return SourceFile(path, lambda: path.open("rb"))
+
+
+def source_at(path: Path) -> SourceFile:
+    """The same; one that may not be looked at is a source that does not open."""
+    try:
+        return file_on_disk(path)
+    except PermissionError:  # its folder may be listed, and not entered
+        return _unreadable(path)
 
 
 def _is_dicom(path: Path) -> bool:
@@ -91,7 +110,7 @@ def _in_folder(folder: Path) -> list[SourceFile]:
             try:
                 if stat.S_ISREG(path.stat().st_mode):
                     found.append(file_on_disk(path))
-            except PermissionError:  # its folder may be listed, and not entered
+            except PermissionError:
                 found.append(_unreadable(path))
             except OSError:  # a link that leads nowhere
                 continue

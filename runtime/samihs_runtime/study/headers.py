@@ -15,7 +15,7 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 from samihs_runtime.errors import StudyError
 
 from .fields import items, strings, text, value
-from .files import SourceFile, file_on_disk
+from .files import SourceFile, source_at
 from .limits import MAX_DEFLATED_BYTES
 
 DICOMDIR = "1.2.840.10008.1.3.10"  # Media Storage Directory Storage, PS3.4 B.5
@@ -144,7 +144,7 @@ def _follow(directory: SourceFile, dataset: Any) -> Headers:
         raise StudyError(
             f"{directory.name}: refers to {len(named)} files, none of which is beside it"
         )
-    headers = read_headers([file_on_disk(path) for path in paths], follow_dicomdir=False)
+    headers = read_headers([source_at(path) for path in paths], follow_dicomdir=False)
     if len(paths) < len(named):
         missing = len(named) - len(paths)
         headers.notes.append(f"{missing} of the {len(named)} files the DICOMDIR names are missing")
@@ -160,6 +160,9 @@ def _locate(root: Path, parts: tuple[str, ...]) -> Path | None:
         return None
     for spell in (str, str.upper, str.lower):
         path = root.joinpath(*map(spell, parts))
-        if path.is_file():
+        try:
+            if path.is_file():
+                return path
+        except PermissionError:  # behind a locked folder: counted and named with the unreadable
             return path
     return None

@@ -165,12 +165,25 @@ def _check_matrix(dataset: Any) -> None:
             raise _RefusedError("damaged", f"{keyword} is not within 1 to {MAX_MATRIX}")
     if integer(dataset, "BitsAllocated") not in (8, 16, 32):
         raise _RefusedError("damaged", "BitsAllocated is not 8, 16 or 32")
+    _check_high_bit(dataset)
     count = integer(dataset, "NumberOfFrames") or 1
     if text(dataset, "SOPClassUID") == CT_IMAGE:
         if count > 1:
             raise _RefusedError("damaged", "a classic CT image with several frames: none is placed")
     elif count != (groups := len(items(dataset, "PerFrameFunctionalGroupsSequence"))):
         raise _RefusedError("damaged", f"{count} frames, but functional groups for {groups}")
+
+
+def _check_high_bit(dataset: Any) -> None:
+    """The stored bits must be the lowest ones (PS3.5 8.1.1): of values that lie higher the top bits
+    would be dropped."""
+    stored, high = integer(dataset, "BitsStored"), integer(dataset, "HighBit")
+    if stored is not None and high is not None and high != stored - 1:
+        raise _RefusedError(
+            "damaged",
+            f"HighBit is {high}, expected {stored - 1} for {stored} bits stored: convert its "
+            "values to the lowest bits first",
+        )
 
 
 def _checked_planes(frames: list[Frame]) -> list[SlicePlane]:

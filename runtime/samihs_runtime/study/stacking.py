@@ -21,6 +21,7 @@ from .pixels import read_frames
 SAME_PLACE_MM = 0.01
 """Slices closer than this share a place: a twentieth of the thinnest that CT makes."""
 _TILT_WORTH_SAYING = 0.1  # degrees
+_OBLONG = 1.05  # one side of a pixel by the other; scanners' squares agree to the last digit
 _HOLE = 1.5  # a gap this many times the usual one, and the slices' own thickness, misses slices
 
 
@@ -109,24 +110,35 @@ def _fitting(
 
 
 def geometry_notes(planes: list[SlicePlane], frame: Frame) -> list[str]:
-    """Tilt, uneven gaps, holes: what the user should know about the stack's shape."""
+    """Oblong pixels, tilt, uneven gaps, holes: what the user should know of the stack's shape."""
+    notes = _oblong(planes[0])
     if len(planes) == 1:
-        return []
-    notes = []
+        return notes
     grid = fit_grid(planes)
     if not grid.uniform:
         notes.append(f"uneven stack: {grid.reason}; volumes use each slice's own extent")
     notes += _holes(planes)
     tilt = shear_angle(planes)
-    header = abs(number(frame.place("GantryDetectorTilt"), "GantryDetectorTilt") or 0.0)
+    stated = number(frame.place("GantryDetectorTilt"), "GantryDetectorTilt")
     if tilt > _TILT_WORTH_SAYING:
         notes.append(f"gantry tilt of {tilt:.1f} degrees: slices keep their sheared places")
-    if abs(header - tilt) > 1.0:
+    if stated is not None and abs(abs(stated) - tilt) > 1.0:
         notes.append(
-            f"the header states a gantry tilt of {header:.1f} degrees, the slices' positions one "
-            f"of {tilt:.1f}: the positions are followed"
+            f"the header states a gantry tilt of {abs(stated):.1f} degrees, the slices' positions "
+            f"one of {tilt:.1f}: the positions are followed"
         )
     return notes
+
+
+def _oblong(plane: SlicePlane) -> list[str]:
+    """Pixels reach the model as they are stored, as if they were square."""
+    between_rows, between_columns = plane.spacing
+    if max(plane.spacing) <= _OBLONG * min(plane.spacing):
+        return []
+    return [
+        f"pixels of {between_rows:.3g} mm between rows and {between_columns:.3g} mm between "
+        "columns: the model was trained on square ones, so its masks are less sure"
+    ]
 
 
 def _holes(planes: list[SlicePlane]) -> list[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from samihs_runtime.errors import OutputError
+from samihs_runtime.quiet_dicom import quiet_dicom
 from samihs_runtime.writers.files import staged_folder
 
 if TYPE_CHECKING:
@@ -113,7 +114,8 @@ def write_outputs(
     wanted = sorted(
         (name for name in NAMES if name in formats), key=lambda name: name in DICOM_FORMATS
     )
-    with staged_folder(Path(out_dir), RESERVED, overwrite=options.overwrite) as stage:
+    place = staged_folder(Path(out_dir), RESERVED, overwrite=options.overwrite)
+    with quiet_dicom(), place as stage:  # the sources' own flaws are copied as they are
         for name in wanted:
             if prepared is not None and name in DICOM_FORMATS:
                 prepared.join()

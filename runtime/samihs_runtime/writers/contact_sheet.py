@@ -47,6 +47,8 @@ MOST_COLUMNS = 5
 MOST_TILES = 40
 """More slices than this are thinned out evenly, and the page says so."""
 CAPTION_PX = 30
+FOOTER_SIZE, FOOTER_LINE = 18, 27
+"""Of the statement's letters, and from line to line."""
 SCALES_PX = 64
 """Height of the grey scale in the header."""
 
@@ -75,7 +77,8 @@ def contact_sheet(
     tile = (PAGE_WIDTH - 2 * PAD - (columns - 1) * GAP) // columns
     view = view_of(series, shown, masks.values(), [], tile)
     header = _header(lesion, measurement, len(shown))
-    page = _blank_page(view, columns, len(shown), len(header))
+    footer = _footer(report)
+    page = _blank_page(view, columns, len(shown), len(header), len(footer))
     y = _draw_header(page, header)
     _draw_scales(page, view, series.planes[shown[0]])
     scores = {part.index: part.score for part in lesion.slices}
@@ -90,9 +93,7 @@ def contact_sheet(
         )
         text = f"{index}   ·   {square_cm(areas[index])}   ·   {scores[index]:.2f}"
         _place_tile(page, panel, corner, text, clicked=index == lesion.clicked_slice)
-    draw = ImageDraw.Draw(page)
-    footer = wrapped(draw, report.statement, 18, PAGE_WIDTH - 2 * PAD)[0]
-    draw.text((PAD, page.height - PAD), footer, font=font(18), fill=AMBER, anchor="ls")
+    _draw_footer(page, footer)
     return page
 
 
@@ -132,6 +133,19 @@ def _draw_header(page: Image.Image, header: list[tuple[str, int]]) -> int:
     return y + 10
 
 
+def _footer(report: Report) -> list[str]:
+    """The model's statement in as many lines as it takes: its end says that it is no device."""
+    ruler = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    return wrapped(ruler, report.statement, FOOTER_SIZE, PAGE_WIDTH - 2 * PAD)
+
+
+def _draw_footer(page: Image.Image, lines: list[str]) -> None:
+    draw = ImageDraw.Draw(page)
+    for above, line in enumerate(reversed(lines)):
+        y = page.height - PAD - above * FOOTER_LINE
+        draw.text((PAD, y), line, font=font(FOOTER_SIZE), fill=AMBER, anchor="ls")
+
+
 def _draw_scales(page: Image.Image, view: View, plane: SlicePlane) -> None:
     """Lengths and greys, once for all tiles, at the upper right."""
     greys = (PAGE_WIDTH - PAD - GREYS_WIDTH, PAD - 4)
@@ -140,11 +154,14 @@ def _draw_scales(page: Image.Image, view: View, plane: SlicePlane) -> None:
     draw_scale_bar(ImageDraw.Draw(page), bar, 230.0, view, plane)
 
 
-def _blank_page(view: View, columns: int, tiles: int, header_lines: int) -> Image.Image:
+def _blank_page(
+    view: View, columns: int, tiles: int, header_lines: int, footer_lines: int
+) -> Image.Image:
     rows = math.ceil(tiles / columns)
     header = 45 + 27 * (header_lines - 1) + 10
     body = rows * (view.size[1] + CAPTION_PX + GAP)
-    return Image.new("RGB", (PAGE_WIDTH, PAD + header + body + PAD + 20), PAGE)
+    footer = 20 + (footer_lines - 1) * FOOTER_LINE
+    return Image.new("RGB", (PAGE_WIDTH, PAD + header + body + PAD + footer), PAGE)
 
 
 def _place_tile(
