@@ -5,7 +5,8 @@
 ROOT is a data set of scans and masks (docs/data.md). Each 8-connected lesion of a slice gets one
 click, on its deepest point or on a random one; the answers are united and judged against all blood
 of the slice, as ``samihs-evaluate --data`` does it. Region growing comes at several tolerances, of
-which a reader may pick the best afterwards. What is written are figures: no picture, no name.
+which a reader may pick the best afterwards. "As served" is what ``samihs-infer`` draws: nothing
+where the score is below the bundle's threshold. What is written are figures: no picture, no name.
 """
 
 from __future__ import annotations
@@ -61,8 +62,11 @@ def _judge(
     hu = np.rint(volume.hu[index]).astype(np.int16)
     truth = np.asarray(volume.labels[index] > 0)
     clicks = _clicks(truth, click, rng)
-    answers = [mask for mask, _ in predictor.answer(hu, clicks)]
-    masks = {f"SAMIHS, {predictor.name}": np.logical_or.reduce(answers)}
+    answers = predictor.answer(hu, clicks)
+    masks = {f"SAMIHS, {predictor.name}": np.logical_or.reduce([mask for mask, _ in answers])}
+    if predictor.score_threshold is not None:
+        served = [mask & (score >= predictor.score_threshold) for mask, score in answers]
+        masks["the same, as served"] = np.logical_or.reduce(served)
     for name, method in methods.items():
         masks[name] = np.logical_or.reduce([method(hu, each) for each in clicks])
     extent = float(volume.extents_mm[index])

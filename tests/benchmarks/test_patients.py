@@ -41,15 +41,18 @@ def test_answers_to_a_slices_clicks_are_united(tmp_path: Path, click: str) -> No
         asked.append(len(clicks))
         first = np.zeros(hu.shape, bool)
         first[4:12, 4:12] = True
-        return [(first & (x < 15), 1.0) for x, _ in clicks]
+        return [(first & (x < 15), 0.4) for x, _ in clicks]
 
     cases = find_cases(archive(tmp_path, 2))
-    tally = patients.measure(cases, Predictor("half", answer, None), click)
+    tally = patients.measure(cases, Predictor("half", answer, 0.5), click)
     record = Record("patients", tally.series(), {"per": "slice"}, commit="", machine={})
     assert asked == [2, 2]
     found = record.find("SAMIHS, half", "Dice, all")
     assert found is not None
     assert found.samples == pytest.approx((2 / 3, 2 / 3))
+    refused = record.find("the same, as served", "Dice, all")
+    assert refused is not None
+    assert refused.samples == (0.0, 0.0)
     if click == "deepest":  # off a corner, which the median filter rounds, nothing is grown
         grown = record.find("region growing, 8 HU", "Dice, all")
         assert grown is not None

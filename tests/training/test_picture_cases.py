@@ -72,12 +72,15 @@ def test_folders_are_patients_and_bare_numbers_stay_together(tmp_path: Path) -> 
     assert len(read_case(only).hu) == 2
 
 
-def test_masks_may_be_jpeg_or_of_ones(tmp_path: Path) -> None:
-    root = archive(tmp_path, "1_1", "2_1")
+def test_masks_may_be_jpeg_of_ones_or_in_colour(tmp_path: Path) -> None:
+    root = archive(tmp_path, "1_1", "2_1", "3_1", "4_1")
     _, mask = head()
     (root / "masks" / "1_1.png").unlink()
     Image.fromarray(mask).save(root / "masks" / "1_1.jpg", quality=70)
     save(mask // 255, root / "masks" / "2_1.png")
+    marked = (mask > 0)[..., None] * np.array([210, 80, 0], np.uint8)
+    save(marked, root / "masks" / "3_1.png")
+    Image.fromarray(mask // 255 * 3).convert("P").save(root / "masks" / "4_1.png")
     for case in find_cases(root):
         np.testing.assert_array_equal(read_case(case).labels[0], mask > 0)
 

@@ -98,7 +98,7 @@ def read_picture_case(case: PictureCase) -> Volume:
         if image is None or mask is None:
             there, lacking = (mask, "slice") if image is None else (image, "mask")
             raise DataError(f"{there}: no {lacking} of that name; where nothing bleeds it is black")
-        grey, marked = _grey(image), _grey(mask)
+        grey, marked = _grey(image), _marked(mask)
         first = hu[0].shape if hu else grey.shape
         for path, picture in ((image, grey), (mask, marked)):
             if picture.shape != first:
@@ -107,8 +107,7 @@ def read_picture_case(case: PictureCase) -> Volume:
                     f"x {first[0]} as of {case.name}'s other pictures"
                 )
         hu.append(scale.hu(grey))
-        # White may be 1 or 255; a JPEG's edges are something between.
-        labels.append((marked > (127 if marked.max(initial=0) > 1 else 0)).astype(np.float32))
+        labels.append(marked.astype(np.float32))
     spacing = (scale.pixel_mm, scale.pixel_mm)
     return Volume(np.stack(hu), np.stack(labels), spacing, np.full(len(hu), scale.slice_mm))
 
@@ -161,16 +160,28 @@ def _patient(name: str) -> str:
 
 
 def _grey(path: Path) -> NDArray[np.uint8]:
-    """[rows, columns] of an 8-bit picture."""
+    """[rows, columns] of a slice."""
+    channels = _channels(path)
+    if int(np.ptp(channels, axis=2).max(initial=0)) > COLOUR_BEYOND:
+        raise DataError(f"{path}: a coloured picture; expected a grey slice")
+    return np.ascontiguousarray(channels[:, :, 1])
+
+
+def _marked(path: Path) -> NDArray[np.bool_]:
+    """[rows, columns] of a mask: what is not black, in whatever colour it was drawn."""
+    brightest = _channels(path).max(2)
+    # The mark may be 1 or 255; what a JPEG makes of its edges lies between it and black.
+    return np.asarray(brightest > brightest.max(initial=0) / 2)
+
+
+def _channels(path: Path) -> NDArray[np.uint8]:
+    """[rows, columns, 3] of an 8-bit picture."""
     from PIL import Image
 
     try:
         with Image.open(path) as opened:
             if opened.mode not in ("1", "L", "P", "RGB", "RGBA"):
                 raise DataError(f"{path}: mode {opened.mode}; expected 8-bit grey")
-            channels = np.asarray(opened.convert("RGB"))
+            return np.asarray(opened.convert("RGB"))
     except (OSError, SyntaxError, ValueError) as error:
         raise DataError(f"{path}: not readable as a picture ({error})") from error
-    if int(np.ptp(channels, axis=2).max(initial=0)) > COLOUR_BEYOND:
-        raise DataError(f"{path}: a coloured picture; expected grey: a slice or a mask alone")
-    return np.ascontiguousarray(channels[:, :, 1])
