@@ -176,9 +176,9 @@ def _check_matrix(dataset: Any) -> None:
 
 def _check_high_bit(dataset: Any) -> None:
     """The stored bits must be the lowest ones (PS3.5 8.1.1): of values that lie higher the top bits
-    would be dropped."""
+    would be dropped. Too low a HighBit loses nothing, and old archives have it."""
     stored, high = integer(dataset, "BitsStored"), integer(dataset, "HighBit")
-    if stored is not None and high is not None and high != stored - 1:
+    if stored is not None and high is not None and high >= stored:
         raise _RefusedError(
             "damaged",
             f"HighBit is {high}, expected {stored - 1} for {stored} bits stored: convert its "
