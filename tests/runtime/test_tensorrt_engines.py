@@ -58,12 +58,21 @@ def test_engines_that_do_not_fit_are_refused_with_what_mends_it(
     ],
 )
 def test_a_compatible_engine_serves_where_its_flags_say(
-    with_engines: Bundle, trt: PlantedTensorRT, changes: dict[str, object], fits: bool
+    with_engines: Bundle,
+    trt: PlantedTensorRT,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, object],
+    fits: bool,
 ) -> None:
     plant_engines(with_engines, **changes)
     runtimes = []
     make = trt.Runtime
-    trt.Runtime = lambda logger: runtimes.append(make(logger)) or runtimes[-1]  # type: ignore[func-returns-value]
+
+    def kept(logger: object) -> object:
+        runtimes.append(make(logger))
+        return runtimes[-1]
+
+    monkeypatch.setattr(trt, "Runtime", kept)
     if not fits:
         with pytest.raises(BackendError, match="built "):
             open_tensorrt(with_engines, Timings())
