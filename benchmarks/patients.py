@@ -12,20 +12,20 @@ where the score is below the bundle's threshold. What is written are figures: no
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from accuracy import ALL, Tally
-from methods import CLASSICAL, Click, Mask, Method
+from methods import CLASSICAL
 from record import Record, command_line
-from scipy import ndimage
 
 from samihs_runtime.errors import DataError, SamihsError
 from samihs_training.data.checking import checked
-from samihs_training.data.clicks import EIGHT, deepest_click, random_click
+from samihs_training.data.clicks import parts_of
 from samihs_training.data.volumes import CaseFiles, Volume, find_cases
 from samihs_training.predictors import Predictor, bundle_predictor
+from samihs_training.prompts import PromptRule, prompt_rule
 
 CLICKS = ("deepest", "random")
 
@@ -34,15 +34,13 @@ def measure(
     cases: Iterable[CaseFiles],
     predictor: Predictor,
     click: str = "deepest",
-    methods: Mapping[str, Method] = CLASSICAL,
 ) -> Tally:
     """Dice, HD95 and volume error of every method on every slice with hemorrhage."""
-    rng = np.random.default_rng(0)
-    tally = Tally()
+    rule, rng, tally = prompt_rule(click), np.random.default_rng(0), Tally()
     for patient, case in enumerate(cases):
         volume = checked(case)
         for index in np.flatnonzero((volume.labels > 0).any((1, 2))):
-            _judge(volume, int(index), patient, predictor, methods, click, rng, tally)
+            _judge(volume, int(index), patient, predictor, rule, rng, tally)
     if not tally.series():
         raise DataError("no slice has a hemorrhage to click on")
     return tally
@@ -53,33 +51,23 @@ def _judge(
     index: int,
     patient: int,
     predictor: Predictor,
-    methods: Mapping[str, Method],
-    click: str,
+    rule: PromptRule,
     rng: np.random.Generator,
     tally: Tally,
 ) -> None:
     """Ask everything on one slice."""
     hu = np.rint(volume.hu[index]).astype(np.int16)
     truth = np.asarray(volume.labels[index] > 0)
-    clicks = _clicks(truth, click, rng)
+    clicks = [rule(part, rng).points[0] for part in parts_of(truth)]
     answers = predictor.answer(hu, clicks)
     masks = {f"SAMIHS, {predictor.name}": np.logical_or.reduce([mask for mask, _ in answers])}
     if predictor.score_threshold is not None:
         served = [mask & (score >= predictor.score_threshold) for mask, score in answers]
         masks["the same, as served"] = np.logical_or.reduce(served)
-    for name, method in methods.items():
+    for name, method in CLASSICAL.items():
         masks[name] = np.logical_or.reduce([method(hu, each) for each in clicks])
     extent = float(volume.extents_mm[index])
     tally.judge(patient, (ALL,), masks, truth, volume.spacing_mm, extent)
-
-
-def _clicks(truth: Mask, click: str, rng: np.random.Generator) -> list[Click]:
-    """(x, y) on each lesion."""
-    labels, count = ndimage.label(truth, structure=EIGHT)
-    parts = [np.asarray(labels == part) for part in range(1, count + 1)]
-    return [
-        deepest_click(part) if click == "deepest" else random_click(part, rng) for part in parts
-    ]
 
 
 def main() -> None:
@@ -102,9 +90,8 @@ def main() -> None:
         "data": options.name, "cases": len(cases), "click": options.click,
         "per": "slice", "over": "cases",
     }  # fmt: skip
-    print(
-        f"written  {Record(f'patients{suffix}', tally.series(), settings).write(options.results)}"
-    )
+    record = Record(f"patients{suffix}", tally.series(), settings)
+    print(f"written  {record.write(options.results)}")
 
 
 if __name__ == "__main__":

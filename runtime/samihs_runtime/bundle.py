@@ -19,12 +19,20 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Self
 
+from samihs_runtime.bundle_checks import (
+    MANIFEST,
+    check_file,
+    check_graphs_listed,
+    check_sets_listed,
+    read_manifest,
+    sha256_of,
+)
 from samihs_runtime.errors import BundleError, OutputError
 from samihs_runtime.manifest import (
     AdapterSet,
@@ -52,13 +60,8 @@ __all__ = [
     "write_bundle",
 ]
 
-MANIFEST = "manifest.json"
 ENGINES = "engines"
 ADAPTERS = "adapters"
-_MAX_MANIFEST_BYTES = 4 << 20  # a manifest is some kB; a larger one is not ours
-_HASHED_AT_ONCE = 4 << 20
-"""Bytes between two waits for the interpreter, which another thread may keep for milliseconds each:
-of hashlib's own 256 kB the shipped bundle has 140, which beside a busy thread took 2.4 s."""
 
 
 @dataclass(frozen=True)
@@ -92,12 +95,12 @@ class Bundle:
                 not listed, or a file beside the graphs that is not listed.
         """
         root = Path(path)
-        text = _read_manifest(root)
+        text = read_manifest(root)
         manifest = Manifest.from_json(text)
         for name, entry in manifest.files.items():
-            _check_file(root, name, entry)
-        _check_graphs_listed(root, manifest)
-        _check_sets_listed(root, manifest)
+            check_file(root, name, entry)
+        check_graphs_listed(root, manifest)
+        check_sets_listed(root, manifest)
         return cls(root, manifest, hashlib.sha256(text).hexdigest())
 
     def graph(self, family: str, precision: str | None = None) -> GraphFiles:
@@ -259,8 +262,8 @@ def add_files(bundle: Bundle, files: Mapping[str, Path], manifest: Manifest) -> 
             shutil.copyfile(source, root / name)
         added = {name: FileEntry(sha256_of(p), p.stat().st_size) for name, p in files.items()}
         listed = dataclasses.replace(manifest, files={**manifest.files, **added})
-        _check_graphs_listed(root, listed)
-        _check_sets_listed(root, listed)
+        check_graphs_listed(root, listed)
+        check_sets_listed(root, listed)
         partial.write_text(listed.to_json(), encoding="utf-8")
         os.replace(partial, root / MANIFEST)
     except BaseException as error:
@@ -296,104 +299,6 @@ def _undo(root: Path, paths: list[Path]) -> None:
         for folder in path.relative_to(root).parents[:-1]:
             with contextlib.suppress(OSError):
                 (root / folder).rmdir()
-
-
-def sha256_of(path: Path) -> str:
-    """sha256 of a file, in lower-case hexadecimal."""
-    digest, block = hashlib.sha256(), memoryview(bytearray(_HASHED_AT_ONCE))
-    with path.open("rb", buffering=0) as file:
-        while count := file.readinto(block):
-            digest.update(block[:count])
-    return digest.hexdigest()
-
-
-def _read_manifest(root: Path) -> bytes:
-    path = root / MANIFEST
-    with _readable(path):
-        if not root.is_dir():
-            raise BundleError(f"no bundle at {root}: expected a folder with a {MANIFEST}")
-        if not path.is_file():
-            raise BundleError(f"{root} is no bundle: it holds no {MANIFEST}")
-        _check_inside(root, MANIFEST)
-        if path.stat().st_size > _MAX_MANIFEST_BYTES:
-            raise BundleError(f"{path} has {path.stat().st_size} bytes: no manifest is that large")
-        return path.read_bytes()
-
-
-@contextlib.contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """A folder that may not be entered and a disk that fails raise BundleError, with the reason.
-
-    Even asking whether something exists may raise: PermissionError, until Python 3.14.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise BundleError(
-            f"cannot read {path}: {error.strerror or error}; it must be readable for you, and on a "
-            "disk that works"
-        ) from error
-
-
-def _check_inside(root: Path, name: str) -> None:
-    check_relative(name)
-    if not (root / name).resolve().is_relative_to(root.resolve()):
-        raise BundleError(
-            f"bundle path {name!r} leads out of {root} through a symbolic link: "
-            "replace the link by the file"
-        )
-
-
-def _check_file(root: Path, name: str, entry: FileEntry) -> None:
-    path = root / name
-    with _readable(path):
-        _check_inside(root, name)
-        if not path.is_file():
-            raise BundleError(f"bundle {root}: {name} is missing; copy or export the bundle again")
-        size = path.stat().st_size
-    if size != entry.bytes:
-        raise BundleError(
-            f"bundle {root}: {name} has {size} bytes, the manifest says {entry.bytes}: "
-            "it was changed or copied in part; copy or export the bundle again"
-        )
-    with _readable(path):
-        digest = sha256_of(path)
-    if digest != entry.sha256:
-        raise BundleError(
-            f"bundle {root}: {name} was changed: its sha256 is {digest[:12]}..., the manifest "
-            f"says {entry.sha256[:12]}...; copy or export the bundle again"
-        )
-
-
-def _check_sets_listed(root: Path, manifest: Manifest) -> None:
-    for each in manifest.adapter_sets:
-        for name in each.files:
-            if name not in manifest.files:
-                raise BundleError(
-                    f"bundle {root}: {name} of adapters {each.name} is not under 'files'; add the "
-                    "adapters again"
-                )
-
-
-def _check_graphs_listed(root: Path, manifest: Manifest) -> None:
-    """Graphs, and whatever lies beside them: ONNX external data is loaded by its name alone."""
-    graphs = {name for each in manifest.graphs for name in (each.encoder, each.decoder)}
-    for name in sorted(graphs - set(manifest.files)):
-        raise BundleError(
-            f"bundle {root}: graph {name} is not under 'files'; export the bundle again"
-        )
-    for folder in sorted({PurePosixPath(name).parent for name in graphs} - {PurePosixPath(".")}):
-        with _readable(root / folder):
-            _check_all_listed(root, folder, manifest)
-
-
-def _check_all_listed(root: Path, folder: PurePosixPath, manifest: Manifest) -> None:
-    for path in sorted((root / folder).rglob("*")):
-        name = path.relative_to(root).as_posix()
-        if not path.is_dir() and name not in manifest.files:
-            raise BundleError(
-                f"bundle {root}: {name} is not in the manifest; remove it, or export again"
-            )
 
 
 def _files_below(root: Path) -> list[str]:

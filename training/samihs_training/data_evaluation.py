@@ -18,7 +18,6 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 from torch.nn import functional as F
 
 from samihs_runtime.clicked_parts import clicked_parts
@@ -27,7 +26,7 @@ from samihs_runtime.preprocessing import SliceFrame
 from samihs_runtime.segmentation import Prompt
 from samihs_training.corrections import next_click
 from samihs_training.data.checking import checked
-from samihs_training.data.clicks import EIGHT, Mask
+from samihs_training.data.clicks import Mask, parts_of
 from samihs_training.data.framing import framed_mask
 from samihs_training.data.volumes import CaseFiles, Volume
 from samihs_training.metrics import Estimate, estimate
@@ -153,7 +152,7 @@ class _Asking:
             hu, truth, spacing = _framed(volume, int(index), self.protocol)
             if not truth.any():
                 continue  # a speck that a smaller frame does not hold
-            parts = [truth] if self.protocol == "authors" else _lesions(truth)
+            parts = [truth] if self.protocol == "authors" else parts_of(truth)
             answers = [self._answer(hu, part) for part in parts]
             predicted = np.logical_or.reduce([mask for mask, _ in answers])
             scores = scores_of(predicted, truth, spacing, float(volume.extents_mm[index]))
@@ -209,11 +208,6 @@ def _framed(
     shrink = frame.side / frame.size
     spacing = (volume.spacing_mm[0] * shrink, volume.spacing_mm[1] * shrink)
     return frame.slice_to_model(hu), framed_mask(frame, truth), spacing
-
-
-def _lesions(truth: Mask) -> list[Mask]:
-    labels, count = ndimage.label(truth, structure=EIGHT)
-    return [np.asarray(labels == part) for part in range(1, count + 1)]
 
 
 def _overlap(predicted: Mask, truth: Mask) -> dict[str, float]:

@@ -12,6 +12,12 @@ EIGHT = np.ones((3, 3))
 """Neighbours of a pixel, corners included: what makes one lesion of touching pixels."""
 
 
+def parts_of(mask: Mask) -> list[Mask]:
+    """The 8-connected parts of a mask, each [rows, columns]."""
+    labels, count = ndimage.label(mask, structure=EIGHT)
+    return [np.asarray(labels == part) for part in range(1, count + 1)]
+
+
 def deepest_click(mask: Mask) -> Point:
     """(x, y) of the deepest interior pixel."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
