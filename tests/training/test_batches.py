@@ -10,7 +10,8 @@ from samihs_runtime.errors import UsageError
 from samihs_runtime.manifest import WindowRule
 from samihs_training.batches import NumberedBatches, Share
 from samihs_training.data.cache import CacheSpec, SliceCache, open_cache
-from samihs_training.data.slices import Batch, flipped, worn
+from samihs_training.data.phantom import BleedType, PhantomSlice, Tissue
+from samihs_training.data.slices import Batch, flipped, moved, worn
 from samihs_training.data.sources import Drawing, PhantomSlices, Task
 from samihs_training.data.targets import bleed_target, lesions, structure_target
 from samihs_training.prompts import prompt_rule
@@ -36,7 +37,7 @@ def same(one: Batch, other: Batch) -> bool:
 
 @pytest.mark.parametrize("task", ["structures", "bleeds"])
 def test_phantoms_are_drawn_by_hand(cache: SliceCache, task: Task) -> None:
-    """Against the plain loop: flips, wear, then each click in turn, from one generator a slice."""
+    """Against the plain loop: flipped, moved, worn, then each click, from one generator a slice."""
     data = batches(cache, Drawing(task, prompts=3))
     batch = data[1]
     assert same(batch, data[1])
@@ -44,7 +45,7 @@ def test_phantoms_are_drawn_by_hand(cache: SliceCache, task: Task) -> None:
     assert batch.labels.tolist() == [[1, -1]] * 6
     for place, position in enumerate((2, 3)):
         rng = np.random.default_rng([5, 1, position])
-        sample = flipped(cache[data.slice_at(position)], rng)
+        sample = moved(flipped(cache[data.slice_at(position)], rng), rng)
         found = lesions(sample)
         np.testing.assert_array_equal(batch.hu[place, 0], worn(sample.hu, rng))
         for click in range(3 * place, 3 * place + 3):
@@ -52,6 +53,31 @@ def test_phantoms_are_drawn_by_hand(cache: SliceCache, task: Task) -> None:
             target = draw(sample, found, rng)
             assert batch.points[click].tolist() == [list(target.click), [0.0, 0.0]]
             np.testing.assert_array_equal(batch.masks[click, 0], target.mask)
+
+
+def test_a_slice_moves_with_its_labels_and_its_spacing() -> None:
+    """A bright disc under its own label: wherever it goes, however large, they stay together."""
+    rows, columns = np.mgrid[:128, :128]
+    disc = np.hypot(rows - 50, columns - 70) < 12
+    sample = PhantomSlice(
+        np.where(disc, 60, 0).astype(np.int16),
+        np.where(disc, BleedType.SUBDURAL, 0).astype(np.uint8),
+        np.where(disc, Tissue.BLOOD, Tissue.WHITE).astype(np.uint8),
+        0.5,
+    )
+    zooms, places = [], []
+    for seed in range(40):
+        again = moved(sample, np.random.default_rng(seed))
+        found = again.bleeds == BleedType.SUBDURAL
+        np.testing.assert_array_equal(found, again.tissues == Tissue.BLOOD)
+        assert (found ^ (again.hu > 30)).mean() < 0.002  # linear against nearest, at the rim
+        zooms.append(0.5 / again.pixel_spacing)
+        places.append(np.argwhere(found).mean(axis=0))
+        assert found.sum() == pytest.approx(disc.sum() * zooms[-1] ** 2, rel=0.06)
+    assert 10 < np.count_nonzero(np.array(zooms) == 1) < 30
+    assert 0.8 < min(zooms) < 0.9
+    assert 1.1 < max(zooms) < 1.26
+    assert np.ptp(places, axis=0).min() > 5
 
 
 def test_a_batch_is_the_same_however_it_is_shared(cache: SliceCache) -> None:

@@ -20,6 +20,7 @@ from samihs_training.data.phantom import (
     generate_study,
 )
 from samihs_training.data.phantom.arrays import Array, Points
+from samihs_training.data.phantom.epidural import Epidural
 from samihs_training.data.phantom.patient import Patient
 from samihs_training.data.phantom.scanner import draw_scan
 from samihs_training.data.phantom.study import Acquisition, crossing_height
@@ -254,6 +255,40 @@ def _placed(acquisition: Acquisition, rng: np.random.Generator) -> float:
     (bleed,) = acquisition.patient.bleeds
     ends = [acquisition.height_of((*bleed.centre[:2], z)) for z in bleed.heights]
     return (crossing_height(acquisition, rng) - ends[0]) / (ends[1] - ends[0])
+
+
+def test_a_tilted_slice_passes_through_the_point_it_was_aimed_at() -> None:
+    acquisition = acquisition_of(5, PhantomOptions(tilt_deg=22.0))
+    point = (21.0, -33.0, 14.0)
+    corner = acquisition.corner(acquisition.height_of(point))
+    beside = acquisition.turn.T @ np.asarray(point) - corner
+    assert beside @ acquisition.normal == pytest.approx(0.0, abs=1e-9)
+
+
+def test_subdurals_keep_within_the_volumes_asked_for() -> None:
+    for low, high in ((1.0, 3.0), (30.0, 60.0), (60.0, 90.0)):
+        options = PhantomOptions(
+            bleeds=(BleedType.SUBDURAL,) * 20, volume_range_ml=(low, high), distractors=False
+        )
+        volumes = [b.volume_ml for b in Patient(np.random.default_rng(3), options).bleeds]
+        assert low <= min(volumes)
+        assert max(volumes) <= high
+
+
+def test_epidurals_are_lenses_and_thin_layers_of_three_ages() -> None:
+    options = PhantomOptions(
+        bleeds=(BleedType.EPIDURAL,) * 60, volume_range_ml=(20.0, 20.0), distractors=False
+    )
+    bleeds = [
+        bleed
+        for bleed in Patient(np.random.default_rng(4), options).bleeds
+        if isinstance(bleed, Epidural)
+    ]
+    assert {bleed.content.stage for bleed in bleeds} == {"acute", "mixed", "subacute"}
+    thin = [bleed.thickness_mm for bleed in bleeds if bleed.venous]
+    lens = [bleed.thickness_mm for bleed in bleeds if not bleed.venous]
+    assert 8 < len(thin) < 30
+    assert np.median(thin) < 0.65 * np.median(lens)
 
 
 def test_septated_collections_have_membranes_inside_the_collection() -> None:

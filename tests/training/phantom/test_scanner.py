@@ -47,6 +47,19 @@ def test_the_noise_asked_for_is_the_noise_in_the_brain() -> None:
     assert abs(difference.mean()) < 0.5
 
 
+def test_thin_slices_are_noisier_whether_drawn_or_asked_for() -> None:
+    def noise(thickness: float) -> float:
+        options = PhantomOptions(kernel="soft", slice_thickness_mm=thickness)
+        drawn = [draw_scan(np.random.default_rng(seed), options).noise_hu for seed in range(200)]
+        return float(np.mean(drawn))
+
+    assert noise(5.0) == noise(3.0)
+    assert noise(1.0) == pytest.approx(
+        1.62 * noise(5.0), rel=0.05
+    )  # sqrt(5), of which 0.72 is left
+    assert noise(1.0) > 1.4 * noise(2.5)
+
+
 def test_partial_volume_is_the_share_of_the_slab_inside() -> None:
     """A sphere painted with two segments, against 40 thin planes and 8 x 8 points a pixel."""
     canvas = Canvas(plane())

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor
 
-from samihs_training.data.phantom import PhantomSlice, wear_8bit
+from samihs_training.data.phantom import BleedType, PhantomSlice, Tissue, wear_8bit
+
+TURN_DEG = 15.0
+LOG_ZOOM = 0.22  # 0.8 to 1.25 times
+SHIFT = 0.04  # of the slice's size
+AIR_HU = -1000
 
 
 @dataclass(frozen=True)
@@ -46,10 +54,32 @@ def flipped(sample: PhantomSlice, rng: np.random.Generator) -> PhantomSlice:
     return PhantomSlice(hu, bleeds, tissues, sample.pixel_spacing)
 
 
+def moved(sample: PhantomSlice, rng: np.random.Generator) -> PhantomSlice:
+    """Turned, zoomed and shifted half of the time: fields of view differ from scan to scan."""
+    if rng.random() < 0.5:
+        return sample
+    turn = np.deg2rad(rng.uniform(-TURN_DEG, TURN_DEG))
+    zoom = float(np.exp(rng.uniform(-LOG_ZOOM, LOG_ZOOM)))
+    cosine, sine = np.cos(turn) / zoom, np.sin(turn) / zoom
+    back = np.array([[cosine, -sine], [sine, cosine]])  # from the new slice's pixels to the old
+    size = sample.hu.shape[0]
+    middle = (size - 1) / 2
+    offset = middle - back @ (middle + rng.uniform(-SHIFT, SHIFT, 2) * size)
+    place: Any = partial(ndimage.affine_transform, matrix=back, offset=offset)
+    return PhantomSlice(
+        place(np.asarray(sample.hu), order=1, cval=AIR_HU),
+        place(np.asarray(sample.bleeds), order=0, cval=BleedType.NONE),
+        place(np.asarray(sample.tissues), order=0, cval=Tissue.AIR),
+        sample.pixel_spacing / zoom,
+    )
+
+
 def worn(hu: NDArray[np.int16], rng: np.random.Generator) -> NDArray[np.float32]:
-    """Scanners differ by a few HU; some archives hold 8-bit JPEG windows only."""
+    """Scanners differ by a few HU and in sharpness; some archives hold 8-bit JPEG windows only."""
     image = hu.astype(np.float32)
     image = image * np.float32(rng.normal(1.0, 0.03)) + np.float32(rng.normal(0.0, 2.0))
+    if rng.random() < 0.2:  # softer kernels, and pictures enlarged from smaller ones
+        image = ndimage.gaussian_filter(image, rng.uniform(0.4, 1.2), truncate=3.0)
     draw = rng.random()
     if draw < 0.25:
         return np.asarray(wear_8bit(image, rng), np.float32)

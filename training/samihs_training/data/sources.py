@@ -14,7 +14,7 @@ from samihs_runtime.preprocessing import window_of
 from samihs_runtime.segmentation import Prompt
 from samihs_training.data.cache import SliceCache
 from samihs_training.data.clicks import Mask
-from samihs_training.data.slices import flipped, worn
+from samihs_training.data.slices import flipped, moved, worn
 from samihs_training.data.targets import HAND, bleed_target, lesions, structure_target
 from samihs_training.prompts import PromptRule
 
@@ -78,7 +78,7 @@ class PhantomSlices:
             self._cache = SliceCache.load(self.home)
         sample = self._cache[index]
         if drawing.vary:
-            sample = flipped(sample, rng)
+            sample = moved(flipped(sample, rng), rng)
         found = lesions(sample)
         hu = worn(sample.hu, rng) if drawing.vary else sample.hu.astype(np.float32)
         asked = []

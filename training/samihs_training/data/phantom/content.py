@@ -1,4 +1,4 @@
-"""What fills a subdural collection: blood of any age, levels, septa."""
+"""What fills a collection between skull and brain: blood of any age, levels, septa."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STAGE_SHARES = (0.27, 0.08, 0.17, 0.2, 0.18, 0.1)  # chronic ones must be well r
 
 
 class Content:
-    """HU inside a subdural collection: even, swirled, settled in a level, or in compartments."""
+    """HU inside a collection: even, swirled, settled in a level, or in compartments."""
 
     def __init__(self, rng: np.random.Generator, stage: str) -> None:
         self.stage = stage

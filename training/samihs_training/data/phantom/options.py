@@ -84,8 +84,8 @@ class PhantomOptions:
     tilt_deg: float | None = None
     """Gantry tilt, degrees; drawn: mostly 0, else 5 to 22."""
     noise_hu: float | None = None
-    """Standard deviation of the noise in the brain, HU; drawn: mostly 2 to 8, a sharp kernel's up
-    to 15. 0 for no noise."""
+    """Standard deviation of the noise in the brain, HU; drawn: mostly 2 to 8, of thin slices up
+    to 12, a sharp kernel's 1.8 times that. 0 for no noise."""
     kernel: str | None = None
     """"soft", "standard" or "sharp"."""
     motion: bool | None = None

@@ -9,7 +9,7 @@ import numpy as np
 from .arrays import Array, Points
 from .bleed import VOLUMES, Bleed
 from .brain import Brain
-from .extraaxial import Epidural
+from .epidural import Epidural
 from .face import Face
 from .fractures import Fracture, draw_fracture
 from .gaps import Gap
@@ -30,6 +30,8 @@ AGE = Range(18, 95, "years", "chosen: adults")
 WARP_MM = Range(1.0, 2.6, "mm", "chosen: individual and left-right differences of the brain")
 WITHOUT_BLEED = 0.12  # share of patients without bleeding when the mix is left to chance
 BILATERAL = 0.12  # share of subdural collections with another over the other hemisphere
+ON_DURA = 0.15  # share of subdural collections on falx or tentorium: chosen
+LARGEST_ON_DURA_ML = 40.0  # chosen: what a sheet there holds
 COUNT_SHARES = (0.62, 0.25, 0.13)  # one, two, three bleeds
 TYPE_SHARES = {
     BleedType.INTRAPARENCHYMAL: 0.26,
@@ -144,8 +146,8 @@ class Patient:
             return Subarachnoid(rng, self.skull, self.brain, volume)
         if kind is BleedType.EPIDURAL:
             return Epidural(rng, self.skull, volume)
-        if rng.random() < 0.15:
-            return DuralSheet(rng, self.skull, min(volume, 40.0))
+        if rng.random() < ON_DURA and volumes.low <= LARGEST_ON_DURA_ML:
+            return DuralSheet(rng, self.skull, min(volume, LARGEST_ON_DURA_ML))
         return Subdural(rng, self.skull, volume, side)
 
     def _draw_incidentals(

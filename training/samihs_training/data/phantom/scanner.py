@@ -28,6 +28,8 @@ THICKNESS_MM = (
 )
 """Slice thicknesses, mm, and their shares: head protocols, mostly 5 mm."""
 NOISE_HU = Range(2.0, 6.5, "HU", "measured 3.6 at 4 mm; textbook: 3 to 6 in 5 mm head slices")
+THICK_MM = 2.6  # slices as thick have that noise, whatever their protocol
+RECONSTRUCTION = Range(0.6, 0.85, "1", "chosen: what thin slices' softer reconstruction leaves")
 BLUR_MM = {
     "soft": Range(1.25, 1.7, "mm", "textbook: FWHM, MTF50 near 0.3 / mm"),
     "standard": Range(0.95, 1.3, "mm", "textbook: FWHM, MTF50 near 0.4 / mm"),
@@ -89,13 +91,13 @@ def draw_scan(rng: np.random.Generator, options: PhantomOptions) -> Scan:
     pixel = PIXEL_MM.draw(rng) * 512 / options.matrix
     tilt = TILT_DEG.draw(rng) if rng.random() < 0.3 else 0.0
     kernel = str(rng.choice(list(KERNEL_SHARES), p=list(KERNEL_SHARES.values())))
-    noise = NOISE_HU.draw(rng) * (rng.uniform(1.0, 1.4) if thickness < 2.6 else 1.0)
-    moving = float(rng.uniform(0.5, 2.0)) if rng.random() < 0.08 else 0.0
-    hardening, starvation = HARDENING.draw(rng), STARVATION.draw(rng)
     if options.slice_thickness_mm is not None:
         thickness = options.slice_thickness_mm
     kernel = options.kernel or kernel
+    noise = NOISE_HU.draw(rng) * _thin_noise(thickness, RECONSTRUCTION.draw(rng))
     noise *= SHARP_NOISE if kernel == "sharp" else 1.0
+    moving = float(rng.uniform(0.5, 2.0)) if rng.random() < 0.08 else 0.0
+    hardening, starvation = HARDENING.draw(rng), STARVATION.draw(rng)
     if options.motion is not None:
         moving = max(moving, 0.8) if options.motion else 0.0
     return Scan(
@@ -116,6 +118,13 @@ def draw_scan(rng: np.random.Generator, options: PhantomOptions) -> Scan:
         turn_deg=(float(rng.normal(0, 4)), float(rng.normal(0, 3)), float(rng.normal(0, 5))),
         shift_mm=(float(rng.normal(0, 5)), float(rng.normal(0, 6))),
     )
+
+
+def _thin_noise(thickness_mm: float, left: float) -> float:
+    """How much noisier a slice is than one of 5 mm: fewer photons, of which `left` shows."""
+    if thickness_mm >= THICK_MM:
+        return 1.0
+    return max(1.0, float((5.0 / thickness_mm) ** 0.5) * left)
 
 
 def scan_slice(canvas: Canvas, scan: Scan, rng: np.random.Generator) -> Array:

@@ -101,19 +101,19 @@ class Acquisition:
         self.row_direction = np.array([1.0, 0.0, 0.0])
         self.column_direction = np.array([0.0, np.cos(tilt), -np.sin(tilt)])
         self.normal = np.cross(self.row_direction, self.column_direction)
+        # Of the slice at height 0. The table moves along z, so each slice's middle has its x and y.
+        self._middle = np.array([-scan.shift_mm[0], CENTRE_Y_MM - scan.shift_mm[1], 0.0])
 
     def corner(self, height: float) -> Array:
         """Centre of the first pixel of the slice whose middle lies `height` mm along the normal."""
         half = (self.scan.matrix - 1) / 2 * self.scan.pixel_mm
-        shift = np.array([self.scan.shift_mm[0], self.scan.shift_mm[1], 0.0])
-        centre = np.array([0.0, CENTRE_Y_MM, height / self.normal[2]]) - shift
+        centre = self._middle + np.array([0.0, 0.0, height / self.normal[2]])
         return np.asarray(centre - half * (self.row_direction + self.column_direction))
 
     def height_of(self, point: tuple[float, float, float]) -> float:
         """Height along the normal at which a point of the head lies in the slice, mm."""
-        return float(self.turn.T @ np.asarray(point) @ self.normal) + float(
-            np.array([self.scan.shift_mm[0], self.scan.shift_mm[1], 0.0]) @ self.normal
-        )
+        beside = self.turn.T @ np.asarray(point) - self._middle
+        return float(beside @ self.normal)
 
     def slice_at(self, height: float, rng: np.random.Generator) -> PhantomSlice:
         """The slice at a height along the normal, mm."""

@@ -35,16 +35,9 @@ class Subdural(ExtraAxial):
         self.content = Content(rng, str(rng.choice(stages, p=shares / shares.sum())))
         self._reach = float(rng.uniform(30, 80))
 
-    def paint(self, scene: Scene) -> None:
-        """Fill the crescent between bone and brain."""
-        p = scene.p
-        field = np.maximum(-scene.vault - self._layer.at(p), 1.2 - p.x * self._layer.side)
-        lifted = scene.grid.lift(np.maximum(field, scene.inner - 2), 0.0)
-        if lifted is None:
-            return
-        cover = lifted.below()
-        self.content.paint(self, scene, lifted, cover)
-        self._label(scene, lifted.window, cover)
+    def _bounds(self, p: Points) -> Array:
+        """The falx keeps a crescent over its own hemisphere."""
+        return 1.2 - p.x * self._layer.side
 
 
 class DuralSheet(Bleed):
