@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from importlib import resources
@@ -57,6 +56,11 @@ def main(debug: bool) -> None:
 @click.option(
     "--engines", type=Path, help="Where --target's engines go; <bundle>/engines if not given."
 )
+@click.option(
+    "--mirror",
+    is_flag=True,
+    help="Answer with the mean over each slice and its mirror image: better masks, twice the work.",
+)
 @click.option("--untrained", is_flag=True, help="Random weights: judge numbers, not masks.")
 @one_line_errors
 def bundle(
@@ -68,12 +72,13 @@ def bundle(
     precision: str,
     target: str | None,
     engines: Path | None,
+    mirror: bool,
     untrained: bool,
 ) -> None:
     """Merge, export, prove and write a bundle. Nothing is written unless every gate holds."""
     from samihs_export.tensorrt import choose_flavour, parse_targets
 
-    options = _options(precision, untrained)
+    options = _options(precision, mirror, untrained)
     targets = parse_targets(target) if target else ()
     if targets:
         choose_flavour()  # before the minutes of work, not after
@@ -159,11 +164,14 @@ def add_adapters(
     console = Console()
     with _steps(console) as step:
         from samihs_export import adapter_sets
+        from samihs_export.figures import figures_of
         from samihs_training.checkpoint import load_adapters
 
         step("loading the checkpoint")
         loaded = load_adapters(checkpoint, base)
-        about = _metadata(loaded, name, _figures(evaluation, checkpoint, base, loaded))
+        mirrored = bool(opened.manifest.method.get("mirrored"))
+        figures = figures_of(evaluation, checkpoint, base, loaded, mirrored=mirrored)
+        about = _metadata(loaded, name, figures)
         written = adapter_sets.add_adapters(
             opened, loaded.model, about, replace=replace, progress=step
         )
@@ -183,16 +191,18 @@ def _export(
     options: ExportOptions,
     step: Callable[[str], None],
 ) -> Bundle:
+    from samihs_export.figures import figures_of
     from samihs_export.pipeline import export_bundle
     from samihs_training.checkpoint import load_adapters
 
     step("loading the checkpoint")
     loaded = load_adapters(checkpoint, base)
-    about = _metadata(loaded, name, _figures(evaluation, checkpoint, base, loaded))
+    figures = figures_of(evaluation, checkpoint, base, loaded, mirrored=options.mirrored)
+    about = _metadata(loaded, name, figures)
     return export_bundle(loaded.model, loaded.pr, about, out, options, progress=step)
 
 
-def _options(precision: str, untrained: bool) -> ExportOptions:
+def _options(precision: str, mirror: bool, untrained: bool) -> ExportOptions:
     from samihs_export.pipeline import ExportOptions
     from samihs_export.precision import FLOAT_OF
 
@@ -201,52 +211,12 @@ def _options(precision: str, untrained: bool) -> ExportOptions:
     for name in names:
         if name not in precisions:
             raise ExportError(f"unknown precision {name!r}: there are {', '.join(FLOAT_OF)}")
-    return ExportOptions(precisions=precisions, trained=not untrained)
-
-
-def _figures(
-    evaluation: Path | None, checkpoint: Path, base: Path, loaded: LoadedAdapters
-) -> dict[str, Any]:
-    """What samihs-evaluate measured of this checkpoint; empty where nobody has.
-
-    Raises:
-        ExportError: no readable summary, or one of other weights.
-    """
-    path = evaluation or checkpoint.with_name("evaluation.json")
-    if evaluation is None and not path.is_file():
-        return {}
-    try:
-        figures: dict[str, Any] = json.loads(path.read_text())
-        float(figures["score_threshold"])
-        weights = dict(figures.get("weights", {}))
-    except OSError as error:
-        raise ExportError(f"cannot read the evaluation {path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise ExportError(f"{path} is no summary.json of samihs-evaluate") from error
-    measure = f"samihs-evaluate --checkpoint {checkpoint} --base {base} --out FOLDER"
-    ours = _hashes(loaded)
-    measured = {name: weights[name] for name in ours if name in weights}
-    if not measured:  # an older summary
-        click.echo(
-            f"warning: {path} does not say on which weights it was measured; unless on these, "
-            f"measure again: {measure}",
-            err=True,
-        )
-    elif measured != ours:
-        raise ExportError(
-            f"{path} was measured on other weights than {checkpoint} on {base}: run {measure} and "
-            "give its summary.json as --evaluation"
-        )
-    return figures
-
-
-def _hashes(loaded: LoadedAdapters) -> dict[str, str]:
-    """As evaluations and manifests name the weights."""
-    return {"base_sha256": loaded.base_sha256, "adapters_sha256": loaded.adapter_sha256}
+    return ExportOptions(precisions=precisions, mirrored=mirror, trained=not untrained)
 
 
 def _metadata(loaded: LoadedAdapters, name: str, figures: Mapping[str, Any]) -> BundleMetadata:
     """What the adapter checkpoint says of its training, as the bundle says it."""
+    from samihs_export.figures import hashes
     from samihs_export.pipeline import BundleMetadata
     from samihs_runtime.report import installed_version
 
@@ -263,7 +233,7 @@ def _metadata(loaded: LoadedAdapters, name: str, figures: Mapping[str, Any]) -> 
         training_data=str(_needed(about, "training_data")),
         window=_window(_needed(about, "window")),
         accuracy=figures,
-        provenance={**_hashes(loaded), **_training(about)},
+        provenance={**hashes(loaded), **_training(about)},
         **optional,
     )
 

@@ -32,13 +32,17 @@ from samihs_export.upscaling import UpscalingForm, set_upscaling
 from samihs_export.windows import Windows
 from samihs_runtime.errors import ExportError
 from samihs_training.mask_head import gated
+from samihs_training.mirror import mirrored_points
 from samihs_training.model import SamihsModel
 from samihs_training.pyramid import Channels, Pyramid, joined, unpack
 from samihs_training.sam import segment_anything_modeling
 
 
 class EncoderGraph(nn.Module):
-    """hu [B, 1, S, S] float32, window [B, 2] (low, high HU) -> embedding [B, E', G, G] float32."""
+    """hu [B, 1, S, S] float32, window [B, 2] (low, high HU) -> embedding [B, E', G, G] float32.
+
+    Where the mirrored slice is asked as well, both run as one batch of 2B.
+    """
 
     def __init__(
         self,
@@ -49,7 +53,7 @@ class EncoderGraph(nn.Module):
         super().__init__()
         encoder = copy.deepcopy(model.sam.image_encoder)
         config = model.config
-        self.image_size = config.image_size
+        self.image_size, self.mirrored = config.image_size, config.mirrored
         self.patch_embed: Any = one_channel_stem(
             encoder.patch_embed, config.pixel_mean, config.pixel_std
         )
@@ -62,6 +66,12 @@ class EncoderGraph(nn.Module):
         name_weights(self)
 
     def forward(self, hu: Tensor, window: Tensor) -> Tensor:
+        if not self.mirrored:
+            return self._embedded(hu, window)
+        both = self._embedded(torch.cat([hu, hu.flip(-1)]), torch.cat([window, window]))
+        return torch.cat(_halves(both), dim=1)
+
+    def _embedded(self, hu: Tensor, window: Tensor) -> Tensor:
         low, high = window[:, 0].view(-1, 1, 1, 1), window[:, 1].view(-1, 1, 1, 1)
         image = ((hu - low) / (high - low)).clamp(0, 1)
         image = _resized(image, self.image_size)
@@ -143,7 +153,10 @@ def _place_of_attention(modules: Sequence[nn.Module]) -> int:
 
 
 class DecoderGraph(nn.Module):
-    """Prompt i on embedding i; names and shapes as the contract has them."""
+    """Prompt i on embedding i; names and shapes as the contract has them.
+
+    Where the mirrored slice is asked as well, both are asked as one batch of 2B.
+    """
 
     position: Tensor
     """Buffer [1, E, G, G]: where each token of the embedding lies."""
@@ -155,7 +168,7 @@ class DecoderGraph(nn.Module):
         prompt = copy.deepcopy(model.sam.prompt_encoder)
         decoder = copy.deepcopy(model.sam.mask_decoder)
         self.image_size, self.slice_size = model.config.image_size, slice_size
-        self.mask_size = model.config.mask_size
+        self.mask_size, self.mirrored = model.config.mask_size, model.config.mirrored
         self.points = PromptPoints(prompt, model.config.image_size, slice_size)
         self.mask_downscaling = prompt.mask_downscaling
         self.no_mask = nn.Parameter(prompt.no_mask_embed.weight.detach().view(1, -1, 1, 1))
@@ -176,6 +189,31 @@ class DecoderGraph(nn.Module):
     def forward(
         self, embedding: Tensor, points: Tensor, labels: Tensor, prior: Tensor, has_prior: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
+        if not self.mirrored:
+            logits, score = self._answered(embedding, points, labels, prior, has_prior)
+        else:
+            logits, score = self._averaged(embedding, points, labels, prior, has_prior)
+        mask = _resized(logits, self.slice_size)[:, 0] > 0
+        return logits, mask.to(torch.uint8), score
+
+    def _averaged(
+        self, embedding: Tensor, points: Tensor, labels: Tensor, prior: Tensor, has_prior: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The mean of the slice's answer and, turned back, its mirror's."""
+        there = mirrored_points(points, labels, self.slice_size)
+        logits, score = self._answered(
+            torch.cat(embedding.chunk(2, dim=1)),
+            torch.cat([points, there]),
+            torch.cat([labels, labels]),
+            torch.cat([prior, prior.flip(-1)]),
+            torch.cat([has_prior, has_prior]),
+        )
+        (ours, theirs), scores = _halves(logits), _halves(score)
+        return (ours + theirs.flip(-1)) / 2, (scores[0] + scores[1]) / 2
+
+    def _answered(
+        self, embedding: Tensor, points: Tensor, labels: Tensor, prior: Tensor, has_prior: Tensor
+    ) -> tuple[Tensor, Tensor]:
         dtype = self.tokens.dtype
         packed = embedding.to(dtype)
         source = packed[:, : self.position.shape[1]]
@@ -186,9 +224,7 @@ class DecoderGraph(nn.Module):
         answers, mixed = self.transformer(source + dense, self.position, tokens)
         clicked = Clicked(mixed, self.position, answers[:, 1], points, labels)
         logits, evidence = self.cells(packed, clicked)
-        score = self.score_head(answers[:, 0])[:, 0].float() + evidence
-        mask = _resized(logits, self.slice_size)[:, 0] > 0
-        return logits, mask.to(torch.uint8), score
+        return logits, self.score_head(answers[:, 0])[:, 0].float() + evidence
 
 
 class Clicked(NamedTuple):
@@ -322,6 +358,11 @@ def one_channel_patches(
     folded.weight = nn.Parameter(weight.sum(1, keepdim=True).to(conv.weight.dtype))
     folded.bias = nn.Parameter(bias.to(conv.weight.dtype))
     return folded
+
+
+def _halves(both: Tensor) -> tuple[Tensor, ...]:
+    """[2B, ...] -> the first and the last B."""
+    return both.reshape(2, -1, *both.shape[1:]).unbind()
 
 
 def _resized(image: Tensor, side: int) -> Tensor:

@@ -69,6 +69,8 @@ class ExportOptions:
     parity_slices: int = 20
     reference_slices: int = 4
     """Cases kept in the bundle, so that ``verify`` can ask again without torch."""
+    mirrored: bool = False
+    """Ask each slice's mirror image as well: twice the work, and better masks."""
     trained: bool = True
     """False for random weights: masks are then not judged."""
 
@@ -98,6 +100,7 @@ def export_bundle(
     """
     options = options or ExportOptions()
     _check_destination(out)
+    model = model.mirrored() if options.mirrored else model
     wanted = families(options.precisions)
     progress("merging adapters")
     merged, report = merge(model)
@@ -174,6 +177,7 @@ def _manifest(
     entries: Sequence[GraphEntry],
 ) -> Manifest:
     config = model.config
+    method = {"adapters": "none"} if pr is None else {"adapters": "pr", **_plain(asdict(pr))}
     tools = {name: packages.version(name) for name in _TOOLS}
     return Manifest(
         name=metadata.name,
@@ -191,7 +195,7 @@ def _manifest(
         score_threshold=metadata.score_threshold,
         plausible_hu=metadata.plausible_hu,
         graphs=tuple(entries),
-        method={"adapters": "none"} if pr is None else {"adapters": "pr", **_plain(asdict(pr))},
+        method={**method, "mirrored": True} if config.mirrored else method,
         merge=report.summary(),
         parity={
             "masks_judged": options.trained,

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 @click.option("--base", type=click.Path(path_type=Path), help="The base they were trained on.")
 @click.option("--bundle", type=click.Path(path_type=Path), help="An exported bundle. [shipped one]")
 @click.option("--backend", default="auto", show_default=True, help="Where the bundle runs.")
+@click.option("--mirror", is_flag=True,
+              help="With --checkpoint: ask each slice's mirror image, too.")  # fmt: skip
 @click.option("--studies", default=100, show_default=True, type=click.IntRange(min=1))
 @click.option("--slices", default=6, show_default=True, type=click.IntRange(min=1),
               help="Bleeding slices per study, at most.")  # fmt: skip
@@ -61,6 +63,7 @@ def main(
     base: Path | None,
     bundle: Path | None,
     backend: str,
+    mirror: bool,
     studies: int,
     slices: int,
     rule: ClickRule,
@@ -93,11 +96,11 @@ def main(
             protocol=protocol != "lesions", prompt=prompt is not None, clicks=clicks != 1,
         )  # fmt: skip
     if data is not None:
-        with opened(checkpoint, base, bundle, backend) as predictor:
+        with opened(checkpoint, base, bundle, backend, mirror) as predictor:
             cases = patients(data, layout, folds, fold, predictor)
             on_data(predictor, cases, protocol, prompt, clicks, out)
         return
-    with opened(checkpoint, base, bundle, backend) as predictor:
+    with opened(checkpoint, base, bundle, backend, mirror) as predictor:
         evaluation = on_phantoms(
             predictor, StudySpec(studies, slices, rule), score_threshold, calibration, bleed_free,
             workers, console,

@@ -118,14 +118,20 @@ def on_data(
 
 
 def opened(
-    checkpoint: Path | None, base: Path | None, bundle: Path | None, backend: str
+    checkpoint: Path | None,
+    base: Path | None,
+    bundle: Path | None,
+    backend: str,
+    mirrored: bool = False,
 ) -> AbstractContextManager[Predictor]:
     """The model that was asked for: a checkpoint with its base, or a bundle."""
     if checkpoint is None and base is None:
+        if mirrored:
+            raise UsageError("--mirror: a bundle is mirrored when it is exported, or not at all")
         return bundle_predictor(bundle, backend)
     if checkpoint is None or base is None or bundle is not None:
         raise UsageError("give --checkpoint and --base together, or --bundle, or none of them")
-    return checkpoint_predictor(checkpoint, base)
+    return checkpoint_predictor(checkpoint, base, mirrored=mirrored)
 
 
 def _result_table(evaluation: Evaluation) -> Table:

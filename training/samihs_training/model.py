@@ -8,6 +8,7 @@ segment-anything's own submodules. The same pre- and post-processing stands in t
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from samihs_training.mask_head import gated
+from samihs_training.mirror import mirrored_points
 from samihs_training.pyramid import encoded, joined, unpack
 from samihs_training.sam import SamConfig
 
@@ -27,13 +29,24 @@ class SamihsModel(nn.Module):
         self.sam: Any = sam
         self.config = config
 
+    def mirrored(self) -> SamihsModel:
+        """The same weights, asked with each slice's mirror image as well (``mirror.py``)."""
+        return SamihsModel(self.sam, dataclasses.replace(self.config, mirrored=True))
+
     def encode(self, hu: Tensor, window: Tensor) -> Tensor:
         """``hu`` [B, 1, S, S] float, ``window`` [B, 2] (low, high HU) -> embedding [B, E', G, G].
 
         The window is scaled to [0, 1] and clipped, then resized to the model's frame (bilinear,
         half-pixel centres), then repeated to three channels and normalised. E' is SAM's E, and the
-        packed detail where the configuration has it (``samihs_training.pyramid``).
+        packed detail where the configuration has it (``samihs_training.pyramid``); twice that where
+        it has the mirrored slice.
         """
+        embedding = self._encode(hu, window)
+        if not self.config.mirrored:
+            return embedding
+        return torch.cat([embedding, self._encode(hu.flip(-1), window)], dim=1)
+
+    def _encode(self, hu: Tensor, window: Tensor) -> Tensor:
         low, high = window[:, 0].view(-1, 1, 1, 1), window[:, 1].view(-1, 1, 1, 1)
         image = ((hu - low) / (high - low)).clamp(0, 1)
         size = self.config.image_size
@@ -62,6 +75,23 @@ class SamihsModel(nn.Module):
         first; ``labels`` [B, N] (1 foreground, 0 background, 2/3 box corners, -1 not a point:
         exactly one where there is no box); ``prior`` [B, 1, M, M] logits.
         """
+        if not self.config.mirrored:
+            return self._decode(embedding, points, labels, prior, slice_size)
+        embedding, behind = embedding.chunk(2, dim=1)
+        logits, score = self._decode(embedding, points, labels, prior, slice_size)
+        points = mirrored_points(points, labels, slice_size)
+        prior = None if prior is None else prior.flip(-1)
+        other, other_score = self._decode(behind, points, labels, prior, slice_size)
+        return (logits + other.flip(-1)) / 2, (score + other_score) / 2
+
+    def _decode(
+        self,
+        embedding: Tensor,
+        points: Tensor,
+        labels: Tensor,
+        prior: Tensor | None,
+        slice_size: int,
+    ) -> tuple[Tensor, Tensor]:
         prompt_encoder, decoder = self.sam.prompt_encoder, self.sam.mask_decoder
         prompts = len(points) // len(embedding)
         source = embedding[:, : self.config.prompt_width].repeat_interleave(prompts, 0)

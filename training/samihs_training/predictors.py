@@ -55,18 +55,22 @@ class Predictor:
     ask: Ask | None = None
     """Any prompt, not clicks alone; None where a predictor takes clicks only."""
     weights: Mapping[str, str] = field(default_factory=dict)
-    """What answers: ``adapters_sha256`` and ``base_sha256``, and of a bundle its ``bundle_id``."""
+    """What answers: ``adapters_sha256`` and ``base_sha256``, of a bundle its ``bundle_id``, and
+    ``mirrored`` "yes" where each slice's mirror image is asked as well."""
     trained_on: Mapping[str, Any] = field(default_factory=dict)
     """The data set and folds it was adapted to (``training_data.py``); empty: phantoms."""
 
 
 @contextmanager
-def checkpoint_predictor(adapters: Path, base: Path) -> Iterator[Predictor]:
+def checkpoint_predictor(
+    adapters: Path, base: Path, *, mirrored: bool = False
+) -> Iterator[Predictor]:
     """The torch model of an adapter checkpoint, adapters in place."""
     from samihs_training.checkpoint import load_adapters
     from samihs_training.model import mask_at_slice_size
 
     loaded = load_adapters(adapters, base)
+    model = loaded.model.mirrored() if mirrored else loaded.model
     last: list[tuple[NDArray[Any], torch.Tensor]] = []  # the slice that was encoded last
 
     def encoded(hu: NDArray[Any], frame: SliceFrame) -> torch.Tensor:
@@ -74,14 +78,14 @@ def checkpoint_predictor(adapters: Path, base: Path) -> Iterator[Predictor]:
             stored = hu.astype(np.float32)
             window = torch.tensor([window_of(stored, loaded.window)], dtype=torch.float32)
             pixels = torch.from_numpy(frame.slice_to_model(stored))[None, None]
-            last[:] = [(hu, loaded.model.encode(pixels, window))]
+            last[:] = [(hu, model.encode(pixels, window))]
         return last[0][1]
 
     @torch.inference_mode()
     def ask(hu: NDArray[Any], prompt: Prompt, prior: NDArray[np.float32] | None = None) -> Reply:
         frame = SliceFrame(hu.shape[0], hu.shape[1], max(hu.shape))
         points, labels = prompt.arrays()
-        logits, score = loaded.model.decode(
+        logits, score = model.decode(
             encoded(hu, frame),
             torch.from_numpy(frame.points_to_model(points))[None],
             torch.from_numpy(labels)[None],
@@ -102,6 +106,8 @@ def checkpoint_predictor(adapters: Path, base: Path) -> Iterator[Predictor]:
 
     threshold = loaded.description.get("metrics", {}).get("score_threshold")
     weights = {"adapters_sha256": loaded.adapter_sha256, "base_sha256": loaded.base_sha256}
+    if mirrored:
+        weights["mirrored"] = "yes"
     data = loaded.description.get("data", {})
     name = f"{adapters.name} on {base.name} (torch)"
     yield Predictor(name, answer, threshold, ask, weights, data)
@@ -135,6 +141,8 @@ def bundle_predictor(bundle: Path | None, backend: str = "auto") -> Iterator[Pre
         for key in ("adapters_sha256", "base_sha256"):
             if key in manifest.provenance:
                 weights[key] = manifest.provenance[key]
+        if manifest.method.get("mirrored"):
+            weights["mirrored"] = "yes"
         data = manifest.provenance.get("data", {})
         yield Predictor(name, answer, manifest.score_threshold, ask, weights, data)
 

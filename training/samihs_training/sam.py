@@ -73,6 +73,9 @@ class SamConfig:
     pixel_mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Subtracted per channel after the window is scaled to [0, 1]. The SAMIHS authors use none."""
     pixel_std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    mirrored: bool = False
+    """Test-time augmentation: the mirrored slice is asked as well (``mirror.py``). Its embedding
+    lies behind the slice's own, channel by channel. Not for training."""
 
     @property
     def grid(self) -> int:
@@ -95,7 +98,8 @@ class SamConfig:
     def embedding_channels(self) -> int:
         """All of them: those of a token's 16 cells, and of its 64 mask cells, too."""
         embedding, detail, fine = self.channels
-        return embedding + CELLS**2 * detail + FINE_CELLS**2 * fine
+        once = embedding + CELLS**2 * detail + FINE_CELLS**2 * fine
+        return 2 * once if self.mirrored else once
 
     def __post_init__(self) -> None:
         if self.image_size % self.patch_size:
