@@ -66,7 +66,7 @@ def add_adapters(
     """
     options = options or ExportOptions()
     _check(bundle, model, about, replace)
-    model = model.mirrored() if bundle.manifest.method.get("mirrored") else model
+    model = model.mirrored() if bundle.manifest.mirrored else model
     progress("merging adapters")
     merged, report = merge(model)
     _check_method(report)

@@ -169,7 +169,7 @@ def add_adapters(
 
         step("loading the checkpoint")
         loaded = load_adapters(checkpoint, base)
-        mirrored = bool(opened.manifest.method.get("mirrored"))
+        mirrored = opened.manifest.mirrored
         figures = figures_of(evaluation, checkpoint, base, loaded, mirrored=mirrored)
         about = _metadata(loaded, name, figures)
         written = adapter_sets.add_adapters(

@@ -178,6 +178,11 @@ class Manifest:
         """M: side of the low-resolution logits, and of a prior."""
         return self.mask_cells * self.grid
 
+    @property
+    def mirrored(self) -> bool:
+        """Whether an answer is the mean over the slice and its mirror image (within the graphs)."""
+        return self.method.get("mirrored") is True
+
     def __post_init__(self) -> None:
         for key in ("slice_size", "image_size", "grid", "embedding_channels", "mask_cells"):
             if getattr(self, key) < 1:

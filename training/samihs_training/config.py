@@ -259,7 +259,7 @@ class Recipe:
 def read_recipe(path: Path | None, *, quick: bool = False) -> Recipe:
     """The recipe of a TOML file; None: the shipped one (or its quick variant).
 
-    A name without a suffix is one of the shipped recipes: ``authors``, ``vit_mini``, ``quick``.
+    A name without a suffix is one of the shipped recipes, such as ``vit_mini`` or ``authors``.
 
     Raises:
         UsageError: unreadable, an unknown or missing field, or one of the wrong type.

@@ -141,7 +141,7 @@ def bundle_predictor(bundle: Path | None, backend: str = "auto") -> Iterator[Pre
         for key in ("adapters_sha256", "base_sha256"):
             if key in manifest.provenance:
                 weights[key] = manifest.provenance[key]
-        if manifest.method.get("mirrored"):
+        if manifest.mirrored:
             weights["mirrored"] = "yes"
         data = manifest.provenance.get("data", {})
         yield Predictor(name, answer, manifest.score_threshold, ask, weights, data)

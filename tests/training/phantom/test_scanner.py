@@ -54,9 +54,8 @@ def test_thin_slices_are_noisier_whether_drawn_or_asked_for() -> None:
         return float(np.mean(drawn))
 
     assert noise(5.0) == noise(3.0)
-    assert noise(1.0) == pytest.approx(
-        1.62 * noise(5.0), rel=0.05
-    )  # sqrt(5), of which 0.72 is left
+    left = 0.725  # RECONSTRUCTION's mean
+    assert noise(1.0) == pytest.approx(5.0**0.5 * left * noise(5.0), rel=0.05)
     assert noise(1.0) > 1.4 * noise(2.5)
 
 

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
+from samihs_runtime.preprocessing import AIR_HU
 from samihs_training.data.phantom import BleedType, PhantomSlice, Tissue, wear_8bit
 
 TURN_DEG = 15.0
 LOG_ZOOM = 0.22  # 0.8 to 1.25 times
 SHIFT = 0.04  # of the slice's size
-AIR_HU = -1000
 
 
 @dataclass(frozen=True)
