@@ -21,6 +21,8 @@ if TYPE_CHECKING:  # a report is made without them
 MEASURES = {"Dice": "", "HD95": "mm", "volume error": "mL"}
 """Quantity -> unit. The volume error is that of the slice: predicted minus true area times what
 the slice stands for along the normal."""
+ACCEPTED = "accepted"
+"""Measure of benchmarks that heed the score: 1 where it reaches its threshold, 0 where not."""
 ALL = "all"
 CLICKS = "click"
 """Subject of the series that say whose each click is."""
@@ -51,13 +53,17 @@ class Tally:
 
         ``spacing_mm``: between rows, between columns; ``extent_mm``: what the slice stands for.
         """
-        self._note(CLICKS, "study", "", kinds, study)
+        self.click(study, kinds)
         for subject, mask in masks.items():
             metrics = mask_metrics(mask, truth, spacing_mm)
             volume_error = metrics.area_error_mm2 * extent_mm / 1000  # mm3 -> mL
             values = (metrics.dice, metrics.hd95_mm, volume_error)
             for (measure, unit), value in zip(MEASURES.items(), values, strict=True):
-                self._note(subject, measure, unit, kinds, value)
+                self.note(subject, measure, unit, kinds, value)
+
+    def click(self, study: int, kinds: tuple[str, ...]) -> None:
+        """The next click, in the means of ``kinds``: what the subjects answer to it follows."""
+        self.note(CLICKS, "study", "", kinds, study)
 
     def series(self) -> tuple[Series, ...]:
         """``Dice, subdural``, ``Dice, all``, ... of each subject; sample i is of click i."""
@@ -66,9 +72,10 @@ class Tally:
             for (subject, quantity, unit), values in self._taken.items()
         )
 
-    def _note(
+    def note(
         self, subject: str, measure: str, unit: str, kinds: tuple[str, ...], value: float
     ) -> None:
+        """One figure of one subject at the click."""
         for kind in kinds:
             self._taken.setdefault((subject, f"{measure}, {kind}", unit), []).append(value)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from accuracy import ALL, CLICKS, MEASURES, difference, mean_of
+from accuracy import ACCEPTED, ALL, CLICKS, MEASURES, difference, mean_of
 from record import Record
 from tables import table
 
 from samihs_training.metrics import Estimate
+
+COLUMNS = {**MEASURES, ACCEPTED: ""}
+"""Measure -> unit, of all that a record may hold."""
 
 
 def accuracies(record: Record) -> list[str]:
@@ -17,10 +20,8 @@ def accuracies(record: Record) -> list[str]:
     per, over = record.settings.get("per", "click"), record.settings.get("over", "studies")
     lines = [f"Means over {per}s, with 95 % intervals over {over}.", ""]
     subjects = list(dict.fromkeys(s.subject for s in record.series if s.subject != CLICKS))
-    for measure, unit in MEASURES.items():
+    for measure, unit in _measured(record).items():
         kinds = [q.split(", ")[1] for q in record.quantities() if q.startswith(f"{measure}, ")]
-        if not kinds:
-            continue  # a record may have been made without it
         head = f"{measure}, {unit}".rstrip(", ")
         rows = [
             (name, *(_interval(mean_of(record, name, measure, kind)) for kind in kinds))
@@ -33,13 +34,20 @@ def accuracies(record: Record) -> list[str]:
 def _differences(record: Record, subjects: list[str]) -> list[str]:
     """Each subject less the first one, sample by sample: far surer than two means side by side."""
     first, *others = subjects
+    measured = _measured(record)
     rows = [
-        (name, *(_interval(difference(record, name, first, m, ALL), sign="+") for m in MEASURES))
+        (name, *(_interval(difference(record, name, first, m, ALL), sign="+") for m in measured))
         for name in others
     ]
-    head = tuple(f"{measure}, {unit}".rstrip(", ") for measure, unit in MEASURES.items())
+    head = tuple(f"{measure}, {unit}".rstrip(", ") for measure, unit in measured.items())
     per = record.settings.get("per", "click")
     return [*table((f"less {first}, same {per}s", *head), rows), ""]
+
+
+def _measured(record: Record) -> dict[str, str]:
+    """Measure -> unit, of those that the record has."""
+    there = {quantity.split(", ")[0] for quantity in record.quantities()}
+    return {measure: unit for measure, unit in COLUMNS.items() if measure in there}
 
 
 def _interval(found: Estimate | None, sign: str = "") -> str:

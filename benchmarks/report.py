@@ -22,7 +22,7 @@ from tables import floors, imports, quantiles, quantities, stages
 from targets import targets
 
 HERE = Path(__file__).parent
-ACCURACIES = ("methods", "patients", "precisions")
+ACCURACIES = ("methods", "patients", "precisions", "robustness")
 """Benchmarks (up to a hyphen) whose samples are clicks or slices (``accuracy.Tally``)."""
 
 
