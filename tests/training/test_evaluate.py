@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from samihs_runtime.bundle import Bundle, sha256_of, shipped_bundle
 from samihs_training import score_trials
 from samihs_training.data.cache import FIRST_SEEDS, SEEDS_PER_SPLIT
-from samihs_training.data.phantom import BleedType, PhantomOptions
-from samihs_training.data.studies import StudyCase, StudySpec, study_cases
+from samihs_training.data.phantom import BleedType, PhantomOptions, generate_study
+from samihs_training.data.studies import StudyCase, StudySpec, cases_of, study_cases
+from samihs_training.data.targets import BRAIN
 from samihs_training.evaluate import main
 from samihs_training.phantom_evaluation import (
     ClickResult,
@@ -28,7 +29,12 @@ from samihs_training.phantom_evaluation import (
 )
 from samihs_training.predictors import Clicks, Predictor, bundle_predictor
 from samihs_training.sam import build_sam
-from samihs_training.score_trials import calibration_error, reliability
+from samihs_training.score_trials import (
+    BLEED_FREE_SEED,
+    CALIBRATION_SEED,
+    calibration_error,
+    reliability,
+)
 
 from .tiny import TINY
 
@@ -68,13 +74,26 @@ def knowing(cases: list[StudyCase], *, grown: int = 0) -> Predictor:
 def test_cases_are_unseen_and_clicked_once_per_lesion(cases: list[StudyCase]) -> None:
     first = FIRST_SEEDS["test"]
     assert {case.study for case in cases} == {first, first + 1}
-    assert first + SEEDS_PER_SPLIT > SPEC.first_seed + 10_000
+    seeds = [CALIBRATION_SEED, BLEED_FREE_SEED]
+    assert all(first + 10_000 < seed < first + SEEDS_PER_SPLIT - 10_000 for seed in seeds)
     assert any(len(case.clicks) > 1 for case in cases)
     for case in cases:
         *lesions, elsewhere = case.clicks
         assert not elsewhere.mask.any()
         for target in lesions:
             assert target.mask[int(target.click[1]), int(target.click[0])]
+
+
+def test_slices_without_blood_show_brain() -> None:
+    """A click among the jaw or above the vault is refused by any score."""
+    spec = replace(SPEC, studies=1, slices_per_study=12, options=PhantomOptions(128, bleeds=()))
+    study = generate_study(spec.first_seed, spec.options)
+    brain = [np.isin(each, BRAIN).mean() for each in study.tissues]
+    chosen = [case.index for case in cases_of(spec.first_seed, spec)]
+    assert len(chosen) == 4
+    assert min(brain) == 0
+    assert all(brain[index] > 0.02 for index in chosen)
+    assert max(chosen) - min(chosen) > len(brain) / 3
 
 
 def test_the_truth_is_perfect(cases: list[StudyCase]) -> None:
@@ -213,11 +232,11 @@ def test_a_lesions_volume_is_that_of_the_whole_lesion(cases: list[StudyCase]) ->
 def test_the_threshold_comes_from_other_studies(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[StudySpec] = []
 
-    def cases_of(spec: StudySpec, **options: Any) -> Iterator[StudyCase]:
+    def noted(spec: StudySpec, **options: Any) -> Iterator[StudyCase]:
         seen.append(spec)
         return few_cases(spec)
 
-    monkeypatch.setattr(score_trials, "study_cases", cases_of)
+    monkeypatch.setattr(score_trials, "study_cases", noted)
     scores = {True: 0.7, False: 0.2}
 
     def answer(hu: NDArray[np.int16], clicks: Clicks) -> list[tuple[NDArray[np.bool_], float]]:
@@ -229,7 +248,7 @@ def test_the_threshold_comes_from_other_studies(monkeypatch: pytest.MonkeyPatch)
     threshold = score_trials.calibrated_threshold(predictor, 30)
     assert threshold == pytest.approx(0.45)
     trials = score_trials.score_trials(predictor, threshold, 25)
-    assert trials.clicks == 2 * 2 * 20
+    assert trials.clicks == 2 * 3 * 10  # three of six slices show brain
     assert 0 < trials.false_accepts.mean < 1
     assert [spec.studies for spec in seen] == [30, 25]
     seeds = [

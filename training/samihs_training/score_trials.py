@@ -71,7 +71,7 @@ def score_trials(
     workers: int = 1,
     progress: Progress = lambda done: None,
 ) -> ScoreTrials:
-    """Click where nothing bleeds: 40 times in two slices of each of ``studies`` bleed-free heads.
+    """Click where nothing bleeds: 40 times in each of ``studies`` bleed-free heads.
 
     Half of the clicks fall on what looks like blood (``data.targets.negative_target``).
     """
@@ -87,9 +87,9 @@ def score_trials(
 def bleed_free_cases(
     studies: int, *, workers: int = 1, progress: Progress = lambda done: None
 ) -> Iterator[StudyCase]:
-    """Two slices of each study, 20 clicks on each."""
+    """Four slices through each study's brain, 10 clicks on each."""
     options = PhantomOptions(bleeds=())
-    spec = StudySpec(studies, options=options, elsewhere=20, first_seed=BLEED_FREE_SEED)
+    spec = StudySpec(studies, 12, options=options, elsewhere=10, first_seed=BLEED_FREE_SEED)
     return study_cases(spec, workers=workers, progress=progress)
 
 

@@ -21,11 +21,13 @@ from samihs_training.data.phantom import (
     PhantomStudy,
     generate_study,
 )
-from samihs_training.data.targets import Target, lesions, negative_target
+from samihs_training.data.targets import BRAIN, Target, lesions, negative_target
 from samihs_training.prompts import prompt_rule
 
 ClickRule = Literal["deepest", "random"]
 STUDY_SEED = FIRST_SEEDS["test"]
+LEAST_BRAIN = 0.02
+"""Share of a slice that brain and CSF take at least, where it is asked for what does not bleed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +57,7 @@ class StudySpec:
     studies: int = 100
     slices_per_study: int = 6
     """At most so many slices that bleed, spread evenly over those there are, and a third as many
-    that do not."""
+    that show brain and do not."""
     click: ClickRule = "deepest"
     options: PhantomOptions = field(default=PhantomOptions())
     first_seed: int = STUDY_SEED
@@ -90,9 +92,9 @@ def cases_of(seed: int, spec: StudySpec) -> list[StudyCase]:
     found = [lesions(each) for each in slices]
     volume_ml = _lesion_volumes(study)
     bleeding = [index for index, each in enumerate(found) if each]
-    calm = [index for index, each in enumerate(slices) if not each.bleeds.any()]
+    calm = [index for index, each in enumerate(slices) if _calm(each)]
     chosen = _spread(bleeding, spec.slices_per_study)
-    chosen += _spread(calm, -(-spec.slices_per_study // 3))
+    chosen += _spread(calm, -(-spec.slices_per_study // 3), ends=False)
     cases = []
     for index in sorted(chosen):
         rng = np.random.default_rng([seed, index])
@@ -135,9 +137,16 @@ def is_bleed(target: Target) -> bool:
     return target.kind is not BleedType.NONE
 
 
-def _spread(indices: list[int], count: int) -> list[int]:
-    """At most ``count`` of ``indices``, evenly spread, ends included."""
+def _calm(sample: PhantomSlice) -> bool:
+    """Whether a slice shows brain and no blood: beyond the brain any score is right."""
+    return not sample.bleeds.any() and bool(np.isin(sample.tissues, BRAIN).mean() > LEAST_BRAIN)
+
+
+def _spread(indices: list[int], count: int, *, ends: bool = True) -> list[int]:
+    """At most ``count`` of ``indices``, evenly spread: from end to end, or in the middle of as many
+    parts."""
     if len(indices) <= count:
         return list(indices)
-    picks = np.unique(np.linspace(0, len(indices) - 1, count).round().astype(int))
+    steps = np.linspace(0, 1, count) if ends else (np.arange(count) + 0.5) / count
+    picks = np.unique((steps * (len(indices) - 1)).round().astype(int))
     return [indices[pick] for pick in picks]

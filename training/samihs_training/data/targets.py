@@ -25,6 +25,11 @@ HARD_NEGATIVES = (
     Tissue.SCALP_HEMATOMA, Tissue.BONE, Tissue.MUSCLE, Tissue.CATHETER,
 )  # fmt: skip
 """Structures that look like blood, or lie beside it."""
+BRAIN = (
+    Tissue.GREY, Tissue.WHITE, Tissue.CSF, Tissue.VENTRICLE, Tissue.CEREBELLUM,
+    Tissue.BRAINSTEM, Tissue.EDEMA, Tissue.INFARCT,
+)  # fmt: skip
+"""Brain, and the fluid in and around it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,16 +119,10 @@ def negative_target(
         if present.size:
             allowed = hard & (sample.tissues == rng.choice(present))
     elif rng.random() < 0.8:
-        inner = allowed & np.isin(sample.tissues, _BRAIN)
+        inner = allowed & np.isin(sample.tissues, BRAIN)
         allowed = inner if inner.any() else allowed
     if not allowed.any():
         allowed = ~near
     empty = np.zeros(sample.tissues.shape, bool)
     prompt = rule.elsewhere(random_click(allowed, rng), ~near, rng)
     return Target(empty, prompt, BleedType.NONE)
-
-
-_BRAIN = (
-    Tissue.GREY, Tissue.WHITE, Tissue.CSF, Tissue.VENTRICLE, Tissue.CEREBELLUM,
-    Tissue.BRAINSTEM, Tissue.EDEMA, Tissue.INFARCT,
-)  # fmt: skip
