@@ -68,6 +68,33 @@ def test_drawing_near_the_mask_equals_drawing_everywhere(monkeypatch: pytest.Mon
     np.testing.assert_array_equal(quick, np.asarray(draw_contour(panel, mask, view)))
 
 
+@pytest.mark.parametrize("matrix", [512, 1024])
+def test_a_pixel_alone_is_outlined_wherever_it_lies(matrix: int) -> None:
+    """On the smallest tiles, five in a row: every phase of stored against drawn pixels, and the
+    image's corners."""
+    series = make_series(positions=(0.0,), shape=(matrix, matrix))
+    tile = (sheets.PAGE_WIDTH - 2 * sheets.PAD - 4 * sheets.GAP) // 5
+    view = view_of(series, [0], [], [], tile)
+    panel = ct_panel(series.hu[0], view)
+    middle = matrix // 2
+    places = [(y, x) for y in range(middle, middle + 8) for x in range(middle, middle + 8)]
+    corners = [(y, x) for y in (view.top, view.bottom - 1) for x in (view.left, view.right - 1)]
+    for y, x in places + corners:
+        mask = np.zeros(series.shape, dtype=bool)
+        mask[y, x] = True
+        changed = np.asarray(draw_contour(panel, mask, view)) != np.asarray(panel)
+        ys, xs, _ = np.nonzero(changed)
+        at_x, at_y = view.place(x, y)
+        assert np.hypot(ys + 0.5 - at_y, xs + 0.5 - at_x).min() < 2
+
+
+def test_a_sheet_of_ten_specks_is_drawn() -> None:
+    series = make_series(positions=tuple(5.0 * z for z in range(10)), shape=(512, 512))
+    lesion = make_lesion(series, range(10), centre=(258, 258), size=(1, 1))
+    page = contact_sheet(series, lesion, measure(series, lesion), make_report())
+    assert near(page, VERMILION).sum() > 200
+
+
 def test_an_empty_mask_draws_nothing() -> None:
     series = make_series()
     view = view_of(series, [2], [], [], 200)

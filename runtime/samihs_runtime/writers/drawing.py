@@ -120,8 +120,7 @@ def draw_contour(panel: Image.Image, mask: Mask, view: View, width: float = 3.0)
     if not mask.any():
         return panel
     fine = (view.size[0] * SUPERSAMPLING, view.size[1] * SUPERSAMPLING)
-    soft = Image.fromarray(view.crop(mask).astype(np.uint8) * 255)
-    inside = np.asarray(soft.resize(fine, Image.Resampling.BILINEAR)) >= 128
+    inside = _enlarged(view.crop(mask), view, fine)
     near = _neighbourhood(inside, margin=2 * math.ceil(width / 2 + 3))
     inside = inside[tuple(slice(SUPERSAMPLING * a, SUPERSAMPLING * b) for a, b in near)]
     outward = ndimage.distance_transform_edt(~inside)
@@ -143,6 +142,24 @@ def draw_contour(panel: Image.Image, mask: Mask, view: View, width: float = 3.0)
     drawn = panel.copy()
     drawn.paste(Image.fromarray(colour.round().astype(np.uint8)), (left, top))
     return drawn
+
+
+def _enlarged(mask: Mask, view: View, fine: tuple[int, int]) -> Mask:
+    """A view's mask [rows, columns] on the grid of ``fine`` (width, height) pixels.
+
+    A pixel alone stays below the half level everywhere where its interpolation hits no fine pixel's
+    centre: the fine pixel under each mask pixel's centre belongs to the mask whatever was
+    interpolated, so that none vanishes.
+    """
+    soft = Image.fromarray(mask.astype(np.uint8) * 255)
+    inside = np.asarray(soft.resize(fine, Image.Resampling.BILINEAR)) >= 128
+    rows, columns = np.nonzero(mask)
+    scale_x, scale_y = view.scale
+    y = ((rows + 0.5) * scale_y * SUPERSAMPLING).astype(int)
+    x = ((columns + 0.5) * scale_x * SUPERSAMPLING).astype(int)
+    # The view's size is rounded to whole pixels: the last centre may fall past it.
+    inside[np.minimum(y, fine[1] - 1), np.minimum(x, fine[0] - 1)] = True
+    return inside
 
 
 def _neighbourhood(inside: Mask, margin: int) -> tuple[tuple[int, int], tuple[int, int]]:
