@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samihs_runtime.console import Screen
-from samihs_runtime.errors import BackendError, OutputError, UserError
+from samihs_runtime.errors import BackendError, NonFiniteError, OutputError, UserError
 from samihs_runtime.infer import Answer, answer_click, request_on
 from samihs_runtime.segmenter import Segmenter
 from samihs_runtime.study import read_study
@@ -115,7 +115,8 @@ class _Worker:
         """The row's result, its files written; an error becomes a row, too.
 
         Raises:
-            BackendError: no other row would fare better.
+            BackendError: no other row would fare better. An answer that is not finite is no such
+                case: half precision may overflow on one slice alone.
         """
         started = time.perf_counter()
         # What lies in the row's folder is of a run that was cut off, or of another request.
@@ -127,12 +128,17 @@ class _Worker:
             answer = answer_click(
                 self._segmenter, series, request_on(row.click, series), options, loaded
             )
+        except NonFiniteError as error:
+            return self._failed(row, error, request)
         except BackendError:
             raise
         except Exception as error:  # a fault of ours over one study costs no other row, either
-            self._screen.say(f"{row.id}: {_told(error)}", "red")
-            return TableRow(row.id, FAILED, why=type(error).__name__, request=request)
+            return self._failed(row, error, request)
         return _table_row(row.id, answer, time.perf_counter() - started, request)
+
+    def _failed(self, row: ClickRow, error: Exception, request: str) -> TableRow:
+        self._screen.say(f"{row.id}: {_told(error)}", "red")
+        return TableRow(row.id, FAILED, why=type(error).__name__, request=request)
 
     def _series(self, row: ClickRow) -> CTSeries:
         key = (row.click.study, row.click.series)

@@ -1,4 +1,4 @@
-"""Everything that SAMIHS raises on purpose.
+"""SAMIHS's own errors. Misuse of the Python interface is ValueError or TypeError, as elsewhere.
 
 ::
 
@@ -9,6 +9,8 @@
         ├── PromptError            a point, box or slice outside the image, or malformed
         ├── BundleError            a bundle that is missing, changed or of another schema
         ├── BackendError           a backend that is not installed or cannot run here
+        │   ├── DeviceMemoryError   the GPU's memory is full
+        │   └── NonFiniteError      an answer that holds NaN or infinity: no mask, not even none
         ├── OutputError            a place that cannot be written, or would be overwritten
         ├── CheckpointError        a training or base checkpoint that does not fit
         ├── DataError              a training case that is wrong; names the file
@@ -65,6 +67,14 @@ class BundleError(UserError):
 
 class BackendError(UserError):
     """A backend that is not installed or cannot run on this machine."""
+
+
+class DeviceMemoryError(BackendError):
+    """The GPU's memory is full."""
+
+
+class NonFiniteError(BackendError):
+    """A score or logits that are not finite: of this slice or click, others may fare better."""
 
 
 class OutputError(UserError):

@@ -25,7 +25,7 @@ from samihs_runtime.bundle import Bundle, shipped_bundle
 from samihs_runtime.closing import Closing
 from samihs_runtime.embedding_store import EmbeddingStore
 from samihs_runtime.encode_ahead import SeriesSession
-from samihs_runtime.errors import BackendError, PromptError
+from samihs_runtime.errors import BackendError, NonFiniteError, PromptError
 from samihs_runtime.preprocessing import check_prompt
 from samihs_runtime.segmentation import Prediction, Prompt
 from samihs_runtime.series import CTSeries
@@ -164,7 +164,7 @@ class Segmenter(Closing):
 
         Raises:
             PromptError: the prompt is empty, or lies outside the slice.
-            BackendError: the answer is not finite.
+            NonFiniteError: a score or a logit is not finite.
         """
         priors = None if prior is None else [prior]
         return self.predict_batch([encoded], [prompt], priors)[0]
@@ -182,7 +182,7 @@ class Segmenter(Closing):
 
         Raises:
             PromptError: a prompt is empty or outside its slice, or their lengths differ.
-            BackendError: a score or a logit is not finite; the slices are encoded anew next time.
+            NonFiniteError: a score or a logit is not finite; the slices are encoded anew next time.
             ValueError: the sequences differ in length.
         """
         self._check_open()
@@ -258,7 +258,7 @@ class Segmenter(Closing):
         for each, sound in zip(encoded, finite, strict=True):
             if not sound:  # the encoder may have been at fault: its result must not be served again
                 self.encoder.forget(each.key)
-        raise BackendError(
+        raise NonFiniteError(
             f"the {self.backend.name} backend ({self.backend.description}) answered "
             f"{np.sum(~finite)} of {len(finite)} prompts with numbers that are not finite, "
             "expected a score and logits: take another --backend or --precision, and see "

@@ -15,11 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samihs_runtime.backends.base import Backend, Embedding
-from samihs_runtime.backends.cuda import DeviceMemoryError
 from samihs_runtime.bundle import Bundle
 from samihs_runtime.cache import ByteLRU
 from samihs_runtime.embedding_store import EmbeddingStore
-from samihs_runtime.errors import BackendError
+from samihs_runtime.errors import BackendError, DeviceMemoryError
 from samihs_runtime.preprocessing import SliceFrame, as_pixels, window_of
 from samihs_runtime.timing import Timings
 from samihs_runtime.turns import Turns

@@ -23,11 +23,11 @@ from onnx import numpy_helper
 from samihs_runtime.backends import tensorrt as tensorrt_backend
 from samihs_runtime.backends import tensorrt_engines
 from samihs_runtime.backends.contract import DECODER, ENCODER, tensor_shapes
-from samihs_runtime.backends.cuda import Device, DeviceMemoryError
+from samihs_runtime.backends.cuda import Device
 from samihs_runtime.backends.probe import Gpu, GpuProbe
 from samihs_runtime.backends.sidecar import EngineSidecar
 from samihs_runtime.bundle import Bundle, sha256_of
-from samihs_runtime.errors import BackendError
+from samihs_runtime.errors import BackendError, DeviceMemoryError
 
 Work = Callable[[], None]
 GPU = GpuProbe((Gpu(0, "Planted GPU", "8.9", 24 << 30),), (13, 0), "")

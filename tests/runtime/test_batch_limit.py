@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from samihs_runtime.backends.batch_limit import BatchLimit
-from samihs_runtime.backends.cuda import DeviceMemoryError
+from samihs_runtime.errors import DeviceMemoryError
 
 
 class Memory:

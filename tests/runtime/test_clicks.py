@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from samihs_runtime import batch
 from samihs_runtime.cli import main
 from samihs_runtime.clicks import read_clicks
-from samihs_runtime.errors import BackendError, UsageError
+from samihs_runtime.errors import BackendError, NonFiniteError, PromptError, UsageError
 from samihs_runtime.patient_points import PatientRequest
 from samihs_runtime.prompts import Request
 from samihs_runtime.segmentation import Prompt
@@ -229,6 +229,16 @@ def test_a_backend_that_fails_stops_the_run(
     assert result.exit_code == 2
     assert "the device was lost" in result.stderr
     assert list(table(studies / "out")) == ["a"]
+
+
+@pytest.mark.parametrize("error", [NonFiniteError("NaN"), PromptError("300 points")])
+def test_what_the_backend_cannot_answer_of_one_row_stops_no_other(
+    error: Exception, studies: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(monkeypatch, "b", error)
+    result = run(clicks_file(studies, *ROWS), tiny_bundle, studies / "out")
+    assert "1 of 3 clicks failed" in result.stderr
+    assert [row["why"] for row in table(studies / "out").values()] == ["", type(error).__name__, ""]
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, name: str, error: Exception) -> None:

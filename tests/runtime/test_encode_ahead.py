@@ -12,12 +12,11 @@ import pytest
 from numpy.typing import NDArray
 
 from samihs_runtime.backends.base import Embedding
-from samihs_runtime.backends.cuda import DeviceMemoryError
 from samihs_runtime.backends.fake import FakeBackend
 from samihs_runtime.bundle import Bundle
 from samihs_runtime.embedding_store import EmbeddingStore
 from samihs_runtime.encode_ahead import outward
-from samihs_runtime.errors import PromptError, StudyError
+from samihs_runtime.errors import DeviceMemoryError, PromptError, StudyError
 from samihs_runtime.segmentation import Prompt
 from samihs_runtime.segmenter import Segmenter
 from samihs_runtime.series import CTSeries, SlicePlane

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 
 import click
 import pytest
 from click.testing import CliRunner, Result
 
+from samihs_runtime import errors
 from samihs_runtime.errors import SamihsError, StudyError, one_line_errors
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # Click's runner
@@ -51,6 +53,17 @@ def test_errors_on_purpose_bring_their_exit_codes(monkeypatch: pytest.MonkeyPatc
     for error, code in ((StudyError("no\nseries"), 2), (SamihsError("no\nseries"), 1)):
         result = run(error)
         assert (result.exit_code, result.stderr) == (code, "error: no series\n")
+
+
+def test_the_tree_at_the_top_of_the_module_is_the_tree() -> None:
+    from samihs_runtime.backends import cuda, onnx_cuda, tensorrt  # noqa: F401  whatever they add
+
+    def names(kind: type[SamihsError]) -> set[str]:
+        return {kind.__name__}.union(*map(names, kind.__subclasses__()))
+
+    drawn = re.findall(r"^(?:[\s│├└─]*)(\w+Error)  ", str(errors.__doc__), re.MULTILINE)
+    assert len(drawn) == len(set(drawn))
+    assert set(drawn) == names(SamihsError)
 
 
 def test_an_interruption_is_said() -> None:

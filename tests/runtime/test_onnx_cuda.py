@@ -15,7 +15,7 @@ import pytest
 from samihs_runtime.backends.base import Decoded
 from samihs_runtime.backends.onnx_cuda import MAX_POINTS, CudaBackend
 from samihs_runtime.backends.onnx_runtime import CpuBackend
-from samihs_runtime.errors import BackendError
+from samihs_runtime.errors import PromptError
 
 from .gpu_cases import SHAPES, prompts, same, slices, windows
 from .planted_gpu import PlantedCuda
@@ -142,7 +142,7 @@ def test_fp32_is_fp32(ort_backend: CudaBackend, ort: PlantedOrt) -> None:
 
 def test_too_many_points_are_an_error(ort_backend: CudaBackend) -> None:
     encoded = ort_backend.encode(slices(16), windows(16))
-    with pytest.raises(BackendError, match=r"there is room for .*give fewer points"):
+    with pytest.raises(PromptError, match=r"there is room for .*give fewer points"):
         ort_backend.decode(encoded, *prompts(16, MAX_POINTS + 1), None)
 
 

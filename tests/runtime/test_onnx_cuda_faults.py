@@ -9,10 +9,10 @@ import pytest
 from numpy.typing import NDArray
 
 from samihs_runtime.backends import onnx_cuda
-from samihs_runtime.backends.cuda import DeviceMemoryError, open_device
+from samihs_runtime.backends.cuda import open_device
 from samihs_runtime.backends.onnx_cuda import CudaBackend, open_cuda
 from samihs_runtime.bundle import Bundle
-from samihs_runtime.errors import BackendError
+from samihs_runtime.errors import BackendError, DeviceMemoryError
 from samihs_runtime.segmenter import Segmenter
 from samihs_runtime.timing import Timings
 

@@ -11,11 +11,16 @@ import pytest
 from numpy.typing import NDArray
 
 from samihs_runtime.backends.base import Decoded, Embedding
-from samihs_runtime.backends.cuda import DeviceMemoryError
 from samihs_runtime.backends.fake import FakeBackend
 from samihs_runtime.bundle import Bundle
 from samihs_runtime.embedding_store import EmbeddingStore
-from samihs_runtime.errors import BackendError, PromptError, StudyError
+from samihs_runtime.errors import (
+    BackendError,
+    DeviceMemoryError,
+    NonFiniteError,
+    PromptError,
+    StudyError,
+)
 from samihs_runtime.manifest import WindowRule
 from samihs_runtime.preprocessing import SliceFrame, window_of
 from samihs_runtime.segmentation import Prompt
@@ -271,7 +276,7 @@ def test_a_numeric_failure_is_no_answer_and_is_not_kept(
         bad = segmenter.encode(bright_slice)
         backend.sick = False
         good = segmenter.encode(bright_slice + 1)
-        with pytest.raises(BackendError, match=r"1 of 2 prompts .*not finite.*samihs-doctor"):
+        with pytest.raises(NonFiniteError, match=r"1 of 2 prompts .*not finite.*samihs-doctor"):
             segmenter.predict_batch([bad, good], [click(40, 24)] * 2)
         assert segmenter.cached_bytes == good.nbytes
         assert not list((tmp_path / "store").glob(f"{bad.key}.*"))
@@ -289,7 +294,7 @@ def test_a_bad_embedding_that_lies_on_disk_is_removed_there(
         encoded = segmenter.encode(bright_slice)
         assert len(list(tmp_path.glob(f"{encoded.key}.*"))) == 1
         encoded.embedding.hu[0, 0] = np.nan  # type: ignore[attr-defined]
-        with pytest.raises(BackendError, match="not finite"):
+        with pytest.raises(NonFiniteError, match="not finite"):
             segmenter.predict(encoded, click(40, 24))
     assert list(tmp_path.glob("*.embedding")) == []
     assert store.nbytes == 0
@@ -311,7 +316,7 @@ def test_one_logit_that_is_not_finite_is_a_failure(
         return decoded
 
     monkeypatch.setattr(backend, "decode", spoiled)
-    with pytest.raises(BackendError, match="not finite"):
+    with pytest.raises(NonFiniteError, match="not finite"):
         segmenter.predict(segmenter.encode(bright_slice), click(40, 24))
 
 

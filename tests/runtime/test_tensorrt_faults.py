@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from samihs_runtime.backends.cuda import Device, DeviceBuffer, DeviceMemoryError
+from samihs_runtime.backends.cuda import Device, DeviceBuffer
 from samihs_runtime.backends.onnx_runtime import open_cpu
 from samihs_runtime.backends.tensorrt import TensorRTBackend, open_tensorrt
 from samihs_runtime.bundle import Bundle
-from samihs_runtime.errors import BackendError
+from samihs_runtime.errors import BackendError, DeviceMemoryError, PromptError
 from samihs_runtime.timing import Timings
 
 from .gpu_cases import EMBEDDING_BYTES, WINDOW, answer_alike, prompts, slices, windows
@@ -48,7 +48,7 @@ def test_little_memory_means_smaller_batches_then_an_error(
 
 def test_points_beyond_the_profiles_are_an_error(trt_backend: TensorRTBackend) -> None:
     encoded = trt_backend.encode(slices(1), WINDOW)
-    with pytest.raises(BackendError, match=r"no profile of the decoder engine takes"):
+    with pytest.raises(PromptError, match=r"^7 points: the decoder engine takes 6 at most"):
         trt_backend.decode(encoded, *prompts(1, 7), None)
 
 

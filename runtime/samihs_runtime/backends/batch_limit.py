@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from samihs_runtime.backends.cuda import DeviceMemoryError
+from samihs_runtime.errors import DeviceMemoryError
 
 R = TypeVar("R")
 

@@ -28,10 +28,6 @@ from samihs_runtime.errors import BackendError
 Bytes = NDArray[np.uint8]
 
 
-class DeviceMemoryError(BackendError):
-    """The GPU's memory is full."""
-
-
 class CudaApi(Protocol):
     """The CUDA calls used here. Streams, events and graphs are whatever the package has."""
 

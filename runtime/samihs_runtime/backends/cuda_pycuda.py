@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 import numpy as np
 import pycuda.driver as driver
 
-from samihs_runtime.backends.cuda import Bytes, DeviceMemoryError
-from samihs_runtime.errors import BackendError
+from samihs_runtime.backends.cuda import Bytes
+from samihs_runtime.errors import BackendError, DeviceMemoryError
 
 R = TypeVar("R")
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from cuda.bindings import runtime as cudart
 
-from samihs_runtime.backends.cuda import Bytes, DeviceMemoryError
-from samihs_runtime.errors import BackendError
+from samihs_runtime.backends.cuda import Bytes
+from samihs_runtime.errors import BackendError, DeviceMemoryError
 
 _DEFAULT_HOST_ALLOC = 0
 

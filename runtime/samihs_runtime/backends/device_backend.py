@@ -33,7 +33,7 @@ from samihs_runtime.backends.contract import (
     prior_feeds,
     tensor_shapes,
 )
-from samihs_runtime.backends.cuda import Device, DeviceMemoryError, Stream
+from samihs_runtime.backends.cuda import Device, Stream
 from samihs_runtime.backends.device_embeddings import DeviceEmbedding, EmbeddingSlots
 from samihs_runtime.backends.program_buffers import ProgramBuffers
 from samihs_runtime.backends.quiet import QUIET
@@ -45,7 +45,7 @@ from samihs_runtime.backends.warm_up import (
     input_shapes,
 )
 from samihs_runtime.closing import Closing
-from samihs_runtime.errors import BackendError
+from samihs_runtime.errors import BackendError, DeviceMemoryError
 from samihs_runtime.manifest import Manifest
 from samihs_runtime.timing import Timings
 

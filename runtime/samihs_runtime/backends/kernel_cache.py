@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from samihs_runtime.backends.cuda import DeviceMemoryError
+from samihs_runtime.errors import DeviceMemoryError
 
 _DIGEST_BYTES = 32
 

@@ -30,13 +30,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samihs_runtime.backends.contract import GraphContract
-from samihs_runtime.backends.cuda import Device, DeviceMemoryError, PinnedBuffer
+from samihs_runtime.backends.cuda import Device, PinnedBuffer
 from samihs_runtime.backends.device_backend import GraphUse
 from samihs_runtime.backends.onnx_runtime import faults_of
 from samihs_runtime.backends.program_buffers import ProgramBuffers
 from samihs_runtime.backends.warm_up import Shapes, probe_inputs
 from samihs_runtime.closing import close_all
-from samihs_runtime.errors import BackendError, BundleError
+from samihs_runtime.errors import BackendError, BundleError, DeviceMemoryError, PromptError
 
 Staging = Mapping[str, PinnedBuffer]
 Outputs = Mapping[str, NDArray[Any]]
@@ -167,8 +167,8 @@ class OrtProgram:
         """See :class:`samihs_runtime.backends.device_backend.DeviceProgram`.
 
         Raises:
-            BackendError: more points than there is room for, or the device failed;
-                DeviceMemoryError where memory is short.
+            PromptError: more points than there is room for.
+            BackendError: the device failed; DeviceMemoryError where memory is short.
         """
         shapes = {name: feed.shape for name, feed in feeds.items()} | dict(device_shapes)
         bound = self._captured.get(self._key(shapes)) or self._bind(shapes, NO_GRAPH)
@@ -303,7 +303,8 @@ class OrtProgram:
         for name, shape in bound.items():
             buffer, dtype = self.buffers.device[name], np.dtype(self.buffers.types[name])
             if self.buffers.nbytes(name, shape) > buffer.nbytes:
-                raise BackendError(
+                # Batches are split to fit, and slices are all of one size: only points are many.
+                raise PromptError(
                     f"{name} of shape {shape}: there is room for {self._largest[name]}; give fewer "
                     "points"
                 )

@@ -22,12 +22,11 @@ from numpy.typing import NDArray
 
 from samihs_runtime.backends.base import Decoded, Embedding
 from samihs_runtime.backends.contract import DECODER, ENCODER, GraphContract, prior_feeds
-from samihs_runtime.backends.cuda import DeviceMemoryError
 from samihs_runtime.backends.exchange import exchanged_graph, exchanged_tensors
 from samihs_runtime.backends.flushed import FLUSHING, FlushedSession
 from samihs_runtime.bundle import Bundle
 from samihs_runtime.closing import Closing, close_all
-from samihs_runtime.errors import BackendError, BundleError, UsageError
+from samihs_runtime.errors import BackendError, BundleError, DeviceMemoryError, UsageError
 from samihs_runtime.timing import Timings
 
 CPU_PROVIDER = "CPUExecutionProvider"

@@ -25,7 +25,7 @@ from samihs_runtime.backends.refit import refit
 from samihs_runtime.backends.sidecar import VERSION_COMPATIBLE, EngineSidecar, Shape
 from samihs_runtime.backends.warm_up import Shapes, probe_inputs
 from samihs_runtime.closing import close_all
-from samihs_runtime.errors import BackendError
+from samihs_runtime.errors import BackendError, PromptError
 
 MAX_SHAPES = 32
 """Contexts kept: 1 to 8 clicks on one lesion, 1 to 16 prompts of equal length, and some more."""
@@ -140,6 +140,7 @@ class Program:
             The shapes of the outputs. Host outputs may be read after the stream's end.
 
         Raises:
+            PromptError: more points than the engine's profiles take.
             BackendError: no profile takes these shapes, or TensorRT refuses to run.
         """
         shapes = {name: feed.shape for name, feed in feeds.items()} | dict(device_shapes)
@@ -213,12 +214,20 @@ class Program:
 
     def _profile_for(self, inputs: Shapes) -> int:
         index = self._profile_of(inputs)
-        if index is None:
-            raise BackendError(
-                f"no profile of the {self._contract.part} engine takes {dict(inputs)}: build the "
-                "engines with larger profiles, or give fewer points"
-            )
-        return index
+        if index is not None:
+            return index
+        if "points" in inputs:
+            most = max(each["points"][2][1] for each in self._profiles)
+            if inputs["points"][1] > most:
+                raise PromptError(
+                    f"{inputs['points'][1]} points: the decoder engine takes {most} at most, "
+                    "SAM's own among them; give fewer points, or build the engines with larger "
+                    "profiles"
+                )
+        raise BackendError(
+            f"no profile of the {self._contract.part} engine takes {dict(inputs)}: build the "
+            "engines with larger profiles"
+        )
 
     def _profile_of(self, inputs: Shapes) -> int | None:
         for index, profile in enumerate(self._profiles):
