@@ -1,9 +1,10 @@
 """Embeddings on disk: a study opened again is not encoded again.
 
 One file for each slice, named by the hash of its pixels and of the bundle, and by the backend that
-made it: ``<key>.<backend>.embedding``. It holds the blake2b digest (32 bytes) of a ``.npy`` file
-and that file; whatever does not match is dropped and encoded anew. No name or number of a patient
-is in it, but a picture could be drawn from it: the folder is made for its owner alone (mode 700).
+made it and its precision: ``<key>.<backend>.<precision>.embedding``. It holds the blake2b digest
+(32 bytes) of a ``.npy`` file and that file; whatever does not match is dropped and encoded anew. No
+name or number of a patient is in it, but a picture could be drawn from it: the folder is made for
+its owner alone (mode 700).
 """
 
 from __future__ import annotations
@@ -37,13 +38,19 @@ class EmbeddingStore:
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str], backend: str, max_mb: float = DEFAULT_STORE_MB
+        self,
+        folder: str | os.PathLike[str],
+        backend: str,
+        precision: str,
+        max_mb: float = DEFAULT_STORE_MB,
     ) -> None:
         """Open or make the folder.
 
         Args:
             folder: where the files lie.
             backend: name of the backend whose embeddings these are: another's are not mixed in.
+            precision: of what it runs. A bundle may have engines of several; which one is taken
+                may change with what was built since, and the bundle's id does not.
             max_mb: bound of all files together, MiB.
 
         Raises:
@@ -51,7 +58,7 @@ class EmbeddingStore:
         """
         self.folder = Path(folder)
         self.max_bytes = int(max_mb * 2**20)
-        self._backend = backend
+        self._made_by = f"{backend}.{precision}"
         self._lock = threading.Lock()
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -119,7 +126,7 @@ class EmbeddingStore:
         return self._bytes
 
     def _path(self, key: str) -> Path:
-        return self.folder / f"{key}.{self._backend}{_SUFFIX}"
+        return self.folder / f"{key}.{self._made_by}{_SUFFIX}"
 
     def _files(self) -> list[tuple[float, int, Path]]:
         """(time of last use, bytes, path), oldest first."""

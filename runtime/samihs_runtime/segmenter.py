@@ -97,7 +97,8 @@ class Segmenter(Closing):
         bundle = opened.with_adapters(adapters).with_precision(precision)
         choice = choose(bundle, backend, timings)
         try:
-            kept = None if store is None else EmbeddingStore(store, choice.backend.name)
+            made_by = (choice.backend.name, choice.backend.precision)
+            kept = None if store is None else EmbeddingStore(store, *made_by)
         except BaseException:
             choice.backend.close()
             raise

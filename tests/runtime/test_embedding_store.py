@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from samihs_runtime.backends.fake import FakeBackend
 from samihs_runtime.embedding_store import EmbeddingStore
 from samihs_runtime.errors import OutputError
 from samihs_runtime.segmenter import Segmenter
@@ -20,19 +21,33 @@ def embedding(seed: int) -> NDArray[np.float32]:
 
 
 def test_what_is_put_comes_back(tmp_path: Path) -> None:
-    store = EmbeddingStore(tmp_path / "store", "cpu")
+    store = EmbeddingStore(tmp_path / "store", "cpu", "fp32")
     store.put("a", embedding(1))
-    back = EmbeddingStore(tmp_path / "store", "cpu").get("a")
+    back = EmbeddingStore(tmp_path / "store", "cpu", "fp32").get("a")
     assert back is not None
     np.testing.assert_array_equal(back, embedding(1))
     assert store.get("b") is None
-    assert EmbeddingStore(tmp_path / "store", "tensorrt").get("a") is None
+    assert EmbeddingStore(tmp_path / "store", "tensorrt", "fp32").get("a") is None
+    assert EmbeddingStore(tmp_path / "store", "cpu", "int8").get("a") is None
     assert stat.S_IMODE((tmp_path / "store").stat().st_mode) == 0o700
+
+
+def test_another_precisions_embeddings_are_not_taken(
+    tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after engines of another precision were built for the same bundle, whose id stays."""
+    hu = np.zeros((64, 64), np.float32)
+    for precision, expected in (("fp16", 1), ("int8", 1), ("fp16", 0)):
+        monkeypatch.setattr(FakeBackend, "precision", precision)
+        with Segmenter.from_bundle(tiny_bundle, "fake", store=tmp_path) as segmenter:
+            segmenter.encode(hu)
+            assert isinstance(segmenter.backend, FakeBackend)
+            assert segmenter.backend.encodes == expected
 
 
 @pytest.mark.parametrize("change", [lambda b: b[:-1], lambda b: b[:-1] + b"\x7f", lambda b: b""])
 def test_a_damaged_file_is_dropped_not_served(tmp_path: Path, change: object) -> None:
-    store = EmbeddingStore(tmp_path, "cpu")
+    store = EmbeddingStore(tmp_path, "cpu", "fp32")
     store.put("a", embedding(1))
     path = next(tmp_path.glob("a.*"))
     path.write_bytes(change(path.read_bytes()))  # type: ignore[operator]
@@ -44,7 +59,7 @@ def test_a_damaged_file_is_dropped_not_served(tmp_path: Path, change: object) ->
 
 def test_the_least_recently_used_go_first(tmp_path: Path) -> None:
     size = 1200  # 4 x 8 x 8 float32 are 1024 bytes, 128 of .npy header and 32 of digest
-    store = EmbeddingStore(tmp_path, "cpu", max_mb=3 * size / 2**20)
+    store = EmbeddingStore(tmp_path, "cpu", "fp32", max_mb=3 * size / 2**20)
     for age, key in enumerate("abc"):
         store.put(key, embedding(age))
         os.utime(next(tmp_path.glob(f"{key}.*")), (1000 + age, 1000 + age))
@@ -58,14 +73,14 @@ def test_the_least_recently_used_go_first(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written_is_an_error(tmp_path: Path, tiny_bundle: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="embeddings cannot be kept in"):
-        EmbeddingStore(tmp_path / "file" / "store", "cpu")
+        EmbeddingStore(tmp_path / "file" / "store", "cpu", "fp32")
     with pytest.raises(OutputError, match="name a folder"):
         Segmenter.from_bundle(tiny_bundle, "fake", store=tmp_path / "file")
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf])
 def test_numbers_that_are_not_finite_are_not_kept(tmp_path: Path, number: float) -> None:
-    store = EmbeddingStore(tmp_path, "cpu")
+    store = EmbeddingStore(tmp_path, "cpu", "fp32")
     spoiled = embedding(1)
     spoiled[3, 7, 7] = number
     store.put("a", spoiled)
@@ -74,7 +89,7 @@ def test_numbers_that_are_not_finite_are_not_kept(tmp_path: Path, number: float)
 
 
 def test_what_is_dropped_is_gone_and_not_counted(tmp_path: Path) -> None:
-    store = EmbeddingStore(tmp_path, "cpu")
+    store = EmbeddingStore(tmp_path, "cpu", "fp32")
     for seed, key in enumerate("ab"):
         store.put(key, embedding(seed))
     store.drop("a")
@@ -89,25 +104,25 @@ def test_what_was_cut_off_while_it_was_written_is_removed_later(
     def killed(source: object, target: object) -> None:
         raise KeyboardInterrupt
 
-    store = EmbeddingStore(tmp_path, "cpu")
+    store = EmbeddingStore(tmp_path, "cpu", "fp32")
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", killed)
         with pytest.raises(KeyboardInterrupt):
             store.put("a", embedding(1))
     (partial,) = tmp_path.iterdir()
-    EmbeddingStore(tmp_path, "cpu")
+    EmbeddingStore(tmp_path, "cpu", "fp32")
     assert partial.exists()  # another process may be at it
     hours_ago = partial.stat().st_mtime - 2 * 3600
     os.utime(partial, (hours_ago, hours_ago))
     (tmp_path / ".notes").write_text("mine")
     os.utime(tmp_path / ".notes", (hours_ago, hours_ago))
-    EmbeddingStore(tmp_path, "cpu").put("b", embedding(2))
+    EmbeddingStore(tmp_path, "cpu", "fp32").put("b", embedding(2))
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {".notes", "b.cpu.embedding"}
+    assert names == {".notes", "b.cpu.fp32.embedding"}
 
 
 def test_a_full_disk_costs_the_copy_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = EmbeddingStore(tmp_path, "cpu")
+    store = EmbeddingStore(tmp_path, "cpu", "fp32")
 
     def full(source: object, target: object) -> None:
         raise OSError(28, "No space left on device")

@@ -125,7 +125,7 @@ def test_embeddings_outlive_the_process_on_disk(tiny_bundle: Path, tmp_path: Pat
     answers = []
     for expected in (5, 0):
         backend = Batched(2)
-        kept = EmbeddingStore(store, backend.name)
+        kept = EmbeddingStore(store, backend.name, "fp32")
         with (
             Segmenter(
                 bundle, backend, cache_mb=3 * EMBEDDING_BYTES / 2**20, store=kept

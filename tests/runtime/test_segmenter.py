@@ -271,7 +271,7 @@ def test_a_numeric_failure_is_no_answer_and_is_not_kept(
     tiny_bundle: Path, tmp_path: Path, bright_slice: NDArray[np.float32], stored: bool
 ) -> None:
     backend = Overflowing(SIZE, 4 * GRID)
-    store = EmbeddingStore(tmp_path / "store", "fake") if stored else None
+    store = EmbeddingStore(tmp_path / "store", "fake", "fp32") if stored else None
     with Segmenter(Bundle.open(tiny_bundle), backend, store=store) as segmenter:
         bad = segmenter.encode(bright_slice)
         backend.sick = False
@@ -288,7 +288,7 @@ def test_a_numeric_failure_is_no_answer_and_is_not_kept(
 def test_a_bad_embedding_that_lies_on_disk_is_removed_there(
     tiny_bundle: Path, tmp_path: Path, bright_slice: NDArray[np.float32]
 ) -> None:
-    backend, store = Overflowing(SIZE, 4 * GRID), EmbeddingStore(tmp_path, "fake")
+    backend, store = Overflowing(SIZE, 4 * GRID), EmbeddingStore(tmp_path, "fake", "fp32")
     backend.sick = False
     with Segmenter(Bundle.open(tiny_bundle), backend, store=store) as segmenter:
         encoded = segmenter.encode(bright_slice)

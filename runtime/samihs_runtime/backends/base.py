@@ -55,6 +55,11 @@ class Backend(Protocol):
         ...
 
     @property
+    def precision(self) -> str:
+        """Of the graphs or engines that run, such as ``fp16``."""
+        ...
+
+    @property
     def encode_batch(self) -> int:
         """Slices that are best encoded in one call when nobody waits for a single one."""
         ...

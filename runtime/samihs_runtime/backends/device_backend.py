@@ -131,6 +131,7 @@ class DeviceBackend(Closing):
     """
 
     name = ""
+    precision: str
 
     def __init__(
         self, device: Device, manifest: Manifest, description: str, timings: Timings

@@ -44,6 +44,7 @@ class FakeBackend(Closing):
     """Region growing between ``blood_hu`` bounds, within ``tolerance`` HU of the clicked spot."""
 
     name = "fake"
+    precision = "fp32"
     description = "in-memory fake: region growing, no model"
 
     def __init__(
