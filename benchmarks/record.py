@@ -27,6 +27,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from samihs_runtime.atomic_file import atomic_write
+
 SCHEMA = 2
 """1 was each benchmark's own."""
 RESULTS = Path(__file__).parent / "results"
@@ -116,10 +118,8 @@ class Record:
         there = read_record(path) if path.is_file() else None
         if there is not None and there.size > self.size:
             path = path.with_stem(f"{path.stem}-{self.size}-samples")
-        partial = path.with_suffix(".partial")
         content = {"schema": SCHEMA, **dataclasses.asdict(self)}
-        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        partial.replace(path)
+        atomic_write(path, json.dumps(content, indent=1) + "\n")
         return path
 
 

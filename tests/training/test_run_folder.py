@@ -40,6 +40,15 @@ def test_a_run_of_another_recipe_is_left_as_it_is(tmp_path: Path) -> None:
     assert (tmp_path / "recipe.json").read_bytes() == before
 
 
+def test_what_a_killed_process_left_half_written_goes(tmp_path: Path) -> None:
+    with run_folder(tmp_path, RECIPE, resume=False, overwrite=False, progress=None):
+        (tmp_path / ".adapt.state.pt.17-ab.partial").write_bytes(b"half")
+        (tmp_path / "adapt.state.pt").write_bytes(b"whole")
+    with run_folder(tmp_path, RECIPE, resume=True, overwrite=False, progress=None):
+        names = {each.name for each in tmp_path.iterdir()}
+    assert names == {"adapt.state.pt", "recipe.json"}
+
+
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with (

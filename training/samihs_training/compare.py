@@ -8,6 +8,7 @@ averaged first, and the difference from the first combination, paired slice by s
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -27,6 +28,7 @@ from samihs_training.data.sources import Drawing, PhantomSlices, Source
 from samihs_training.fit import fit, validation_drawing
 from samihs_training.grid import Grid, cell_name
 from samihs_training.objective import Objective
+from samihs_training.output import write_output
 from samihs_training.run_folder import check_recipe
 from samihs_training.training_data import FOLDS_FILE, open_patients
 
@@ -156,13 +158,12 @@ def bootstrap(values: NDArray[np.float64]) -> tuple[float, float, float]:
 
 
 def _write(out: Path, rows: list[Row], grid: Grid) -> None:
-    with (out / ".comparison.csv.partial").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(Row.__dataclass_fields__), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
-    (out / ".comparison.md.partial").write_text(as_markdown(rows, grid), encoding="utf-8")
-    for name in ("comparison.csv", "comparison.md"):
-        (out / f".{name}.partial").replace(out / name)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(Row.__dataclass_fields__), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    write_output(out / "comparison.md", as_markdown(rows, grid))
+    write_output(out / "comparison.csv", text.getvalue())  # last: it says that there is one
 
 
 def as_markdown(rows: list[Row], grid: Grid) -> str:

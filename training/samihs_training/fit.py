@@ -38,6 +38,7 @@ from samihs_training.initialisation import initialised
 from samihs_training.jsontext import json_text
 from samihs_training.methods import apply_method, count_by_part, score_heads
 from samihs_training.model import SamihsModel
+from samihs_training.output import write_output
 from samihs_training.prompts import prompt_rule
 from samihs_training.run_folder import run_folder
 from samihs_training.runlog import StepReport, ValidationReport, plot_curves, read_log
@@ -255,6 +256,4 @@ def _write_report(run: Run, about: dict[str, Any]) -> None:
         "last_step": asdict(steps[-1]) if steps else None,
         "validations": checks,
     }
-    partial = run.out / ".report.json.partial"
-    partial.write_text(json_text(report))
-    partial.replace(run.out / "report.json")
+    write_output(run.out / "report.json", json_text(report))

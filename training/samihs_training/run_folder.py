@@ -18,6 +18,7 @@ except ImportError:  # Windows: nothing is held there
 from samihs_runtime.errors import OutputError
 from samihs_training.config import Recipe
 from samihs_training.data.folds import write_folds
+from samihs_training.output import write_output
 from samihs_training.training_data import FOLDS_FILE, Patients, Progress, open_patients
 
 
@@ -51,6 +52,8 @@ def _begin(
     out: Path, recipe: Recipe, resume: bool, overwrite: bool, progress: Progress | None
 ) -> None:
     goes_on = _goes_on(out, recipe, resume, overwrite)
+    for half_written in out.glob(".*.partial"):  # by a process that was killed
+        half_written.unlink()
     patients: Patients | None = None
     if recipe.data is not None:
         kept = out / FOLDS_FILE if goes_on else None
@@ -88,11 +91,9 @@ def _claim(out: Path, recipe: Recipe) -> None:
     try:
         if (out / "recipe.json").exists():
             _clear(out)
-        partial = out / ".recipe.json.partial"
-        partial.write_text(json.dumps(asdict(recipe), indent=1))
-        partial.replace(out / "recipe.json")
     except OSError as error:
         raise _not_written(out, error) from error
+    write_output(out / "recipe.json", json.dumps(asdict(recipe), indent=1))
 
 
 def _clear(out: Path) -> None:

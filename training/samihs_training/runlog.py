@@ -9,6 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+from samihs_training.output import output_path
+
 Row = TypeVar("Row", "StepReport", "ValidationReport")
 
 
@@ -165,7 +167,5 @@ def _drop_later(path: Path, stage: str, step: int) -> None:
         header, *rows = list(csv.reader(file)) or [[]]
     whole = [row for row in rows if len(row) == len(header)]  # the last may be cut off
     kept = [row for row in whole if row[0] != stage or int(row[1]) <= step]
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", newline="") as file:
+    with output_path(path) as partial, partial.open("w", newline="") as file:
         csv.writer(file).writerows([header, *kept])
-    partial.replace(path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from samihs_runtime.errors import CheckpointError, OutputError
+from samihs_training.output import output_path
 
 METADATA_KEY = "samihs"
 """Where a safetensors file of ours keeps its description, as JSON."""
@@ -34,17 +34,33 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def write_safetensors(
     path: Path, state: Mapping[str, Tensor], description: Mapping[str, Any]
 ) -> None:
-    """Write tensors and their description: a reader sees the old file or the new one, whole."""
+    """Write tensors and their description: a reader sees the old file or the new one, whole.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
-    partial = path.with_name(path.name + ".partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, partial, {METADATA_KEY: json.dumps(description, sort_keys=True)})
-        os.replace(partial, path)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+        with output_path(path) as partial:
+            save_file(tensors, partial, {METADATA_KEY: json.dumps(description, sort_keys=True)})
+    except SafetensorError as error:  # how its writer tells of a full disk
+        raise OutputError(f"cannot write {path}: {error}") from error
+
+
+def write_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Write what ``torch.save`` can, whole or not at all.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    try:
+        with output_path(path) as partial:
+            torch.save(dict(state), partial)
+    except RuntimeError as error:  # how torch's writer tells of a full disk
+        raise OutputError(f"cannot write {path}: {error}") from error
 
 
 def read_pth(path: Path) -> dict[str, Tensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -25,6 +24,7 @@ from samihs_training.objective import Answered, Objective
 from samihs_training.optimisation import MovingAverage, learning_rate, make_optimiser
 from samihs_training.pyramid import compile_encoder
 from samihs_training.runlog import RunLog, StepReport, ValidationReport
+from samihs_training.tensorfile import write_state
 
 Report = Callable[[StepReport], None]
 
@@ -232,9 +232,7 @@ class Trainer:
             "seconds": self.seconds,
             "best_dice": self.best_dice,
         }
-        partial = self._state_file.with_suffix(".partial")
-        torch.save(state, partial)
-        os.replace(partial, self._state_file)
+        write_state(self._state_file, state)
 
     def _restore(self) -> None:
         if not self._state_file.is_file():

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 
 from samihs_runtime.errors import DataError, UsageError
 from samihs_training.data.phantom import PhantomOptions, PhantomSlice, generate_slice
+from samihs_training.output import write_output
 
 Progress = Callable[[int, int], None]
 """``progress(done, total)``, called as the work goes on."""
@@ -137,7 +137,8 @@ def _fill(home: Path, spec: CacheSpec, workers: int, progress: Progress | None) 
             finished += made
             if progress is not None:
                 progress(finished, spec.count)
-    _write_json(home / "cache.json", {"schema": SCHEMA, **asdict(spec)})
+    content = {"schema": SCHEMA, **asdict(spec)}
+    write_output(home / "cache.json", json.dumps(content, indent=2) + "\n")
 
 
 def _lay_out(home: Path, spec: CacheSpec) -> None:
@@ -181,9 +182,3 @@ def _check(home: Path, spec: CacheSpec) -> None:
                     f"{home}: slice {index} is not what the phantom generator makes now ({name} "
                     "differ): another version made it; delete the folder to have it made again"
                 )
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from samihs_runtime.errors import DataError, OutputError, UsageError
+from samihs_training.output import write_output
 
 SCHEMA = 1
 AUTHORS_COLUMNS = ("img", "gt", "fold", "label")
@@ -114,13 +114,7 @@ def write_folds(folds: Folds, path: Path) -> None:
     if path.exists():
         raise OutputError(f"{path} exists: name another file, folds are not overwritten")
     content = {"schema": SCHEMA, "folds": folds.count, "seed": folds.seed}
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps({**content, "patients": folds.fold_of}, indent=1) + "\n")
-        os.replace(partial, path)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+    write_output(path, json.dumps({**content, "patients": folds.fold_of}, indent=1) + "\n")
 
 
 def read_folds(path: Path) -> Folds:

@@ -1,0 +1,33 @@
+"""Files of a result: each whole or not at all, and a full disk is one line for whoever waits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from samihs_runtime.atomic_file import atomic_path
+from samihs_runtime.errors import OutputError
+
+
+@contextmanager
+def output_path(path: Path) -> Iterator[Path]:
+    """A path to write to; what is there when the body ends takes the place of ``path``.
+
+    The folder of ``path`` is made where it is not there.
+
+    Raises:
+        OutputError: the file cannot be written; ``path`` is as it was before.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(path) as partial:
+            yield partial
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def write_output(path: Path, content: str) -> None:
+    """Write a text (UTF-8); see :func:`output_path`."""
+    with output_path(path) as partial:
+        partial.write_text(content, encoding="utf-8")
