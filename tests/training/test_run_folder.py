@@ -40,6 +40,36 @@ def test_a_run_of_another_recipe_is_left_as_it_is(tmp_path: Path) -> None:
     assert (tmp_path / "recipe.json").read_bytes() == before
 
 
+@pytest.mark.parametrize("name", ["base.safetensors", "adapters.safetensors", "adapt.state.pt"])
+def test_weights_of_no_run_are_neither_taken_up_nor_overwritten(tmp_path: Path, name: str) -> None:
+    """A folder such as ``models/vit_mini``: a base in it is not that of a run that begins."""
+    (tmp_path / name).write_bytes(b"precious")
+    (tmp_path / "evaluation.json").write_text("{}")
+    for resume in (False, True):
+        with (
+            pytest.raises(OutputError, match=rf"holds {name} but no run .recipe\.json.: choose"),
+            run_folder(tmp_path, RECIPE, resume, overwrite=False, progress=None),
+        ):
+            pass
+    assert sorted(each.name for each in tmp_path.iterdir()) == sorted([name, "evaluation.json"])
+    with run_folder(tmp_path, RECIPE, resume=False, overwrite=True, progress=None):
+        left = {each.name for each in tmp_path.iterdir()}
+    assert left == {"evaluation.json", "recipe.json"}
+
+
+def test_a_base_is_not_cleared_away_by_the_run_that_is_to_adapt_it(tmp_path: Path) -> None:
+    base = tmp_path / "base.safetensors"
+    base.write_bytes(b"precious")
+    given = replace(RECIPE, base=None, base_checkpoint=str(base))
+    for recipe in (given, replace(RECIPE, start=str(base))):
+        with (
+            pytest.raises(OutputError, match="which --overwrite would clear"),
+            run_folder(tmp_path, recipe, resume=False, overwrite=True, progress=None),
+        ):
+            pass
+    assert base.read_bytes() == b"precious"
+
+
 def test_what_a_killed_process_left_half_written_goes(tmp_path: Path) -> None:
     with run_folder(tmp_path, RECIPE, resume=False, overwrite=False, progress=None):
         (tmp_path / ".adapt.state.pt.17-ab.partial").write_bytes(b"half")

@@ -141,7 +141,8 @@ def fit(
 
     Raises:
         OutputError: ``out`` holds a run already, and neither ``resume`` nor ``overwrite`` was
-            asked for, or it holds another recipe's, or another process trains in it.
+            asked for, or it holds another recipe's, or weights without a recipe, or another
+            process trains in it.
         DataError: a case or the folds are wrong; nothing of the run is then there.
     """
     if recipe.base_checkpoint and not Path(recipe.base_checkpoint).is_file():

@@ -21,6 +21,12 @@ from samihs_training.data.folds import write_folds
 from samihs_training.output import write_output
 from samihs_training.training_data import FOLDS_FILE, Patients, Progress, open_patients
 
+WEIGHTS = ("*.safetensors", "*.state.pt")
+RECORDS = (
+    "recipe.json", FOLDS_FILE, "log.csv", "validation.csv", "report.json", "curves.png",
+)  # fmt: skip
+"""What a run leaves beside its weights."""
+
 
 @contextmanager
 def run_folder(
@@ -30,7 +36,8 @@ def run_folder(
 
     Raises:
         OutputError: it holds a run and neither ``resume`` nor ``overwrite`` was asked for, or
-            another recipe's, or another process trains in it.
+            another recipe's, or weights of which no recipe says where they are from, or another
+            process trains in it.
         DataError: a case or the folds are wrong.
     """
     was_there = out.exists()
@@ -59,7 +66,7 @@ def _begin(
         kept = out / FOLDS_FILE if goes_on else None
         patients = open_patients(recipe.data, out / "cache", kept, progress)
     if not goes_on:
-        _claim(out, recipe)
+        _claim(out, recipe, overwrite)
         (out / FOLDS_FILE).unlink(missing_ok=True)
     if patients is not None and not (out / FOLDS_FILE).exists():
         write_folds(patients.folds, out / FOLDS_FILE)
@@ -67,8 +74,16 @@ def _begin(
 
 def _goes_on(out: Path, recipe: Recipe, resume: bool, overwrite: bool) -> bool:
     """Whether there is a run of this recipe to go on with."""
-    record = out / "recipe.json"
-    if not record.exists() or overwrite:
+    if overwrite:
+        _spare_given(out, recipe)
+        return False
+    if not (out / "recipe.json").exists():
+        weights = sorted(path for pattern in WEIGHTS for path in out.glob(pattern))
+        if weights:
+            raise OutputError(
+                f"{out} holds {weights[0].name} but no run (recipe.json): choose another folder, "
+                "or replace what is there with --overwrite"
+            )
         return False
     if not resume:
         raise OutputError(
@@ -79,6 +94,15 @@ def _goes_on(out: Path, recipe: Recipe, resume: bool, overwrite: bool) -> bool:
     return True
 
 
+def _spare_given(out: Path, recipe: Recipe) -> None:
+    """Refuse to clear away the very weights that the recipe begins with."""
+    for given in filter(None, (recipe.base_checkpoint, recipe.start)):
+        if Path(given).resolve().parent == out.resolve():
+            raise OutputError(
+                f"{given} lies in {out}, which --overwrite would clear: choose another folder"
+            )
+
+
 def check_recipe(out: Path, recipe: Recipe) -> None:
     """Raise an OutputError where the run in ``out`` is of another recipe."""
     record = json.loads((out / "recipe.json").read_text())
@@ -86,10 +110,10 @@ def check_recipe(out: Path, recipe: Recipe) -> None:
         raise OutputError(f"{out} holds a run of another recipe: it cannot go on with this")
 
 
-def _claim(out: Path, recipe: Recipe) -> None:
-    """Write the recipe, in the place of a run that was there."""
+def _claim(out: Path, recipe: Recipe, overwrite: bool) -> None:
+    """Write the recipe, with ``overwrite`` in the place of whatever run was there."""
     try:
-        if (out / "recipe.json").exists():
+        if overwrite:
             _clear(out)
     except OSError as error:
         raise _not_written(out, error) from error
@@ -97,8 +121,11 @@ def _claim(out: Path, recipe: Recipe) -> None:
 
 
 def _clear(out: Path) -> None:
-    """Remove what an earlier run left, but for its cache, which any run may use."""
-    for pattern in ("*.safetensors", "*.state.pt", "*.csv", "*.json", "curves.png"):
+    """Remove what an earlier run left, but for its cache, which any run may use.
+
+    By name where that is not a run's alone: the folder may never have held one.
+    """
+    for pattern in (*WEIGHTS, *RECORDS):
         for path in out.glob(pattern):
             path.unlink()
     shutil.rmtree(out / "tensorboard", ignore_errors=True)
