@@ -257,11 +257,12 @@ def _uncertain_pixels(
     series: CTSeries, masks: dict[int, Mask], slices: tuple[SliceMeasurement, ...]
 ) -> list[str]:
     notes = []
-    flagged = (series.sources[index].header.get("LossyImageCompression") for index in masks)
-    # The reader's note covers what only the transfer syntax gives away.
-    if any(flag == "01" for flag in flagged) or any("lossy" in note for note in series.notes):
+    lossy = [each for index in masks if (each := series.sources[index].lossy) is not None]
+    if lossy:
+        named = ", ".join(sorted({each.words for each in lossy}))
         notes.append(
-            "the images were compressed with loss: small differences in HU and outline are possible"
+            f"the images were compressed with loss ({named}): small differences in HU and outline "
+            "are possible"
         )
     pixels = sum(int(np.count_nonzero(mask)) for mask in masks.values())
     if pixels < FEW_PIXELS:

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from samihs_runtime.lossy import LossyCompression
+
 
 @dataclass(frozen=True)
 class SlicePlane:
@@ -63,6 +65,8 @@ class SourceSlice:
     """One-based frame number in a multi-frame object, None in a single-frame one."""
     header: Any
     """pydicom.Dataset without pixel data. Holds the patient's identity: writers only."""
+    lossy: LossyCompression | None = None
+    """How its pixels lost precision, or may have; None where they did not."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,8 @@ Patient and study carry planted identity, so that tests can search for it in wha
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, generate_uid
 
+from samihs_runtime.lossy import LossyCompression
 from samihs_runtime.report import Report
 from samihs_runtime.segmentation import Lesion, Prompt, SliceMask
 from samihs_runtime.series import CTSeries, SlicePlane, SourceSlice
@@ -71,6 +73,7 @@ def make_series(
     table_mm: Sequence[float] | None = None,
     enhanced: bool = False,
     notes: tuple[str, ...] = (),
+    lossy: Mapping[int, LossyCompression] | None = None,
     description: str = "Head 5 mm",
     **changes: Any,
 ) -> CTSeries:
@@ -85,6 +88,7 @@ def make_series(
         table_mm: table position of each slice where not implied by `positions`.
         enhanced: one Enhanced CT object with a frame for each slice, instead of single objects.
         notes, description: as the reader would give them.
+        lossy: by slice index, as the reader would give it.
         changes: header attributes; None leaves one out.
     """
     tilt = np.deg2rad(tilt_deg)
@@ -99,7 +103,10 @@ def make_series(
         hu=_disc(len(positions), shape),
         planes=planes,
         extents_mm=_extents(positions, per_slice),
-        sources=_sources(len(positions), enhanced, changes),
+        sources=tuple(
+            replace(source, lossy=(lossy or {}).get(index))
+            for index, source in enumerate(_sources(len(positions), enhanced, changes))
+        ),
         series_uid="1.2.826.0.1.3680043.8.498.1002",
         description=description,
         notes=notes,

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from samihs_runtime.lossy import LossyCompression
 from samihs_runtime.measurement import measure
 from samihs_runtime.segmentation import Lesion, Prompt, SliceMask
 from samihs_runtime.series import CTSeries
@@ -150,8 +151,7 @@ def test_nothing_found_measures_nothing() -> None:
         ({"positions": (0.0,)}, (0,), (8, 6), "one slice only"),
         ({}, (3, 4), (8, 6), "reaches the end of the series (slice 4)"),
         ({"thickness": None}, (0, 1), (8, 6), "no slice thickness"),
-        ({"LossyImageCompression": "01"}, (2,), (8, 6), "compressed with loss"),
-        ({"notes": ("lossy compression (JPEG): HU were changed by it",)}, (2,), (8, 6), "loss"),
+        ({"lossy": {2: LossyCompression("JPEG")}}, (2,), (8, 6), "compressed with loss (JPEG)"),
         ({}, (2,), (3, 3), "small lesion (9 pixels"),
         ({}, (2,), (60, 6), "touches the image's edge"),
     ],
@@ -162,3 +162,9 @@ def test_what_is_uncertain_is_said(
     series = make_series(**changes)  # type: ignore[arg-type]
     notes = measure(series, make_lesion(series, indices, size=size)).notes
     assert any(note in each for each in notes), notes
+
+
+def test_loss_is_no_matter_of_the_notes_wording_or_of_other_slices() -> None:
+    lossy = {4: LossyCompression("JPEG")}
+    series = make_series(notes=("uneven: a lossy protocol",), lossy=lossy)
+    assert measure(series, make_lesion(series, (2,))).notes == ()

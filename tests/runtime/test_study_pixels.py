@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pydicom
 import pytest
+from PIL import Image
 from pydicom.data import get_testdata_file
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
@@ -18,6 +20,7 @@ from pydicom.uid import (
     HTJ2KLosslessRPCL,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGBaseline8Bit,
     RLELossless,
 )
 
@@ -158,7 +161,7 @@ def test_compressed_transfer_syntaxes(tmp_path: Path, syntax: Any) -> None:
     [
         ("lossless", HTJ2KLossless, 0, ""),
         ("lossless", HTJ2KLosslessRPCL, 0, ""),
-        ("lossy", HTJ2K, 1, "lossy compression (HTJ2K, unless reversible)"),
+        ("lossy", HTJ2K, 1, "lossy compression (HTJ2K, unless reversible): HU may have"),
     ],
 )
 def test_high_throughput_jpeg_2000(
@@ -174,6 +177,55 @@ def test_high_throughput_jpeg_2000(
     np.testing.assert_allclose(series.hu[0], golden["stored"].astype(int) - 1024, atol=off)
     assert " ".join(series.notes).startswith(said)
     assert bool(series.notes) == bool(said)
+
+
+def jpeg(**tags: Any) -> Any:
+    """8 bits, JPEG baseline: a transfer syntax that cannot do without loss."""
+    stored = (np.arange(64 * 64).reshape(64, 64) % 200).astype(np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(stored).save(stream, "JPEG", quality=60)
+    image = ct_image(0, Rows=64, Columns=64, BitsAllocated=8, BitsStored=8, HighBit=7, **tags)
+    image.PixelRepresentation = 0
+    image.PixelData = encapsulate([stream.getvalue()])
+    image["PixelData"].VR = "OB"
+    image.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    return image
+
+
+def test_loss_shows_in_the_transfer_syntax_where_the_header_is_silent(tmp_path: Path) -> None:
+    series = read(jpeg(), tmp_path)
+    (source,) = series.sources
+    assert source.lossy is not None
+    assert source.lossy.methods == ("ISO_10918_1",)
+    (file,) = tmp_path.iterdir()
+    assert source.lossy.ratios == (pytest.approx(64 * 64 / file.stat().st_size),)
+    assert "lossy compression (JPEG): HU were changed by it" in series.notes
+
+
+def test_what_the_header_tells_of_the_loss_goes_first(tmp_path: Path) -> None:
+    told = {
+        "LossyImageCompression": "01",
+        "LossyImageCompressionMethod": ["ISO_15444_1", "ISO_10918_1"],
+        "LossyImageCompressionRatio": ["7.5", "3"],
+    }
+    (source,) = read(jpeg(**told), tmp_path).sources
+    assert source.lossy is not None
+    assert source.lossy.methods == ("ISO_15444_1", "ISO_10918_1")
+    assert source.lossy.ratios == (7.5, 3.0)
+    (undone,) = read(ct_image(0, **told), tmp_path / "native").sources
+    assert undone.lossy is not None
+    assert undone.lossy.ratios == (7.5, 3.0)
+    (silent,) = read(ct_image(0), tmp_path / "silent").sources
+    assert silent.lossy is None
+
+
+def test_a_ratio_that_is_no_number_is_not_taken(tmp_path: Path) -> None:
+    image = ct_image(0, LossyImageCompression="01")
+    image.add_new("LossyImageCompressionRatio", "LO", "ten")
+    (source,) = read(image, tmp_path).sources
+    assert source.lossy is not None
+    assert source.lossy.ratios == ()
+    assert source.lossy.methods == ()
 
 
 def test_jpeg_2000_whose_sign_is_not_the_headers(tmp_path: Path) -> None:

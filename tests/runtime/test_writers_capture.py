@@ -12,6 +12,7 @@ import pytest
 from pydicom.uid import SecondaryCaptureImageStorage
 
 from samihs_runtime.deidentify import deidentified
+from samihs_runtime.lossy import LossyCompression
 from samihs_runtime.measurement import measure
 from samihs_runtime.segmentation import Lesion
 from samihs_runtime.series import CTSeries
@@ -50,6 +51,18 @@ def test_it_belongs_to_the_patient_and_the_study(tmp_path: Path) -> None:
 def test_one_slice_or_none_gives_the_clicked_slice(lesion_of: Any, tmp_path: Path) -> None:
     series = make_series()
     assert written(series, lesion_of(series), tmp_path).pixel_array.shape[2] == 3
+
+
+def test_once_lossy_always_lossy(tmp_path: Path) -> None:
+    """Of any slice in the picture, not of the clicked one alone."""
+    jpeg = LossyCompression("JPEG", methods=("ISO_10918_1",), ratios=(12.5,))
+    series = make_series(lossy={3: jpeg})
+    capture = written(series, make_lesion(series, (1, 2, 3), clicked=1), tmp_path)
+    assert capture.LossyImageCompression == "01"
+    assert capture.LossyImageCompressionMethod == "ISO_10918_1"
+    assert capture.LossyImageCompressionRatio == 12.5
+    clean = make_series(lossy={0: jpeg})
+    assert "LossyImageCompression" not in written(clean, make_lesion(clean), tmp_path)
 
 
 def test_what_the_scanner_burnt_in_stays_said(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, SegmentationStorage
 
+from samihs_runtime.deidentify import deidentified
+from samihs_runtime.lossy import LossyCompression
 from samihs_runtime.measurement import masks_by_slice
 from samihs_runtime.preprocessing import SliceFrame
 from samihs_runtime.probability import Evidence
@@ -249,6 +251,31 @@ def test_what_cannot_be_converted_is_left_behind(tmp_path: Path) -> None:
     dataset = pydicom.dcmread(written(series, make_lesion(series), tmp_path))
     assert "PatientSize" not in dataset
     assert dataset.PatientID == PLANTED["PatientID"]
+
+
+JPEG = LossyCompression("JPEG", methods=("ISO_10918_1",), ratios=(12.5,))
+
+
+def test_once_lossy_always_lossy(tmp_path: Path) -> None:
+    """The header of one slice of three says nothing of it, the others' that there was no loss."""
+    series = make_series(lossy={3: JPEG})
+    seg = pydicom.dcmread(written(series, make_lesion(series), tmp_path))
+    assert seg.LossyImageCompression == "01"
+    assert seg.LossyImageCompressionMethod == "ISO_10918_1"
+    assert seg.LossyImageCompressionRatio == 12.5
+    hidden = pydicom.dcmread(written(deidentified(series), make_lesion(series), tmp_path))
+    assert hidden.LossyImageCompression == "01"
+    elsewhere = make_series(lossy={0: JPEG})
+    seg = pydicom.dcmread(written(elsewhere, make_lesion(elsewhere), tmp_path))
+    assert seg.LossyImageCompression == "00"
+
+
+def test_of_a_loss_only_what_is_known_is_said(tmp_path: Path) -> None:
+    series = make_series(lossy={2: LossyCompression("method not stated")})
+    seg = pydicom.dcmread(written(series, make_lesion(series), tmp_path))
+    assert seg.LossyImageCompression == "01"
+    assert "LossyImageCompressionMethod" not in seg
+    assert "LossyImageCompressionRatio" not in seg
 
 
 def test_an_empty_result_says_so(tmp_path: Path) -> None:

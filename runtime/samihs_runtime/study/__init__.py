@@ -17,6 +17,7 @@ from pathlib import Path
 from samihs_runtime.errors import StudyError
 from samihs_runtime.geometry import UNKNOWN_THICKNESS_MM, slice_extents
 from samihs_runtime.identity import scrubbed
+from samihs_runtime.lossy import LossyCompression
 from samihs_runtime.quiet_dicom import quiet_dicom
 from samihs_runtime.series import CTSeries, SlicePlane, SourceSlice
 
@@ -26,7 +27,8 @@ from .files import SourceFile, study_files
 from .frames import Frame, spacing_between_slices
 from .headers import Headers, read_headers
 from .judging import Candidate, candidates
-from .pixels import ignored_padding, lossy_compression
+from .loss import lossy_compression_of
+from .pixels import ignored_padding
 from .stacking import geometry_notes, read_stack, stack
 
 __all__ = ["SeriesSummary", "list_series", "read_study"]
@@ -88,7 +90,9 @@ def read_study(
         notes += headers.notes + _file_notes(headers) + _left_out(chosen, found) + ordered.notes
         if alike:
             notes.append(f"{alike} slices lie where an identical one does: left out")
-        notes += _series_notes(chosen, first) + geometry_notes(planes, first[0])
+        sources = _sources(first)
+        notes += _lossy_notes(sources) + _series_notes(chosen, first)
+        notes += geometry_notes(planes, first[0])
         if (lowest := hu.min()) > _AIR_EXPECTED_BELOW_HU:
             notes.append(f"no air: the lowest value is {lowest:g}, so the values may not be HU")
         if len(planes) == 1 and planes[0].thickness is None:
@@ -97,7 +101,7 @@ def read_study(
             hu=hu,
             planes=tuple(planes),
             extents_mm=slice_extents(planes),
-            sources=tuple(map(_source, first)),
+            sources=sources,
             series_uid=chosen.uid,
             description=chosen.description,
             notes=tuple(notes),
@@ -133,7 +137,13 @@ def _summary(candidate: Candidate) -> SeriesSummary:
     )
 
 
-def _source(frame: Frame) -> SourceSlice:
+def _sources(frames: list[Frame]) -> tuple[SourceSlice, ...]:
+    headers = {frame.header for frame in frames}
+    lossy = {header: lossy_compression_of(header) for header in headers}
+    return tuple(_source(frame, lossy[frame.header]) for frame in frames)
+
+
+def _source(frame: Frame, lossy: LossyCompression | None) -> SourceSlice:
     dataset = frame.header.dataset
     return SourceSlice(
         path=frame.header.source.path,
@@ -141,6 +151,7 @@ def _source(frame: Frame) -> SourceSlice:
         sop_instance_uid=text(dataset, "SOPInstanceUID"),
         frame=frame.number,
         header=dataset,
+        lossy=lossy,
     )
 
 
@@ -176,11 +187,17 @@ def _left_out(chosen: Candidate, found: list[Candidate]) -> list[str]:
     return [f"{c.slices} images of the same series left out: {c.verdict.reason}" for c in same]
 
 
+def _lossy_notes(sources: tuple[SourceSlice, ...]) -> list[str]:
+    lossy = [source.lossy for source in sources if source.lossy is not None]
+    if not lossy:
+        return []
+    named = ", ".join(sorted({each.words for each in lossy}))
+    changed = "were" if any(each.certain for each in lossy) else "may have been"
+    return [f"lossy compression ({named}): HU {changed} changed by it"]
+
+
 def _series_notes(chosen: Candidate, frames: list[Frame]) -> list[str]:
     notes = []
-    lossy = {lossy_compression(frame.header.dataset) for frame in frames} - {""}
-    if lossy:
-        notes.append(f"lossy compression ({', '.join(sorted(lossy))}): HU were changed by it")
     if chosen.enhanced_by_contrast:
         notes.append("a contrast agent is recorded: the model was made for non-contrast CT")
     if chosen.sharpness == "sharp":

@@ -18,6 +18,7 @@ from .fields import integer, text, value
 from .files import SourceFile
 from .frames import Frame, rescale_of
 from .headers import open_dataset
+from .loss import lossy_compression
 
 AIR_HU = -1000
 """What padding outside the scanner's field of view becomes."""
@@ -25,16 +26,6 @@ _TISSUE_HU = (-200, 200)
 """Padding that reaches in here is a wrong header: taking it at its word would punch air into brain.
 Seen as a padding of 0 in series whose stored values are HU already."""
 _RLE = "1.2.840.10008.1.2.5"
-LOSSY = {  # transfer syntaxes that lose by design: PS3.5 section 10 and A.4
-    "1.2.840.10008.1.2.4.50": "JPEG",
-    "1.2.840.10008.1.2.4.51": "JPEG",
-    "1.2.840.10008.1.2.4.81": "JPEG-LS near-lossless",
-}
-MAY_BE_LOSSY = {  # the file should say which (LossyImageCompression is type 1C); some do not
-    "1.2.840.10008.1.2.4.91": "JPEG 2000, unless reversible",
-    "1.2.840.10008.1.2.4.203": "HTJ2K, unless reversible",
-}
-
 Stored = NDArray[np.signedinteger[Any]] | NDArray[np.unsignedinteger[Any]]
 
 
@@ -128,7 +119,7 @@ def _to_hu(raw: Stored, dataset: Any, slope: float, intercept: float) -> NDArray
         # Padding may use the unused bits: -2000 in 16 bits where 12 are stored.
         hu[((raw >= low) & (raw <= high)) | ((stored >= low) & (stored <= high))] = AIR_HU
         below_air = high * slope + intercept - AIR_HU
-        if below_air < 0 and lossy_compression(dataset):
+        if below_air < 0 and lossy_compression(dataset) is not None:
             # Compression has spread the padding's value: what is nearer to it than to air is it.
             hu[hu < AIR_HU + below_air / 2] = AIR_HU
     return hu
@@ -192,14 +183,3 @@ _OWN_PRECISION = {
     *("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91"),
     *(f"1.2.840.10008.1.2.4.20{k}" for k in (1, 2, 3)),
 }
-
-
-def lossy_compression(dataset: Any) -> str:
-    """How an object lost precision, in words; empty where it did not (PS3.3 C.7.6.1.1.5)."""
-    syntax = text(dataset.file_meta, "TransferSyntaxUID")
-    if syntax in LOSSY:
-        return LOSSY[syntax]
-    if text(dataset, "LossyImageCompression") == "01":
-        return text(dataset, "LossyImageCompressionMethod")[:32] or "method not stated"
-    said = bool(text(dataset, "LossyImageCompression"))
-    return "" if said else MAY_BE_LOSSY.get(syntax, "")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from samihs_runtime.deidentify import SAID
+from samihs_runtime.lossy import mark_lossy
 from samihs_runtime.writers.contact_sheet import contact_sheet
 from samihs_runtime.writers.furniture import patient_orientation
 from samihs_runtime.writers.overlay import overlay_image
@@ -48,6 +49,7 @@ def build_capture(series: CTSeries, lesion: Lesion, report: Report, picture: Any
     import highdicom as hd
 
     clicked = series.sources[lesion.clicked_slice]
+    shown = {lesion.clicked_slice, *(part.index for part in lesion.slices)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         capture = hd.sc.SCImage.from_ref_dataset(
@@ -68,6 +70,7 @@ def build_capture(series: CTSeries, lesion: Lesion, report: Report, picture: Any
     capture.BodyPartExamined = "HEAD"  # not a paired one: no Laterality is due (PS3.3 C.7.3.1)
     capture.SoftwareVersions = [f"samihs {report.version}", f"bundle {report.bundle_version}"]
     capture.DerivationDescription = report.statement[:1024]
+    mark_lossy(capture, (series.sources[index].lossy for index in sorted(shown)))
     for keyword in SAID:
         if keyword in clicked.header:
             capture[keyword] = clicked.header[keyword]

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from samihs_runtime.lossy import mark_lossy
 from samihs_runtime.measurement import Mask, masks_by_slice
 from samihs_runtime.writers.seg_source import decimals, placeholder_uid, source_datasets
 
@@ -96,6 +97,8 @@ def build_seg(series: CTSeries, lesion: Lesion, report: Report, *, fractional: b
     frames = _frames_by_slice(segmentation, indices)
     _place_frames(segmentation, series, frames)
     _name_frames(segmentation, series, frames)
+    # highdicom looks at the first source's header alone, which may not say it.
+    mark_lossy(segmentation, (series.sources[index].lossy for index in indices))
     return segmentation
 
 

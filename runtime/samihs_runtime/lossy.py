@@ -1,0 +1,49 @@
+"""Lossy compression of the source images: once lossy, always lossy (PS3.3 C.7.6.1.1.5).
+
+What is derived from such an image, a segmentation or a picture, has to say so as well, however it
+is stored itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class LossyCompression:
+    """How one object's pixels lost precision, or may have."""
+
+    words: str
+    """For the user, such as ``JPEG``."""
+    certain: bool = True
+    """False where the transfer syntax allows both and the file does not say which."""
+    methods: tuple[str, ...] = ()
+    """LossyImageCompressionMethod, in the order of the compressions; empty where unknown."""
+    ratios: tuple[float, ...] = ()
+    """LossyImageCompressionRatio, one for each method; empty where unknown."""
+
+
+def mark_lossy(derived: Any, sources: Iterable[LossyCompression | None]) -> None:
+    """Say in a derived object (``pydicom.Dataset``) what its sources went through.
+
+    Nothing is changed where no source lost anything. One that may have counts as lossy: the value
+    ``00`` would promise that it has not. Of several that differ the one compressed most is named.
+    A method or ratio that nobody knows is left out rather than invented.
+    """
+    lossy = [each for each in sources if each is not None]
+    if not lossy:
+        return
+    worst = max(lossy, key=lambda each: math.prod(each.ratios))
+    derived.LossyImageCompression = "01"
+    values = {
+        "LossyImageCompressionMethod": list(worst.methods),
+        "LossyImageCompressionRatio": [f"{ratio:.6g}" for ratio in worst.ratios],
+    }
+    for keyword, value in values.items():
+        if value:
+            setattr(derived, keyword, value)
+        elif keyword in derived:
+            delattr(derived, keyword)
