@@ -20,7 +20,7 @@ from stopwatch import interleaved
 from tables import MACHINE
 from torch.utils.flop_counter import FlopCounterMode
 
-from samihs_export.work import multiply_accumulates
+from samihs_export.multiply_count import multiply_accumulates
 from samihs_runtime.bundle import Bundle
 from samihs_training.model import SamihsModel
 from samihs_training.sam import SamConfig, build_sam

@@ -8,7 +8,7 @@ the same with the same weights, the tables Rh, Rw gathered once and kept as cons
   scores one plain product, so that ``scaled_dot_product_attention`` serves. At opset 23 it becomes
   the ONNX ``Attention`` operator, which TensorRT takes as its own attention layer where q, k and v
   have one head width: v is padded to it and the result cut. No L x L matrix is ever stored.
-- ``fused``: ``augmented`` for ONNX Runtime's own attention operator (``samihs_export.fused``),
+- ``fused``: ``augmented`` for ONNX Runtime's own attention operator (``samihs_export.ort_attention``),
   which takes a v of another width: none is padded. For a whole grid, not for windows of it.
 """
 
@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from samihs_export.fused import multi_head_attention
-from samihs_export.named import NamedLinear
+from samihs_export.named_layers import NamedLinear
+from samihs_export.ort_attention import multi_head_attention
 from samihs_export.windows import Windows
 from samihs_runtime.errors import ExportError
 from samihs_training.sam import segment_anything_modeling

@@ -27,7 +27,7 @@ from samihs_export.graphs import DecoderGraph, EncoderGraph
 from samihs_export.onnx import OPSET, ORT_OPSET, export_decoder, export_encoder
 from samihs_export.precision import FLOAT_OF, Precision, to_precision
 from samihs_export.quantization import FP8, INT8, Range, quantize_dynamic, quantize_static
-from samihs_export.typed import check_types
+from samihs_export.type_check import check_types
 from samihs_export.upscaling import UpscalingForm
 from samihs_runtime.errors import ExportError
 from samihs_runtime.manifest import GraphEntry

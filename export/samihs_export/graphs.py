@@ -26,7 +26,7 @@ from samihs_export.attention import (
     form_in,
 )
 from samihs_export.cells import TokenUpscaling, in_rows
-from samihs_export.named import name_weights
+from samihs_export.named_layers import name_weights
 from samihs_export.two_way import make_attention_exportable
 from samihs_export.upscaling import UpscalingForm, set_upscaling
 from samihs_export.windows import Windows

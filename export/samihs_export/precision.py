@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from samihs_export.graphs import PromptPoints
-from samihs_export.named import NamedNorm2d
+from samihs_export.named_layers import NamedNorm2d
 from samihs_runtime.errors import ExportError
 from samihs_training.click_maps import Clicked, ClickMaps
 from samihs_training.mask_head import Evidence

@@ -77,7 +77,7 @@ class Proof:
         ``witness`` is told the comparison's name and the answers, whatever the gates say to them.
 
         ONNX Runtime answers, but for bfloat16, which its CPU does not compute: there torch does,
-        with the graphs that the files were written from (whose types ``typed`` has checked).
+        with the graphs that the files were written from (whose types ``type_check`` has checked).
         """
         if entry.precision in NOT_IN_ONNX_RUNTIME:
             pair = graph_pair(merged, entry.family, "bf16", self.cases[0].hu.shape[0])

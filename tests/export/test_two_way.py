@@ -13,6 +13,7 @@ from torch import nn
 from samihs_export.cells import TokenUpscaling, in_rows
 from samihs_export.graphs import DecoderGraph
 from samihs_export.merge import merge
+from samihs_export.multiply_count import multiply_accumulates
 from samihs_export.onnx import export_decoder
 from samihs_export.two_way import (
     ImageToToken,
@@ -20,7 +21,6 @@ from samihs_export.two_way import (
     TokenToImage,
     make_attention_exportable,
 )
-from samihs_export.work import multiply_accumulates
 from samihs_training.sam import segment_anything_modeling
 
 from .conftest import PR, SLICE, TINY, adapted_model

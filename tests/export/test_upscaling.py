@@ -20,7 +20,7 @@ from samihs_export.layers import inputs_of_onnx
 from samihs_export.merge import merge, relative_error
 from samihs_export.onnx import export_decoder, export_encoder
 from samihs_export.precision import to_precision
-from samihs_export.typed import check_types
+from samihs_export.type_check import check_types
 from samihs_export.upscaling import BlockUpscaling, UpscalingForm, set_upscaling
 from samihs_training.model import SamihsModel
 

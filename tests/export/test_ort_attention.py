@@ -14,16 +14,16 @@ import torch
 from samihs_export.attention import RelativeAttention, form_in
 from samihs_export.calibration import calibrate, calibration_cases
 from samihs_export.families import attention_form
-from samihs_export.fused import DOMAIN, OPERATOR
 from samihs_export.graphs import EncoderGraph
 from samihs_export.merge import merge
+from samihs_export.multiply_count import multiply_accumulates
 from samihs_export.onnx import ORT_OPSET, export_encoder
+from samihs_export.ort_attention import DOMAIN, OPERATOR
 from samihs_export.precision import Precision
 from samihs_export.quantization import quantize_dynamic
 from samihs_export.refit import refittable
-from samihs_export.typed import check_types
+from samihs_export.type_check import check_types
 from samihs_export.windows import Windows
-from samihs_export.work import multiply_accumulates
 from samihs_runtime.bundle import WindowRule
 from samihs_runtime.errors import ExportError
 from samihs_training.model import SamihsModel

@@ -11,7 +11,7 @@ from samihs_export.graphs import EncoderGraph
 from samihs_export.merge import merge
 from samihs_export.onnx import OPSET, export_encoder
 from samihs_export.precision import to_precision
-from samihs_export.typed import check_types
+from samihs_export.type_check import check_types
 from samihs_runtime.errors import ExportError
 
 from .conftest import PR, SLICE, adapted_model

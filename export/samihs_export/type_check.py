@@ -11,11 +11,11 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto
 
-from samihs_export import fused
+from samihs_export import ort_attention
 from samihs_export.readback import WIDE
 from samihs_runtime.errors import ExportError
 
-PRODUCTS = ("Conv", "Attention", fused.OPERATOR, "Gelu")
+PRODUCTS = ("Conv", "Attention", ort_attention.OPERATOR, "Gelu")
 IN_FLOAT32 = ("LayerNormalization", "Softmax", "ReduceMean", "Pow", "Sqrt", "Sin", "Cos", "Resize")
 """Norms (the neck's are written out: mean, power, root), softmax, prompt positions, resizes."""
 _TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16, "fp32": TensorProto.FLOAT}

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from samihs_export import fused
+from samihs_export import ort_attention
 from samihs_export.onnx import OPSET
 
 
@@ -72,7 +72,7 @@ def _use_standard_attention(model: onnx.ModelProto) -> None:
         if not each.domain:
             each.version = max(each.version, OPSET)  # the first that has it
     for node in model.graph.node:
-        if (node.domain, node.op_type) == (fused.DOMAIN, fused.OPERATOR):
+        if (node.domain, node.op_type) == (ort_attention.DOMAIN, ort_attention.OPERATOR):
             heads = next(each.i for each in node.attribute if each.name == "num_heads")
             node.domain, node.op_type = "", "Attention"
             del node.attribute[:]
