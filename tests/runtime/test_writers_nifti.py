@@ -92,6 +92,31 @@ def test_uneven_gaps_can_be_resampled(tilt: float, tmp_path: Path) -> None:
         assert mask[26, 30, round(voxel[2])] == (index in (1, 2, 3))
 
 
+@pytest.mark.parametrize(
+    ("positions", "thickness"),
+    [
+        ((0, 4, 8, 12.2), 1.0),
+        ((0, 4.2, 8.2, 12.2), 1.0),
+        ((0, 5, 10.5), 0.6),
+        ((0, 4, 8, 9, 16), 4.0),
+        ((0, 3, 3.6, 7), 0.6),
+    ],
+)
+def test_no_slice_is_lost_by_resampling(
+    positions: tuple[float, ...], thickness: float, tmp_path: Path
+) -> None:
+    """A lesion on any one slice is there, as high as that slice but for half a step at each end."""
+    series = make_series(positions, thickness=thickness)
+    for index in range(len(positions)):
+        lesion = make_lesion(series, (index,))
+        write_nifti(series, lesion, make_report(), tmp_path / "a.nii", resample=True)
+        image = nib.load(tmp_path / "a.nii")
+        step = float(image.header.get_zooms()[2])
+        height = float(np.asarray(image.dataobj).any(axis=(0, 1)).sum()) * step
+        assert height > 0
+        assert height == pytest.approx(series.extents_mm[index], abs=step + 1e-3)
+
+
 def test_an_even_series_is_not_resampled(tmp_path: Path) -> None:
     series = make_series()
     for name, resample in (("plain", False), ("asked", True)):

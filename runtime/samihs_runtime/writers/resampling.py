@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +24,8 @@ Array = NDArray[np.float64]
 FINEST_STEP_MM = 0.5
 """No finer than this: gaps below it are rounding, and the file would only grow."""
 MOST_SLICES = 2048
+_ROUNDING = 1e-6
+"""Of a step: a height that is a whole number of steps but for rounding takes no step more."""
 
 
 def resampled(
@@ -47,8 +50,10 @@ def resampled(
     places = along_normal(series.planes) - along_normal(series.planes)[0]
     ends = places[-1] + series.extents_mm[-1] - _half_gap(places, -1)
     begin = -(series.extents_mm[0] - _half_gap(places, 0))
-    step = _step(places, float(ends - begin))
-    centres = np.arange(begin + step / 2, ends, step)  # mm along the normal, from the first slice
+    height = float(ends - begin)
+    count = _count(height, min(float(np.diff(places).min()), float(series.extents_mm.min())))
+    step = height / count
+    centres = begin + step * (np.arange(count) + 0.5)  # mm along the normal, from the first slice
     middles = (places[:-1] + places[1:]) / 2
     nearest = np.searchsorted(middles, centres)
     affine = affine_of(series.planes[0], line * step)
@@ -80,7 +85,11 @@ def _half_gap(places: Array, end: int) -> float:
     return float(gaps[end]) / 2
 
 
-def _step(places: Array, height: float) -> float:
-    """The smallest gap, within the limits, so that no slice is lost."""
-    finest = max(float(np.diff(places).min()), FINEST_STEP_MM)
-    return max(finest, height / MOST_SLICES)
+def _count(height: float, narrowest: float) -> int:
+    """How many new slices fill the height, within the limits.
+
+    No step is wider than the narrowest gap or extent, so that a new slice's centre falls into each
+    old one: a thin end slice may stand for less than any gap.
+    """
+    count = math.ceil(height / max(narrowest, FINEST_STEP_MM) - _ROUNDING)
+    return min(max(count, 1), MOST_SLICES)
