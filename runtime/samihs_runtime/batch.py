@@ -1,7 +1,8 @@
 """Many clicks, one after another: a folder for each, and one table of all that can be resumed.
 
-The table is written anew, whole, after each click. A click that stands in it with the same request
-and the same settings is not done again; one that failed is. A failing click stops no other.
+The table is written anew, whole, after each click. A click that stands in it with the same request,
+settings and version of samihs is not done again; one that failed is. A failing click stops no
+other.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from samihs_runtime.console import Screen
 from samihs_runtime.errors import BackendError, NonFiniteError, OutputError, UserError
 from samihs_runtime.infer import Answer, answer_click, request_on
+from samihs_runtime.report import installed_version
 from samihs_runtime.segmenter import Segmenter
 from samihs_runtime.study import read_study
 from samihs_runtime.writers.files import check_destination
@@ -54,7 +56,7 @@ class TableRow:
     """Of all slices of the lesion."""
     seconds: str = ""
     request: str = ""
-    """Fingerprint of what was asked and with which settings and bundle."""
+    """Fingerprint of what was asked, and with which settings, bundle and version of samihs."""
 
 
 def run_clicks(rows: list[ClickRow], options: Options) -> Path:
@@ -186,7 +188,8 @@ def _settings(options: Options, bundle_id: str) -> str:
     """Everything beside the click that a result depends on."""
     write = options.write
     chosen = (options.propagation, sorted(options.formats), write.fractional, write.resample)
-    return f"{bundle_id}|{chosen}|{write.identify}|{write.deidentify}"
+    # Another version may measure or write otherwise: one table holds one version's answers.
+    return f"{installed_version()}|{bundle_id}|{chosen}|{write.identify}|{write.deidentify}"
 
 
 def _mixed(fingerprint: str, settings: str) -> str:

@@ -190,6 +190,19 @@ def test_a_changed_row_or_setting_is_answered_anew(
     assert reads == ["p2", "p1", "p2"]
 
 
+def test_another_versions_answers_are_not_kept(
+    studies: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, out = clicks_file(studies, *ROWS), studies / "out"
+    run(path, tiny_bundle, out)
+    reads = counted(monkeypatch)
+    run(path, tiny_bundle, out)
+    assert reads == []
+    monkeypatch.setattr(batch, "installed_version", lambda: "99.0")
+    assert run(path, tiny_bundle, out).exit_code == 0
+    assert reads == ["p1", "p2"]
+
+
 def test_a_failing_click_stops_no_other_and_is_tried_again(
     studies: Path, tiny_bundle: Path
 ) -> None:
