@@ -16,6 +16,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from samihs_runtime.clicks import TABLE_NAME
 from samihs_runtime.console import Screen
 from samihs_runtime.errors import BackendError, NonFiniteError, OutputError, UserError
 from samihs_runtime.infer import Answer, answer_click, request_on
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from samihs_runtime.clicks import ClickRow
     from samihs_runtime.series import CTSeries
 
-TABLE_NAME = "clicks.csv"
 FAILED = "failed"
 
 

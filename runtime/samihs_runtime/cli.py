@@ -162,6 +162,8 @@ def main(
     from samihs_runtime.prompts import parse_request
 
     if click_file is not None:
+        if mm:
+            raise UsageError("--click-file holds pixels, not mm: leave out --mm")
         points = (*points, _click_of(click_file))
     parse = parse_patient_request if mm else parse_request
     request = parse(points, negatives, box, slice_index)

@@ -30,6 +30,8 @@ from samihs_runtime.prompts import parse_request
 KEYS = ("id", "study", "series", "points", "negatives", "box", "slice", "mm")
 SAFE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 """An id names a folder: no separators, no leading dot, no more than 64 characters."""
+TABLE_NAME = "clicks.csv"
+"""The results' table, beside the folders: no id may take its place."""
 MOST_CLICKS = 100_000
 
 
@@ -81,21 +83,46 @@ def _row(entry: Any, number: str, folder: Path, study: Path | None) -> ClickRow:
     unknown = sorted(set(entry) - set(KEYS))
     if unknown:
         raise UsageError(f"unknown {', '.join(unknown)}; expected some of {', '.join(KEYS)}")
-    name = str(entry.get("id", number))
+    given = _name(entry, "id")
+    name = number if given is None else given
     if not SAFE_ID.fullmatch(name):
         raise UsageError(f"id {name!r}: expected letters, digits, '.', '_' and '-', at most 64")
-    if "study" not in entry and study is None:
-        raise UsageError("no study: name one here, or give STUDY on the command line")
-    where = folder / str(entry["study"]) if "study" in entry else study
-    assert where is not None
-    parse = parse_patient_request if entry.get("mm") else parse_request
+    if name.lower() == TABLE_NAME:
+        raise UsageError(f"id {name!r}: the table of results is called so; choose another")
+    where = _study(entry, folder, study)
+    series = _name(entry, "series")
+    mm = entry.get("mm", False)
+    if not isinstance(mm, bool):
+        raise UsageError(f"mm {mm!r}: expected true or false")
+    parse = parse_patient_request if mm else parse_request
     request = parse(
         _points(entry, "points"), _points(entry, "negatives"), _box(entry), _slice(entry)
     )
-    series = None if entry.get("series") is None else str(entry["series"])
     asked = f"{where.absolute()}|{series}|{request!r}"
     fingerprint = hashlib.sha256(asked.encode()).hexdigest()[:16]
     return ClickRow(name, Click(where, series, request), fingerprint)
+
+
+def _study(entry: dict[str, Any], folder: Path, study: Path | None) -> Path:
+    """The row's own study, else the command line's."""
+    if "study" in entry:
+        given = entry["study"]
+        if not isinstance(given, str) or not given:
+            raise UsageError(f"study {given!r}: expected a path as text")
+        return folder / given
+    if study is None:
+        raise UsageError("no study: name one here, or give STUDY on the command line")
+    return study
+
+
+def _name(entry: dict[str, Any], key: str) -> str | None:
+    """A text or a whole number as text; None where the row has none."""
+    given = entry.get(key)
+    if given is None:
+        return None
+    if isinstance(given, bool) or not isinstance(given, (str, int)):
+        raise UsageError(f"{key} {given!r}: expected a text or a whole number")
+    return str(given)
 
 
 def _points(entry: dict[str, Any], key: str) -> list[str]:

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from samihs_runtime import batch
 from samihs_runtime.cli import main
-from samihs_runtime.clicks import read_clicks
+from samihs_runtime.clicks import TABLE_NAME, read_clicks
 from samihs_runtime.errors import BackendError, NonFiniteError, PromptError, UsageError
 from samihs_runtime.patient_points import PatientRequest
 from samihs_runtime.prompts import Request
@@ -35,7 +35,7 @@ def test_rows_in_pixels_and_in_mm(tmp_path: Path) -> None:
             tmp_path,
             {"study": "a", "points": [[3, 4, 2], "5,6"], "negatives": [[7, 8]]},
             {"study": "b.zip", "series": 3, "mm": True, "points": [[1.5, -2, 30]]},
-            {"id": "left", "study": "a", "slice": 1, "box": [1, 2, 5, 6]},
+            {"id": "left", "study": "a", "series": None, "slice": 1, "box": [1, 2, 5, 6]},
         )
     )
     assert pixels.id == "1"
@@ -67,6 +67,15 @@ def test_the_command_lines_study_stands_in(tmp_path: Path) -> None:
         ({"study": "a", "points": [[1, 2]], "id": ".hidden"}, "letters"),
         ({"study": "a", "mm": True, "points": [[1, 2]]}, "x,y,z"),
         ({"study": "a", "mm": True, "points": [[1, 2, 3]], "box": [1, 2, 3, 4]}, "--box"),
+        ({"study": None, "points": [[1, 2]]}, "study None: expected a path"),
+        ({"study": "", "points": [[1, 2]]}, "study '': expected a path"),
+        ({"study": 3, "points": [[1, 2]]}, "study 3: expected a path"),
+        ({"study": "a", "mm": "false", "points": [[1, 2, 3]]}, "mm 'false': expected true or"),
+        ({"study": "a", "points": [[1, 2]], "id": "clicks.csv"}, "the table of results"),
+        ({"study": "a", "points": [[1, 2]], "id": "Clicks.CSV"}, "the table of results"),
+        ({"study": "a", "points": [[1, 2]], "id": True}, "id True: expected a text or a whole"),
+        ({"study": "a", "points": [[1, 2]], "id": ""}, "id ''"),
+        ({"study": "a", "points": [[1, 2]], "series": [3]}, "series .3.: expected a text"),
         ("a", "expected an object"),
     ],
 )
@@ -99,7 +108,7 @@ def run(path: Path, bundle: Path, out: Path, *more: object) -> Result:
 
 
 def table(out: Path) -> dict[str, dict[str, str]]:
-    with (out / batch.TABLE_NAME).open(newline="") as stream:
+    with (out / TABLE_NAME).open(newline="") as stream:
         return {row["id"]: row for row in csv.DictReader(stream)}
 
 

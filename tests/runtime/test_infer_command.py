@@ -54,6 +54,13 @@ def test_a_click_gives_a_table_and_three_files(
     assert "not for clinical use" in result.output
 
 
+def test_a_phantoms_click_is_not_taken_for_mm(phantom: Path, tmp_path: Path) -> None:
+    """Its three numbers would make a point in mm as well, somewhere else in the head."""
+    result = run(phantom, "--mm", "--click-file", phantom / "truth.json", "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "--click-file holds pixels, not mm" in result.stderr
+
+
 def test_an_earlier_result_is_kept_unless_told(
     phantom: Path, tiny_bundle: Path, tmp_path: Path
 ) -> None:
