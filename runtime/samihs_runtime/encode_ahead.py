@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from samihs_runtime.errors import PromptError
+from samihs_runtime.prompts import check_slice
 from samihs_runtime.series import CTSeries
 
 if TYPE_CHECKING:
@@ -115,6 +115,5 @@ class SeriesSession:
             room = max(0, room - sum(one.nbytes for one in encoded))
 
     def _checked(self, index: int) -> int:
-        if not 0 <= index < len(self.series):
-            raise PromptError(f"slice {index}: the series has slices 0 to {len(self.series) - 1}")
+        check_slice(index, len(self.series))
         return index

@@ -35,6 +35,16 @@ mm^2; the reader adds a note."""
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
+def is_inside(x: float, y: float, shape: tuple[int, int]) -> bool:
+    """Whether a point (x, y) lies on one of the pixels of an image of ``(rows, columns)``.
+
+    A pixel reaches half a pixel beyond its centre, and the edge between two belongs to the second:
+    -0.5 is inside, ``columns - 0.5`` is not. NaN is nowhere.
+    """
+    rows, columns = shape
+    return -0.5 <= x < columns - 0.5 and -0.5 <= y < rows - 0.5
+
+
 def to_pixel(plane: SlicePlane, point: ArrayLike) -> tuple[float, float, float]:
     """The inverse of :meth:`SlicePlane.to_patient`: ``(x, y, distance)`` of a patient point [3].
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from samihs_runtime.errors import PromptError, UsageError
-from samihs_runtime.geometry import nearest_slice, to_pixel
+from samihs_runtime.geometry import is_inside, nearest_slice, to_pixel
 from samihs_runtime.prompts import Request, numbers
 from samihs_runtime.segmentation import BACKGROUND, FOREGROUND, Prompt
 
@@ -72,9 +72,7 @@ def _foot(series: CTSeries, point: Point) -> tuple[int, float, float]:
     index, x, y = nearest_slice(series.planes, point)
     away = abs(to_pixel(series.planes[index], point)[2])
     reach = float(series.extents_mm[index])  # half would do; positions may be rounded or clicked
-    rows, columns = series.shape
-    inside = -0.5 <= x <= columns - 0.5 and -0.5 <= y <= rows - 0.5
-    if away > reach or not inside:
+    if away > reach or not is_inside(x, y, series.shape):
         place = ",".join(f"{value:g}" for value in point)
         raise PromptError(
             f"the point {place} mm lies outside the series: nearest are column {x:.0f}, row "

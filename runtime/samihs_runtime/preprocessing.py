@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samihs_runtime.errors import PromptError, StudyError
+from samihs_runtime.geometry import is_inside
 from samihs_runtime.manifest import WindowRule
 from samihs_runtime.segmentation import BACKGROUND, FOREGROUND, Prompt
 
@@ -143,8 +144,7 @@ def check_prompt(prompt: Prompt, rows: int, columns: int) -> None:
 
 
 def _check_inside(what: str, x: float, y: float, rows: int, columns: int) -> None:
-    # A pixel reaches half a pixel beyond its centre. NaN fails every comparison.
-    if not (-0.5 <= x < columns - 0.5 and -0.5 <= y < rows - 0.5):
+    if not is_inside(x, y, (rows, columns)):
         raise PromptError(
             f"{what} {x:g},{y:g} lies outside the image of {columns} columns and {rows} rows: "
             f"expected x (column) 0 to {columns - 1} and y (row) 0 to {rows - 1}"

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from samihs_runtime.errors import PromptError
+from samihs_runtime.geometry import is_inside
 from samihs_runtime.segmentation import BACKGROUND, FOREGROUND, Prompt
 
 
@@ -66,12 +67,22 @@ def check_inside(request: Request, shape: tuple[int, int], slices: int) -> None:
     prompt, index = request.prompt, request.slice_index
     corners = () if prompt.box is None else (prompt.box[:2], prompt.box[2:])
     for x, y in (*prompt.points, *corners):
-        if not (-0.5 <= x <= columns - 0.5 and -0.5 <= y <= rows - 0.5):
+        if not is_inside(x, y, shape):
             raise PromptError(
                 f"the point {x:g},{y:g} lies outside the image: x is 0 to {columns - 1}, "
                 f"y is 0 to {rows - 1}"
             )
-    if index is not None and not 0 <= index < slices:
+    if index is not None:
+        check_slice(index, slices)
+
+
+def check_slice(index: int, slices: int) -> None:
+    """Refuse a slice that a series of so many does not have.
+
+    Raises:
+        PromptError: naming those that it has.
+    """
+    if not 0 <= index < slices:
         raise PromptError(f"slice {index} is out of range: this series has 0 to {slices - 1}")
 
 

@@ -59,7 +59,7 @@ def test_a_series_is_encoded_ahead_outward(tiny_bundle: Path) -> None:
         assert session.done == 5
         session.encoded(4)
         assert backend.encodes == 5
-        with pytest.raises(PromptError, match="slice 5: the series has slices 0 to 4"):
+        with pytest.raises(PromptError, match="slice 5 is out of range: this series has 0 to 4"):
             session.encoded(5)
 
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 
 from samihs_runtime.errors import PromptError
+from samihs_runtime.patient_points import PatientRequest
+from samihs_runtime.preprocessing import check_prompt
 from samihs_runtime.prompts import Request, check_inside, parse_request
 from samihs_runtime.segmentation import Prompt
+
+from .series_factory import make_series
 
 
 def test_points_negatives_and_slice_become_one_prompt() -> None:
@@ -61,6 +68,32 @@ def test_nothing_clicked_is_refused() -> None:
 def test_what_lies_outside_is_refused(request_: Request, match: str) -> None:
     with pytest.raises(PromptError, match=match):
         check_inside(request_, shape=(32, 64), slices=5)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "inside"),
+    [
+        (-0.5, -0.5, True),
+        (63.4999, 31.4999, True),
+        (63.5, 3, False),
+        (3, 31.5, False),
+        (-0.5001, 3, False),
+        (3, -0.5001, False),
+    ],
+)
+def test_the_edge_of_the_image_is_the_same_to_every_check(x: float, y: float, inside: bool) -> None:
+    """Before the study is encoded, in patient coordinates, and before the decoder."""
+    series = make_series((0.0, 5.0), shape=(32, 64), spacing=(0.5, 0.5))
+    request = Request(Prompt(((x, y),), (1,)), 1)
+    mm = tuple(map(float, series.planes[1].to_patient(x, y)))
+    checks: list[Callable[[], object]] = [
+        lambda: check_inside(request, (32, 64), 2),
+        lambda: PatientRequest(((mm[0], mm[1], mm[2]),), (1,)).on(series),
+        lambda: check_prompt(request.prompt, 32, 64),
+    ]
+    for check in checks:
+        with nullcontext() if inside else pytest.raises(PromptError, match="lies outside"):
+            check()
 
 
 def test_the_last_pixel_and_the_last_slice_are_inside() -> None:
