@@ -226,8 +226,10 @@ class Manifest:
     def to_json(self) -> str:
         """The manifest as text; ``from_json`` of it gives an equal manifest."""
         data = {"schema": SCHEMA, **dataclasses.asdict(self)}
-        if not self.adapter_sets:
-            del data["adapter_sets"]  # versions before it read the manifest, too
+        # A field that has its default is left out: versions from before it read the manifest, too.
+        for each in dataclasses.fields(self):
+            if each.name in _OPTIONAL and getattr(self, each.name) == each.default:
+                del data[each.name]
         return json.dumps(data, indent=2, allow_nan=False) + "\n"
 
 

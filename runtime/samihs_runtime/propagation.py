@@ -36,7 +36,7 @@ class PropagationOptions:
     max_gap_mm: float = 10.0
     """Farther than this along the normal nothing is inferred: most bleeds are a few cm across."""
     hu_margin: float = 15.0
-    """A pixel still looks like the lesion within this of its mean HU, or within 2 of its SD."""
+    """A pixel still looks like the lesion within this of its median HU, or within 2 of its SD."""
     min_support: float = 0.1
     """Share of the last mask's pixels that must still look like the lesion."""
     max_drift_hu: float = 15.0
