@@ -38,7 +38,6 @@ class SeriesSession:
         self._segmenter = segmenter
         self._cancelled = threading.Event()
         self._failure: Exception | None = None
-        self._done = 0
         first = len(series) // 2 if start is None else self._checked(start)
         self._thread = threading.Thread(
             target=self._encode_all,
@@ -55,16 +54,6 @@ class SeriesSession:
             PromptError: no such slice.
         """
         return self._segmenter.encode(self.series.hu[self._checked(index)])
-
-    @property
-    def done(self) -> int:
-        """How many slices the background has gone through."""
-        return self._done
-
-    @property
-    def running(self) -> bool:
-        """Whether the background is still at work."""
-        return self._thread.is_alive()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for the background; True when it has ended.
@@ -110,7 +99,6 @@ class SeriesSession:
                 return
             hu = [self.series.hu[index] for index in part]
             encoded = encoder.encode(hu, background=True, keep=room >= each)
-            self._done += len(encoded)
             each = encoded[0].nbytes
             room = max(0, room - sum(one.nbytes for one in encoded))
 

@@ -220,11 +220,6 @@ class Segmenter(Closing):
         self._check_open()
         return SeriesSession(self, series, start)
 
-    @property
-    def cached_bytes(self) -> int:
-        """Bytes of embeddings kept now."""
-        return self.encoder.cache.nbytes
-
     def close(self) -> None:
         """Free the embeddings and the backend; calling it twice is harmless."""
         if self._closed:

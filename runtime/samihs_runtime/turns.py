@@ -15,11 +15,6 @@ class Turns:
         self._busy = False
         self._foreground_waiting = 0
 
-    @property
-    def foreground_waiting(self) -> int:
-        """How many threads of the foreground wait now."""
-        return self._foreground_waiting
-
     @contextmanager
     def take(self, *, background: bool) -> Iterator[None]:
         """Wait for the turn, hold it through the body of the ``with`` statement."""

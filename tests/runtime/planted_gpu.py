@@ -122,18 +122,6 @@ class PlantedCuda:
     def destroy_stream(self, stream: PlantedStream) -> None:
         del self.streams[stream.handle]
 
-    def create_event(self) -> object:
-        return object()
-
-    def record(self, event: object, stream: PlantedStream) -> None: ...
-
-    def wait(self, stream: PlantedStream, event: object) -> None: ...
-
-    def elapsed_ms(self, start: object, end: object) -> float:
-        return 0.0
-
-    def destroy_event(self, event: object) -> None: ...
-
     def begin_capture(self, stream: PlantedStream) -> None:
         stream.capture = []
 

@@ -209,7 +209,7 @@ def test_ten_thousand_clicks_leave_device_memory_flat(
     assert before - free() < 8 << 20  # the allocators' own granules are 2 MiB
 
 
-def test_copies_events_and_graphs(device: Device) -> None:
+def test_copies_and_graphs(device: Device) -> None:
     stream = device.stream(urgent=True)
     source, target = device.pinned((1024,), "float32"), device.pinned((1024,), "float32")
     one, other = device.allocate(4096), device.allocate(4096)
@@ -220,13 +220,9 @@ def test_copies_events_and_graphs(device: Device) -> None:
         stream.copy(other, one, 4096)
         stream.download(target, other, 4096)
 
-    start, end = device.event(), device.event()
-    stream.record(start)
     put()
-    stream.record(end)
     stream.synchronize()
     np.testing.assert_array_equal(target.view((1024,)), np.arange(1024))
-    assert end.milliseconds_since(start) >= 0
     if device.api.supports_graphs:
         stream.begin_capture()
         put()
@@ -236,7 +232,7 @@ def test_copies_events_and_graphs(device: Device) -> None:
         stream.synchronize()
         assert (target.view((1024,)) == 7).all()
         graph.close()
-    for each in (source, target, one, other, start, end, stream):
+    for each in (source, target, one, other, stream):
         each.close()
 
 

@@ -98,7 +98,7 @@ def test_the_cache_is_bounded_and_drops_the_least_recently_used(tiny_bundle: Pat
         kept = [segmenter.encode(each) for each in slices[:2]]
         segmenter.encode(slices[0])  # now slice 1 is the oldest
         segmenter.encode(slices[2])
-        assert segmenter.cached_bytes == 2 * EMBEDDING_BYTES
+        assert segmenter.encoder.cache.nbytes == 2 * EMBEDDING_BYTES
         assert segmenter.encode(slices[0]) is kept[0]
         assert backend.encodes == 3
         segmenter.encode(slices[1])
@@ -228,7 +228,7 @@ def test_full_device_memory_empties_the_cache_and_tries_again(tiny_bundle: Path)
         def encode(
             self, hu: NDArray[np.float32], window: NDArray[np.float32]
         ) -> Sequence[Embedding]:
-            if self.full and segmenter.cached_bytes:
+            if self.full and segmenter.encoder.cache.nbytes:
                 raise DeviceMemoryError("full")
             return super().encode(hu, window)
 
@@ -237,7 +237,7 @@ def test_full_device_memory_empties_the_cache_and_tries_again(tiny_bundle: Path)
         segmenter.encode(np.zeros((SIZE, SIZE), np.float32))
         backend.full = True
         segmenter.encode(np.ones((SIZE, SIZE), np.float32))
-        assert segmenter.cached_bytes == EMBEDDING_BYTES
+        assert segmenter.encoder.cache.nbytes == EMBEDDING_BYTES
 
 
 class Overflowing(FakeBackend):
@@ -278,7 +278,7 @@ def test_a_numeric_failure_is_no_answer_and_is_not_kept(
         good = segmenter.encode(bright_slice + 1)
         with pytest.raises(NonFiniteError, match=r"1 of 2 prompts .*not finite.*samihs-doctor"):
             segmenter.predict_batch([bad, good], [click(40, 24)] * 2)
-        assert segmenter.cached_bytes == good.nbytes
+        assert segmenter.encoder.cache.nbytes == good.nbytes
         assert not list((tmp_path / "store").glob(f"{bad.key}.*"))
         answer = segmenter.predict(segmenter.encode(bright_slice), click(40, 24))
         assert answer.mask[24, 40]

@@ -1,4 +1,4 @@
-"""The device layer: buffers, streams, events and captured graphs of one GPU.
+"""The device layer: buffers, streams and captured graphs of one GPU.
 
 ::
 
@@ -6,7 +6,6 @@
       ├── DeviceBuffer   device memory          one owner: who allocated it closes it
       ├── PinnedBuffer   page-locked host memory, as a numpy array
       ├── Stream         ordered work; ``urgent`` ones go before the others
-      ├── Event          a mark in a stream, for waiting and for timing
       └── Graph          work captured from a stream, launched again as one
 
 Both APIs use the device's *primary* context, the one that torch and TensorRT use, too. Closing
@@ -29,7 +28,7 @@ Bytes = NDArray[np.uint8]
 
 
 class CudaApi(Protocol):
-    """The CUDA calls used here. Streams, events and graphs are whatever the package has."""
+    """The CUDA calls used here. Streams and graphs are whatever the package has."""
 
     name: str
     supports_graphs: bool
@@ -45,11 +44,6 @@ class CudaApi(Protocol):
     def stream_handle(self, stream: Any) -> int: ...
     def synchronize(self, stream: Any) -> None: ...
     def destroy_stream(self, stream: Any) -> None: ...
-    def create_event(self) -> Any: ...
-    def record(self, event: Any, stream: Any) -> None: ...
-    def wait(self, stream: Any, event: Any) -> None: ...
-    def elapsed_ms(self, start: Any, end: Any) -> float: ...
-    def destroy_event(self, event: Any) -> None: ...
     def begin_capture(self, stream: Any) -> None: ...
     def end_capture(self, stream: Any) -> Any: ...
     def launch(self, graph: Any, stream: Any) -> None: ...
@@ -98,11 +92,6 @@ class Device:
         """A stream that does not wait for the default stream."""
         self.check()
         return Stream(self, urgent)
-
-    def event(self) -> Event:
-        """An event that can be timed."""
-        self.check()
-        return Event(self.api)
 
 
 class DeviceBuffer:
@@ -182,10 +171,6 @@ class Stream:
         self._device.check()
         self._api.synchronize(self._raw)
 
-    def wait(self, event: Event) -> None:
-        """Let later work here wait for the event."""
-        self._api.wait(self._raw, event.raw)
-
     def begin_capture(self) -> None:
         """Note the work that follows instead of doing it."""
         self._api.begin_capture(self._raw)
@@ -198,33 +183,11 @@ class Stream:
         """Do captured work."""
         self._api.launch(graph.raw, self._raw)
 
-    def record(self, event: Event) -> None:
-        """Set the event here."""
-        self._api.record(event.raw, self._raw)
-
     def close(self) -> None:
         """Destroy it."""
         raw, self._raw = self._raw, None
         if raw is not None:
             self._api.destroy_stream(raw)
-
-
-class Event:
-    """A mark in a stream."""
-
-    def __init__(self, api: CudaApi) -> None:
-        self._api = api
-        self.raw = api.create_event()
-
-    def milliseconds_since(self, start: Event) -> float:
-        """Time between two events that have happened."""
-        return self._api.elapsed_ms(start.raw, self.raw)
-
-    def close(self) -> None:
-        """Destroy it."""
-        raw, self.raw = self.raw, None
-        if raw is not None:
-            self._api.destroy_event(raw)
 
 
 class Graph:

@@ -68,21 +68,6 @@ class PycudaApi:
     def destroy_stream(self, stream: Any) -> None:
         """pycuda ends a stream with its object."""
 
-    def create_event(self) -> Any:
-        return self._do("make an event", driver.Event)
-
-    def record(self, event: Any, stream: Any) -> None:
-        self._do("record an event", lambda: event.record(stream))
-
-    def wait(self, stream: Any, event: Any) -> None:
-        self._do("wait for an event", lambda: stream.wait_for_event(event))
-
-    def elapsed_ms(self, start: Any, end: Any) -> float:
-        return float(self._do("time events", lambda: start.time_till(end)))
-
-    def destroy_event(self, event: Any) -> None:
-        """pycuda ends an event with its object."""
-
     def begin_capture(self, stream: Any) -> None:
         raise BackendError("pycuda captures no CUDA graphs: install cuda-python for that")
 

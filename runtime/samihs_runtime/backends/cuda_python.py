@@ -72,21 +72,6 @@ class CudaPythonApi:
     def destroy_stream(self, stream: Any) -> None:
         _call("end a stream", cudart.cudaStreamDestroy, stream)
 
-    def create_event(self) -> Any:
-        return _call("make an event", cudart.cudaEventCreate)
-
-    def record(self, event: Any, stream: Any) -> None:
-        _call("record an event", cudart.cudaEventRecord, event, stream)
-
-    def wait(self, stream: Any, event: Any) -> None:
-        _call("wait for an event", cudart.cudaStreamWaitEvent, stream, event, 0)
-
-    def elapsed_ms(self, start: Any, end: Any) -> float:
-        return float(_call("time events", cudart.cudaEventElapsedTime, start, end))
-
-    def destroy_event(self, event: Any) -> None:
-        _call("end an event", cudart.cudaEventDestroy, event)
-
     def begin_capture(self, stream: Any) -> None:
         # Thread-local: another thread may allocate an embedding meanwhile.
         mode = cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
