@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import os
+import io
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from samihs_runtime.atomic_file import atomic_write
 from samihs_runtime.clicks import TABLE_NAME
 from samihs_runtime.console import Screen
 from samihs_runtime.errors import BackendError, NonFiniteError, OutputError, UserError
@@ -220,14 +221,13 @@ def _earlier(table: Path, options: Options) -> dict[str, TableRow]:
 def _write(table: Path, rows: Iterable[TableRow]) -> None:
     """Replace the table at once, so that a run cut off at any time leaves a whole one."""
     names = [field.name for field in fields(TableRow)]
-    temporary = table.with_name(f".{TABLE_NAME}.new")
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(_values(row) for row in rows)
     try:
         table.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, names, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(_values(row) for row in rows)
-        os.replace(temporary, table)
+        atomic_write(table, text.getvalue())
     except OSError as error:
         raise OutputError(f"{table} cannot be written ({error.strerror})") from error
 

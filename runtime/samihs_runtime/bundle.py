@@ -25,6 +25,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Self
 
+from samihs_runtime.atomic_file import atomic_write
 from samihs_runtime.bundle_checks import (
     MANIFEST,
     check_file,
@@ -251,7 +252,6 @@ def add_files(bundle: Bundle, files: Mapping[str, Path], manifest: Manifest) -> 
         OutputError: it cannot be written; nothing was changed.
     """
     root, written = bundle.root, []
-    partial = root / f".{MANIFEST}.partial"
     try:
         for name, source in files.items():
             check_relative(name)
@@ -264,10 +264,9 @@ def add_files(bundle: Bundle, files: Mapping[str, Path], manifest: Manifest) -> 
         listed = dataclasses.replace(manifest, files={**manifest.files, **added})
         check_graphs_listed(root, listed)
         check_sets_listed(root, listed)
-        partial.write_text(listed.to_json(), encoding="utf-8")
-        os.replace(partial, root / MANIFEST)
+        atomic_write(root / MANIFEST, listed.to_json())
     except BaseException as error:
-        _undo(root, [*written, partial])
+        _undo(root, written)
         if isinstance(error, OSError):
             raise OutputError(f"cannot write into the bundle {root}: {error}") from error
         raise

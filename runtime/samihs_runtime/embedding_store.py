@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from samihs_runtime.atomic_file import atomic_write
 from samihs_runtime.errors import OutputError
 
 _DIGEST_BYTES = 32
@@ -102,13 +103,9 @@ class EmbeddingStore:
         path = self._path(key)
         if size > self.max_bytes or os.path.exists(path):
             return
-        partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
         try:
-            partial.write_bytes(_digest(body) + body)
-            os.replace(partial, path)
+            atomic_write(path, _digest(body) + body)
         except OSError:
-            with suppress(OSError):
-                partial.unlink()
             return
         with self._lock:
             self._bytes += size

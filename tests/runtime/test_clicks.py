@@ -285,6 +285,24 @@ def test_an_out_that_is_a_file_is_refused_even_to_overwrite(
         assert "is a file" in result.stderr
 
 
+def test_a_full_disk_leaves_the_table_as_it_was(
+    studies: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = studies / "out"
+    run(clicks_file(studies, *ROWS[:1]), tiny_bundle, out)
+    before = table(out)
+
+    def full(source: Path, target: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    result = run(clicks_file(studies, *ROWS), tiny_bundle, out)
+    assert result.exit_code == 2
+    assert "clicks.csv cannot be written (No space left on device)" in result.stderr
+    assert table(out) == before
+    assert [path.name for path in out.iterdir() if path.is_file()] == ["clicks.csv"]
+
+
 def test_another_folder_is_not_written_into(studies: Path, tiny_bundle: Path) -> None:
     out = studies / "out"
     out.mkdir()

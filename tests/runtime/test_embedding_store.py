@@ -101,12 +101,13 @@ def test_what_is_dropped_is_gone_and_not_counted(tmp_path: Path) -> None:
 def test_what_was_cut_off_while_it_was_written_is_removed_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def killed(source: object, target: object) -> None:
+    def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     store = EmbeddingStore(tmp_path, "cpu", "fp32")
     with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", killed)
+        patch.setattr(Path, "replace", killed)
+        patch.setattr(Path, "unlink", killed)  # a process that is killed removes nothing
         with pytest.raises(KeyboardInterrupt):
             store.put("a", embedding(1))
     (partial,) = tmp_path.iterdir()

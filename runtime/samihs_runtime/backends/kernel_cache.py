@@ -9,11 +9,11 @@ compiles when an engine is built: there is nothing to keep.
 from __future__ import annotations
 
 import hashlib
-import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from samihs_runtime.atomic_file import atomic_write
 from samihs_runtime.errors import DeviceMemoryError
 
 _DIGEST_BYTES = 32
@@ -65,14 +65,9 @@ class KernelCache:
         body = b"" if blob is None else bytes(blob)
         if not body or body == self._known:
             return
-        partial = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-        try:
-            partial.write_bytes(_digest(self._head + body) + self._head + body)
-            os.replace(partial, self._path)
+        with suppress(OSError):
+            atomic_write(self._path, _digest(self._head + body) + self._head + body)
             self._known = body
-        except OSError:
-            with suppress(OSError):
-                partial.unlink()
 
     def close(self) -> None:
         """Let the engine go."""
