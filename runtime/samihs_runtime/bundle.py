@@ -8,7 +8,8 @@
             /engines/          built on the machine that runs them; each has its own sidecar
                                (``backends/sidecar.py``), so the manifest does not list them
 
-Nothing in it is loaded before :meth:`Bundle.open` has compared every byte with the manifest.
+Nothing that the manifest lists is loaded before :meth:`Bundle.open` has compared every byte with
+it. Engines are code of the machine's own, and trusted as such.
 """
 
 from __future__ import annotations

@@ -1,8 +1,12 @@
 """The sidecar of a TensorRT engine: what it was built from, by what, and for which device.
 
-``<bundle>/engines/<name>.engine`` stands beside ``<name>.json``. An engine is machine code: the
-runtime deserialises one only when its own hash, its source graph, the TensorRT flavour and version,
-and the GPU's compute capability all agree.
+``<bundle>/engines/<name>.engine`` stands beside ``<name>.json``. The runtime deserialises an engine
+only when its own hash, its source graph, the TensorRT flavour and version, and the GPU's compute
+capability all agree.
+
+That finds what is damaged, outdated or of another machine, and no forgery: an engine is machine
+code, and its hash stands in this sidecar, beside it, not in the bundle's manifest. Whoever can write
+the folder can write both. ``engines/`` is to be trusted like a program (``docs/gpu.md``).
 """
 
 from __future__ import annotations
