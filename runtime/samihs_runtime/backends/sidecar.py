@@ -5,8 +5,8 @@ only when its own hash, its source graph, the TensorRT flavour and version, and 
 capability all agree.
 
 That finds what is damaged, outdated or of another machine, and no forgery: an engine is machine
-code, and its hash stands in this sidecar, beside it, not in the bundle's manifest. Whoever can write
-the folder can write both. ``engines/`` is to be trusted like a program (``docs/gpu.md``).
+code, and its hash stands in this sidecar, beside it, not in the bundle's manifest. Whoever can
+write the folder can write both. ``engines/`` is to be trusted like a program (``docs/gpu.md``).
 """
 
 from __future__ import annotations
