@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from samihs_runtime.backends.capture_lock import CaptureLock
 from samihs_runtime.backends.contract import DECODER, ENCODER
 from samihs_runtime.backends.onnx_cuda import CudaBackend, open_cuda
 from samihs_runtime.backends.onnx_runtime import CpuBackend
-from samihs_runtime.backends.quiet import Quiet
 from samihs_runtime.backends.warm_up import common_sizes
 from samihs_runtime.bundle import Bundle
 from samihs_runtime.errors import BackendError
@@ -159,28 +159,28 @@ def test_common_shapes_are_those_of_clicks() -> None:
     assert decoder[0] == (16, 2)  # what takes most memory first
 
 
-def test_who_wants_to_be_alone_goes_before_new_work() -> None:
-    quiet, order = Quiet(), list[str]()
+def test_a_capture_goes_before_new_work() -> None:
+    lock, order = CaptureLock(), list[str]()
     began = threading.Event()
 
-    def alone() -> None:
+    def capture() -> None:
         began.set()
-        with quiet.alone():
-            order.append("alone")
+        with lock.exclusive():
+            order.append("capture")
 
     def work() -> None:
-        with quiet.work():
+        with lock.shared():
             order.append("work")
 
-    with quiet.work():
-        waiting = threading.Thread(target=alone)
+    with lock.shared():
+        waiting = threading.Thread(target=capture)
         waiting.start()
         began.wait()
-        while not quiet._wanting:
+        while not lock._exclusive_wanted:
             pass
         later = threading.Thread(target=work)
         later.start()
         assert order == []
     waiting.join()
     later.join()
-    assert order == ["alone", "work"]
+    assert order == ["capture", "work"]

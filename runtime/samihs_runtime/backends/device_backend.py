@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from samihs_runtime.backends.base import Decoded, Embedding
 from samihs_runtime.backends.batch_limit import BatchLimit
+from samihs_runtime.backends.capture_lock import CAPTURE_LOCK
 from samihs_runtime.backends.contract import (
     DECODER,
     ENCODER,
@@ -36,7 +37,6 @@ from samihs_runtime.backends.contract import (
 from samihs_runtime.backends.cuda import Device, Stream
 from samihs_runtime.backends.device_embeddings import DeviceEmbedding, EmbeddingSlots
 from samihs_runtime.backends.program_buffers import ProgramBuffers
-from samihs_runtime.backends.quiet import QUIET
 from samihs_runtime.backends.warm_up import (
     MAX_DECODE_BATCH,
     MAX_ENCODE_BATCH,
@@ -159,7 +159,7 @@ class DeviceBackend(Closing):
         self._programs: dict[str, DeviceProgram] = {}
         self._limits: dict[str, BatchLimit] = {}
         try:
-            with QUIET.work():
+            with CAPTURE_LOCK.shared():
                 self._load()
         except BaseException:
             with suppress(BackendError):  # what went wrong first is what to say
@@ -213,7 +213,7 @@ class DeviceBackend(Closing):
         def encode(part: slice) -> None:
             feeds = {"hu": hu[part], "window": window[part]}
             self._make_ready(ENCODER, len(feeds["hu"]), 1)
-            with QUIET.work():
+            with CAPTURE_LOCK.shared():
                 self._at(ENCODER, partial(self._encode, program, feeds, handles[part]))
 
         self._limits[ENCODER.part].split(len(hu), encode)
@@ -245,7 +245,7 @@ class DeviceBackend(Closing):
         def decode(part: slice) -> Decoded:
             feeds = {name: feed[part] for name, feed in whole.items()}
             self._make_ready(DECODER, *feeds["labels"].shape)
-            with QUIET.work():
+            with CAPTURE_LOCK.shared():
                 work = partial(self._decode, program, sources[part], feeds)
                 return self._at(DECODER, work)
 
@@ -266,7 +266,10 @@ class DeviceBackend(Closing):
         if self._closed or not self._device.is_ours:
             return
         self._closed = True
-        with QUIET.work(), ExitStack() as stack:  # all of it, even on a device that was lost
+        with (
+            CAPTURE_LOCK.shared(),
+            ExitStack() as stack,
+        ):  # all of it, even on a device that was lost
             stack.callback(self._end_threads)
             stack.callback(self._slots.close)
             for contract in (DECODER, ENCODER):
@@ -319,7 +322,7 @@ class DeviceBackend(Closing):
     def _warm_up(self, contract: GraphContract, sizes: Sequence[tuple[int, int]]) -> None:
         program = self._programs[contract.part]
         every = [input_shapes(contract, self._manifest, *each) for each in sizes]
-        with self._timings.stage(f"warm up {contract.part}"), QUIET.alone():
+        with self._timings.stage(f"warm up {contract.part}"), CAPTURE_LOCK.exclusive():
             self._at(contract, partial(program.warm_up, every))
         self._limits[contract.part].note(max(batch for batch, _ in sizes))
 

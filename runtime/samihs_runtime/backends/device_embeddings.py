@@ -14,8 +14,8 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import NDArray
 
+from samihs_runtime.backends.capture_lock import CAPTURE_LOCK
 from samihs_runtime.backends.cuda import Device, DeviceBuffer, PinnedBuffer, Stream
-from samihs_runtime.backends.quiet import QUIET
 from samihs_runtime.closing import close_all
 from samihs_runtime.errors import BackendError
 
@@ -63,7 +63,7 @@ class EmbeddingSlots:
             DeviceMemoryError: none is free, and there is no memory for another.
         """
         self._device.check()  # before a lock is asked that a forked child may find taken
-        with QUIET.work(), self._lock:
+        with CAPTURE_LOCK.shared(), self._lock:
             if not self._free:
                 self._free.append(self._device.allocate(self.nbytes))
                 self._all.append(self._free[-1])
@@ -107,7 +107,7 @@ class EmbeddingSlots:
     def _staging(self) -> Iterator[tuple[Stream, PinnedBuffer]]:
         """A stream and pinned memory for one trip; clicks make none."""
         self._device.check()
-        with QUIET.work():
+        with CAPTURE_LOCK.shared():
             stream = self._device.stream()
             try:
                 pinned = self._device.pinned(self._shape, "float32")

@@ -3,16 +3,18 @@
 What ONNX Runtime asks of a graph, and what is done about it here (its documentation of the CUDA
 provider, ``cuda_execution_provider.cc`` and ``cuda_graph.cc``):
 
-- ``enable_cuda_graph`` in the session's provider options, and ``gpu_graph_id`` in each run's: an
-  own one for each shape, -1 for a run without; 0 is its own. It compares nothing: an id replays
-  what it was captured with, whatever is bound. So each id has one binding here.
+- ``enable_cuda_graph`` in the session's provider options, and ``gpu_graph_id`` in each run's: an id
+  of its own for each shape, -1 for a run without a graph; 0 is what ONNX Runtime takes itself. It
+  compares nothing: an id replays what it was captured with, whatever is bound. So each id has one
+  binding here.
 - Every node on the CUDA provider, no control flow, no copies to the host: else the session is
   refused, and the program goes on without graphs and says why.
 - Inputs and outputs at the same addresses each time: they lie in buffers made once. Outputs bound
   to no buffer would come from the session's arena, where a replay writes its intermediates.
 - Nothing may be allocated while it captures: a plain run of the shape goes before.
 - It captures in CUDA's global mode: a ``cudaMalloc`` of any thread meanwhile spoils the capture.
-  So shapes are captured in :meth:`OrtProgram.warm_up` alone, and it must be (``quiet.py``).
+  So shapes are captured in :meth:`OrtProgram.warm_up` alone, whose caller holds
+  ``capture_lock.py``'s lock exclusively.
 - Graphs, like cuBLAS handles, belong to the thread that captured them: every run must be on it.
 """
 
