@@ -18,7 +18,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from samihs_runtime.backends.device_thread import DeviceThread
+from samihs_runtime.backends.session_thread import SessionThread
 
 FLUSHING = ("session.set_denormal_as_zero", "1")
 """Entry of the ``SessionOptions`` that asks for it."""
@@ -27,7 +27,7 @@ FLUSHING = ("session.set_denormal_as_zero", "1")
 class FlushedSession:
     """A session with a thread of its own."""
 
-    def __init__(self, session: Any, thread: DeviceThread) -> None:
+    def __init__(self, session: Any, thread: SessionThread) -> None:
         self._session, self._thread = session, thread
 
     @classmethod
@@ -37,7 +37,7 @@ class FlushedSession:
 
     @classmethod
     def _made_here(cls, make: Callable[[], Any], name: str) -> Self:
-        session, thread = make(), DeviceThread(name)
+        session, thread = make(), SessionThread(name)
         thread.call(lambda: None)  # it starts with its first work
         return cls(session, thread)
 
@@ -62,6 +62,6 @@ class FlushedSession:
 
 
 @cache
-def _maker(process: int) -> DeviceThread:
+def _maker(process: int) -> SessionThread:
     """The thread that makes all sessions of a process; a forked child gets one of its own."""
-    return DeviceThread(f"samihs-sessions-{process}")
+    return SessionThread(f"samihs-sessions-{process}")

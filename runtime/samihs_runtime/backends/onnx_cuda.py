@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 from samihs_runtime.backends.contract import DECODER, ENCODER, GraphContract, tensor_shapes
 from samihs_runtime.backends.cuda import Device, open_device
 from samihs_runtime.backends.device_backend import DeviceBackend
-from samihs_runtime.backends.device_thread import DeviceThread
 from samihs_runtime.backends.onnx_cuda_program import OrtProgram
 from samihs_runtime.backends.onnx_runtime import SessionMaker, import_onnxruntime
 from samihs_runtime.backends.probe import probe_gpus
+from samihs_runtime.backends.session_thread import SessionThread
 from samihs_runtime.bundle import Bundle
 from samihs_runtime.errors import BackendError
 from samihs_runtime.manifest import Manifest
@@ -69,7 +69,7 @@ class CudaBackend(DeviceBackend):
         self.precision = sessions.precision
         self._sessions = sessions
         self._cuda_graphs = cuda_graphs
-        self._threads = {part: DeviceThread(f"samihs-{part}") for part in ("encoder", "decoder")}
+        self._threads = {part: SessionThread(f"samihs-{part}") for part in ("encoder", "decoder")}
         version = sessions.ort.__version__
         description = (
             f"onnxruntime {version} through {device.api.name}, {gpu}, {sessions.precision}"

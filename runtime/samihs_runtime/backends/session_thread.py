@@ -1,5 +1,8 @@
-"""A thread that does all the work of one session: its CUDA graphs belong to the thread, and so does
-the mode in which a CPU computes (``flushed``)."""
+"""A thread that does all the work of one ONNX Runtime session, on a GPU or a CPU.
+
+A session's CUDA graphs belong to the thread that captured them, and so does the mode in which a CPU
+computes (``flushed``).
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from samihs_runtime.errors import BackendError
 R = TypeVar("R")
 
 
-class DeviceThread:
+class SessionThread:
     """Started at the first call; ends with :meth:`close`. A forked child does not have it."""
 
     def __init__(self, name: str) -> None:
