@@ -116,9 +116,9 @@ class Bundle:
                 encoder, decoder = self.root / entry.encoder, self.root / entry.decoder
                 return GraphFiles(encoder, decoder, entry.precision)
         have = ", ".join(f"{each.family} {each.precision}" for each in self.manifest.graphs)
+        wanted = family if precision is None else f"{family} {precision}"
         raise BundleError(
-            f"bundle {self.root} has no {' '.join(filter(None, (family, precision)))} graphs, "
-            f"only {have}; export it with that precision"
+            f"bundle {self.root} has no {wanted} graphs, only {have}; export it with them"
         )
 
     def with_precision(self, precision: str | None) -> Self:

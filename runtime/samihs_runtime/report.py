@@ -196,7 +196,7 @@ def _slices(series: CTSeries, lesion: Lesion, measurement: Measurement) -> list[
 
 
 def _rounded(value: float | None, digits: int) -> float | None:
-    """Rounded for reading; None stays, and so becomes a number that JSON does not know."""
+    """Rounded for reading; None for None, NaN and infinity, which JSON cannot hold."""
     if value is None or not math.isfinite(value):
         return None
     return round(float(value), digits)

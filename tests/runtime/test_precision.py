@@ -69,7 +69,7 @@ def test_engines_of_another_precision_are_passed_over(
     plant_engines(both)
     with choose(both.with_precision("fp32"), "tensorrt").backend as backend:
         assert "fp32" in backend.description
-    with pytest.raises(BackendError, match="of fp32, the bundle has, or is asked for, int8 alone"):
+    with pytest.raises(BackendError, match="its precision is fp32, only int8 can be used"):
         choose(both.with_precision("int8"), "tensorrt")
 
 

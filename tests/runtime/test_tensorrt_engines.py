@@ -32,7 +32,7 @@ GPU_PRESENT = Path("/dev/nvidia0").exists()
         ({"flavour": "tensorrt"}, "tensorrt is not installed: pip install"),
         ({"onnx_sha256": "0" * 64}, "built from another graph than this bundle's"),
         ({"engine_sha256": "0" * 64}, "the engine file is missing, truncated or changed"),
-        ({"precision": "fp16"}, "of fp16, the bundle has, or is asked for, fp32 alone"),
+        ({"precision": "fp16"}, "its precision is fp16, only fp32 can be used"),
         ({"part": "sideways"}, "part is 'sideways', expected encoder or decoder"),
         ({"profiles": ()}, "names no optimization profile"),
     ],

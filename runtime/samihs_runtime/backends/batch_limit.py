@@ -11,11 +11,11 @@ R = TypeVar("R")
 
 
 class BatchLimit:
-    """The most in one run.
+    """The most slices or prompts in one run.
 
-    A batch that is larger than any before and finds no memory lowers it to the half, or to the
-    largest that ran. A batch that ran before has had its memory: what is short then is short for
-    another reason, and the caller may make room.
+    Where a batch larger than all before finds no memory, the limit falls to half of that batch, but
+    not below the largest that ran. A batch of a size that ran before had enough memory then:
+    something else has taken it since, so the limit stays, and the caller may make room.
     """
 
     def __init__(self, most: int) -> None:
@@ -23,11 +23,11 @@ class BatchLimit:
         self._ran = 1
 
     def split(self, count: int, run: Callable[[slice], R]) -> list[R]:
-        """Run ``count`` in order, as many at once as go.
+        """Run ``count`` of them in order, in batches as large as the limit.
 
         Args:
-            count: slices or prompts.
-            run: runs a part of them.
+            count: how many slices or prompts.
+            run: runs the batch of these indices.
 
         Raises:
             DeviceMemoryError: not even one fits, or fewer than have fitted before.
@@ -52,7 +52,7 @@ class BatchLimit:
         self._ran = max(self._ran, size)
 
     def lower(self, size: int) -> bool:
-        """Take note that a batch found no memory; whether a smaller one is worth trying."""
+        """Lower the limit after a batch found no memory; False where one of that size ran before."""
         if size <= self._ran:
             return False
         self.most = max(self._ran, size // 2)

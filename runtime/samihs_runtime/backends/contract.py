@@ -57,7 +57,7 @@ def prior_feeds(
     """The decoder's ``prior`` [B, 1, M, M] and ``has_prior`` [B].
 
     Args:
-        prior: [B, M, M] logits, or None: the graph then leaves the zeros out of account.
+        prior: [B, M, M] logits; None gives zeros, which the graph ignores since ``has_prior`` is 0.
         count: B prompts.
         side: M of the low-resolution logits.
     """

@@ -118,10 +118,11 @@ def refusal_of(
         BackendError: the sidecar cannot be read.
     """
     sidecar = EngineSidecar.read(path)
-    have = list(dict.fromkeys(each.precision for each in bundle.manifest.graphs))
-    if sidecar.precision not in have:
-        wanted = ", ".join(have)
-        return sidecar, f"of {sidecar.precision}, the bundle has, or is asked for, {wanted} alone"
+    # Those of the bundle's graphs; the one that was asked for, where one was.
+    usable = list(dict.fromkeys(each.precision for each in bundle.manifest.graphs))
+    if sidecar.precision not in usable:
+        wanted = ", ".join(usable)
+        return sidecar, f"its precision is {sidecar.precision}, only {wanted} can be used"
     hashes = {
         bundle.manifest.files[getattr(each, sidecar.part)].sha256
         for each in bundle.manifest.graphs
