@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 from click.testing import CliRunner
 from numpy.typing import NDArray
@@ -115,6 +117,57 @@ def test_phantoms_as_nifti_and_as_dicom_agree(study: PhantomStudy, tmp_path: Pat
         np.testing.assert_array_equal(np.where(volume.hu == PAD_HU, -1000, volume.hu), air)
         np.testing.assert_array_equal(volume.labels, study.bleeds > 0)
         assert volume.volume_ml == pytest.approx(study.volume_ml(), rel=1e-4)
+
+
+def test_two_cases_of_one_name_are_refused(tmp_path: Path) -> None:
+    hu, mask = head()
+    for name in ("a/image.nii.gz", "a.nii.gz"):
+        save(hu, tmp_path / name)
+    for name in ("a/mask.nii.gz", "a_mask.nii.gz"):
+        save(mask, tmp_path / name)
+    with pytest.raises(DataError, match=r"a(/image)?\.nii\.gz: .* is a case 'a' as well; rename"):
+        find_cases(tmp_path)
+
+
+@pytest.mark.parametrize("folder", ["ct_scans", "masks"])
+def test_a_scan_that_lies_there_twice_is_refused(tmp_path: Path, folder: str) -> None:
+    bcihm(tmp_path)
+    hu, _ = head(7)
+    save(hu, tmp_path / folder / "049.nii.gz")
+    with pytest.raises(DataError, match=r"049\.nii.*: 049\.nii.* has the same name; keep one"):
+        find_cases(tmp_path)
+
+
+@pytest.mark.parametrize("gone", ["DerivationImageSequence", "SourceImageSequence"])
+def test_a_segmentation_that_names_no_image_is_named(
+    study: PhantomStudy, tmp_path: Path, gone: str
+) -> None:
+    write_dicom(study, tmp_path / "case", segmentation=True)
+    path = tmp_path / "case" / "truth_seg.dcm"
+    segmentation = pydicom.dcmread(path)
+    frame = segmentation.PerFrameFunctionalGroupsSequence[-1]
+    if gone == "SourceImageSequence":
+        del frame.DerivationImageSequence[0].SourceImageSequence
+    else:
+        del frame.DerivationImageSequence
+    segmentation.save_as(path)
+    with pytest.raises(DataError, match=r"truth_seg\.dcm: a frame names no image"):
+        read_case(find_cases(tmp_path)[0])
+
+
+def test_a_segmentation_of_one_frame_is_read(tmp_path: Path) -> None:
+    options = PhantomOptions(
+        matrix=64, slices=3, slice_thickness_mm=8, bleeds=(BleedType.INTRAPARENCHYMAL,)
+    )
+    study = generate_study(5, options)
+    bleeds = np.zeros_like(study.bleeds)
+    bleeds[1, 20:25, 30:32] = 1
+    one = replace(study, bleeds=bleeds)
+    write_dicom(one, tmp_path / "case", segmentation=True)
+    segmentation = pydicom.dcmread(tmp_path / "case" / "truth_seg.dcm")
+    assert segmentation.pixel_array.ndim == 2
+    (case,) = find_cases(tmp_path)
+    np.testing.assert_array_equal(read_case(case).labels, bleeds > 0)
 
 
 def test_dicom_faults_name_the_case(study: PhantomStudy, tmp_path: Path) -> None:

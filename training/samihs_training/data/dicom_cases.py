@@ -62,19 +62,32 @@ def _labels(series: CTSeries, path: Path) -> NDArray[np.float32]:
         warnings.simplefilter("ignore", UserWarning)  # flaws of others' headers
         try:
             segmentation: Any = hd.seg.segread(path)
+            pixels = segmentation.pixel_array
         except Exception as error:  # highdicom and pydicom raise many kinds
             raise DataError(f"{path}: not readable as DICOM SEG ({error})") from error
     known = {source.sop_instance_uid: index for index, source in enumerate(series.sources)}
     labels = np.zeros(series.hu.shape, np.float32)
-    frames = np.atleast_3d(segmentation.pixel_array)
-    if segmentation.pixel_array.ndim == 2:
-        frames = segmentation.pixel_array[None]
+    frames = pixels[None] if pixels.ndim == 2 else pixels
     if frames.shape[1:] != series.shape:
         raise DataError(f"{path}: frames of {frames.shape[1:]}, but the series has {series.shape}")
     for frame, about in zip(frames, segmentation.PerFrameFunctionalGroupsSequence, strict=True):
-        source = about.DerivationImageSequence[0].SourceImageSequence[0]
-        index = known.get(str(source.ReferencedSOPInstanceUID))
+        index = known.get(_source_of(about, path))
         if index is None:
             raise DataError(f"{path}: refers to an image that the series beside it does not have")
         labels[index] = np.maximum(labels[index], frame > 0)
     return labels
+
+
+def _source_of(frame: Any, path: Path) -> str:
+    """SOP instance UID of the image that a frame was drawn on.
+
+    A SEG may also place its frames in space alone; such a one is not read.
+    """
+    try:
+        source = frame.DerivationImageSequence[0].SourceImageSequence[0]
+        return str(source.ReferencedSOPInstanceUID)
+    except (AttributeError, IndexError) as error:
+        raise DataError(
+            f"{path}: a frame names no image that it was drawn on; expected one in "
+            "DerivationImageSequence, SourceImageSequence"
+        ) from error

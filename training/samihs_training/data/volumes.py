@@ -78,16 +78,30 @@ def find_cases(root: Path, layout: Layout | None = None) -> list[CaseFiles]:
     """All cases below ``root``, by name; the layout is recognised where it is not given.
 
     Raises:
-        DataError: ``root`` is no folder, or holds no case of that (or any) layout.
+        DataError: ``root`` is no folder, holds no case of that (or any) layout, or two cases of
+            one name, which folds and caches could not tell apart.
     """
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; give the root of a data set")
     for each in (layout,) if layout else LAYOUTS:
         cases = _FINDERS[each](root, each)
         if cases:
-            return sorted(cases, key=lambda case: case.name)
+            return _by_name(cases)
     wanted = layout or f"{', '.join(LAYOUTS[:-1])} or {LAYOUTS[-1]}"
     raise DataError(f"{root}: no case of layout {wanted}; docs/data.md shows the layouts")
+
+
+def _by_name(cases: list[CaseFiles]) -> list[CaseFiles]:
+    """The cases in the order of their names, which must differ."""
+    first: dict[str, CaseFiles] = {}
+    for case in sorted(cases, key=lambda case: case.name):
+        other = first.setdefault(case.name, case)
+        if other is not case:
+            raise DataError(
+                f"{case.image or case.mask}: {other.image or other.mask} is a case "
+                f"{case.name!r} as well; rename one of them"
+            )
+    return list(first.values())
 
 
 def read_case(case: CaseFiles) -> Volume:
@@ -163,11 +177,15 @@ _FINDERS: dict[Layout, Callable[[Path, Layout], list[CaseFiles]]] = {
 
 def _niftis(folder: Path, pattern: str = "*") -> dict[str, Path]:
     """Path below the folder, without ending -> path; hidden files are no data."""
-    return {
-        _relative(folder, path): path
-        for path in sorted(folder.glob(pattern))
-        if path.name.endswith(_NIFTI) and not path.name.startswith(".")
-    }
+    found: dict[str, Path] = {}
+    for path in sorted(folder.glob(pattern)):
+        if not path.name.endswith(_NIFTI) or path.name.startswith("."):
+            continue
+        name = _relative(folder, path)
+        if name in found:
+            raise DataError(f"{path}: {found[name].name} has the same name; keep one of them")
+        found[name] = path
+    return found
 
 
 def _stem(path: Path) -> str:
