@@ -21,14 +21,15 @@ from samihs_runtime.clicks import TABLE_NAME
 from samihs_runtime.console import Screen
 from samihs_runtime.errors import BackendError, NonFiniteError, OutputError, UserError
 from samihs_runtime.infer import Answer, answer_click, request_on
+from samihs_runtime.options import open_segmenter
 from samihs_runtime.report import installed_version
-from samihs_runtime.segmenter import Segmenter
 from samihs_runtime.study import read_study
 from samihs_runtime.writers.files import check_destination
 
 if TYPE_CHECKING:
-    from samihs_runtime.cli import Options
     from samihs_runtime.clicks import ClickRow
+    from samihs_runtime.options import Options
+    from samihs_runtime.segmenter import Segmenter
     from samihs_runtime.series import CTSeries
 
 FAILED = "failed"
@@ -71,13 +72,7 @@ def run_clicks(rows: list[ClickRow], options: Options) -> Path:
     table = options.out / TABLE_NAME
     check_destination(options.out)
     done = _earlier(table, options)
-    with Segmenter.from_bundle(
-        options.bundle,
-        options.backend,
-        store=options.store,
-        adapters=options.adapters,
-        precision=options.precision,
-    ) as segmenter:
+    with open_segmenter(options) as segmenter:
         settings = _settings(options, segmenter.bundle.id)
         asked = {row.id: _mixed(row.fingerprint, settings) for row in rows}
         kept = {

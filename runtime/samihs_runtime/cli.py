@@ -3,49 +3,17 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from samihs_runtime.collector import patient_collector
 from samihs_runtime.errors import UsageError, one_line_errors
 from samihs_runtime.manifest import PRECISIONS
-
-if TYPE_CHECKING:
-    from samihs_runtime.patient_points import PatientRequest
-    from samihs_runtime.prompts import Request
-    from samihs_runtime.writers import WriteOptions
+from samihs_runtime.options import Click, Options
 
 FORMATS = ("seg", "overlay", "json", "nifti", "capture", "stl")
-
-
-@dataclass(frozen=True)
-class Options:
-    """How the command runs, whatever was clicked on."""
-
-    bundle: Path | None
-    backend: str
-    out: Path
-    formats: tuple[str, ...]
-    propagation: bool
-    write: WriteOptions
-    store: Path | None = None
-    """Folder that keeps embeddings for the next click on the same study; None keeps none."""
-    adapters: str | None = None
-    """One of the bundle's adapter sets; None is its own."""
-    precision: str | None = None
-    """Of graphs and engines; None is the backend's choice."""
-
-
-@dataclass(frozen=True)
-class Click:
-    """One lesion to look for in one study."""
-
-    study: Path
-    series: str | None
-    request: Request | PatientRequest
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from samihs_runtime.cli import Click
 from samihs_runtime.errors import PromptError, UsageError
+from samihs_runtime.options import Click
 from samihs_runtime.patient_points import parse_patient_request
 from samihs_runtime.prompts import parse_request
 

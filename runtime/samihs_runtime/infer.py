@@ -22,8 +22,8 @@ from samihs_runtime.writers.preparing import prepare
 if TYPE_CHECKING:
     import threading
 
-    from samihs_runtime.cli import Click, Options
     from samihs_runtime.measurement import Measurement
+    from samihs_runtime.options import Click, Options
     from samihs_runtime.prompts import Request
     from samihs_runtime.segmentation import Lesion
     from samihs_runtime.segmenter import Segmenter

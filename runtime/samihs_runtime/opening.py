@@ -11,10 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from samihs_runtime.closing import Closing
-from samihs_runtime.segmenter import Segmenter
+from samihs_runtime.options import open_segmenter
 
 if TYPE_CHECKING:
-    from samihs_runtime.cli import Options
+    from samihs_runtime.options import Options
+    from samihs_runtime.segmenter import Segmenter
 
 
 class Opening(Closing):
@@ -43,13 +44,7 @@ class Opening(Closing):
 
 
 def _open(options: Options) -> Segmenter:
-    segmenter = Segmenter.from_bundle(
-        options.bundle,
-        options.backend,
-        store=options.store,
-        adapters=options.adapters,
-        precision=options.precision,
-    )
+    segmenter = open_segmenter(options)
     if options.store is None:  # else the embedding may lie there, and the encoder is not needed
         try:
             segmenter.load()

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from samihs_runtime.cli import Options
 from samihs_runtime.errors import BackendError, BundleError
 from samihs_runtime.opening import Opening
+from samihs_runtime.options import Options
 from samihs_runtime.writers import WriteOptions
 
 

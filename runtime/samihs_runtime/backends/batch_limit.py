@@ -52,7 +52,7 @@ class BatchLimit:
         self._ran = max(self._ran, size)
 
     def lower(self, size: int) -> bool:
-        """Lower the limit after a batch found no memory; False where one of that size ran before."""
+        """Lower the limit after a batch found no memory; False where one as large ran before."""
         if size <= self._ran:
             return False
         self.most = max(self._ran, size // 2)
