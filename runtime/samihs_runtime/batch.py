@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from samihs_runtime.series import CTSeries
 
 FAILED = "failed"
+_HEADINGS = {"fingerprint": "request"}
+"""Columns that are not called as their field is."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,9 @@ class TableRow:
     lowest_score: str = ""
     """Of all slices of the lesion."""
     seconds: str = ""
-    request: str = ""
-    """Fingerprint of what was asked, and with which settings, bundle and version of samihs."""
+    fingerprint: str = ""
+    """Of what was asked, and with which settings, bundle and version of samihs; the column
+    ``request``."""
 
 
 def run_clicks(rows: list[ClickRow], options: Options) -> Path:
@@ -74,9 +77,9 @@ def run_clicks(rows: list[ClickRow], options: Options) -> Path:
     done = _earlier(table, options)
     with open_segmenter(options) as segmenter:
         settings = _settings(options, segmenter.bundle.id)
-        asked = {row.id: _mixed(row.fingerprint, settings) for row in rows}
+        fingerprints = {row.id: _mixed(row.fingerprint, settings) for row in rows}
         kept = {
-            name: each for name, each in done.items() if asked.get(name) == each.request
+            name: each for name, each in done.items() if fingerprints.get(name) == each.fingerprint
         }  # of this file, with these settings
         screen.backend(segmenter)
         if kept:
@@ -85,7 +88,7 @@ def run_clicks(rows: list[ClickRow], options: Options) -> Path:
         with screen.counting("clicks", "clicks") as count:
             for position, row in enumerate(rows, start=1):
                 if row.id not in kept:
-                    kept[row.id] = worker.answer(row, asked[row.id])
+                    kept[row.id] = worker.answer(row, fingerprints[row.id])
                     _write(table, (kept[each.id] for each in rows if each.id in kept))
                 count(position, len(rows))
     results = [kept[row.id] for row in rows]
@@ -109,7 +112,7 @@ class _Worker:
         self._screen = screen
         self._last: tuple[tuple[Path, str | None], CTSeries] | None = None
 
-    def answer(self, row: ClickRow, request: str) -> TableRow:
+    def answer(self, row: ClickRow, fingerprint: str) -> TableRow:
         """The row's result, its files written; an error becomes a row, too.
 
         Raises:
@@ -127,16 +130,16 @@ class _Worker:
                 self._segmenter, series, request_on(row.click, series), options, loaded
             )
         except NonFiniteError as error:
-            return self._failed(row, error, request)
+            return self._failed(row, error, fingerprint)
         except BackendError:
             raise
         except Exception as error:  # a fault of ours over one study costs no other row, either
-            return self._failed(row, error, request)
-        return _table_row(row.id, answer, time.perf_counter() - started, request)
+            return self._failed(row, error, fingerprint)
+        return _table_row(row.id, answer, time.perf_counter() - started, fingerprint)
 
-    def _failed(self, row: ClickRow, error: Exception, request: str) -> TableRow:
+    def _failed(self, row: ClickRow, error: Exception, fingerprint: str) -> TableRow:
         self._screen.say(f"{row.id}: {_told(error)}", "red")
-        return TableRow(row.id, FAILED, why=type(error).__name__, request=request)
+        return TableRow(row.id, FAILED, why=type(error).__name__, fingerprint=fingerprint)
 
     def _series(self, row: ClickRow) -> CTSeries:
         key = (row.click.study, row.click.series)
@@ -154,7 +157,7 @@ def _told(error: Exception) -> str:
     return f"internal error: {kind}: {text} (this click alone with --debug shows where)"
 
 
-def _table_row(name: str, answer: Answer, seconds: float, request: str) -> TableRow:
+def _table_row(name: str, answer: Answer, seconds: float, fingerprint: str) -> TableRow:
     lesion, numbers = answer.lesion, answer.measurement
     indices = [part.index for part in lesion.slices]
     return TableRow(
@@ -172,7 +175,7 @@ def _table_row(name: str, answer: Answer, seconds: float, request: str) -> Table
         score=_text(lesion.score, 4),
         lowest_score=_text(min((part.score for part in lesion.slices), default=None), 4),
         seconds=_text(seconds, 2),
-        request=request,
+        fingerprint=fingerprint,
     )
 
 
@@ -205,7 +208,7 @@ def _earlier(table: Path, options: Options) -> dict[str, TableRow]:
         return {}
     try:
         with table.open(newline="", encoding="utf-8") as stream:
-            rows = [TableRow(**row) for row in csv.DictReader(stream)]
+            rows = [_row(columns) for columns in csv.DictReader(stream)]
     except (TypeError, ValueError, csv.Error) as error:
         raise OutputError(
             f"{table} is no table of clicks of this version: choose another --out, or --overwrite"
@@ -215,9 +218,8 @@ def _earlier(table: Path, options: Options) -> dict[str, TableRow]:
 
 def _write(table: Path, rows: Iterable[TableRow]) -> None:
     """Replace the table at once, so that a run cut off at any time leaves a whole one."""
-    names = [field.name for field in fields(TableRow)]
     text = io.StringIO()
-    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer = csv.DictWriter(text, _columns(), lineterminator="\n")
     writer.writeheader()
     writer.writerows(_values(row) for row in rows)
     try:
@@ -227,5 +229,18 @@ def _write(table: Path, rows: Iterable[TableRow]) -> None:
         raise OutputError(f"{table} cannot be written ({error.strerror})") from error
 
 
+def _columns() -> dict[str, str]:
+    """Heading -> name of the field, in order."""
+    return {_HEADINGS.get(field.name, field.name): field.name for field in fields(TableRow)}
+
+
 def _values(row: TableRow) -> dict[str, Any]:
-    return {field.name: getattr(row, field.name) for field in fields(row)}
+    return {heading: getattr(row, name) for heading, name in _columns().items()}
+
+
+def _row(values: dict[str, str]) -> TableRow:
+    """The inverse of :func:`_values`. Raises ValueError where columns are others, or cut off."""
+    columns = _columns()
+    if set(values) != set(columns) or None in values.values():
+        raise ValueError(f"columns {', '.join(map(str, values))}")
+    return TableRow(**{columns[heading]: value for heading, value in values.items()})

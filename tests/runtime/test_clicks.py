@@ -132,6 +132,7 @@ def test_each_click_gets_a_row_and_a_folder(studies: Path, tiny_bundle: Path) ->
     assert result.exit_code == 0, result.output
     rows = table(out)
     assert list(rows) == ["a", "b", "c"]
+    assert list(rows["a"])[-2:] == ["seconds", "request"]
     for name, row in rows.items():
         report = json.loads((out / name / "report.json").read_text())
         assert row["status"] == ("found" if report["found"] else "not found")
@@ -313,8 +314,10 @@ def test_another_folder_is_not_written_into(studies: Path, tiny_bundle: Path) ->
     assert "no clicks.csv to go on from" in result.stderr
     assert {each.name for each in out.iterdir()} == {"mine.txt"}
     assert run(path, tiny_bundle, out, "--overwrite").exit_code == 0
-    (out / "clicks.csv").write_text("other,columns\n1,2\n")
-    assert "no table of clicks" in run(path, tiny_bundle, out).stderr
+    whole = (out / "clicks.csv").read_text()
+    for text in ("other,columns\n1,2\n", whole.splitlines()[0] + "\na,found\n"):
+        (out / "clicks.csv").write_text(text)
+        assert "no table of clicks" in run(path, tiny_bundle, out).stderr
 
 
 def test_points_beside_a_clicks_file_are_refused(studies: Path, tiny_bundle: Path) -> None:
