@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from peers_inputs import points_of, slice_of
-from stopwatch import seconds
+from stopwatch import peak_mb, seconds
 
 
 class Subject(Protocol):
@@ -98,14 +98,6 @@ def _write_logits(subject: Subject, path: Path) -> float:
     return seconds(lambda: np.save(path, subject.logits(0)))
 
 
-def _peak_mb() -> float:
-    """Of this program alone: ``ru_maxrss`` would count the process that it was started from."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return float(line.split()[1]) / 1024
-    return float("nan")
-
-
 def main() -> None:
     """Answer until the input ends."""
     answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print is no answer
@@ -121,7 +113,7 @@ def main() -> None:
                 lambda: subject.click(int(rest[0]), turn)
             ),
             "logits": lambda rest=rest: _write_logits(subject, Path(" ".join(rest))),
-            "memory": _peak_mb,
+            "memory": peak_mb,
         }
         print(json.dumps(what[word]()), file=answers, flush=True)
 

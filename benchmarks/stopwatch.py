@@ -1,4 +1,4 @@
-"""Timing side by side: A B C A B C, so that a busy minute slows all alike."""
+"""Timing side by side: A B C A B C, so that a busy minute slows all alike; and peak memory."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 
 @dataclass
@@ -105,3 +106,15 @@ def process(command: Sequence[str]) -> tuple[float, float]:
     if code:
         sys.exit(f"error: {' '.join(command)} ended with {code}")
     return taken, peak
+
+
+def peak_mb() -> float:
+    """Peak resident MB of this process so far, of its own program alone; NaN but on Linux.
+
+    ``ru_maxrss`` would count the process that it was started from, before it became another.
+    """
+    status = Path("/proc/self/status")
+    for line in status.read_text().splitlines() if status.is_file() else ():
+        if line.startswith("VmHWM:"):
+            return float(line.split()[1]) / 1024
+    return float("nan")

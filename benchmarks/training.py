@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -30,6 +29,7 @@ import torch
 from record import Record, Series, command_line
 from rich.console import Console
 from rich.table import Table
+from stopwatch import peak_mb
 from torch import Tensor
 
 from samihs_runtime.segmentation import FOREGROUND, NOT_A_POINT
@@ -98,7 +98,7 @@ def measure(plan: Plan) -> Record:
 
 
 def measure_way(plan: Plan, way: str) -> dict[str, Any]:
-    """Seconds of each step after one to warm up, the first loss, and peak memory in GB."""
+    """Seconds of each step after one to warm up, the first loss, and peak memory in MB."""
     if way != GIVEN_BACK:
         keep_freed_memory()
     torch.manual_seed(0)
@@ -114,7 +114,7 @@ def measure_way(plan: Plan, way: str) -> dict[str, Any]:
     batch = _batch(plan.batch, plan.prompts)
     parameters = [each for each in sam.parameters() if each.requires_grad]
     optimiser = torch.optim.AdamW(parameters, 1e-4)
-    before = _peak_gb()
+    before = peak_mb()
     losses, seconds, cpu = [], [], []
     for _ in range(1 + plan.steps):
         started, cpu_started = time.perf_counter(), time.process_time()
@@ -129,8 +129,8 @@ def measure_way(plan: Plan, way: str) -> dict[str, Any]:
         "first_loss": losses[0],
         "seconds": seconds[1:],
         "cpu_seconds": cpu[1:],
-        "peak_gb": _peak_gb(),
-        "model_gb": before,
+        "peak_mb": peak_mb(),
+        "model_mb": before,
     }
 
 
@@ -199,14 +199,10 @@ def _all_series(samples: dict[str, list[dict[str, Any]]]) -> Iterator[Series]:
     for way, rounds in samples.items():
         for key, what in (("seconds", "step"), ("cpu_seconds", "step, CPU time")):
             yield Series(way, what, "s", tuple(value for each in rounds for value in each[key]))
-        yield Series(way, "peak memory", "MB", tuple(1024 * each["peak_gb"] for each in rounds))
-        above = tuple(1024 * (each["peak_gb"] - each["model_gb"]) for each in rounds)
+        yield Series(way, "peak memory", "MB", tuple(each["peak_mb"] for each in rounds))
+        above = tuple(each["peak_mb"] - each["model_mb"] for each in rounds)
         yield Series(way, "peak memory above the model", "MB", above)
         yield Series(way, "first loss", "", tuple(each["first_loss"] for each in rounds))
-
-
-def _peak_gb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def main() -> None:
