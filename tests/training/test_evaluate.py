@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 
 from samihs_runtime.bundle import Bundle, sha256_of, shipped_bundle
-from samihs_training import score_trials
+from samihs_runtime.errors import OutputError
+from samihs_training import evaluation, phantom_evaluation, score_trials
 from samihs_training.data.cache import FIRST_SEEDS, SEEDS_PER_SPLIT
 from samihs_training.data.phantom import BleedType, PhantomOptions, generate_study
 from samihs_training.data.studies import StudyCase, StudySpec, cases_of, study_cases
@@ -212,6 +214,69 @@ def test_results_are_written_whole(cases: list[StudyCase], tmp_path: Path) -> No
     assert len(rows) == 1 + len(result.slices)
 
 
+def test_an_earlier_evaluation_is_replaced_when_told_and_whole(
+    cases: list[StudyCase], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = evaluate(knowing(cases), cases, score_threshold=0.5)
+    write_results(result, tmp_path)
+    with pytest.raises(OutputError, match=r"already holds clicks\.csv"):
+        write_results(result, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def failing(bins: object, path: Path) -> None:
+        path.write_bytes(b"half a picture")
+        raise OSError("no space left")
+
+    other = replace(result, model="another")
+    with monkeypatch.context() as patched:
+        patched.setattr(phantom_evaluation, "plot_reliability", failing)
+        with pytest.raises(OutputError, match="cannot be written"):
+            write_results(other, tmp_path, overwrite=True)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    write_results(other, tmp_path, overwrite=True)
+    assert json.loads((tmp_path / "summary.json").read_text())["model"] == "another"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--click", "random"], "--click: of use on phantoms alone"),
+        (["--score-threshold", "0.5", "--studies", "100"], "--studies, --score-threshold: of use"),
+        (["--slices", "6", "--bleed-free", "0"], "--slices, --bleed-free: of use on phantoms"),
+        (["--calibration", "9", "--workers", "1"], "--calibration, --workers: of use on"),
+    ],
+)
+def test_options_of_phantoms_are_refused_with_a_data_set(
+    tmp_path: Path, options: list[str], words: str
+) -> None:
+    """Those at their defaults, too: who gives one expects that it does something."""
+    arguments = ["--data", str(tmp_path), "--out", str(tmp_path / "out"), *options]
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 2
+    assert words in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("of_data", [True, False])
+def test_a_folder_with_an_evaluation_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of_data: bool
+) -> None:
+    (tmp_path / "summary.json").write_text("{}")
+
+    def work(*given: object, **options: object) -> None:
+        raise AssertionError("the work has begun")
+
+    monkeypatch.setattr(evaluation, "evaluate_data", work)
+    monkeypatch.setattr(evaluation, "on_phantoms", work)
+    monkeypatch.setattr(evaluation, "opened", lambda *given: nullcontext(knowing([])))
+    monkeypatch.setattr(evaluation, "patients", lambda *given: [])
+    options = ["--out", str(tmp_path), *(["--data", "root"] if of_data else [])]
+    done = CliRunner().invoke(main, options)
+    assert done.exit_code == 2
+    assert "already holds summary.json" in done.stderr
+
+
 def few_cases(spec: StudySpec, **options: Any) -> Iterator[StudyCase]:
     """Cases of small heads, as few as SPEC's, with the bleeds and clicks that were asked for."""
     bleeds = SPEC.options.bleeds if spec.options.bleeds is None else spec.options.bleeds
@@ -306,6 +371,8 @@ def test_a_bundle_is_named_by_its_id_and_by_what_it_was_made_of() -> None:
     [
         (["--checkpoint", "a.safetensors"], "give --checkpoint and --base together"),
         (["--bundle", "nowhere"], "nowhere"),
+        (["--checkpoint", "a", "--base", "b", "--backend", "cpu"], "--backend: of use with a bun"),
+        (["--overwrite"], "--overwrite: of use with --out alone"),
         (["--checkpoint", "none", "--base", "none"], "no checkpoint at none"),
     ],
 )

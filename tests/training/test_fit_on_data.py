@@ -185,8 +185,11 @@ def test_evaluation_needs_data_a_file_and_a_fold(here: Path) -> None:
     write_folds(make_folds(dict.fromkeys(NAMES, 1.0), count=2), here / "folds.json")
     root, folds = ["--data", str(here / "data")], ["--folds", str(here / "folds.json")]
     for options, words in (
-        ([*folds, "--fold", "0"], "--folds, --fold: of what data? give --data"),
-        (["--prompt", "box", "--clicks", "2"], "--prompt, --clicks: of what data? give --data"),
+        (
+            [*folds, "--fold", "0"],
+            "--folds, --fold: of use on a data set alone; name it with --data",
+        ),
+        (["--prompt", "box", "--clicks", "2"], "--prompt, --clicks: of use on a data set alone"),
         ([*root, "--fold", "0"], "give --folds and --fold together"),
         ([*root, *folds, "--fold", "2"], "folds.json has folds 0 to 1"),
     ):

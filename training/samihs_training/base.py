@@ -57,7 +57,7 @@ def start_from(sam: nn.Module, path: Path) -> list[str]:
         Names of the parameters that keep the values they had.
 
     Raises:
-        CheckpointError: unreadable, or a parameter in two fits: it is another family's.
+        CheckpointError: unreadable, or fewer than half of the tensors fit: another family's model.
     """
     state, _, _ = _read(path)
     wanted = sam.state_dict()

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from samihs_runtime.writers.drawing import View, ct_panel, draw_contour, draw_prompt
-from samihs_runtime.writers.files import staged_folder
+from samihs_runtime.writers.files import check_destination, staged_folder
 from samihs_runtime.writers.lettering import INK, PAGE, write_text
 from samihs_training.data_evaluation import METRICS, DataEvaluation, SliceResult
 from samihs_training.jsontext import json_text
@@ -21,6 +21,11 @@ PANEL_PX = 480
 WORST = 5
 FILES = ("slices.csv", "patients.csv", "summary.json", "report.md", "dice_histogram.png")
 _WORST_FILES = tuple(f"worst_{rank}.png" for rank in range(1, WORST + 1))
+
+
+def check_data_report(out: Path, *, overwrite: bool = False) -> None:
+    """Raise the OutputError of :func:`write_data_report` before there is anything to write."""
+    check_destination(out, (*FILES, *_WORST_FILES), overwrite=overwrite)
 
 
 def write_data_report(evaluation: DataEvaluation, out: Path, *, overwrite: bool = False) -> None:

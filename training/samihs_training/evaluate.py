@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 
 from samihs_runtime.errors import UsageError, one_line_errors
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
               help="Studies without blood, 40 clicks each: false accepts.")  # fmt: skip
 @click.option("--workers", default=os.cpu_count() or 1, help="Processes that make phantoms.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for clicks.csv, summary.json.")
+@click.option("--overwrite", is_flag=True, help="Replace an evaluation that is in --out.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 @one_line_errors
 def main(
@@ -79,6 +82,7 @@ def main(
     bleed_free: int,
     workers: int,
     out: Path | None,
+    overwrite: bool,
     debug: bool,
 ) -> None:
     """Dice, HD95 and false accepts of a checkpoint or a bundle on unseen phantom studies."""
@@ -87,19 +91,22 @@ def main(
     # torch and MONAI take seconds to load, which --help need not wait for.
     from samihs_training.data.studies import StudySpec
     from samihs_training.evaluation import on_data, on_phantoms, opened, patients, print_evaluation
-    from samihs_training.phantom_evaluation import write_results
+    from samihs_training.phantom_evaluation import check_results, write_results
 
     console = Console()
-    if data is None:
-        _refuse_of_data(
-            layout=layout is not None, folds=folds is not None, fold=fold is not None,
-            protocol=protocol != "lesions", prompt=prompt is not None, clicks=clicks != 1,
-        )  # fmt: skip
+    if checkpoint is not None:
+        _refuse_given(("backend",), "of use with a bundle alone; a checkpoint runs in torch")
+    if out is None:
+        _refuse_given(("overwrite",), "of use with --out alone")
     if data is not None:
+        _refuse_given(_OF_PHANTOMS, "of use on phantoms alone; leave out --data, or these")
         with opened(checkpoint, base, bundle, backend, mirror) as predictor:
             cases = patients(data, layout, folds, fold, predictor)
-            on_data(predictor, cases, protocol, prompt, clicks, out)
+            on_data(predictor, cases, protocol, prompt, clicks, out, overwrite)
         return
+    _refuse_given(_OF_DATA, "of use on a data set alone; name it with --data")
+    if out is not None:  # said before the work, not after it
+        check_results(out, overwrite=overwrite)
     with opened(checkpoint, base, bundle, backend, mirror) as predictor:
         evaluation = on_phantoms(
             predictor, StudySpec(studies, slices, rule), score_threshold, calibration, bleed_free,
@@ -107,12 +114,26 @@ def main(
         )  # fmt: skip
     print_evaluation(evaluation, console)
     if out is not None:
-        write_results(evaluation, out)
+        write_results(evaluation, out, overwrite=overwrite)
         console.print(f"written to {out}")
 
 
-def _refuse_of_data(**given: bool) -> None:
-    """Options that phantoms have no use for."""
-    names = ", ".join(f"--{name}" for name, each in given.items() if each)
-    if names:
-        raise UsageError(f"{names}: of what data? give --data")
+_OF_DATA = ("layout", "folds", "fold", "protocol", "prompt", "clicks")
+"""Parameters that phantoms have no use for."""
+_OF_PHANTOMS = (
+    "studies", "slices", "rule", "score_threshold", "calibration", "bleed_free", "workers",
+)  # fmt: skip
+"""Parameters that a data set has no use for."""
+
+
+def _refuse_given(parameters: Sequence[str], why: str) -> None:
+    """Refuse those of the command's parameters that the user gave, be it at their defaults."""
+    context = click.get_current_context()
+    unset = (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
+    given = [
+        each.opts[0]
+        for each in context.command.params
+        if each.name in parameters and context.get_parameter_source(each.name) not in unset
+    ]
+    if given:
+        raise UsageError(f"{', '.join(given)}: {why}")

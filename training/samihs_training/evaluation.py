@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from samihs_runtime.errors import OutputError, UsageError
+from samihs_runtime.errors import UsageError
 from samihs_training.data.folds import held_out, read_folds
 from samihs_training.data.studies import StudySpec, study_cases
 from samihs_training.data.volumes import CaseFiles, Layout, find_cases
 from samihs_training.data_evaluation import Protocol, evaluate_data
-from samihs_training.data_report import markdown, write_data_report
+from samihs_training.data_report import check_data_report, markdown, write_data_report
 from samihs_training.phantom_evaluation import KINDS, Evaluation, evaluate
 from samihs_training.predictors import Predictor, bundle_predictor, checkpoint_predictor
 from samihs_training.score_trials import calibrated_threshold, score_trials
@@ -96,23 +96,23 @@ def on_data(
     prompt: str | None,
     clicks: int,
     out: Path | None,
+    overwrite: bool = False,
 ) -> None:
     """Evaluate on a data set, write the report into ``out`` and print it.
 
     Raises:
         UsageError: options that do not go together, or no such prompt.
-        OutputError: ``out`` holds an evaluation.
+        OutputError: ``out`` holds an evaluation, and ``overwrite`` was not asked for.
     """
     if out is None:
         raise UsageError("--data needs --out: the folder for its tables and pictures")
     if protocol == "authors" and (prompt not in (None, "middle") or clicks != 1):
         raise UsageError("--protocol authors is one middle pixel: leave out --prompt and --clicks")
-    if (out / "summary.json").exists():  # said before the work, not after it
-        raise OutputError(f"{out} already holds an evaluation: name another folder")
+    check_data_report(out, overwrite=overwrite)  # said before the work, not after it
     evaluation = evaluate_data(
         predictor, cases, protocol=protocol, prompt=prompt or "deepest", clicks=clicks
     )
-    write_data_report(evaluation, out)
+    write_data_report(evaluation, out, overwrite=overwrite)
     click.echo(markdown(evaluation))
     click.echo(f"written to {out}")
 

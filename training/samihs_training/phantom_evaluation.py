@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from samihs_runtime.errors import OutputError, UsageError
+from samihs_runtime.errors import UsageError
+from samihs_runtime.writers.files import check_destination, staged_folder
 from samihs_training.data.clicks import Mask
 from samihs_training.data.phantom import BleedType
 from samihs_training.data.studies import StudyCase, is_bleed
@@ -22,6 +23,8 @@ from samihs_training.predictors import Predictor
 from samihs_training.score_trials import ScoreTrials, plot_reliability, reliability
 
 BLEEDS = frozenset(BleedType) - {BleedType.NONE}
+FILES = ("clicks.csv", "slices.csv", "summary.json", "reliability.png")
+"""What an evaluation leaves."""
 KINDS = tuple(kind.name.lower() for kind in BleedType if kind in BLEEDS)
 Table = dict[str, dict[str, Estimate]]
 """Type of bleeding, or "all" -> figure -> its mean."""
@@ -82,7 +85,7 @@ class Evaluation:
     score_threshold: float
     """Below it the model says that nothing bleeds there."""
     trials: ScoreTrials | None = None
-    """Where the threshold came from, and clicks in bleed-free studies."""
+    """Clicks in bleed-free studies, judged by the same threshold; None where none were made."""
     weights: Mapping[str, str] = field(default_factory=dict)
     """Of the predictor; an export refuses the figures of other weights than its own."""
 
@@ -271,25 +274,27 @@ def _share(clicks: list[ClickResult], threshold: float) -> float:
     return sum(each.score >= threshold for each in clicks) / len(clicks)
 
 
-def write_results(evaluation: Evaluation, out: Path) -> None:
-    """``clicks.csv``, ``slices.csv``, ``summary.json`` and ``reliability.png`` in the folder
-    ``out``, each whole or not at all."""
-    files = {
+def check_results(out: Path, *, overwrite: bool = False) -> None:
+    """Raise the OutputError of :func:`write_results` before there is anything to write."""
+    check_destination(out, FILES, overwrite=overwrite)
+
+
+def write_results(evaluation: Evaluation, out: Path, *, overwrite: bool = False) -> None:
+    """The :data:`FILES` in the folder ``out``, all or nothing.
+
+    Raises:
+        OutputError: ``out`` cannot be written, or holds such files and ``overwrite`` was not
+            asked for.
+    """
+    texts = {
         "clicks.csv": _table(ClickResult, evaluation.clicks),
         "slices.csv": _table(SliceResult, evaluation.slices),
         "summary.json": json_text(evaluation.summary()),
     }
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            partial = out / f".{name}.partial"
-            partial.write_text(content, encoding="utf-8")
-            partial.replace(out / name)
-        plot_reliability(evaluation.reliability(), out / "reliability.png")
-    except OSError as error:
-        raise OutputError(
-            f"cannot write the results to {out}: {error.strerror or error}"
-        ) from error
+    with staged_folder(out, FILES, overwrite=overwrite) as stage:
+        for name, text in texts.items():
+            (stage.folder / name).write_text(text, encoding="utf-8")
+        plot_reliability(evaluation.reliability(), stage.folder / "reliability.png")
 
 
 def _table(kind: type[Any], rows: Iterable[Any]) -> str:
