@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,15 +12,19 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from samihs_runtime.errors import UsageError
+from samihs_runtime.errors import DataError, UsageError
 from samihs_training import compare
 from samihs_training.checkpoint import save_base
 from samihs_training.cli import main
-from samihs_training.compare import bootstrap
+from samihs_training.compare import HeldOutDice
 from samihs_training.config import StageConfig
+from samihs_training.data.patients import PatientSlices
+from samihs_training.data.volume_cache import open_volumes
+from samihs_training.data.volumes import find_cases
 from samihs_training.grid import read_grid
 from samihs_training.sam import build_sam
 
+from .test_data_sets import bcihm
 from .tiny import TINY
 
 RECIPE = """
@@ -110,16 +115,73 @@ def test_every_run_is_judged_at_the_slices_pixels(
     monkeypatch.setattr(compare, "Objective", note)
     recipe = read_grid(folder / "grid.toml").recipe
     assert not recipe.adapt.at_slice_size
-    assert compare.held_out_dice(recipe, folder).size == 0
+    assert compare.held_out_dice(recipe, folder).dice.size == 0
     assert judged == [True]
 
 
-def test_the_interval_is_of_the_mean_over_slices() -> None:
-    values = np.append(np.random.default_rng(0).normal(0.5, 0.1, 400), np.nan)
-    mean, low, high = bootstrap(values)
-    assert mean == pytest.approx(np.nanmean(values))
-    half = 1.96 * np.nanstd(values) / 20  # of a normal mean
-    assert (mean - low, high - mean) == pytest.approx((half, half), rel=0.1)
+def rows_of(folder: Path, *scores: HeldOutDice) -> list[compare.Row]:
+    grid = replace(read_grid(folder / "grid.toml"), axes={"method": ("frozen", "pr", "lora")})
+    report = {"trained_parameters": {}, "minutes": 1.0}
+    return compare.table(grid, list(scores), [report] * len(scores))
+
+
+def test_the_interval_is_of_the_mean_over_patients(folder: Path) -> None:
+    """Ten slices of each of 400 patients, all alike: they weigh as one."""
+    of_patient = np.append(np.random.default_rng(0).normal(0.5, 0.1, 400), np.nan)
+    dice = np.repeat(of_patient, 10)
+    patients = tuple(f"p{number // 10}" for number in range(len(dice)))
+    first, shifted, same = rows_of(
+        folder,
+        HeldOutDice(dice, patients),
+        HeldOutDice(dice + 0.25, patients),
+        HeldOutDice(dice, patients),
+    )
+    half = 1.96 * np.nanstd(of_patient) / 20  # of a normal mean
+    assert first.dice == pytest.approx(np.nanmean(of_patient))
+    assert first.dice - first.low == pytest.approx(half, rel=0.1)
+    assert first.high - first.dice == pytest.approx(half, rel=0.1)
+    assert shifted.difference == pytest.approx(0.25)
+    assert shifted.difference_low == pytest.approx(shifted.difference_high)
+    assert same.difference == 0
+
+
+def test_runs_on_other_slices_are_not_subtracted(folder: Path) -> None:
+    scores = [HeldOutDice(np.ones(2), names) for names in (("a", "b"), ("a", "c"), ("a", "b"))]
+    with pytest.raises(DataError, match="the data set has changed"):
+        rows_of(folder, *scores)
+
+
+def test_one_patient_has_no_interval(folder: Path) -> None:
+    rows = rows_of(folder, *[HeldOutDice(np.array([0.5, 0.7]), ("a", "a"))] * 3)
+    text = compare.as_markdown(rows, read_grid(folder / "grid.toml"))
+    assert "0.600 (no interval) | +0.000 (no interval)" in text
+
+
+def test_a_patients_slices_are_known_as_theirs(tmp_path: Path) -> None:
+    cases = open_volumes(tmp_path / "cache", find_cases(bcihm(tmp_path / "data")))
+    assert compare._patients(PatientSlices(cases, size=16)) == ("049", "049", "050", "050")
+
+
+@pytest.mark.parametrize(
+    "axis",
+    [
+        "validation_slices = [8, 16]", '"data.fold" = [0, 1]', '"data.folds" = ["a", "b"]',
+        '"data.root" = ["a", "b"]', '"data.fold_seed" = [1, 2]', '"data.fold_count" = [2, 3]',
+        '"data.layout" = ["bcihm", "pairs"]', 'data = [{ root = "a" }, { root = "b" }]',
+    ],
+)  # fmt: skip
+def test_an_axis_of_other_slices_is_refused(folder: Path, axis: str) -> None:
+    (folder / "recipe.toml").write_text(RECIPE + '[data]\nroot = "D"\n')
+    (folder / "grid.toml").write_text(GRID.replace('"adapt.correct" = [0.0]', axis))
+    with pytest.raises(UsageError, match="would judge its runs on other slices"):
+        read_grid(folder / "grid.toml")
+
+
+def test_seeds_are_no_axis(folder: Path) -> None:
+    """The grid's own would take its place, and equal runs stand in the table as different ones."""
+    (folder / "grid.toml").write_text(GRID.replace('"adapt.correct" = [0.0]', "seed = [1, 2]"))
+    with pytest.raises(UsageError, match=r"axis 'seed': expected seeds = "):
+        read_grid(folder / "grid.toml")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """``samihs-train compare``: every combination of a grid on one base, the same data and seeds.
 
 Every run adapts the same base and is judged on the same held-out slices and clicks. The table gives
-the mean Dice with a 95 % bootstrap interval over slices (each of another phantom patient), seeds
+the mean Dice with a 95 % bootstrap interval over patients (each phantom slice is of another), seeds
 averaged first, and the difference from the first combination, paired slice by slice.
 """
 
@@ -19,20 +19,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from samihs_runtime.errors import OutputError
+from samihs_runtime.errors import DataError, OutputError
 from samihs_training.batches import NumberedBatches, Share
 from samihs_training.checkpoint import load_adapters
 from samihs_training.config import Recipe
 from samihs_training.data.cache import CacheSpec, open_cache
+from samihs_training.data.patients import PatientSlices
 from samihs_training.data.sources import Drawing, PhantomSlices, Source
 from samihs_training.fit import fit, validation_drawing
 from samihs_training.grid import Grid, cell_name
+from samihs_training.metrics import BOOTSTRAP_DRAWS, estimate, interval_text
 from samihs_training.objective import Objective
 from samihs_training.output import write_output
 from samihs_training.run_folder import check_recipe
 from samihs_training.training_data import FOLDS_FILE, open_patients
 
-RESAMPLES = 2000
 PROMPTS = 4
 """Clicks on each held-out slice."""
 
@@ -47,13 +48,23 @@ class Row:
     dice: float
     low: float
     high: float
-    """Bounds of the 95 % interval of the mean Dice."""
+    """Bounds of the 95 % interval of the mean Dice; NaN where one patient is all there is."""
     difference: float
-    """Mean Dice less the first combination's, on the same slices."""
+    """Mean Dice less the first combination's, on the same slices; its bounds follow."""
     difference_low: float
     difference_high: float
     minutes: float
     """Of training, all seeds."""
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOutDice:
+    """What a run answers on the held-out slices, in their order."""
+
+    dice: NDArray[np.float64]
+    """[slices]: mean Dice of a slice's prompts; NaN where it has none on a lesion."""
+    patients: tuple[str, ...]
+    """[slices]: whose slice it is."""
 
 
 def compare(
@@ -68,12 +79,12 @@ def compare(
 
     Raises:
         OutputError: ``out`` holds a comparison and ``resume`` was not asked for, or a run of
-            another recipe.
+            another recipe, or it cannot be written.
+        DataError: two runs were judged on other slices: the data set has changed in between.
     """
     if (out / "comparison.csv").exists() and not resume:
         raise OutputError(f"{out} holds a comparison: choose another folder, or say --resume")
-    out.mkdir(parents=True, exist_ok=True)
-    scores: list[NDArray[np.float64]] = []
+    scores: list[HeldOutDice] = []
     reports: list[dict[str, Any]] = []
     for cell in grid.cells():
         by_seed = []
@@ -81,7 +92,7 @@ def compare(
             progress(f"{cell_name(cell)}, seed {seed}")
             run = out / "runs" / f"{cell_name(cell)} seed={seed}".replace("/", "_")
             by_seed.append(_run(grid.recipe_of(cell, seed), run, out / "cache", workers))
-        scores.append(np.mean([dice for dice, _ in by_seed], axis=0))
+        scores.append(_mean_of([dice for dice, _ in by_seed]))
         minutes = sum(report["minutes"] for _, report in by_seed)
         reports.append({**by_seed[0][1], "minutes": minutes})
     rows = table(grid, scores, reports)
@@ -91,12 +102,15 @@ def compare(
 
 def _run(
     recipe: Recipe, run: Path, cache: Path, workers: int
-) -> tuple[NDArray[np.float64], dict[str, Any]]:
+) -> tuple[HeldOutDice, dict[str, Any]]:
     """Train one run, unless it is done; its Dice on each held-out slice, and its report."""
-    run.mkdir(parents=True, exist_ok=True)
-    if not (run / "cache").exists():  # one cache serves all runs
-        cache.mkdir(parents=True, exist_ok=True)
-        (run / "cache").symlink_to(cache.resolve(), target_is_directory=True)
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        if not (run / "cache").exists():  # one cache serves all runs
+            cache.mkdir(parents=True, exist_ok=True)
+            (run / "cache").symlink_to(cache.resolve(), target_is_directory=True)
+    except OSError as error:
+        raise OutputError(f"cannot write a run to {run}: {error.strerror or error}") from error
     if (run / "report.json").is_file():
         check_recipe(run, recipe)
     else:
@@ -106,19 +120,21 @@ def _run(
 
 
 @torch.no_grad()
-def held_out_dice(recipe: Recipe, run: Path) -> NDArray[np.float64]:
-    """Mean Dice of four prompts on lesions of each held-out slice [slices]; NaN without any.
+def held_out_dice(recipe: Recipe, run: Path) -> HeldOutDice:
+    """Mean Dice of four prompts on lesions of each held-out slice.
 
     At the slice's pixels, whatever a run was trained at: one truth for all.
     """
     loaded = load_adapters(run / "adapters.safetensors", Path(recipe.base_checkpoint))
     on_lesions = Drawing("bleeds", PROMPTS, negatives=0.0, window=recipe.windowing())
     drawing = validation_drawing(recipe, on_lesions)
-    data = NumberedBatches(_held_out(recipe, run), drawing, batch=1, seed=0, share=Share())
+    source = _held_out(recipe, run)
+    data = NumberedBatches(source, drawing, batch=1, seed=0, share=Share())
     stage = replace(recipe.adapt, at_slice_size=True)
     objective = Objective(loaded.model, recipe, stage).eval()
     order = np.argsort([data.slice_at(position) for position in range(data.count)])
-    return np.array([objective(data[int(number)]).dice for number in order])
+    dice = np.array([objective(data[int(number)]).dice for number in order])
+    return HeldOutDice(dice, _patients(source))
 
 
 def _held_out(recipe: Recipe, run: Path) -> Source:
@@ -128,33 +144,43 @@ def _held_out(recipe: Recipe, run: Path) -> Source:
     return PhantomSlices(open_cache(cache, CacheSpec("validation", recipe.validation_slices)))
 
 
-def table(
-    grid: Grid, scores: list[NDArray[np.float64]], reports: list[dict[str, Any]]
-) -> list[Row]:
+def _patients(source: Source) -> tuple[str, ...]:
+    """Whose each slice of the source is; a phantom has one slice only."""
+    if isinstance(source, PatientSlices):
+        return tuple(name for name, _ in source.slices)
+    return tuple(str(number) for number in range(len(source)))
+
+
+def _mean_of(by_seed: list[HeldOutDice]) -> HeldOutDice:
+    """Mean over the seeds, slice by slice."""
+    _check_paired(by_seed)
+    return HeldOutDice(np.mean([each.dice for each in by_seed], axis=0), by_seed[0].patients)
+
+
+def _check_paired(scores: list[HeldOutDice]) -> None:
+    if any(each.patients != scores[0].patients for each in scores):
+        raise DataError(
+            "the runs were judged on other slices, so the data set has changed between them: "
+            "compare anew, in another folder"
+        )
+
+
+def table(grid: Grid, scores: list[HeldOutDice], reports: list[dict[str, Any]]) -> list[Row]:
     """One row for each combination, from its Dice on each slice."""
+    _check_paired(scores)
+    first = scores[0]
     rows = []
-    for cell, dice, report in zip(grid.cells(), scores, reports, strict=True):
-        mean, low, high = bootstrap(dice)
-        difference, difference_low, difference_high = bootstrap(dice - scores[0])
+    for cell, of_cell, report in zip(grid.cells(), scores, reports, strict=True):
+        dice = estimate(of_cell.dice.tolist(), first.patients)
+        apart = estimate((of_cell.dice - first.dice).tolist(), first.patients)
         trained = sum(report["trained_parameters"].values())
         rows.append(
             Row(
-                cell_name(cell), trained, mean, low, high, difference, difference_low,
-                difference_high, round(report["minutes"], 1),
+                cell_name(cell), trained, dice.mean, dice.low, dice.high, apart.mean, apart.low,
+                apart.high, round(report["minutes"], 1),
             )
         )  # fmt: skip
     return rows
-
-
-def bootstrap(values: NDArray[np.float64]) -> tuple[float, float, float]:
-    """Mean, and its 95 % percentile interval over resampled slices; NaN slices do not count."""
-    kept = values[~np.isnan(values)]
-    if not kept.size:
-        return float("nan"), float("nan"), float("nan")
-    rng = np.random.default_rng(0)
-    means = kept[rng.integers(0, kept.size, (RESAMPLES, kept.size))].mean(1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(kept.mean()), float(low), float(high)
 
 
 def _write(out: Path, rows: list[Row], grid: Grid) -> None:
@@ -171,9 +197,10 @@ def as_markdown(rows: list[Row], grid: Grid) -> str:
     head = "| combination | trained | Dice (95 % interval) | difference from the first | minutes |"
     lines = [head, "|---|---:|---|---|---:|"]
     lines += [
-        f"| {row.name} | {row.trained:,} | {row.dice:.3f} ({row.low:.3f} to {row.high:.3f}) | "
-        f"{row.difference:+.3f} ({row.difference_low:+.3f} to {row.difference_high:+.3f}) | "
-        f"{row.minutes} |"
+        f"| {row.name} | {row.trained:,} | "
+        f"{row.dice:.3f} ({interval_text(row.low, row.high)}) | "
+        f"{row.difference:+.3f} "
+        f"({interval_text(row.difference_low, row.difference_high, '+.3f')}) | {row.minutes} |"
         for row in rows
     ]
     recipe = grid.recipe
@@ -185,13 +212,10 @@ def as_markdown(rows: list[Row], grid: Grid) -> str:
 
 
 def _judged_on(recipe: Recipe) -> str:
-    intervals = f"intervals by {RESAMPLES} bootstrap resamples over slices."
+    intervals = f"intervals by {BOOTSTRAP_DRAWS} bootstrap resamples over patients."
     if recipe.data is None:
         return (
-            f"{recipe.validation_slices} held-out phantom slices, {intervals} Synthetic CT: says "
-            "nothing about patients."
+            f"{recipe.validation_slices} held-out phantom slices, each of another patient, "
+            f"{intervals} Synthetic CT: says nothing about patients."
         )
-    return (
-        f"the held-out cases of fold {recipe.data.fold}, {intervals} Slices of one patient are "
-        "alike: the intervals are too narrow by that."
-    )
+    return f"the held-out cases of fold {recipe.data.fold}, {intervals}"

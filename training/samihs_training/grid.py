@@ -21,6 +21,12 @@ from typing import Any
 from samihs_runtime.errors import UsageError
 from samihs_training.config import Recipe, read_recipe, recipe_from
 
+OTHER_SLICES = frozenset(
+    {"validation_slices"}
+    | {f"data.{name}" for name in ("root", "layout", "folds", "fold_count", "fold_seed", "fold")}
+)
+"""Fields on which it depends what is held out: the same for all runs of a comparison."""
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -79,6 +85,13 @@ def read_grid(path: Path) -> Grid:
         for axis, values in raw["axes"].items()
     }
     for axis in axes:
+        if axis in OTHER_SLICES or axis == "data":
+            raise UsageError(
+                f"the grid {path}: axis {axis!r} would judge its runs on other slices, whose "
+                "difference says nothing; make a comparison of each"
+            )
+        if axis == "seed":
+            raise UsageError(f"the grid {path}: axis 'seed': expected seeds = [...], which vary it")
         if recipe.adapt.loss and axis.split(".")[0] in ("loss", "loss_options"):
             raise UsageError(
                 f"the grid {path}: axis {axis!r} changes nothing, as [adapt] of its recipe names a "

@@ -46,9 +46,12 @@ class Estimate:
 
     def interval(self, form: str = ".3f") -> str:
         """For people: ``low to high``, each in that format."""
-        if math.isnan(self.low):
-            return "no interval"
-        return f"{self.low:{form}} to {self.high:{form}}"
+        return interval_text(self.low, self.high, form)
+
+
+def interval_text(low: float, high: float, form: str = ".3f") -> str:
+    """An interval for people: ``low to high``, each in that format; in words where it is NaN."""
+    return "no interval" if math.isnan(low) else f"{low:{form}} to {high:{form}}"
 
 
 def mask_metrics(predicted: Mask, truth: Mask, spacing_mm: tuple[float, float]) -> MaskMetrics:
@@ -67,9 +70,16 @@ def mask_metrics(predicted: Mask, truth: Mask, spacing_mm: tuple[float, float]) 
 
 
 def estimate(
-    values: Sequence[float], studies: Sequence[int], *, seed: int = 0, draws: int = BOOTSTRAP_DRAWS
+    values: Sequence[float],
+    studies: Sequence[int] | Sequence[str],
+    *,
+    seed: int = 0,
+    draws: int = BOOTSTRAP_DRAWS,
 ) -> Estimate:
-    """Mean of ``values``; the interval resamples whole ``studies``: slices of one are alike."""
+    """Mean of ``values``; the interval resamples whole ``studies``: slices of one are alike.
+
+    ``studies``: number or name of the study, or the patient, that each value is of.
+    """
     table = np.asarray(values, np.float64)
     defined = ~np.isnan(table)
     if not defined.any():
