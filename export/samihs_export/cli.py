@@ -233,7 +233,7 @@ def _metadata(loaded: LoadedAdapters, name: str, figures: Mapping[str, Any]) -> 
         training_data=str(_needed(about, "training_data")),
         window=_window(_needed(about, "window")),
         accuracy=figures,
-        provenance={**hashes(loaded), **_training(about)},
+        provenance={**hashes(loaded), **_training(about), **_prompts(about)},
         **optional,
     )
 
@@ -244,6 +244,19 @@ def _training(about: Mapping[str, Any]) -> dict[str, Any]:
     said = {name: about[name] for name in ("steps", "minutes", "cores", "torch") if name in about}
     data = {"data": about["data"]} if "data" in about else {}
     return ({"adapters_training": said} if said else {}) | data
+
+
+def _prompts(about: Mapping[str, Any]) -> dict[str, Any]:
+    """The prompts that the adapters were trained on (``samihs_runtime.trained_prompts``); nothing
+    where the checkpoint has no recipe, as one from elsewhere."""
+    from samihs_training.prompts import prompt_rule
+
+    stage = about.get("recipe", {}).get("adapt")
+    if stage is None:
+        return {}
+    rule = prompt_rule(stage["prompt"], **stage.get("prompt_options", {}))
+    corrections = int(stage.get("correct", 0) > 0)
+    return {"prompts": {"points": rule.count + corrections, "boxes": stage["prompt"] == "box"}}
 
 
 def _needed(about: Mapping[str, Any], key: str) -> Any:

@@ -44,6 +44,7 @@ from samihs_runtime.manifest import (
     WindowRule,
     check_relative,
 )
+from samihs_runtime.trained_prompts import TrainedPrompts
 
 __all__ = [
     "ADAPTERS",
@@ -164,6 +165,12 @@ class Bundle:
         )
         identity = hashlib.sha256(f"{self.id}/{name}".encode()).hexdigest()
         return dataclasses.replace(self, manifest=manifest, id=identity, adapters=chosen)
+
+    @property
+    def trained_prompts(self) -> TrainedPrompts:
+        """The prompts that its adapters, or those of the chosen set, were trained on."""
+        chosen = self.manifest if self.adapters is None else self.adapters
+        return TrainedPrompts.of(chosen.provenance)
 
     def adapter_tensors(self, family: str, precision: str) -> Path | None:
         """The file of the tensors to exchange in that graph pair; None for the bundle's own.

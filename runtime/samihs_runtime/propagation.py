@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,17 +124,17 @@ def _carry(
     accepted = [part for part in predictions if part.score >= options.min_score]
     if not accepted:
         best = max(part.score for part in predictions)
-        return f"the score fell to {best:.2f} (at least {options.min_score:.2f})"
+        return f"the score fell to {best:.3f} (at least {options.min_score:.3f})"
     mask = filled(_touching(np.logical_or.reduce([part.mask for part in accepted]), like))
     growth = mask.sum() / max(int(last.mask.sum()), 1)
     if not mask.any():
         return "the mask no longer touches the lesion"
     if growth > options.max_growth:
         return f"the mask would grow {growth:.1f} times (at most {options.max_growth:g}): a leak"
-    typical = float(np.median(series.hu[index][mask]))
-    if not _is_plausible(typical, options.plausible_hu):
-        low, high = options.plausible_hu or (0.0, 0.0)
-        return f"the mask's median of {typical:.0f} HU is not blood's ({low:g} to {high:g})"
+    if options.plausible_hu is not None:
+        why_not = not_blood(series.hu[index][mask], options.plausible_hu)
+        if why_not:
+            return why_not
     score = float(np.mean([part.score for part in accepted]))
     logits = np.maximum.reduce([part.logits for part in accepted])
     merged = Prompt(
@@ -157,8 +157,13 @@ def _drifted(
     )
 
 
-def _is_plausible(hu: float, within: tuple[float, float] | None) -> bool:
-    return within is None or within[0] <= hu <= within[1]
+def not_blood(hu: NDArray[Any], within: tuple[float, float]) -> str | None:
+    """Why a mask's values [N] in HU are no blood's: their median lies outside; None where it does
+    not."""
+    typical = float(np.median(hu))
+    if within[0] <= typical <= within[1]:
+        return None
+    return f"the mask's median of {typical:.0f} HU is not blood's ({within[0]:g} to {within[1]:g})"
 
 
 def _like_lesion(

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from samihs_runtime.clicked_parts import clicked_parts
+from samihs_runtime.answering import SliceAnswer, answer_prompt
 from samihs_runtime.errors import PromptError
 from samihs_runtime.preprocessing import SliceFrame
 from samihs_runtime.probability import Evidence
 from samihs_runtime.prompts import Request, check_inside
-from samihs_runtime.propagation import PropagationOptions, propagate
-from samihs_runtime.segmentation import FOREGROUND, Lesion, Prediction, Prompt, SliceMask
+from samihs_runtime.propagation import PropagationOptions, not_blood, propagate
+from samihs_runtime.segmentation import FOREGROUND, Lesion, Prompt, SliceMask
 
 if TYPE_CHECKING:
     from samihs_runtime.segmenter import Segmenter
@@ -29,7 +29,7 @@ class _Located:
     """The slice that a request was answered on."""
 
     index: int
-    prediction: Prediction
+    answer: SliceAnswer
     notes: tuple[str, ...] = ()
 
 
@@ -55,38 +55,49 @@ def segment_lesion(
     """
     check_inside(request, series.shape, len(series))
     located = _locate(segmenter, series, request, say)
-    prediction, index = located.prediction, located.index
-    threshold = segmenter.bundle.manifest.score_threshold
-    mask = clicked_parts(prediction.mask, request.prompt)
-    if prediction.score < threshold or not mask.any():
-        why = f"score {prediction.score:.2f}, at least {threshold:.2f} was needed"
-        if not mask.any():
-            why = f"the model drew no mask at the click (score {prediction.score:.2f})"
+    answer, index = located.answer, located.index
+    notes = (*located.notes, *answer.notes)
+    why_not = _rejected(segmenter, series, located)
+    if why_not:
         return Lesion(
             found=False,
-            score=prediction.score,
+            score=answer.score,
             clicked_slice=index,
             slices=(),
-            notes=(*located.notes, f"no hemorrhage found at this click: {why}"),
+            notes=(*notes, f"no hemorrhage found at this click: {why_not}"),
         )
-    frame = SliceFrame(*series.shape, segmenter.bundle.manifest.slice_size)
-    evidence = Evidence(prediction.logits, frame)
-    clicked = SliceMask(index, mask, prediction.score, "clicked", request.prompt, evidence)
+    evidence = Evidence(
+        answer.logits, SliceFrame(*series.shape, segmenter.bundle.manifest.slice_size)
+    )
+    clicked = SliceMask(index, answer.mask, answer.score, "clicked", request.prompt, evidence)
     slices: tuple[SliceMask, ...] = (clicked,)
     stops: tuple[str, ...] = ()
     if propagation and len(series) > 1:
-        options = PropagationOptions(min_score=threshold, plausible_hu=_plausible(segmenter))
+        options = PropagationOptions(
+            min_score=segmenter.bundle.manifest.score_threshold,
+            plausible_hu=_plausible(segmenter),
+        )
         slices, stops = propagate(
             segmenter, series, clicked, options, lambda z: say(f"following into slice {z}")
         )
     return Lesion(
         found=True,
-        score=prediction.score,
+        score=answer.score,
         clicked_slice=index,
         slices=slices,
         stop_reasons=stops,
-        notes=located.notes,
+        notes=notes,
     )
+
+
+def _rejected(segmenter: Segmenter, series: CTSeries, located: _Located) -> str | None:
+    """Why an answer is no hemorrhage; None where it is one."""
+    answer, threshold = located.answer, segmenter.bundle.manifest.score_threshold
+    if not answer.mask.any():
+        return f"the model drew no mask at the click (score {answer.score:.3f})"
+    if answer.score < threshold:
+        return f"score {answer.score:.3f}, at least {threshold:.3f} was needed"
+    return not_blood(series.hu[located.index][answer.mask], _plausible(segmenter))
 
 
 def _locate(segmenter: Segmenter, series: CTSeries, request: Request, say: Say) -> _Located:
@@ -94,7 +105,7 @@ def _locate(segmenter: Segmenter, series: CTSeries, request: Request, say: Say) 
     if request.slice_index is not None or len(series) == 1:
         index = request.slice_index or 0
         say(f"encoding slice {index}")
-        return _Located(index, _predict(segmenter, series, index, request.prompt))
+        return _Located(index, answer_prompt(segmenter, series.hu[index], request.prompt))
     candidates = _candidate_slices(series, request.prompt, _plausible(segmenter))
     if not candidates:
         low, high = _plausible(segmenter)
@@ -105,17 +116,14 @@ def _locate(segmenter: Segmenter, series: CTSeries, request: Request, say: Say) 
     located: list[_Located] = []
     for done, index in enumerate(candidates, start=1):
         say(f"trying the click on slice {index} ({done} of {len(candidates)})")
-        located.append(_Located(index, _predict(segmenter, series, index, request.prompt)))
-    best = max(located, key=lambda answer: answer.prediction.score)
+        answer = answer_prompt(segmenter, series.hu[index], request.prompt)
+        located.append(_Located(index, answer))
+    best = max(located, key=lambda each: each.answer.score)
     note = (
         f"no slice was named: the click could be blood on {len(candidates)} of {len(series)} "
         f"slices; slice {best.index} has the best score"
     )
-    return _Located(best.index, best.prediction, (note,))
-
-
-def _predict(segmenter: Segmenter, series: CTSeries, index: int, prompt: Prompt) -> Prediction:
-    return segmenter.predict(segmenter.encode(series.hu[index]), prompt)
+    return _Located(best.index, best.answer, (note,))
 
 
 def _plausible(segmenter: Segmenter) -> tuple[float, float]:

@@ -1,0 +1,250 @@
+"""What a prompt comes to on one slice, asked in the ways that the model was trained to be asked.
+
+A model takes any number of points, but knows what to do with as many as it was trained on. The
+shipped one, of one click and one correction, draws something at nearly every spot of a healthy
+brain when it is given four points, and most of the skull for a box. Its score means what it says
+for one click only. So here each foreground point is asked alone, the score is the mean of these
+answers', and further points join as corrections, as far as training had them; beyond, the answers
+are united, as propagation unites those to its own clicks. A box becomes clicks within it.
+
+    40 phantom slices, 46 lesions, points at random     1      2      3      4      6     10
+    Dice, all points at once                        0.821  0.846  0.863  0.850  0.819  0.685
+    Dice, as here                                   0.821  0.855  0.853  0.852  0.847  0.836
+    clicks on healthy brain accepted, at once        15 %   35 %   80 %   98 %   98 %   15 %
+    as here                                          15 %   10 %   10 %   10 %    8 %    8 %
+
+    boxes of the same lesions: Dice 0.034 by corners, 0.853 as here, 0.847 by the deepest point
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samihs_runtime.clicked_parts import clicked_parts
+from samihs_runtime.segmentation import BACKGROUND, FOREGROUND, Prediction, Prompt
+
+if TYPE_CHECKING:
+    from samihs_runtime.segmenter import Segmenter
+    from samihs_runtime.slice_encoder import EncodedSlice, Slice
+    from samihs_runtime.trained_prompts import TrainedPrompts
+
+Mask = NDArray[np.bool_]
+Point = tuple[float, float]
+Box = tuple[float, float, float, float]
+"""x0, y0, x1, y1 in pixels of the slice."""
+SEEDS_AT = (0.25, 0.5, 0.75)
+"""Where a box is clicked, as shares of its sides: at each of the nine crossings."""
+MARGIN, MARGIN_PX = 0.1, 2.0
+"""A mask may reach beyond a box by that share of its sides, and so many pixels: boxes are drawn by
+hand."""
+AT_ONCE = 4
+"""Prompts in one run of the decoder, as propagation has at most."""
+SMOOTH_PX = 2.0
+"""Standard deviation of the blur before the brightest spot of a box is looked for."""
+
+
+@dataclass(frozen=True, eq=False)
+class SliceAnswer:
+    """The answer to a whole prompt on one slice."""
+
+    mask: Mask
+    """[rows, columns]: the parts that were clicked on."""
+    logits: NDArray[np.float32]
+    """[M, M], low-resolution."""
+    score: float
+    """Estimate of the mask's IoU, comparable with the bundle's threshold."""
+    notes: tuple[str, ...] = ()
+
+
+def answer_prompt(segmenter: Segmenter, hu: Slice, prompt: Prompt) -> SliceAnswer:
+    """Answer a prompt on one slice [rows, columns] in HU, encoding it where that is not done.
+
+    Raises:
+        PromptError: the prompt is empty, or lies outside the slice.
+        BackendError: the device failed, or the segmenter is closed.
+    """
+    trained = segmenter.bundle.trained_prompts
+    encoded = segmenter.encode(hu)
+    if prompt.box is not None and not trained.boxes:
+        answer = _within_box(segmenter, encoded, hu, prompt, prompt.box, trained)
+    elif trained.points is None or not prompt.points:
+        answer = _at_once(segmenter, encoded, prompt)
+    else:
+        answer = _point_by_point(segmenter, encoded, prompt, trained.points)
+    return SliceAnswer(
+        answer.mask, answer.logits, answer.score, (*answer.notes, *_contradicted(answer, prompt))
+    )
+
+
+def _at_once(segmenter: Segmenter, encoded: EncodedSlice, prompt: Prompt) -> SliceAnswer:
+    reply = segmenter.predict(encoded, prompt)
+    return SliceAnswer(clicked_parts(reply.mask, prompt), reply.logits, reply.score)
+
+
+def _point_by_point(
+    segmenter: Segmenter, encoded: EncodedSlice, prompt: Prompt, most: int
+) -> SliceAnswer:
+    """Each foreground point alone, then what corrects it, up to ``most`` points in a prompt."""
+    wanted, unwanted = _points(prompt, FOREGROUND), _points(prompt, BACKGROUND)
+    if not wanted:  # nothing to ask alone
+        return _at_once(segmenter, encoded, prompt)
+    alone = _asked_alone(segmenter, encoded, wanted)
+    score = float(np.mean([each.score for each in alone]))
+    if len(wanted) + len(unwanted) <= most:
+        firsts, rest = wanted[:1], [*((p, FOREGROUND) for p in wanted[1:])]
+        further = {wanted[0]: [*rest, *((p, BACKGROUND) for p in unwanted)]}
+    else:
+        firsts = wanted
+        further = {
+            point: [(p, BACKGROUND) for p in _within(reply.mask, point, unwanted)[: most - 1]]
+            for point, reply in zip(wanted, alone, strict=True)
+        }
+    masks, logits = [], []
+    for first, reply in zip(firsts, alone, strict=False):
+        asked, last = _corrected(segmenter, encoded, first, reply, further[first])
+        masks.append(clicked_parts(last.mask, asked))
+        logits.append(last.logits)
+    return SliceAnswer(np.logical_or.reduce(masks), np.maximum.reduce(logits), score)
+
+
+def _asked_alone(
+    segmenter: Segmenter, encoded: EncodedSlice, points: Sequence[Point]
+) -> list[Prediction]:
+    """The answer to each point as a foreground click of its own."""
+    replies: list[Prediction] = []
+    for start in range(0, len(points), AT_ONCE):
+        prompts = [_clicked(each) for each in points[start : start + AT_ONCE]]
+        replies += segmenter.predict_batch([encoded] * len(prompts), prompts)
+    return replies
+
+
+def _corrected(
+    segmenter: Segmenter,
+    encoded: EncodedSlice,
+    first: Point,
+    reply: Prediction,
+    further: Sequence[tuple[Point, int]],
+) -> tuple[Prompt, Prediction]:
+    """The prompt grown by one point after the other, each answer the next one's prior, as in
+    training."""
+    asked = _clicked(first)
+    for point, label in further:
+        asked = Prompt((*asked.points, point), (*asked.labels, label))
+        reply = segmenter.predict(encoded, asked, reply.logits)
+    return asked, reply
+
+
+def _within_box(
+    segmenter: Segmenter,
+    encoded: EncodedSlice,
+    hu: Slice,
+    prompt: Prompt,
+    box: Box,
+    trained: TrainedPrompts,
+) -> SliceAnswer:
+    """A box for a model that knows none: the points clicked alone, or else clicks of our own, of
+    which the one counts whose mask fits the box best; nothing is drawn far outside it."""
+    points = Prompt(prompt.points, prompt.labels)
+    if not _points(prompt, FOREGROUND):
+        seeds = box_seeds(hu, box, segmenter.bundle.manifest.plausible_hu)
+        replies = _asked_alone(segmenter, encoded, seeds)
+        masks = [clicked_parts(r.mask, _clicked(p)) for r, p in zip(replies, seeds, strict=True)]
+        fits = [_fit(m, box) * max(r.score, 0.0) for m, r in zip(masks, replies, strict=True)]
+        best = seeds[int(np.argmax(fits))]
+        points = Prompt((best, *prompt.points), (FOREGROUND, *prompt.labels))
+    answer = (
+        _at_once(segmenter, encoded, points)
+        if trained.points is None
+        else _point_by_point(segmenter, encoded, points, trained.points)
+    )
+    return SliceAnswer(_inside(answer.mask, box), answer.logits, answer.score)
+
+
+def box_seeds(hu: Slice, box: Box, plausible_hu: tuple[float, float]) -> list[Point]:
+    """Whole pixels to click on in a box: nine crossings, and the brightest spot that may be blood.
+
+    The ten lie inside the slice [rows, columns] where the box meets it.
+    """
+    from scipy import ndimage
+
+    x0, y0, x1, y1 = box
+    rows, columns = hu.shape
+    window = (
+        slice(max(round(y0), 0), min(round(y1), rows - 1) + 1),
+        slice(max(round(x0), 0), min(round(x1), columns - 1) + 1),
+    )
+    low, high = plausible_hu
+    may_be = (hu[window] >= low) & (hu[window] <= high)
+    share = ndimage.gaussian_filter(may_be.astype(np.float32), SMOOTH_PX)
+    total = ndimage.gaussian_filter(np.where(may_be, hu[window], 0).astype(np.float32), SMOOTH_PX)
+    # The mean of what may be blood alone: a rim of bone would shine through any other blur.
+    blood = np.where(share > 0.5, total / np.maximum(share, 0.5), -np.inf)
+    row, column = np.unravel_index(int(blood.argmax()), blood.shape)
+    seeds = [(float(column + window[1].start), float(row + window[0].start))]
+    for across, down in product(SEEDS_AT, SEEDS_AT):
+        x, y = round(x0 + across * (x1 - x0)), round(y0 + down * (y1 - y0))
+        seeds.append((float(np.clip(x, 0, columns - 1)), float(np.clip(y, 0, rows - 1))))
+    return seeds
+
+
+def _fit(mask: Mask, box: Box) -> float:
+    """Intersection over union of the mask's bounds and the box; 0 for an empty mask."""
+    if not mask.any():
+        return 0.0
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    bounds = (columns[0] - 0.5, rows[0] - 0.5, columns[-1] + 0.5, rows[-1] + 0.5)
+    width = max(min(bounds[2], box[2]) - max(bounds[0], box[0]), 0.0)
+    height = max(min(bounds[3], box[3]) - max(bounds[1], box[1]), 0.0)
+    areas = [(each[2] - each[0]) * (each[3] - each[1]) for each in (bounds, box)]
+    return float(width * height / (sum(areas) - width * height))
+
+
+def _inside(mask: Mask, box: Box) -> Mask:
+    """The part of the mask in the box and its margin."""
+    x0, y0, x1, y1 = box
+    across, down = (MARGIN * side + MARGIN_PX for side in (x1 - x0, y1 - y0))
+    rows = slice(max(round(y0 - down), 0), max(round(y1 + down), 0) + 1)
+    columns = slice(max(round(x0 - across), 0), max(round(x1 + across), 0) + 1)
+    kept = np.zeros_like(mask)
+    kept[rows, columns] = mask[rows, columns]
+    return kept
+
+
+def _contradicted(answer: SliceAnswer, prompt: Prompt) -> list[str]:
+    """A note for each click that the mask does not heed; none where there is no mask."""
+    if not answer.mask.any():
+        return []
+    kept = _within(answer.mask, (0.0, 0.0), _points(prompt, BACKGROUND))
+    missed = [
+        point
+        for point in _points(prompt, FOREGROUND)
+        if not clicked_parts(answer.mask, _clicked(point)).any()
+    ]
+    return [
+        *(f"the background click at {_place(p)} lies in the mask all the same" for p in kept),
+        *(f"the click at {_place(p)} is not in the mask" for p in missed),
+    ]
+
+
+def _within(mask: Mask, near: Point, points: Sequence[Point]) -> list[Point]:
+    """Those of the points that lie in the mask, the nearest to ``near`` first."""
+    inside = [(x, y) for x, y in points if mask[round(y), round(x)]]
+    return sorted(inside, key=lambda point: np.hypot(point[0] - near[0], point[1] - near[1]))
+
+
+def _points(prompt: Prompt, label: int) -> list[Point]:
+    return [p for p, kind in zip(prompt.points, prompt.labels, strict=True) if kind == label]
+
+
+def _clicked(point: Point) -> Prompt:
+    return Prompt((point,), (FOREGROUND,))
+
+
+def _place(point: Point) -> str:
+    return f"column {point[0]:g}, row {point[1]:g}"
