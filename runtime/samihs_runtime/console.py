@@ -123,14 +123,20 @@ class Screen:
 
 
 def print_series(study: Path) -> None:
-    """The table of ``--list``."""
+    """The table of ``--list``: UIDs stand in it where numbers do not tell the series apart."""
     from samihs_runtime.study import list_series
 
-    table = Table("series", "kind", "slices", "description", "eligible", "why")
-    for each in list_series(study):
+    rows = list_series(study)
+    numbers = [each.number for each in rows]
+    repeated = len(set(numbers)) < len(numbers)
+    headings = ("series", "kind", "slices", "description", "read", "why")
+    table = Table(*headings, *(["UID"] if repeated else []))
+    for each in rows:
         number = "" if each.number is None else str(each.number)
-        eligible = "yes" if each.eligible else "no"
-        table.add_row(number, each.kind, str(each.slices), each.description, eligible, each.reason)
+        kind = each.kind if each.kernel == "unknown" else f"{each.kind}, {each.kernel}"
+        read = "yes" if each.chosen else "if asked" if each.eligible else "no"
+        texts = (number, kind, str(each.slices), each.description, read, each.reason)
+        table.add_row(*texts, *([each.uid] if repeated else []))
     plain_console().print(table)
 
 

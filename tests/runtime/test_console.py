@@ -43,6 +43,21 @@ def test_the_list_shows_descriptions_as_they_are(
     assert description in capsys.readouterr().out
 
 
+def test_uids_are_listed_where_numbers_repeat(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    write_series(tmp_path / "one", SeriesNumber=2, SeriesInstanceUID="1.2.31")
+    print_series(tmp_path)
+    assert "1.2.31" not in capsys.readouterr().out
+    write_series(tmp_path / "other", SeriesNumber=2, SeriesInstanceUID="1.2.32")
+    print_series(tmp_path)
+    shown = capsys.readouterr().out
+    assert "if asked" in shown
+    assert "1.2.31" in shown
+    assert "1.2.32" in shown
+
+
 def test_nothing_that_is_said_is_markup() -> None:
     screen = Screen()
     screen.console.file = stream = io.StringIO()

@@ -209,7 +209,7 @@ def _bare(image: Dataset) -> Dataset:
     ("name", "content", "message"),
     [
         ("notes.txt", b"hello", "notes.txt: no DICOM image; expected CT as DICOM"),
-        ("empty.dcm", b"", "empty.dcm: no DICOM image"),
+        ("empty.dcm", b"", "empty.dcm: a damaged DICOM file"),
         ("prefix.dcm", b"\0" * 128 + b"DICM", "prefix.dcm: a damaged DICOM file"),
         ("picture.png", b"\x89PNG\r\n\x1a\n" + bytes(200), "picture.png: no DICOM image"),
     ],
@@ -228,6 +228,48 @@ def test_nothing_there_and_nothing_in_there(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(StudyError, match="empty: no DICOM image among 0 files"):
         list_series(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("kept", [0, 400, 700])
+def test_a_slice_cut_off_before_its_image_is_named(kept: int, tmp_path: Path) -> None:
+    """Whatever is left of it: a volume without it would be too small, and nobody would know."""
+    write_series(tmp_path)
+    whole = (tmp_path / "IM2").read_bytes()
+    header = whole.index(b"\x28\x00\x10\x00")  # Rows
+    assert kept < header
+    (tmp_path / "IM2").write_bytes(whole[:kept])
+    series = read_study(tmp_path)
+    assert len(series) == 3
+    assert any(note == "1 damaged DICOM files were left out: IM2" for note in series.notes)
+
+
+def test_the_series_that_a_run_takes_is_marked(tmp_path: Path) -> None:
+    write_series(tmp_path / "soft", SeriesNumber=3, ConvolutionKernel="H31s")
+    write_series(
+        tmp_path / "bone",
+        SeriesNumber=2,
+        SeriesInstanceUID="1.2.3.2",
+        ConvolutionKernel="H60s",
+    )
+    rows = list_series(tmp_path)
+    assert [(row.number, row.chosen, row.kernel) for row in rows] == [
+        (2, False, "sharp"),
+        (3, True, "soft"),
+    ]
+    assert "preferred to 1 other axial series" in rows[1].reason
+    chosen = read_study(tmp_path)
+    assert chosen.series_uid == rows[1].uid
+    assert read_study(tmp_path, series=3).series_uid == rows[1].uid  # a number as such, too
+
+
+def test_of_two_studies_with_one_number_the_uids_are_told(tmp_path: Path) -> None:
+    for name in ("1.2.31", "1.2.32"):
+        folder = tmp_path / name
+        write_series(folder, SeriesNumber=2, StudyInstanceUID=name, SeriesInstanceUID=f"{name}.5")
+    with pytest.raises(StudyError, match=r"several studies.*1\.2\.31\.5.*1\.2\.32\.5"):
+        read_study(tmp_path)
+    assert not any(row.chosen for row in list_series(tmp_path))
+    assert read_study(tmp_path, series="1.2.31.5").series_uid == "1.2.31.5"
 
 
 def test_a_damaged_file_among_good_ones_is_left_out_and_named(tmp_path: Path) -> None:

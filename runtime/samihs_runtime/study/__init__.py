@@ -27,6 +27,7 @@ from .files import SourceFile, study_files
 from .frames import Frame, spacing_between_slices
 from .headers import Headers, read_headers
 from .judging import Candidate, candidates
+from .kernels import Sharpness
 from .loss import lossy_compression_of
 from .pixels import ignored_padding
 from .stacking import geometry_notes, read_stack, stack
@@ -53,7 +54,11 @@ class SeriesSummary:
     eligible: bool
     """Whether it may be chosen without ``--series``."""
     reason: str
-    """Why it is eligible, or why not."""
+    """Why it is chosen, or eligible, or why not."""
+    chosen: bool = False
+    """Whether it is what :func:`read_study` takes where no series is asked for."""
+    kernel: Sharpness = "unknown"
+    """What its reconstruction kernel's name tells."""
 
 
 def list_series(path: str | Path) -> list[SeriesSummary]:
@@ -61,14 +66,19 @@ def list_series(path: str | Path) -> list[SeriesSummary]:
     path = Path(path).absolute()
     with quiet_dicom(), study_files(path) as files:
         headers = read_headers(files, follow_dicomdir=len(files) == 1)
-        found = [_summary(each) for each in _series(headers, path)]
-    return sorted(found, key=lambda s: (s.number is None, s.number or 0, s.uid))
+        found = _series(headers, path)
+        try:
+            chosen, why = choose(found, None, path.name)
+        except StudyError:  # nothing is eligible, or several studies are
+            chosen, why = None, []
+        rows = [_summary(each, each is chosen, why) for each in found]
+    return sorted(rows, key=lambda s: (s.number is None, s.number or 0, s.uid))
 
 
 def read_study(
     path: str | Path,
     *,
-    series: str | None = None,
+    series: str | int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> CTSeries:
     """Read the CT series of a DICOM file, a folder, a zip or a DICOMDIR.
@@ -82,7 +92,8 @@ def read_study(
     with quiet_dicom(), study_files(path) as files:
         headers = read_headers(files, follow_dicomdir=len(files) == 1)
         found = _series(headers, path)
-        chosen, notes = choose(found, series, path.name)
+        wanted = None if series is None else str(series)
+        chosen, notes = choose(found, wanted, path.name)
         ordered = stack(chosen)
         hu, alike = read_stack(ordered.places, progress)
         first = [frames[0] for frames in ordered.places]
@@ -124,7 +135,8 @@ def _series(headers: Headers, path: Path) -> list[Candidate]:
     )
 
 
-def _summary(candidate: Candidate) -> SeriesSummary:
+def _summary(candidate: Candidate, chosen: bool, why: list[str]) -> SeriesSummary:
+    """``why``: what speaks for the chosen one, where there is a choice."""
     return SeriesSummary(
         uid=candidate.uid,
         number=candidate.number,
@@ -133,7 +145,9 @@ def _summary(candidate: Candidate) -> SeriesSummary:
         slices=candidate.slices,
         kind=candidate.verdict.kind,
         eligible=candidate.verdict.eligible,
-        reason=candidate.verdict.reason,
+        reason="; ".join(why) if chosen and why else candidate.verdict.reason,
+        chosen=chosen,
+        kernel=candidate.sharpness,
     )
 
 

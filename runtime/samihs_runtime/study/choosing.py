@@ -19,9 +19,8 @@ def choose(found: list[Candidate], wanted: str | None, where: str) -> tuple[Cand
     if not eligible:
         raise StudyError(f"{where}: no axial CT series in HU; found {_reasons(found)}")
     if len({candidate.study_uid for candidate in eligible}) > 1:
-        numbers = sorted({_label(candidate) for candidate in eligible})
         raise StudyError(
-            f"{where}: holds CT of several studies; choose one with --series: {'; '.join(numbers)}"
+            f"{where}: holds CT of several studies; choose one with --series: {_choices(eligible)}"
         )
     chosen = max(eligible, key=_rank)
     if len(found) == 1:
@@ -93,6 +92,17 @@ def _label(candidate: Candidate) -> str:
 
 def _labels(found: list[Candidate]) -> str:
     return ", ".join(sorted({_label(candidate) for candidate in found})[:8]) or "none"
+
+
+def _choices(found: list[Candidate]) -> str:
+    """Labels, with the UID where a number does not tell a series from another."""
+    numbers = [candidate.number for candidate in found]
+    return "; ".join(
+        sorted(
+            _label(each) if numbers.count(each.number) == 1 else f"{_label(each)}, {each.uid}"
+            for each in found
+        )
+    )
 
 
 def _uids(found: list[Candidate]) -> str:

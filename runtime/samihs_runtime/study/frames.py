@@ -14,12 +14,7 @@ import numpy as np
 from samihs_runtime.series import SlicePlane
 
 from .fields import integer, items, number, numbers, text, words
-from .headers import Header
-
-CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
-ENHANCED_CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2.1"
-LEGACY_CONVERTED_CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2.2"
-CT_CLASSES = (CT_IMAGE, ENHANCED_CT_IMAGE, LEGACY_CONVERTED_CT_IMAGE)
+from .headers import CT_CLASSES, Header
 
 _MACROS = {  # functional group that holds the attribute, PS3.3 C.7.6.16.2 and C.8.15.3
     "ImagePositionPatient": "PlanePositionSequence",

@@ -18,6 +18,10 @@ from .fields import items, strings, text, value
 from .files import SourceFile, source_at
 from .limits import MAX_DEFLATED_BYTES
 
+CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
+ENHANCED_CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2.1"
+LEGACY_CONVERTED_CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2.2"
+CT_CLASSES = (CT_IMAGE, ENHANCED_CT_IMAGE, LEGACY_CONVERTED_CT_IMAGE)
 DICOMDIR = "1.2.840.10008.1.3.10"  # Media Storage Directory Storage, PS3.4 B.5
 _DEFLATED = b"1.2.840.10008.1.2.1.99"  # Deflated Explicit VR Little Endian, PS3.5 A.5
 _PREFIX_END = 132  # PS3.10 7.1: 128 bytes of preamble and "DICM"
@@ -38,7 +42,8 @@ class Headers:
 
     images: list[Header]
     damaged: list[SourceFile]
-    """Files that are DICOM by their first bytes, but could not be parsed."""
+    """Files that are DICOM by their first bytes, but could not be parsed or end before their image
+    does; and empty ones, which may have been slices."""
     unreadable: list[SourceFile]
     """Files and folders that the user may not read: whatever they are."""
     others: int
@@ -62,7 +67,9 @@ def read_headers(sources: Iterable[SourceFile], follow_dicomdir: bool) -> Header
                 return _follow(source, dataset)
             others += 1
         elif value(dataset, "Rows") is None:
-            others += 1  # a report, an index, a presentation state
+            others += 1
+            if _is_ct(dataset):  # cut off within its header
+                found.damaged.append(source)
         else:
             found.images.append(Header(source, dataset))
     return replace(found, others=others - len(found.damaged) - len(found.unreadable))
@@ -72,6 +79,8 @@ def open_dataset(source: SourceFile, header_only: bool) -> Any:
     """The parsed object; None where the file is no DICOM. Raises what pydicom raises."""
     with source.open() as stream:
         start = stream.read(_PREFIX_END)
+        if not start:
+            raise EOFError(f"{source.name} is empty")
         if start[128:] != b"DICM" and not _looks_headerless(start):
             return None
         if _DEFLATED in (rest := stream.read(2**12)):
@@ -130,7 +139,16 @@ def _check_deflated(source: SourceFile, start: bytes, stream: BinaryIO) -> None:
 
 
 def _is_dicomdir(dataset: Any) -> bool:
-    return text(getattr(dataset, "file_meta", {}), "MediaStorageSOPClassUID") == DICOMDIR
+    return _stored_class(dataset) == DICOMDIR
+
+
+def _is_ct(dataset: Any) -> bool:
+    """By the meta information as well: of a file that was cut off it may be all there is."""
+    return bool({text(dataset, "SOPClassUID"), _stored_class(dataset)} & {*CT_CLASSES})
+
+
+def _stored_class(dataset: Any) -> str:
+    return text(getattr(dataset, "file_meta", {}), "MediaStorageSOPClassUID")
 
 
 def _follow(directory: SourceFile, dataset: Any) -> Headers:

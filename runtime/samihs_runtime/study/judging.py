@@ -10,16 +10,8 @@ from samihs_runtime.geometry import same_orientation
 from samihs_runtime.series import SlicePlane
 
 from .fields import integer, items, text, value
-from .frames import (
-    CT_CLASSES,
-    CT_IMAGE,
-    Frame,
-    UnreadableError,
-    frames_of,
-    plane_of,
-    rescale_of,
-)
-from .headers import Header
+from .frames import Frame, UnreadableError, frames_of, plane_of, rescale_of
+from .headers import CT_CLASSES, CT_IMAGE, Header
 from .kernels import Sharpness, sharpness
 from .limits import MAX_MATRIX, MAX_PIXELS
 
