@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from samihs_runtime.segmentation import BACKGROUND, BOX_MAX, BOX_MIN, FOREGROUND, Prompt
-from samihs_training.corrections import any_pixel, corrected, corrections, deepest_pixel, next_click
+from samihs_training.corrections import corrected, corrections, next_click
 
 PAD = -1
 
@@ -60,19 +60,10 @@ def test_every_wrong_pixel_is_as_likely() -> None:
     answer = torch.zeros_like(truth)
     answer[0, 3, 2:] = True
     torch.manual_seed(0)
-    drawn = [corrections(answer, truth, any_pixel).cells[0].tolist() for _ in range(800)]
+    drawn = [corrections(answer, truth).cells[0].tolist() for _ in range(800)]
     counts = {tuple(cell): drawn.count(cell) for cell in drawn}
     assert counts.keys() == {(0, 0), (1, 0), (2, 3), (3, 3)}
     assert all(count == pytest.approx(200, abs=50) for count in counts.values())  # 4 sigma
-
-
-def test_the_deepest_pixel_of_many_is_each_ones() -> None:
-    """Against the same maps, one by one."""
-    rng = np.random.default_rng(2)
-    candidates = torch.from_numpy(rng.random((5, 9, 7)) < 0.4)
-    together = deepest_pixel(candidates)
-    assert together.tolist() == [int(deepest_pixel(each[None])) for each in candidates]
-    assert candidates.flatten(1).gather(1, together[:, None]).all()
 
 
 def square(rows: slice, columns: slice) -> NDArray[np.bool_]:
@@ -97,3 +88,24 @@ def test_the_next_click_falls_in_the_largest_error() -> None:
     assert next_click(third, truth, truth) == third
     boxed = next_click(Prompt(box=(1.0, 2.0, 30.0, 31.0)), missed, truth)
     assert (boxed.box, len(boxed.points)) == ((1.0, 2.0, 30.0, 31.0), 1)
+
+
+def test_missed_and_spilled_areas_that_touch_are_two_errors() -> None:
+    """Together the first two are larger than the third, and their middle lies on the seam."""
+    truth = square(slice(0, 6), slice(0, 6)) | square(slice(20, 27), slice(20, 29))
+    answer = square(slice(0, 6), slice(6, 12))  # what was missed ends where it spilled
+    corrected = next_click(Prompt(((2.0, 2.0),), (FOREGROUND,)), answer, truth)
+    assert corrected.labels[1] == FOREGROUND
+    x, y = corrected.points[1]
+    assert 20 <= x < 29
+    assert y == 23.0  # of seven rows the middle one
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_next_click_is_on_an_error_with_its_label(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    answer, truth = rng.random((2, 9, 7)) < 0.5
+    corrected = next_click(Prompt(((0.0, 0.0),), (FOREGROUND,)), answer, truth)
+    x, y = (int(each) for each in corrected.points[1])
+    assert answer[y, x] != truth[y, x]
+    assert corrected.labels[1] == (FOREGROUND if truth[y, x] else BACKGROUND)

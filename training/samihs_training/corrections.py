@@ -3,12 +3,11 @@
 A correction is a click on a pixel where answer and truth differ, foreground where the answer missed
 and background where it spilled; the answer before is the prior of the next. Training and evaluation
 differ in which wrong pixel it is: any, as segment-anything trains, or the deepest one of the
-largest error, as interactive methods are tested.
+largest region that was missed or spilled, as interactive methods are tested.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,9 +17,6 @@ from torch import Tensor
 
 from samihs_runtime.segmentation import BACKGROUND, BOX_MIN, FOREGROUND, Prompt
 from samihs_training.data.clicks import Mask, deepest_click
-
-Pick = Callable[[Tensor], Tensor]
-"""Candidates, bool [B, H, W], at least one each -> index [B] of one in each flattened map."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,29 +32,24 @@ class Corrections:
     where that is empty, anywhere."""
 
 
-def corrections(answer: Tensor, truth: Tensor, pick: Pick) -> Corrections:
-    """A click for each answer; ``answer`` and ``truth`` are bool [B, H, W]."""
+def corrections(answer: Tensor, truth: Tensor) -> Corrections:
+    """A click on any wrong pixel of each answer; ``answer`` and ``truth`` are bool [B, H, W]."""
     wrong = answer != truth
     needed = wrong.flatten(1).any(1)
     confirming = truth | ~truth.flatten(1).any(1)[:, None, None]
-    index = pick(torch.where(needed[:, None, None], wrong, confirming))
+    index = _any_pixel(torch.where(needed[:, None, None], wrong, confirming))
     width = truth.shape[-1]
     cells = torch.stack([index % width, index // width], dim=1).float()
     there = truth.flatten(1).gather(1, index[:, None])[:, 0]
     return Corrections(cells, torch.where(there, FOREGROUND, BACKGROUND), needed)
 
 
-def any_pixel(candidates: Tensor) -> Tensor:
-    """A random one, by torch's generator; no loop over the batch."""
+def _any_pixel(candidates: Tensor) -> Tensor:
+    """Index [B] of a random one of the candidates, bool [B, H, W], in each flattened map.
+
+    By torch's generator; no loop over the batch.
+    """
     return torch.multinomial(candidates.flatten(1).float(), 1)[:, 0]
-
-
-def deepest_pixel(candidates: Tensor) -> Tensor:
-    """The deepest of the largest 4-connected region; scipy, one map after the other."""
-    clicks = [deepest_click(_largest_region(each)) for each in candidates.cpu().numpy()]
-    width = candidates.shape[-1]
-    index = [int(row) * width + int(column) for column, row in clicks]
-    return torch.tensor(index, device=candidates.device)
 
 
 def corrected(
@@ -72,7 +63,7 @@ def corrected(
     empty. The new click stands before the last entry, which is SAM's pad or a box corner.
     """
     truth = target[:, 0] > 0.5
-    found = corrections(logits[:, 0] > 0, truth, any_pixel)
+    found = corrections(logits[:, 0] > 0, truth)
     click = (found.cells + 0.5) * (slice_size / target.shape[-1]) - 0.5
     again = ~found.needed & (labels[:, 0] != BOX_MIN)
     click = torch.where(again[:, None], points[:, 0], click)
@@ -85,21 +76,26 @@ def corrected(
 
 
 def next_click(prompt: Prompt, answer: Mask, truth: Mask) -> Prompt:
-    """The prompt with a click in the largest error of the answer; the same if there is none.
+    """The prompt with a click on the deepest pixel of the answer's largest error.
 
-    Masks are [rows, columns] of the slice.
+    An error is a 4-connected region that was missed, or one that was spilled: where the two touch
+    they are two, as they ask for clicks of other labels. Of equally large ones the missed is
+    taken. An answer without any leaves the prompt as it is. Masks are [rows, columns] of the slice.
     """
-    given, wanted = (torch.from_numpy(np.ascontiguousarray(each)) for each in (answer, truth))
-    found = corrections(given[None], wanted[None], deepest_pixel)
-    if not found.needed.item():
+    missed, spilled = _largest_region(truth & ~answer), _largest_region(answer & ~truth)
+    region, label = missed, FOREGROUND
+    if spilled.sum() > missed.sum():
+        region, label = spilled, BACKGROUND
+    if not region.any():
         return prompt
-    x, y = found.cells[0].tolist()
-    label = int(found.labels.item())
-    return replace(prompt, points=(*prompt.points, (x, y)), labels=(*prompt.labels, label))
+    click = deepest_click(region)
+    return replace(prompt, points=(*prompt.points, click), labels=(*prompt.labels, label))
 
 
-def _largest_region(candidates: Mask) -> Mask:
-    labels, _ = ndimage.label(candidates)
-    sizes = np.bincount(labels.ravel())
-    sizes[0] = 0
-    return np.asarray(labels == sizes.argmax())
+def _largest_region(wrong: Mask) -> Mask:
+    """The largest 4-connected region of a mask; empty where that is."""
+    labels, count = ndimage.label(wrong)
+    if not count:
+        return np.zeros_like(wrong)
+    sizes = np.bincount(labels.ravel())[1:]
+    return np.asarray(labels == 1 + sizes.argmax())
