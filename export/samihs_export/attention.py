@@ -8,8 +8,8 @@ the same with the same weights, the tables Rh, Rw gathered once and kept as cons
   scores one plain product, so that ``scaled_dot_product_attention`` serves. At opset 23 it becomes
   the ONNX ``Attention`` operator, which TensorRT takes as its own attention layer where q, k and v
   have one head width: v is padded to it and the result cut. No L x L matrix is ever stored.
-- ``fused``: ``augmented`` for ONNX Runtime's own attention operator (``samihs_export.ort_attention``),
-  which takes a v of another width: none is padded. For a whole grid, not for windows of it.
+- ``fused``: ``augmented`` for ONNX Runtime's own attention operator (``ort_attention``), which
+  takes a v of another width: none is padded. For a whole grid, not for windows of it.
 """
 
 from __future__ import annotations

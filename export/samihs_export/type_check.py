@@ -15,7 +15,12 @@ from samihs_export import ort_attention
 from samihs_export.readback import WIDE
 from samihs_runtime.errors import ExportError
 
-PRODUCTS = ("Conv", "Attention", ort_attention.OPERATOR, "Gelu")
+PRODUCTS = (
+    "MatMul", "Gemm", "Einsum", "Conv", "ConvTranspose", "Attention", ort_attention.OPERATOR,
+    "Gelu",
+)  # fmt: skip
+"""What multiplies in the compute type. 8-bit products have operators of their own, which are not
+among them; ``MatMul`` behind Q/DQ multiplies in the float type and is."""
 IN_FLOAT32 = ("LayerNormalization", "Softmax", "ReduceMean", "Pow", "Sqrt", "Sin", "Cos", "Resize")
 """Norms (the neck's are written out: mean, power, root), softmax, prompt positions, resizes."""
 _TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16, "fp32": TensorProto.FLOAT}
@@ -23,6 +28,8 @@ _TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16, "fp32": Ten
 
 def check_types(path: Path, precision: str) -> None:
     """Refuse a graph that computes a norm in half precision, or its products in another type.
+
+    Products of layers that are float32 at every precision (``readback.WIDE``) must be so.
 
     Args:
         path: the ONNX file.
@@ -35,14 +42,16 @@ def check_types(path: Path, precision: str) -> None:
     model = onnx.shape_inference.infer_shapes(onnx.load(path, load_external_data=False))
     values = (*model.graph.value_info, *model.graph.output)
     types = {each.name: each.type.tensor_type.elem_type for each in values}
-    narrow, wide = [], []
+    narrow: list[str] = []
+    other: list[str] = []
     for node in model.graph.node:
         kind = types.get(node.output[0], 0)
-        if node.op_type in IN_FLOAT32 and kind != TensorProto.FLOAT:
-            narrow.append(node.name)
-        elif node.op_type in PRODUCTS and kind != _TYPES[precision]:
-            wide += [] if node.name.startswith(WIDE) else [node.name]
-    for names, wanted in ((narrow, "float32"), (wide, precision)):
+        product = node.op_type in PRODUCTS
+        if node.op_type in IN_FLOAT32 or (product and node.name.startswith(WIDE)):
+            narrow += [] if kind == TensorProto.FLOAT else [node.name]
+        elif product and kind != _TYPES[precision]:
+            other.append(node.name)
+    for names, wanted in ((narrow, "float32"), (other, precision)):
         if names:
             raise ExportError(
                 f"{path.parent.name}/{path.name}: {len(names)} nodes compute in another type than "

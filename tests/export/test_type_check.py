@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from onnx import TensorProto, helper, save
 
 from samihs_export import onnx as onnx_module
+from samihs_export.families import float_precision
 from samihs_export.graphs import EncoderGraph
 from samihs_export.merge import merge
 from samihs_export.onnx import OPSET, export_encoder
 from samihs_export.precision import to_precision
 from samihs_export.type_check import check_types
+from samihs_runtime.bundle import Bundle, shipped_bundle
 from samihs_runtime.errors import ExportError
 
 from .conftest import PR, SLICE, adapted_model
@@ -31,3 +34,41 @@ def test_weights_beside_the_graph_are_not_read(
     check_types(path, precision)
     with pytest.raises(ExportError, match=f"compute in another type than {other}"):
         check_types(path, other)
+
+
+def one_product(path: Path, operator: str, node: str, element: int) -> Path:
+    """A graph of one product of two 4D inputs, all of one type."""
+    values = [helper.make_tensor_value_info(n, element, (1, 2, 2, 2)) for n in "abc"]
+    equation = {"equation": "bcij,bcjk->bcik"} if operator == "Einsum" else {}
+    product = helper.make_node(operator, ["a", "b"], ["c"], name=f"{node}/{operator}", **equation)
+    graph = helper.make_graph([product], "encoder", values[:2], values[2:])
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)]), path)
+    return path
+
+
+@pytest.mark.parametrize("operator", ["MatMul", "Einsum", "Conv", "ConvTranspose"])
+def test_a_layer_that_multiplies_in_float32_is_refused_in_half_precision(
+    tmp_path: Path, operator: str
+) -> None:
+    layer = "blocks.0.mlp.lin1"
+    path = one_product(tmp_path / "encoder.onnx", operator, layer, TensorProto.FLOAT)
+    check_types(path, "fp32")
+    for precision in ("fp16", "bf16"):
+        with pytest.raises(ExportError, match=rf"another type than {precision}.*{layer}/"):
+            check_types(path, precision)
+
+
+def test_products_that_stay_in_float32_must_be_so(tmp_path: Path) -> None:
+    path = one_product(tmp_path / "decoder.onnx", "MatMul", "points", TensorProto.FLOAT)
+    check_types(path, "fp16")
+    path = one_product(tmp_path / "decoder.onnx", "MatMul", "points", TensorProto.FLOAT16)
+    with pytest.raises(ExportError, match=r"another type than float32.*points/MatMul"):
+        check_types(path, "fp16")
+
+
+def test_the_shipped_graphs_are_of_their_types() -> None:
+    bundle = Bundle.open(shipped_bundle())
+    for entry in bundle.manifest.graphs:
+        precision = float_precision(entry.family, entry.precision)  # type: ignore[arg-type]
+        for name in (entry.encoder, entry.decoder):
+            check_types(bundle.root / name, precision)
