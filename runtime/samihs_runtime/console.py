@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from samihs_runtime.identity import Scrubber
-from samihs_runtime.report import instance_number
+from samihs_runtime.viewer_numbers import viewer_number
 
 if TYPE_CHECKING:
     from samihs_runtime.batch import TableRow
@@ -108,7 +108,7 @@ class Screen:
         for note in Scrubber(series).texts((*lesion.notes, *measurement.notes)):
             self._print(note, "yellow" if not lesion.found else "dim")
         if lesion.found:
-            self.console.print(_slice_table(lesion, measurement))
+            self.console.print(_slice_table(series, lesion, measurement))
             self._print(_volume_line(measurement), "bold")
             for side, reason in zip(("below", "above"), lesion.stop_reasons, strict=False):
                 self._print(f"ends {side}: {reason}", "dim")
@@ -142,26 +142,23 @@ def print_series(study: Path) -> None:
 
 def _viewer_numbers(series: CTSeries) -> str:
     """What a viewer calls the first and the last slice; empty where the headers do not number."""
-    texts = []
-    for index in dict.fromkeys((0, len(series) - 1)):
-        source = series.sources[index]
-        frame = source.frame
-        what, number = ("frame", frame) if frame else ("image", instance_number(source))
-        if number is None:
-            return ""
-        texts.append(f"slice {index} is {what} {number}")
-    return ", ".join(texts)
+    ends = dict.fromkeys((0, len(series) - 1))
+    named = {index: viewer_number(series.sources[index]) for index in ends}
+    if not all(named.values()):
+        return ""
+    return ", ".join(f"slice {index} is {number}" for index, number in named.items())
 
 
-def _slice_table(lesion: Lesion, measurement: Measurement) -> Table:
+def _slice_table(series: CTSeries, lesion: Lesion, measurement: Measurement) -> Table:
     table = Table(title="hemorrhage by slice", title_justify="left")
-    for heading in ("slice", "area mm²", "extent mm", "mean HU", "score", "how"):
+    for heading in ("slice", "in a viewer", "area mm²", "extent mm", "mean HU", "score", "how"):
         table.add_column(heading, justify="left" if heading == "how" else "right")
     parts = {part.index: part for part in lesion.slices}
     for row in measurement.slices:
         part = parts[row.index]
         table.add_row(
             str(row.index),
+            viewer_number(series.sources[row.index]),
             f"{row.area_mm2:.0f}",
             f"{row.extent_mm:.2f}",
             f"{row.mean_hu:.0f}",

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from samihs_runtime.identity import Scrubber, identity
+from samihs_runtime.viewer_numbers import instance_number
 
 if TYPE_CHECKING:
     from samihs_runtime.measurement import Measurement
     from samihs_runtime.segmentation import Lesion, Prompt
-    from samihs_runtime.series import CTSeries, SourceSlice
+    from samihs_runtime.series import CTSeries
 
 SCHEMA = "samihs-report"
 SCHEMA_VERSION = 1
@@ -145,13 +146,6 @@ def installed_version() -> str:
         return version("samihs")
     except PackageNotFoundError:
         return "unknown"
-
-
-def instance_number(source: SourceSlice) -> int | None:
-    """InstanceNumber, by which viewers count images; None where the header has no whole one."""
-    from samihs_runtime.study.fields import integer  # its package loads pydicom
-
-    return integer(source.header, "InstanceNumber")
 
 
 def _measurement(measurement: Measurement) -> dict[str, Any]:

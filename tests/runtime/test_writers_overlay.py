@@ -138,7 +138,7 @@ def test_captions_say_what_was_found_and_what_it_is_not_for() -> None:
     texts = [text for text, _, _ in caption(series, lesion, measured, make_report())]
     assert texts[0].startswith("0.2 mL")
     assert "score 0.93" in texts[0]
-    assert "slice 2 (of 0 to 4)" in texts[2]
+    assert "slice 2 (image 3) of 0 to 4" in texts[2]
     assert texts[-1] == "Trained on synthetic CT only; not for clinical use"
     nothing = caption(series, not_found(), measure(series, not_found()), make_report())
     assert nothing[0][0].startswith("No hemorrhage found at this click")

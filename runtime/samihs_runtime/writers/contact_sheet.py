@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from samihs_runtime.measurement import masks_by_slice
+from samihs_runtime.viewer_numbers import slice_name, viewer_number
 from samihs_runtime.writers.drawing import (
     View,
     ct_panel,
@@ -76,7 +77,7 @@ def contact_sheet(
     columns = _columns(len(shown))
     tile = (PAGE_WIDTH - 2 * PAD - (columns - 1) * GAP) // columns
     view = view_of(series, shown, masks.values(), [], tile)
-    header = _header(lesion, measurement, len(shown))
+    header = _header(series, lesion, measurement, len(shown))
     footer = _footer(report)
     page = _blank_page(view, columns, len(shown), len(header), len(footer))
     y = _draw_header(page, header)
@@ -91,7 +92,9 @@ def contact_sheet(
             PAD + (position % columns) * (tile + GAP) + (tile - view.size[0]) // 2,
             y + (position // columns) * (view.size[1] + CAPTION_PX + GAP),
         )
-        text = f"{index}   ·   {square_cm(areas[index])}   ·   {scores[index]:.2f}"
+        named = viewer_number(series.sources[index])
+        parts = (str(index), named, square_cm(areas[index]), f"{scores[index]:.2f}")
+        text = "   ·   ".join(filter(None, parts))
         _place_tile(page, panel, corner, text, clicked=index == lesion.clicked_slice)
     _draw_footer(page, footer)
     return page
@@ -111,13 +114,16 @@ def _columns(tiles: int) -> int:
     return max(math.ceil(tiles / rows), 2)
 
 
-def _header(lesion: Lesion, measurement: Measurement, shown: int) -> list[tuple[str, int]]:
+def _header(
+    series: CTSeries, lesion: Lesion, measurement: Measurement, shown: int
+) -> list[tuple[str, int]]:
     count = len(measurement.slices)
     first, last = measurement.slices[0].index, measurement.slices[-1].index
     head = f"{measurement.volume_ml:.1f} mL on {count} slices ({first} to {last})"
     thinned = "" if shown == count else f"   ·   {shown} of {count} shown"
     detail = (
-        f"clicked on slice {lesion.clicked_slice} (framed)   ·   below each: slice, area, score   "
+        f"clicked on {slice_name(series, lesion.clicked_slice)}, framed   ·   below each: slice, "
+        "as viewers count it, area, score   "
         f"·   brain window 80 / 40 HU{thinned}"
     )
     return [(head, 30), (detail, 18)]

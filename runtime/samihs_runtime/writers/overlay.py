@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from samihs_runtime.measurement import masks_by_slice
+from samihs_runtime.viewer_numbers import slice_name
 from samihs_runtime.writers.drawing import (
     WINDOW_CENTRE_HU,
     WINDOW_WIDTH_HU,
@@ -72,7 +73,9 @@ def caption(
 ) -> list[tuple[str, int, Colour]]:
     """The lines beneath the picture: text, size, colour."""
     index = lesion.clicked_slice
-    place = f"slice {index} (of 0 to {len(series) - 1})" if len(series) > 1 else "the only slice"
+    place = "the only slice"
+    if len(series) > 1:
+        place = f"{slice_name(series, index)} of 0 to {len(series) - 1}"
     where = (
         f"{place}   ·   "
         f"window {WINDOW_WIDTH_HU:g} / {WINDOW_CENTRE_HU:g} HU   ·   {report.bundle_name}"
