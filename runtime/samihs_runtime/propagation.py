@@ -8,7 +8,7 @@ direction ends for one stated reason.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from samihs_runtime.clicked_parts import filled
 from samihs_runtime.probability import Evidence
-from samihs_runtime.segmentation import FOREGROUND, Prompt, SliceMask
+from samihs_runtime.segmentation import FOREGROUND, Prediction, Prompt, SliceMask
 
 if TYPE_CHECKING:
-    from samihs_runtime.segmenter import Segmenter
+    from samihs_runtime.segmenter import EncodedSlice, Segmenter
     from samihs_runtime.series import CTSeries
 
 Mask = NDArray[np.bool_]
@@ -74,6 +74,10 @@ def propagate(
     return (*reversed(below), clicked, *above), (stop_below, stop_above)
 
 
+class _Ended(Exception):
+    """The lesion is not on the next slice; the message says why, in words."""
+
+
 def _follow(
     segmenter: Segmenter,
     series: CTSeries,
@@ -82,6 +86,7 @@ def _follow(
     options: PropagationOptions,
     progress: Progress,
 ) -> tuple[list[SliceMask], str]:
+    """The slices found in one direction, nearest first, and why it ended."""
     found: list[SliceMask] = []
     last = clicked
     while True:
@@ -92,13 +97,12 @@ def _follow(
         if gap > options.max_gap_mm:
             return found, f"the next slice is {gap:.1f} mm away (at most {options.max_gap_mm:g})"
         progress(index)
-        carried = _carry(segmenter, series, last, index, options)
-        if not isinstance(carried, str):
-            carried = _drifted(series, clicked, carried, options) or carried
-        if isinstance(carried, str):
-            return found, f"slice {index}: {carried}"
-        found.append(carried)
-        last = carried
+        try:
+            last = _carry(segmenter, series, last, index, options)
+            _check_drift(series, clicked, last, options)
+        except _Ended as end:
+            return found, f"slice {index}: {end}"
+        found.append(last)
 
 
 def _carry(
@@ -107,16 +111,43 @@ def _carry(
     last: SliceMask,
     index: int,
     options: PropagationOptions,
-) -> SliceMask | str:
-    """The lesion on slice ``index``, or why it is not there."""
+) -> SliceMask:
+    """The lesion on slice ``index``.
+
+    Raises:
+        _Ended: it is not there.
+    """
+    like = _supported(series, last, index, options)
+    clicks = _deepest_points(like, _pixels(series, index, options.min_part_mm2), options.max_parts)
+    if not clicks:
+        raise _Ended("what still looks like the lesion is too small to click on")
+    encoded = segmenter.encode(series.hu[index])
+    accepted = _answers(segmenter, encoded, clicks, last, options)
+    mask = filled(_touching(np.logical_or.reduce([part.mask for part in accepted]), like))
+    _check_mask(mask, series.hu[index], last, options)
+    score = float(np.mean([part.score for part in accepted]))
+    logits = np.maximum.reduce([part.logits for part in accepted])
+    prompt = Prompt(points=tuple(clicks), labels=(FOREGROUND,) * len(clicks))
+    return SliceMask(index, mask, score, "propagated", prompt, Evidence(logits, encoded.frame))
+
+
+def _supported(series: CTSeries, last: SliceMask, index: int, options: PropagationOptions) -> Mask:
+    """Pixels of the last mask that still look like the lesion; _Ended where they are too few."""
     like = _like_lesion(series, last, index, options)
     support = like.sum() / max(int(last.mask.sum()), 1)
     if support < options.min_support:
-        return f"only {support:.0%} of the last mask still looks like the lesion"
-    clicks = _deepest_points(like, _pixels(series, index, options.min_part_mm2), options.max_parts)
-    if not clicks:
-        return "what still looks like the lesion is too small to click on"
-    encoded = segmenter.encode(series.hu[index])
+        raise _Ended(f"only {support:.0%} of the last mask still looks like the lesion")
+    return like
+
+
+def _answers(
+    segmenter: Segmenter,
+    encoded: EncodedSlice,
+    clicks: Sequence[tuple[float, float]],
+    last: SliceMask,
+    options: PropagationOptions,
+) -> list[Prediction]:
+    """What the model says to each click alone, where its score will do; _Ended where none does."""
     prompts = [Prompt(points=(click,), labels=(FOREGROUND,)) for click in clicks]
     prior = last.evidence.logits if options.use_prior and last.evidence else None
     priors = None if prior is None else [prior] * len(prompts)
@@ -124,37 +155,35 @@ def _carry(
     accepted = [part for part in predictions if part.score >= options.min_score]
     if not accepted:
         best = max(part.score for part in predictions)
-        return f"the score fell to {best:.3f} (at least {options.min_score:.3f})"
-    mask = filled(_touching(np.logical_or.reduce([part.mask for part in accepted]), like))
-    growth = mask.sum() / max(int(last.mask.sum()), 1)
+        raise _Ended(f"the score fell to {best:.3f} (at least {options.min_score:.3f})")
+    return accepted
+
+
+def _check_mask(mask: Mask, hu: NDArray[Any], last: SliceMask, options: PropagationOptions) -> None:
+    """Refuse a mask on a slice ``hu`` that is empty, has leaked or is no blood. Raises _Ended."""
     if not mask.any():
-        return "the mask no longer touches the lesion"
+        raise _Ended("the mask no longer touches the lesion")
+    growth = mask.sum() / max(int(last.mask.sum()), 1)
     if growth > options.max_growth:
-        return f"the mask would grow {growth:.1f} times (at most {options.max_growth:g}): a leak"
+        raise _Ended(
+            f"the mask would grow {growth:.1f} times (at most {options.max_growth:g}): a leak"
+        )
     if options.plausible_hu is not None:
-        why_not = not_blood(series.hu[index][mask], options.plausible_hu)
+        why_not = not_blood(hu[mask], options.plausible_hu)
         if why_not:
-            return why_not
-    score = float(np.mean([part.score for part in accepted]))
-    logits = np.maximum.reduce([part.logits for part in accepted])
-    merged = Prompt(
-        points=tuple(click for prompt in prompts for click in prompt.points),
-        labels=(FOREGROUND,) * len(prompts),
-    )
-    return SliceMask(index, mask, score, "propagated", merged, Evidence(logits, encoded.frame))
+            raise _Ended(why_not)
 
 
-def _drifted(
+def _check_drift(
     series: CTSeries, clicked: SliceMask, carried: SliceMask, options: PropagationOptions
-) -> str | None:
-    """Why ``carried`` is another tissue than what was clicked; None where it is the same."""
+) -> None:
+    """Refuse a mask of another tissue than what was clicked. Raises _Ended."""
     now, then = (float(np.median(series.hu[e.index][e.mask])) for e in (carried, clicked))
-    if abs(now - then) <= options.max_drift_hu:
-        return None
-    return (
-        f"the mask's median of {now:.0f} HU is {abs(now - then):.0f} from the clicked slice's "
-        f"(at most {options.max_drift_hu:g})"
-    )
+    if abs(now - then) > options.max_drift_hu:
+        raise _Ended(
+            f"the mask's median of {now:.0f} HU is {abs(now - then):.0f} from the clicked slice's "
+            f"(at most {options.max_drift_hu:g})"
+        )
 
 
 def not_blood(hu: NDArray[Any], within: tuple[float, float]) -> str | None:
