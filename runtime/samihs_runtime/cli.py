@@ -203,7 +203,7 @@ def _click_of(path: Path) -> str:
         raise UsageError(f"cannot read {path.name}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(
-            f"{path.name} suggests no click: expected a phantom's truth.json"
+            f"{path.name} suggests no click: expected the truth.json of a phantom with a bleed"
         ) from error
 
 

@@ -135,7 +135,7 @@ def render(diagnosis: Diagnosis, console: Console) -> None:
         _line(console, "nothing works here yet; each line above says what mends it", "red")
 
 
-@click.command()
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--bundle",
     "bundle_path",
@@ -143,6 +143,7 @@ def render(diagnosis: Diagnosis, console: Console) -> None:
     help="Bundle to look at.  [default: the shipped one]",
 )
 @click.option("--json", "to_json", is_flag=True, help="Print JSON.")
+@click.version_option(package_name="samihs")
 @one_line_errors
 def main(bundle_path: Path | None, to_json: bool) -> None:
     """Say which backends work on this machine, and what mends the others.

@@ -15,7 +15,7 @@ from samihs_runtime.patient_points import resolve
 from samihs_runtime.prompts import check_inside
 from samihs_runtime.report import Report
 from samihs_runtime.workflow import segment_lesion
-from samihs_runtime.writers import RESERVED, write_outputs
+from samihs_runtime.writers import RESERVED, check_formats, write_outputs
 from samihs_runtime.writers.files import check_destination
 from samihs_runtime.writers.preparing import prepare
 
@@ -104,7 +104,12 @@ def answer_click(
         timings: seconds of the stages before this one.
         say: told what is being done.
         writers: what :func:`~samihs_runtime.writers.preparing.prepare` began, if it was asked to.
+
+    Raises:
+        UserError: one of its kinds; an :class:`OutputError` for a format that cannot hold this
+            series comes before any slice is encoded.
     """
+    check_formats(series, options.formats, options.write)
     before = _totals(segmenter) if segmenter.timings.stages().get("click") else {}
     lesion = segment_lesion(segmenter, series, request, propagation=options.propagation, say=say)
     spent = {name: total - before.get(name, 0.0) for name, total in _totals(segmenter).items()}

@@ -75,8 +75,9 @@ def _foot(series: CTSeries, point: Point) -> tuple[int, float, float]:
     if away > reach or not is_inside(x, y, series.shape):
         place = ",".join(f"{value:g}" for value in point)
         raise PromptError(
-            f"the point {place} mm lies outside the series: nearest are column {x:.0f}, row "
-            f"{y:.0f} of slice {index}, {away:.1f} mm away; expected LPS mm, as DICOM has them"
+            f"the point {place} mm lies outside the series: {away:.1f} mm from the plane of slice "
+            f"{index}, at its column {x:.0f} and row {y:.0f} (of {series.shape[1]} and "
+            f"{series.shape[0]}); expected LPS mm, as DICOM has them"
         )
     return index, x, y
 

@@ -12,11 +12,20 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from samihs_runtime.backends.fake import FakeBackend
+from samihs_runtime.bundle import Bundle
 from samihs_runtime.cli import FORMATS, main
+from samihs_runtime.errors import OutputError
+from samihs_runtime.infer import answer_click
+from samihs_runtime.options import Options
+from samihs_runtime.prompts import parse_request
+from samihs_runtime.segmenter import Segmenter
 from samihs_runtime.study import read_study
+from samihs_runtime.writers import WriteOptions
 from samihs_training.data.phantom import BleedType, PhantomOptions, generate_study, write_dicom
 
 from .dicom_factory import PATIENT, ct_image, save, write_series
+from .series_factory import make_series
 from .test_study_series import MIXED, REFUSED
 
 pytestmark = pytest.mark.filterwarnings(
@@ -310,3 +319,17 @@ def test_without_a_study_the_way_out_is_named() -> None:
     result = run("--point", "5,5")
     assert result.exit_code == 2
     assert "no STUDY" in result.stderr
+
+
+def test_uneven_slices_as_nifti_are_refused_before_anything_is_encoded(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    bundle = Bundle.open(tiny_bundle)
+    backend = FakeBackend.for_manifest(bundle.manifest)
+    options = Options(None, "auto", tmp_path / "out", ("seg", "nifti"), True, WriteOptions())
+    series = make_series((0, 4, 8, 9.08, 16.08), thickness=4.0)
+    request = parse_request(["20,20,2"])
+    with Segmenter(bundle, backend) as segmenter:
+        with pytest.raises(OutputError, match="--resample"):
+            answer_click(segmenter, series, request, options, {})
+    assert backend.encodes == 0

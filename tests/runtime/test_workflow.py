@@ -198,3 +198,17 @@ def test_confidence_is_given_slice_by_slice(segmenter: Segmenter) -> None:
         assert part.evidence is not None
         probability = part.evidence.probability(part.mask)
         assert probability[part.mask].mean() > 0.5 > probability[~part.mask].mean()
+
+
+@pytest.mark.parametrize("plausible", [(10.0, 60.0), (80.0, 110.0)])
+def test_a_mask_that_has_not_the_density_of_blood_is_not_found(
+    plausible: tuple[float, float], tiny_bundle: Path
+) -> None:
+    """The clicked slice is asked for the same as those that it is followed into."""
+    bundle = Bundle.open(tiny_bundle)
+    bundle = replace(bundle, manifest=replace(bundle.manifest, plausible_hu=plausible))
+    with Segmenter(bundle, FakeBackend.for_manifest(bundle.manifest)) as segmenter:
+        lesion = segment_lesion(segmenter, ball_series(), parse_request(["36,30,4"]))
+    assert not lesion.found
+    assert lesion.score > bundle.manifest.score_threshold
+    assert "median of 70 HU is not blood's" in lesion.notes[-1]

@@ -12,6 +12,7 @@ import pytest
 
 from samihs_runtime.errors import OutputError
 from samihs_runtime.measurement import measure
+from samihs_runtime.writers import WriteOptions, check_formats
 from samihs_runtime.writers.nifti import write_nifti
 
 from .series_factory import make_lesion, make_report, make_series, not_found
@@ -63,6 +64,16 @@ def test_uneven_gaps_are_refused_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"slice distances vary: .*1 x 1\.08 mm"):
         write_nifti(series, make_lesion(series), make_report(), tmp_path / "a.nii.gz")
     assert not (tmp_path / "a.nii.gz").exists()
+
+
+def test_a_format_that_cannot_hold_the_series_is_refused_before_any_work() -> None:
+    uneven = make_series((0, 4, 8, 9.08, 16.08), thickness=4.0)
+    with pytest.raises(OutputError, match="--resample"):
+        check_formats(uneven, ("seg", "nifti"), WriteOptions())
+    check_formats(uneven, ("seg", "nifti"), WriteOptions(resample=True))
+    check_formats(uneven, ("seg", "stl"), WriteOptions())
+    with pytest.raises(OutputError, match="output format tiff"):
+        check_formats(uneven, ("seg", "tiff"), WriteOptions())
 
 
 def test_rounded_positions_are_one_grid(tmp_path: Path) -> None:

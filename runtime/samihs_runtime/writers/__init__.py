@@ -65,6 +65,23 @@ class WriteOptions:
     """Let NIfTI put unevenly spaced slices on an even grid."""
 
 
+def check_formats(series: CTSeries, formats: Sequence[str], options: WriteOptions) -> None:
+    """Refuse what could not be written, before any work is done for it.
+
+    Raises:
+        OutputError: an unknown format, or one that cannot hold this series.
+    """
+    unknown = [name for name in formats if name not in NAMES]
+    if unknown or not formats:
+        raise OutputError(
+            f"output format {', '.join(unknown) or '(none)'}: expected some of {', '.join(NAMES)}"
+        )
+    if "nifti" in formats:
+        from samihs_runtime.writers.nifti import check_grid
+
+        check_grid(series, resample=options.resample)
+
+
 def write_outputs(
     series: CTSeries,
     lesion: Lesion,
@@ -97,11 +114,7 @@ def write_outputs(
             the format cannot hold this series (NIfTI with uneven gaps).
     """
     options = options or WriteOptions()
-    unknown = [name for name in formats if name not in NAMES]
-    if unknown or not formats:
-        raise OutputError(
-            f"output format {', '.join(unknown) or '(none)'}: expected some of {', '.join(NAMES)}"
-        )
+    check_formats(series, formats, options)
     result = _Result(series, lesion, measurement, report, options)
     writers: dict[str, Callable[[Path], None]] = {
         "seg": result.seg,

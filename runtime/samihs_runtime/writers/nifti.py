@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samihs_runtime.errors import OutputError
-from samihs_runtime.geometry import affine_ras, fit_grid, to_ras
+from samihs_runtime.geometry import Grid, affine_ras, fit_grid, to_ras
 from samihs_runtime.writers.resampling import resampled
 
 if TYPE_CHECKING:
@@ -23,6 +23,21 @@ if TYPE_CHECKING:
 
 SCANNER_ANATOMICAL = 1  # NIFTI_XFORM_SCANNER_ANAT of nifti1.h
 UNKNOWN_FORM = 0
+
+
+def check_grid(series: CTSeries, *, resample: bool) -> Grid:
+    """How the slices lie; with ``resample`` it need not be an even grid.
+
+    Raises:
+        OutputError: the slices are unevenly spaced or not parallel.
+    """
+    grid = fit_grid(series.planes)
+    if not grid.uniform and not resample:
+        raise OutputError(
+            f"NIfTI cannot hold this series: {grid.reason}; give --resample, which evens out "
+            "distances, or take the DICOM SEG, which holds each slice's own place"
+        )
+    return grid
 
 
 def write_nifti(
@@ -47,12 +62,7 @@ def write_nifti(
     import nibabel as nib
 
     mask = lesion.volume_mask((len(series), *series.shape))
-    grid = fit_grid(series.planes)
-    if not grid.uniform and not resample:
-        raise OutputError(
-            f"NIfTI cannot hold this series: {grid.reason}; give --resample, which evens out "
-            "distances, or take the DICOM SEG, which holds each slice's own place"
-        )
+    grid = check_grid(series, resample=resample)
     if grid.uniform:
         affine = affine_ras(series.planes)
     else:
