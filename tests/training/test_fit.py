@@ -197,6 +197,32 @@ def test_a_wrong_recipe_is_refused(tmp_path: Path, text: str, match: str) -> Non
         read_recipe(tmp_path / "r.toml")
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--config", "authors", "--base", "b.pth", "--quick"], "--quick is a recipe of its own"),
+        (["--base", "b.pth", "--start", "a.pth"], "--start a.pth: b.pth is adapted as it is"),
+        (
+            ["--base", "b.pth", "--data", "D", "--first-slice", "0"],
+            "--first-slice 0: no phantom is trained on",
+        ),
+    ],
+)
+def test_an_option_that_would_change_nothing_is_refused(
+    tmp_path: Path, options: list[str], words: str
+) -> None:
+    result = CliRunner().invoke(main, ["fit", *options, "--out", str(tmp_path / "run")])
+    assert result.exit_code == 2
+    assert words in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_recipe_without_a_base_stage_starts_from_nothing() -> None:
+    with pytest.raises(UsageError, match=r"start = 'a\.safetensors': expected a .base. stage"):
+        replace(QUICK, base=None, base_checkpoint="b.safetensors", start="a.safetensors")
+
+
 def test_the_command_says_what_is_wrong_in_one_line(tmp_path: Path) -> None:
     arguments = ["fit", "--config", str(tmp_path / "absent.toml"), "--out", str(tmp_path / "run")]
     result = CliRunner().invoke(main, arguments)

@@ -18,7 +18,7 @@ from samihs_training.data.volumes import LAYOUTS
 from samihs_training.progress import PROGRESS_COLUMNS, FitBars
 
 if TYPE_CHECKING:
-    from samihs_training.config import DataConfig
+    from samihs_training.config import DataConfig, Recipe
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -77,21 +77,15 @@ def fit(
 ) -> None:
     """Train a base (or take one) and adapt it; one folder holds the run. Works under torchrun."""
     from samihs_training import fit as fitting
-    from samihs_training.config import read_recipe
 
     if resume and overwrite:
         raise UsageError("--resume goes on with a run, --overwrite replaces it: give one of them")
-    recipe = read_recipe(config, quick=quick)
-    if base is not None:
-        recipe = replace(recipe, base=None, base_checkpoint=str(base))
-    if start is not None:
-        recipe = replace(recipe, start=str(start))
+    recipe = _recipe(config, quick, base, start, data)
     if seed is not None:
         recipe = replace(recipe, seed=seed)
     if first_slice is not None:
-        recipe = replace(recipe, first_slice=first_slice)
+        recipe = _from_slice(recipe, first_slice)
     keep_freed_memory()
-    recipe = replace(recipe, data=_data(recipe.data, data))
     first = os.environ.get("RANK", "0") == "0"
     console = Console(quiet=not first)
     with Progress(*PROGRESS_COLUMNS, console=console, disable=not first) as progress:
@@ -105,6 +99,41 @@ def fit(
     console.print(f"adapters  {adapters}")
     console.print(f"log       {out / 'log.csv'}, curves.png, report.json, tensorboard/")
     console.print("next: samihs-export bundle --checkpoint ... --base ... --out BUNDLE")
+
+
+def _recipe(
+    config: Path | None, quick: bool, base: Path | None, start: Path | None, data: dict[str, Any]
+) -> Recipe:
+    """The recipe that the command line names, with what it says of base and data.
+
+    Raises:
+        UsageError: an option that would change nothing.
+    """
+    from samihs_training.config import read_recipe
+
+    if config is not None and quick:
+        raise UsageError("--quick is a recipe of its own: leave it out, or --config")
+    recipe = read_recipe(config, quick=quick)
+    if base is not None:
+        recipe = replace(recipe, base=None, base_checkpoint=str(base), start="")
+    if start is not None:
+        if recipe.base is None:
+            raise UsageError(
+                f"--start {start}: {recipe.base_checkpoint} is adapted as it is, and no base is "
+                "trained that could begin there: give a recipe with [base], without --base"
+            )
+        recipe = replace(recipe, start=str(start))
+    return replace(recipe, data=_data(recipe.data, data))
+
+
+def _from_slice(recipe: Recipe, first_slice: int) -> Recipe:
+    """The recipe with its phantoms from there on; raises a UsageError where it trains on none."""
+    if recipe.base is None and recipe.data is not None:
+        raise UsageError(
+            f"--first-slice {first_slice}: no phantom is trained on, as the base is given and is "
+            "adapted to a data set"
+        )
+    return replace(recipe, first_slice=first_slice)
 
 
 def _data(config: DataConfig | None, options: dict[str, Any]) -> DataConfig | None:

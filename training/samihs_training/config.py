@@ -52,8 +52,8 @@ class StageConfig:
     """Judge masks as the runtime draws them, enlarged to the slice's pixels, rather than at the
     decoder's cells: a cell is in or out, and a lesion of ten cells is then another one."""
     correct: float = 0.35
-    """Share of steps with a second, corrective click on the largest error, and the first answer as
-    prior mask."""
+    """Share of steps with a second, corrective click on any pixel that the first answer has wrong,
+    and that answer as prior mask."""
     loss: str = ""
     """What is minimised in this stage; empty: the recipe's."""
     loss_options: dict[str, Any] = field(default_factory=dict)
@@ -215,6 +215,10 @@ class Recipe:
             raise UsageError(
                 "a recipe needs a [base] stage or a base_checkpoint, and not both: "
                 f"[base] is {'missing' if self.base is None else 'there'}"
+            )
+        if self.start and self.base is None:
+            raise UsageError(
+                f"start = {self.start!r}: expected a [base] stage beside it, which begins there"
             )
         if self.amp_dtype not in ("bf16", "fp16"):
             raise UsageError(f"amp_dtype = {self.amp_dtype!r}: expected bf16 or fp16")
