@@ -12,13 +12,8 @@ from torch import nn
 
 from samihs_runtime.errors import CheckpointError, OutputError
 from samihs_training.adapters import PRConfig, insert_pr_adapters
-from samihs_training.checkpoint import (
-    load_adapters,
-    load_base,
-    save_adapters,
-    save_base,
-    trained_parameters,
-)
+from samihs_training.checkpoint import load_adapters, load_base, save_adapters, save_base
+from samihs_training.methods import trained_parameters
 from samihs_training.model import SamihsModel
 from samihs_training.sam import build_sam
 

@@ -13,7 +13,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from samihs_runtime.errors import UsageError
-from samihs_training.checkpoint import load_adapters, read_safetensors, save_adapters, save_base
+from samihs_training.checkpoint import load_adapters, save_adapters, save_base
 from samihs_training.cli import main
 from samihs_training.config import read_recipe, recipe_from
 from samihs_training.data.folds import make_folds, read_folds, write_folds
@@ -22,6 +22,7 @@ from samihs_training.data.sources import Drawing, Drawn
 from samihs_training.evaluate import main as evaluate
 from samihs_training.methods import apply_method, make_method
 from samihs_training.sam import build_sam
+from samihs_training.tensorfile import read_safetensors
 
 from .test_data_sets import bcihm, head, save
 from .tiny import TINY

@@ -26,21 +26,16 @@ from samihs_training.methods import (
     count_by_part,
     describe_method,
     make_method,
-    trained_parameters,
 )
 from samihs_training.methods.base import HEADS
 from samihs_training.model import SamihsModel
 from samihs_training.tensorfile import (
-    METADATA_KEY,
     check_state,
     read_safetensors,
     write_safetensors,
 )
 
-__all__ = [
-    "METADATA_KEY", "LoadedAdapters", "load_adapters", "load_base", "read_safetensors",
-    "save_adapters", "save_base", "trained_parameters",
-]  # fmt: skip
+__all__ = ["LoadedAdapters", "load_adapters", "load_base", "save_adapters", "save_base"]
 
 
 @dataclass(frozen=True)

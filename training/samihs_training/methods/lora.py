@@ -8,7 +8,6 @@ the same weights and differ in how.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -73,12 +72,3 @@ class LoRA(Method):
             for site in self.sites:
                 parent, layer = getattr(block, site), LAYERS[site]
                 setattr(parent, layer, LoRALinear(getattr(parent, layer), self.rank, self.alpha))
-
-
-def lora_layers(sam: nn.Module) -> Iterator[tuple[int, Site, LoRALinear]]:
-    """Every updated layer of the encoder, as (block, site, layer), in order."""
-    for index, block in enumerate(encoder_blocks(sam)):
-        for site, layer in LAYERS.items():
-            linear = getattr(getattr(block, site), layer, None)
-            if isinstance(linear, LoRALinear):
-                yield index, site, linear

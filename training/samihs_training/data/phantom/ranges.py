@@ -33,10 +33,6 @@ class Range:
             return float(np.exp(rng.uniform(np.log(self.low), np.log(self.high))))
         return float(rng.uniform(self.low, self.high))
 
-    def at(self, position: float) -> float:
-        """The value `position` (0 to 1) of the way from `low` to `high`."""
-        return self.low + (self.high - self.low) * min(max(position, 0.0), 1.0)
-
     def clipped(self, low: float, high: float) -> Range:
         """The part of this range inside [low, high]; the nearest end where they do not meet."""
         new_low = min(max(self.low, low), high)
