@@ -1,8 +1,8 @@
 """Many clicks, one after another: a folder for each, and one table of all that can be resumed.
 
 The table is written anew, whole, after each click. A click that stands in it with the same request,
-settings and version of samihs is not done again; one that failed is. A failing click stops no
-other.
+settings, version of samihs and files of its study is not done again; one that failed is. A failing
+click stops no other. Rows of clicks that the file no longer names stay, as their folders do.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import csv
 import hashlib
 import io
 import time
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -20,10 +21,12 @@ from samihs_runtime.atomic_file import atomic_write
 from samihs_runtime.clicks import TABLE_NAME
 from samihs_runtime.console import Screen
 from samihs_runtime.errors import BackendError, NonFiniteError, OutputError, UserError
+from samihs_runtime.identity import Scrubber
 from samihs_runtime.infer import Answer, answer_click, request_on
 from samihs_runtime.options import open_segmenter
 from samihs_runtime.report import installed_version
 from samihs_runtime.study import read_study
+from samihs_runtime.writers import NAMES, RESERVED
 from samihs_runtime.writers.files import check_destination
 
 if TYPE_CHECKING:
@@ -76,23 +79,30 @@ def run_clicks(rows: list[ClickRow], options: Options) -> Path:
     check_destination(options.out)
     done = _earlier(table, options)
     with open_segmenter(options) as segmenter:
-        settings = _settings(options, segmenter.bundle.id)
-        fingerprints = {row.id: _mixed(row.fingerprint, settings) for row in rows}
+        settings = _settings(options, segmenter)
+        places = {row.click.study for row in rows}
+        studies = {place: _state_of(place, options.out) for place in places}
+        fingerprints = {
+            row.id: _mixed(row.fingerprint, studies[row.click.study], settings) for row in rows
+        }
         kept = {
             name: each for name, each in done.items() if fingerprints.get(name) == each.fingerprint
         }  # of this file, with these settings
+        elsewhere = [each for name, each in done.items() if name not in fingerprints]
         screen.backend(segmenter)
         if kept:
             screen.say(f"{len(kept)} of {len(rows)} clicks were answered before")
         worker = _Worker(segmenter, options, screen)
+        numbers = _lesion_numbers(rows)
         with screen.counting("clicks", "clicks") as count:
             for position, row in enumerate(rows, start=1):
                 if row.id not in kept:
-                    kept[row.id] = worker.answer(row, fingerprints[row.id])
-                    _write(table, (kept[each.id] for each in rows if each.id in kept))
+                    kept[row.id] = worker.answer(row, numbers[row.id], fingerprints[row.id])
+                    answered = (kept[each.id] for each in rows if each.id in kept)
+                    _write(table, (*answered, *elsewhere))
                 count(position, len(rows))
     results = [kept[row.id] for row in rows]
-    _write(table, results)
+    _write(table, (*results, *elsewhere))
     screen.clicks(results, table)
     failed = sum(each.status == FAILED for each in results)
     if failed:
@@ -112,8 +122,10 @@ class _Worker:
         self._screen = screen
         self._last: tuple[tuple[Path, str | None], CTSeries] | None = None
 
-    def answer(self, row: ClickRow, fingerprint: str) -> TableRow:
+    def answer(self, row: ClickRow, number: int, fingerprint: str) -> TableRow:
         """The row's result, its files written; an error becomes a row, too.
+
+        ``number``: of the lesion in its study.
 
         Raises:
             BackendError: no other row would fare better. An answer that is not finite is no such
@@ -122,7 +134,8 @@ class _Worker:
         started = time.perf_counter()
         # What lies in the row's folder is of a run that was cut off, or of another request.
         write = replace(self._options.write, overwrite=True)
-        options = replace(self._options, out=self._options.out / row.id, write=write)
+        out = self._options.out / row.id
+        options = replace(self._options, out=out, write=write, lesion_number=number)
         try:
             series = self._series(row)
             loaded = {"load": time.perf_counter() - started}
@@ -135,9 +148,13 @@ class _Worker:
             raise
         except Exception as error:  # a fault of ours over one study costs no other row, either
             return self._failed(row, error, fingerprint)
+        for note in Scrubber(series).texts((*answer.lesion.notes, *answer.measurement.notes)):
+            self._screen.say(f"{row.id}: {note}")
         return _table_row(row.id, answer, time.perf_counter() - started, fingerprint)
 
     def _failed(self, row: ClickRow, error: Exception, fingerprint: str) -> TableRow:
+        for name in RESERVED:  # of an earlier request: they would pass for this one's answer
+            (self._options.out / row.id / name).unlink(missing_ok=True)
         self._screen.say(f"{row.id}: {_told(error)}", "red")
         return TableRow(row.id, FAILED, why=type(error).__name__, fingerprint=fingerprint)
 
@@ -145,7 +162,10 @@ class _Worker:
         key = (row.click.study, row.click.series)
         if self._last is None or self._last[0] != key:
             self._last = None  # two series need not fit into memory together
-            self._last = (key, read_study(row.click.study, series=row.click.series))
+            series = read_study(row.click.study, series=row.click.series)
+            for note in Scrubber(series).texts(series.notes):
+                self._screen.say(f"{row.id}: {note}")
+            self._last = (key, series)
         return self._last[1]
 
 
@@ -183,16 +203,45 @@ def _text(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 
-def _settings(options: Options, bundle_id: str) -> str:
-    """Everything beside the click that a result depends on."""
+def _lesion_numbers(rows: Iterable[ClickRow]) -> dict[str, int]:
+    """Id -> which one of the clicks on its study it is, from 1, in the file's order."""
+    counts: Counter[Path] = Counter()
+    numbers = {}
+    for row in rows:
+        study = row.click.study.absolute()
+        counts[study] += 1
+        numbers[row.id] = counts[study]
+    return numbers
+
+
+def _settings(options: Options, segmenter: Segmenter) -> str:
+    """Everything beside the click and its study that a result depends on."""
     write = options.write
     chosen = (options.propagation, sorted(options.formats), write.fractional, write.resample)
+    model = f"{segmenter.bundle.id}|{segmenter.backend.precision}"
     # Another version may measure or write otherwise: one table holds one version's answers.
-    return f"{installed_version()}|{bundle_id}|{chosen}|{write.identify}|{write.deidentify}"
+    return f"{installed_version()}|{model}|{chosen}|{write.identify}|{write.deidentify}"
 
 
-def _mixed(fingerprint: str, settings: str) -> str:
-    return hashlib.sha256(f"{fingerprint}|{settings}".encode()).hexdigest()[:16]
+def _state_of(study: Path, out: Path) -> str:
+    """Names, sizes and times of a study's files, but for what we write into it ourselves: another
+    study may come to lie at its place."""
+    files = sorted(study.rglob("*")) if study.is_dir() else [study]
+    ours = out.resolve()
+    digest = hashlib.sha256()
+    for path in files:
+        try:
+            status = path.stat()
+        except OSError:  # read_study will say what is wrong with it
+            continue
+        if not path.is_dir() and not path.resolve().is_relative_to(ours):
+            text = f"{path.relative_to(study)}|{status.st_size}|{status.st_mtime_ns}|"
+            digest.update(text.encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def _mixed(*parts: str) -> str:
+    return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
 
 
 def _earlier(table: Path, options: Options) -> dict[str, TableRow]:
@@ -213,7 +262,16 @@ def _earlier(table: Path, options: Options) -> dict[str, TableRow]:
         raise OutputError(
             f"{table} is no table of clicks of this version: choose another --out, or --overwrite"
         ) from error
-    return {row.id: row for row in rows if row.status != FAILED and (options.out / row.id).is_dir()}
+    return {
+        row.id: row
+        for row in rows
+        if row.status != FAILED and _is_whole(options.out / row.id, options.formats)
+    }
+
+
+def _is_whole(folder: Path, formats: Iterable[str]) -> bool:
+    """Whether the files that every answer comes with, found or not, are all there."""
+    return all((folder / NAMES[each][0]).is_file() for each in formats)
 
 
 def _write(table: Path, rows: Iterable[TableRow]) -> None:

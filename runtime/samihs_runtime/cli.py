@@ -116,7 +116,8 @@ def main(
     if debug:
         os.environ["SAMIHS_DEBUG"] = "1"
     if clicks_file is not None:
-        alone = (*points, *negatives, box, click_file, slice_index, series, mm or None)
+        alone = (*points, *negatives, box, click_file, slice_index, series)
+        alone = (*alone, mm or None, list_only or None)
         _many_clicks(clicks_file, study, alone, _options(**how))
         return
     if study is None:
@@ -185,7 +186,8 @@ def _many_clicks(
 ) -> None:
     if any(each is not None for each in alone):
         raise UsageError(
-            "--clicks brings its own points, boxes, slices and series: leave the options out"
+            "--clicks brings its own points, boxes, slices and series: leave those options, and "
+            "--list, out"
         )
     from samihs_runtime.batch import run_clicks
     from samihs_runtime.clicks import read_clicks

@@ -56,10 +56,10 @@ def read_clicks(path: Path, study: Path | None = None) -> list[ClickRow]:
         UsageError: no such file, or not of this form; names the row and what is wrong with it.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8-sig"))  # Windows editors write a BOM
     except OSError as error:
         raise UsageError(f"cannot read {path.name}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path.name} is no JSON ({error})") from error
     entries = document.get("clicks") if isinstance(document, dict) else document
     if not isinstance(entries, list) or not 0 < len(entries) <= MOST_CLICKS:

@@ -114,7 +114,7 @@ def answer_click(
     lesion = segment_lesion(segmenter, series, request, propagation=options.propagation, say=say)
     spent = {name: total - before.get(name, 0.0) for name, total in _totals(segmenter).items()}
     own = {name: seconds for name, seconds in spent.items() if seconds > 0}
-    report = _report(request, series, segmenter, {**timings, **own})
+    report = _report(request, series, segmenter, {**timings, **own}, options.lesion_number)
     measurement = measure(series, lesion)
     say("writing")
     written = write_outputs(
@@ -128,7 +128,11 @@ def _totals(segmenter: Segmenter) -> dict[str, float]:
 
 
 def _report(
-    request: Request, series: CTSeries, segmenter: Segmenter, timings: Mapping[str, float]
+    request: Request,
+    series: CTSeries,
+    segmenter: Segmenter,
+    timings: Mapping[str, float],
+    lesion_number: int,
 ) -> Report:
     manifest = segmenter.bundle.manifest
     return Report(
@@ -144,6 +148,7 @@ def _report(
         slice_choice=_slice_choice(request, series),
         score_threshold=manifest.score_threshold,
         timings=timings,
+        lesion_number=lesion_number,
     )
 
 

@@ -32,6 +32,8 @@ class Options:
     """One of the bundle's adapter sets; None is its own."""
     precision: str | None = None
     """Of graphs and engines; None is the backend's choice."""
+    lesion_number: int = 1
+    """Which lesion of its study is answered, of those that are asked for in one run."""
 
 
 @dataclass(frozen=True)

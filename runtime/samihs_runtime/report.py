@@ -52,6 +52,8 @@ class Report:
     """Below it nothing counts as found."""
     timings: Mapping[str, float] = field(default_factory=dict)
     """Stage -> seconds: ``load``, ``encode``, ``click`` and what else was timed."""
+    lesion_number: int = 1
+    """Which lesion of its study it is, of those that are asked for in one run."""
     tool_version: str = ""
     """Version of samihs; the installed one where it is left empty."""
 

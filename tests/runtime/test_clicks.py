@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pydicom
 import pytest
 from click.testing import CliRunner, Result
 
@@ -84,13 +85,19 @@ def test_a_wrong_row_is_named(entry: Any, match: str, tmp_path: Path) -> None:
         read_clicks(clicks_file(tmp_path, entry))
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"clicks": 3}', "3"])
+@pytest.mark.parametrize("text", ["{", "[]", '{"clicks": 3}', "3", "[" * 100_000])
 def test_what_is_no_clicks_file(text: str, tmp_path: Path) -> None:
     (tmp_path / "c.json").write_text(text)
     with pytest.raises(UsageError, match=r"^c\.json"):
         read_clicks(tmp_path / "c.json")
     with pytest.raises(UsageError, match="cannot read"):
         read_clicks(tmp_path / "absent.json")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_file(tmp_path: Path) -> None:
+    path = clicks_file(tmp_path, {"study": "a", "points": [[1, 2]]})
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read_clicks(path)[0].click.study == tmp_path / "a"
 
 
 def test_two_rows_of_one_name_are_refused(tmp_path: Path) -> None:
@@ -325,3 +332,75 @@ def test_points_beside_a_clicks_file_are_refused(studies: Path, tiny_bundle: Pat
     result = run(path, tiny_bundle, studies / "out", "--point", "1,2")
     assert result.exit_code == 2
     assert "--clicks brings its own" in result.stderr
+
+
+def test_lesions_of_one_study_are_told_apart(studies: Path, tiny_bundle: Path) -> None:
+    """In an archive they lie side by side."""
+    out = studies / "out"
+    done = run(
+        clicks_file(studies, *ROWS), tiny_bundle, out, "--format", "seg", "--format", "capture"
+    )
+    assert done.exit_code == 0, done.output
+    found = {}
+    for name in "abc":
+        seg = pydicom.dcmread(out / name / "lesion-seg.dcm")
+        capture = pydicom.dcmread(out / name / "contact-sheet.dcm")
+        segment = seg.SegmentSequence[0]
+        found[name] = (segment.TrackingID, seg.SeriesNumber, capture.SeriesNumber)
+        assert segment.SegmentLabel in seg.SeriesDescription
+        assert segment.SegmentLabel in capture.SeriesDescription
+    assert found["a"] == found["c"] == ("hemorrhage 1", 900, 901)
+    assert found["b"] == ("hemorrhage 2", 902, 903)
+
+
+def test_a_failed_click_leaves_no_earlier_answer_in_its_folder(
+    studies: Path, tiny_bundle: Path
+) -> None:
+    out = studies / "out"
+    run(clicks_file(studies, ROWS[0]), tiny_bundle, out)
+    assert (out / "a" / "report.json").is_file()
+    done = run(clicks_file(studies, {**ROWS[0], "points": [[4, 5, 77]]}), tiny_bundle, out)
+    assert done.exit_code == 2
+    assert table(out)["a"]["status"] == "failed"
+    assert not (out / "a" / "report.json").exists()
+
+
+def test_rows_of_clicks_that_are_no_longer_asked_for_stay(studies: Path, tiny_bundle: Path) -> None:
+    out = studies / "out"
+    run(clicks_file(studies, *ROWS), tiny_bundle, out)
+    before = table(out)
+    assert run(clicks_file(studies, ROWS[1]), tiny_bundle, out).exit_code == 0
+    after = table(out)
+    assert set(after) == {"a", "b", "c"}
+    assert after["a"] == before["a"]
+
+
+@pytest.mark.parametrize("change", ["study", "file", "nothing"])
+def test_what_has_changed_is_done_again(
+    change: str, studies: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = studies / "p1" / "out"  # within the study: our own files are no change of it
+    path = clicks_file(studies, ROWS[0])
+    run(path, tiny_bundle, out)
+    if change == "study":
+        write_series(studies / "p1", count=3)
+    if change == "file":
+        (out / "a" / "report.json").unlink()
+    reads = counted(monkeypatch)
+    assert run(path, tiny_bundle, out).exit_code == 0
+    assert reads == ([] if change == "nothing" else ["p1"])
+    assert (out / "a" / "report.json").is_file()
+
+
+def test_what_a_click_has_to_say_is_said(studies: Path, tiny_bundle: Path) -> None:
+    done = run(clicks_file(studies, ROWS[0]), tiny_bundle, studies / "out")
+    notes = json.loads((studies / "out" / "a" / "report.json").read_text())["notes"]
+    assert notes
+    for note in notes:
+        assert f"a: {note}" in " ".join(done.output.split())
+
+
+def test_a_list_of_series_is_another_command(studies: Path, tiny_bundle: Path) -> None:
+    done = run(clicks_file(studies, ROWS[0]), tiny_bundle, studies / "out", "--list")
+    assert done.exit_code == 2
+    assert "--list" in done.output

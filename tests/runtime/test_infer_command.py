@@ -329,7 +329,7 @@ def test_uneven_slices_as_nifti_are_refused_before_anything_is_encoded(
     options = Options(None, "auto", tmp_path / "out", ("seg", "nifti"), True, WriteOptions())
     series = make_series((0, 4, 8, 9.08, 16.08), thickness=4.0)
     request = parse_request(["20,20,2"])
-    with Segmenter(bundle, backend) as segmenter:
-        with pytest.raises(OutputError, match="--resample"):
-            answer_click(segmenter, series, request, options, {})
+    opened = Segmenter(bundle, backend)
+    with opened as segmenter, pytest.raises(OutputError, match="--resample"):
+        answer_click(segmenter, series, request, options, {})
     assert backend.encodes == 0

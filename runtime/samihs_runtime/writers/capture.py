@@ -12,6 +12,7 @@ from samihs_runtime.deidentify import SAID
 from samihs_runtime.lossy import mark_lossy
 from samihs_runtime.writers.contact_sheet import contact_sheet
 from samihs_runtime.writers.furniture import patient_orientation
+from samihs_runtime.writers.naming import CAPTURE_SERIES, lesion_name, series_number
 from samihs_runtime.writers.overlay import overlay_image
 from samihs_runtime.writers.seg_source import source_datasets
 
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     from samihs_runtime.report import Report
     from samihs_runtime.segmentation import Lesion
     from samihs_runtime.series import CTSeries
-
-SERIES_NUMBER = 901
-"""Behind the SEG's 900."""
 
 
 def write_capture(
@@ -59,14 +57,15 @@ def build_capture(series: CTSeries, lesion: Lesion, report: Report, picture: Any
             bits_allocated=8,
             coordinate_system=hd.CoordinateSystemNames.PATIENT,
             series_instance_uid=hd.UID(),
-            series_number=SERIES_NUMBER,
+            series_number=series_number(CAPTURE_SERIES, report.lesion_number),
             sop_instance_uid=hd.UID(),
             instance_number=1,
             manufacturer="SAMIHS",
             # Of the picture, too: slices are drawn as they are stored.
             patient_orientation=patient_orientation(series.planes[lesion.clicked_slice]),
         )
-    capture.SeriesDescription = "Intracranial hemorrhage, pictures (SAMIHS, research)"
+    name = lesion_name(report.lesion_number)
+    capture.SeriesDescription = f"{name}, pictures (SAMIHS, research)"
     capture.BodyPartExamined = "HEAD"  # not a paired one: no Laterality is due (PS3.3 C.7.3.1)
     capture.SoftwareVersions = [f"samihs {report.version}", f"bundle {report.bundle_version}"]
     capture.DerivationDescription = report.statement[:1024]

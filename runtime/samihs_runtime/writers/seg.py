@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from samihs_runtime.lossy import mark_lossy
 from samihs_runtime.measurement import Mask, masks_by_slice
+from samihs_runtime.writers.naming import SEG_SERIES, lesion_name, series_number
 from samihs_runtime.writers.seg_source import decimals, placeholder_uid, source_datasets
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from samihs_runtime.segmentation import Lesion
     from samihs_runtime.series import CTSeries, SlicePlane
 
-SERIES_NUMBER = 900
 """High, so that viewers list the result behind the scanner's own series."""
 EVEN_SPACING_MM = 0.01
 """Gaps that differ by less are one spacing; positions are often rounded to 0.001 or 0.01 mm."""
@@ -82,14 +82,14 @@ def build_seg(series: CTSeries, lesion: Lesion, report: Report, *, fractional: b
             fractional_type=hd.seg.SegmentationFractionalTypeValues.PROBABILITY,
             segment_descriptions=[_segment(lesion, report)],
             series_instance_uid=hd.UID(),
-            series_number=SERIES_NUMBER,
+            series_number=series_number(SEG_SERIES, report.lesion_number),
             sop_instance_uid=hd.UID(),
             instance_number=1,
             manufacturer="SAMIHS",
             manufacturer_model_name=report.bundle_name[:64],
             software_versions=[f"samihs {report.version}", f"bundle {report.bundle_version}"],
             device_serial_number=report.bundle_id[:64],
-            series_description="Intracranial hemorrhage (SAMIHS, research)",
+            series_description=f"{lesion_name(report.lesion_number)} (SAMIHS, research)",
             content_label="HEMORRHAGE",
             content_description=_content_description(lesion),
             omit_empty_frames=False,
@@ -147,14 +147,14 @@ def _segment(lesion: Lesion, report: Report) -> Any:
     )
     return hd.seg.SegmentDescription(
         segment_number=1,
-        segment_label="Intracranial hemorrhage",
+        segment_label=lesion_name(report.lesion_number),
         segmented_property_category=Code(*MORPHOLOGICALLY_ABNORMAL),
         segmented_property_type=Code(*HEMORRHAGE),
         anatomic_regions=[Code(*INTRACRANIAL)],
         algorithm_type=hd.seg.SegmentAlgorithmTypeValues.SEMIAUTOMATIC,  # a person clicked
         algorithm_identification=algorithm,
         tracking_uid=hd.UID(),
-        tracking_id="hemorrhage 1",
+        tracking_id=f"hemorrhage {report.lesion_number}",
         display_color=hd.color.CIELabColor(*VERMILION_CIELAB),
     )
 
