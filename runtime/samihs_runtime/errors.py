@@ -24,6 +24,7 @@ to stderr and exit with the code above; a traceback is shown only with ``--debug
 from __future__ import annotations
 
 import functools
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -107,6 +108,7 @@ def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(command)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+        _print_what_the_terminal_can()
         try:
             return command(*args, **kwargs)
         except (Abort, ClickException, Exit):
@@ -124,6 +126,13 @@ def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
             _exit(f"internal error: {text} (--debug shows where)", EXIT_OWN_FAULT)
 
     return guarded
+
+
+def _print_what_the_terminal_can() -> None:
+    """A character that its encoding lacks, such as a superscript in ASCII, ends no command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _debug() -> bool:

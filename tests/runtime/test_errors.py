@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 import zlib
 
 import click
@@ -86,3 +89,22 @@ def test_clicks_own_exceptions_are_clicks_to_handle(error: Exception, code: int,
     assert result.exit_code == code
     assert said in result.stderr
     assert "internal error" not in result.stderr
+
+
+def test_a_terminal_of_few_characters_ends_no_command() -> None:
+    body = """
+import click
+from samihs_runtime.errors import one_line_errors
+
+@click.command()
+@one_line_errors
+def command():
+    print("254 mm\\N{SUPERSCRIPT TWO}")
+
+command()
+"""
+    surroundings = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        [sys.executable, "-c", body], env=surroundings, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "254 mm?\n", "")
