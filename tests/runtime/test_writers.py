@@ -269,6 +269,16 @@ def stage_files(out: Path, texts: dict[str, str | None]) -> None:
             (stage.folder / name).write_text(text)
 
 
+def test_of_two_processes_with_one_destination_the_later_is_told(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    refused = pytest.raises(OutputError, match=r"already holds report\.json")
+    with refused, staged_folder(out, ("report.json",)) as later:
+        write(make_series(), not_found(), out, ("json",))
+        (later.folder / "report.json").write_text("later")
+    assert "later" not in (out / "report.json").read_text()
+    assert names(tmp_path) == {"out"}
+
+
 def test_an_error_while_writing_leaves_no_trace(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="half way"):
         stage_files(tmp_path / "out", {"a": "half", "b": None})

@@ -51,6 +51,7 @@ def staged_folder(
         yield stage
         files = sorted(stage.folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)
         order = [path.name for path in files]
+        _check_free(destination, names, overwrite)  # another process may have been faster
         _install(stage.folder, destination, names, root / "old")
         stage.written.update({name: destination / name for name in order})
     except OSError as error:
