@@ -2,20 +2,21 @@
 
     python benchmarks/unet.py --out build/unet.safetensors [--minutes 90] [--cache RUN/cache]
 
-It is trained on the phantom slices that the shipped recipe draws from, varied as there, for as long
-as one round of that recipe takes. The shipped model has had several (docs/model.md): ``--minutes``
-gives the U-Net as long as one likes. Its answer to a click is the connected component of its mask
-that lies under the click, or else nearest to it. Two lesions that touch are one to it: it is not
-told where to stop.
+It is trained on the phantom slices that the shipped recipe draws from, drawn and varied by the same
+code, in another process as there, for as long as one round of that recipe takes. The shipped model
+has had several (docs/model.md): ``--minutes`` gives the U-Net as long as one likes. Its answer to a
+click is the connected component of its mask that lies under the click, or else nearest to it. Two
+lesions that touch are one to it: it is not told where to stop.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,15 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from samihs_runtime.errors import CheckpointError, SamihsError, UsageError
 from samihs_training.allocation import keep_freed_memory
+from samihs_training.batches import stream
 from samihs_training.config import read_recipe
-from samihs_training.data.cache import CacheSpec, SliceCache, open_cache
+from samihs_training.data.cache import CacheSpec, open_cache
 from samihs_training.data.clicks import EIGHT, Mask, Point
-from samihs_training.data.slices import flipped, worn
+from samihs_training.data.sources import Drawing, PhantomSlices, Source
 from samihs_training.losses.common import DiceCrossEntropyLoss
 from samihs_training.tensorfile import check_state, read_safetensors, write_safetensors
 
@@ -47,7 +50,8 @@ class UNetPlan:
     """How a U-Net is trained."""
 
     minutes: float = RECIPE_MINUTES
-    """Wall-clock time from the first batch on; making the cache of phantoms does not count."""
+    """Wall-clock time from the first batch on; making the cache of phantoms does not count, and
+    what another process prepares meanwhile takes none of it."""
     slices: int = 6000
     """Phantom slices of the training split; the shipped recipe's."""
     batch: int = 4
@@ -131,28 +135,32 @@ def build(plan: UNetPlan) -> nn.Module:
 
 def train(
     plan: UNetPlan,
-    cache: SliceCache,
+    source: Source,
     report: Callable[[int, float, float], None] = lambda step, share, loss: None,
     clock: Callable[[], float] = time.perf_counter,
+    workers: int = 1,
 ) -> UNet:
-    """Train for ``plan.minutes`` on the slices of ``cache``.
+    """Train for ``plan.minutes`` on the slices of ``source``.
 
     The loss is the mean of cross entropy and soft Dice over the batch: a slice without blood has
     no Dice of its own.
 
     Args:
         plan: how.
-        cache: slices with bleeds, [count, S, S].
+        source: slices [S, S] with bleeds.
         report: told after each step its number, the share of the time that has passed, the loss.
-        clock: seconds; asked once before and once a step.
+        clock: seconds; asked once when the first batch is there and once a step.
+        workers: processes that prepare batches.
     """
     torch.set_flush_denormal(True)  # as the model's own training does
     # Channels last: on CPUs with AMX a step takes 0.55 of its time, together with bfloat16.
     network = build(plan).train().to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(network.parameters(), plan.learning_rate, weight_decay=0.01)
     loss_of = DiceCrossEntropyLoss(reduction="batch")
-    started, steps = clock(), 0
-    for image, blood in _batches(plan, cache):
+    started, steps = math.nan, 0
+    for image, blood in stream(Batches(plan, source), itertools.count(), workers):
+        if not steps:
+            started = clock()
         share = (clock() - started) / (60 * plan.minutes)
         if share >= 1 and steps:
             break
@@ -181,17 +189,21 @@ def windowed(hu: Tensor, window: tuple[float, float]) -> Tensor:
     return ((hu - low) / (high - low)).clamp(0, 1)
 
 
-def _batches(plan: UNetPlan, cache: SliceCache) -> Iterator[tuple[Tensor, Tensor]]:
-    """(image [B, 1, S, S] in [0, 1], blood [B, 1, S, S] of 0 and 1), without end."""
-    rng = np.random.default_rng(plan.seed)
-    while True:
-        images, masks = [], []
-        for index in rng.integers(len(cache), size=plan.batch):
-            sample = flipped(cache[int(index)], rng)
-            images.append(worn(sample.hu, rng))
-            masks.append(sample.bleeds > 0)
-        image = windowed(torch.from_numpy(np.stack(images))[:, None], plan.window)
-        yield image, torch.from_numpy(np.stack(masks))[:, None].float()
+class Batches(Dataset[tuple[Tensor, Tensor]]):
+    """Batch n, a function of the seed and of n: (image [B, 1, S, S] in [0, 1], blood [B, 1, S, S]
+    of 0 and 1)."""
+
+    def __init__(self, plan: UNetPlan, source: Source) -> None:
+        self.plan, self.source = plan, source
+
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
+        rng = np.random.default_rng([self.plan.seed, number])
+        drawing = Drawing("bleeds", prompts=0)  # varied as for the model, and nothing clicked on
+        chosen = rng.integers(len(self.source), size=self.plan.batch)
+        drawn = [self.source.draw(int(index), drawing, rng) for index in chosen]
+        image = windowed(torch.from_numpy(np.stack([each.hu for each in drawn])), self.plan.window)
+        blood = torch.from_numpy(np.stack([each.bleeds for each in drawn])).float()
+        return image[:, None], blood[:, None]
 
 
 def component_at(mask: Mask, click: Point) -> Mask:
@@ -226,7 +238,7 @@ def shipped_plan(minutes: float) -> UNetPlan:
 def trained(plan: UNetPlan, folder: Path = CACHE) -> UNet:
     """Train on the phantoms below ``folder``, which are made first where they are not there."""
     cache = open_cache(folder, CacheSpec("train", plan.slices))
-    return train(plan, cache, _told)
+    return train(plan, PhantomSlices(cache), _told)
 
 
 def _told(step: int, share: float, loss: float) -> None:

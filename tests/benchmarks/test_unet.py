@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import unet
 from unet import UNetPlan, component_at
 
 from samihs_runtime.errors import CheckpointError, UsageError
+from samihs_training.batches import stream
+from samihs_training.data import sources
 from samihs_training.data.cache import SliceCache
+from samihs_training.data.sources import PhantomSlices
 
 SIDE = 32
 
 
 @pytest.fixture(scope="module")
-def cache() -> SliceCache:
+def cache(tmp_path_factory: pytest.TempPathFactory) -> SliceCache:
     """Slices of brain at 30 HU with a square of blood at 70, somewhere else on each."""
     rng = np.random.default_rng(0)
     bleeds = np.zeros((8, SIDE, SIDE), np.uint8)
@@ -26,7 +31,11 @@ def cache() -> SliceCache:
         each[row : row + 10, column : column + 10] = 1
     hu = np.where(bleeds > 0, 70, 30).astype(np.int16)
     spacing = np.full(8, 0.5, np.float32)
-    return SliceCache(hu, bleeds, np.zeros_like(bleeds), spacing, Path())
+    home = tmp_path_factory.mktemp("cache")
+    arrays = {"hu": hu, "bleeds": bleeds, "tissues": np.zeros_like(bleeds), "spacing": spacing}
+    for name, array in arrays.items():
+        np.save(home / f"{name}.npy", array)
+    return SliceCache.load(home)
 
 
 PLAN = UNetPlan(minutes=2.0, slices=8, channels=(8, 16), learning_rate=2e-2)
@@ -38,9 +47,47 @@ def trained(cache: SliceCache) -> tuple[unet.UNet, list[tuple[int, float, float]
     told: list[tuple[int, float, float]] = []
     seconds = count()
     made = unet.train(
-        PLAN, cache, lambda *each: told.append(each), clock=lambda: float(next(seconds))
-    )
+        PLAN, PhantomSlices(cache), lambda *each: told.append(each),
+        clock=lambda: float(next(seconds)), workers=0,
+    )  # fmt: skip
     return made, told
+
+
+def test_slices_are_varied_as_for_the_model(
+    cache: SliceCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mirrored, moved and worn by the very functions that its training calls."""
+    seen: list[str] = []
+
+    def noted(name: str) -> Callable[..., object]:
+        work: Callable[..., object] = getattr(sources, name)
+
+        def call(*given: object) -> object:
+            seen.append(name)
+            return work(*given)
+
+        return call
+
+    for name in ("flipped", "moved", "worn"):
+        monkeypatch.setattr(sources, name, noted(name))
+    batches = unet.Batches(PLAN, PhantomSlices(cache))
+    image, blood = batches[3]
+    assert seen == ["flipped", "moved", "worn"] * PLAN.batch
+    assert image.shape == blood.shape == (PLAN.batch, 1, SIDE, SIDE)
+    assert set(blood.unique().tolist()) == {0.0, 1.0}
+    assert 0 <= image.min() < image.max() <= 1
+    again = unet.Batches(PLAN, PhantomSlices(cache))[3]
+    assert torch.equal(image, again[0])
+    assert torch.equal(blood, again[1])
+    assert not torch.equal(image, batches[4][0])
+
+
+def test_another_process_prepares_the_same_batches(cache: SliceCache) -> None:
+    batches = unet.Batches(PLAN, PhantomSlices(cache))
+    for number, (image, blood) in enumerate(stream(batches, range(2), workers=1)):
+        assert torch.equal(image, batches[number][0])
+        assert torch.equal(blood, batches[number][1])
+    assert number == 1
 
 
 def test_training_ends_with_its_time_and_has_learnt(

@@ -7,8 +7,9 @@ takes its share of each batch, and no slice twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ from samihs_runtime.errors import UsageError
 from samihs_training.data.slices import Batch
 from samihs_training.data.sources import Drawing, Drawn, Source
 from samihs_training.prompts import filled
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,18 @@ class NumberedBatches(Dataset[Batch]):
         self.share = share
 
     def __getitem__(self, number: int) -> Batch:
-        step, piece = divmod(number, self.share.pieces)
-        drawn = [self._draw(position) for position in self.positions(step, piece)]
+        return self._batch(self.positions(*divmod(number, self.share.pieces)))
+
+    def epoch(self) -> Iterator[Batch]:
+        """This process's share of every slice once; the last batch may be a smaller one."""
+        for number in range(-(-self.count // self.batch) * self.share.pieces):
+            positions = self.positions(*divmod(number, self.share.pieces))
+            first = [each for each in positions if each < self.count]
+            if first:
+                yield self._batch(first)
+
+    def _batch(self, positions: Iterable[int]) -> Batch:
+        drawn = [self._draw(position) for position in positions]
         asked = [each for one in drawn for each in one.asked]
         arrays = [filled(prompt, self.drawing.rule.count).arrays() for prompt, _ in asked]
         masks = np.stack([mask for _, mask in asked])[:, None]
@@ -82,9 +95,9 @@ class NumberedBatches(Dataset[Batch]):
         return self.source.draw(self.slice_at(position), self.drawing, rng)
 
 
-def stream(data: NumberedBatches, numbers: range, workers: int) -> Iterator[Batch]:
+def stream(data: Dataset[T], numbers: Iterable[int], workers: int) -> Iterator[T]:
     """The batches of ``numbers``, in order, prepared by ``workers`` processes ahead of time."""
-    loader: DataLoader[Batch] = DataLoader(
+    loader: DataLoader[T] = DataLoader(
         data,
         batch_size=None,
         sampler=numbers,
