@@ -16,7 +16,8 @@ import onnx_ir
 import torch
 from torch import Tensor, nn
 
-from samihs_export.graphs import DecoderGraph, EncoderGraph
+from samihs_export.decoder_graph import DecoderGraph
+from samihs_export.encoder_graph import EncoderGraph
 from samihs_runtime.errors import ExportError
 from samihs_training.sam import SamConfig
 

@@ -27,7 +27,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from samihs_export.graphs import PromptPoints
+from samihs_export.decoder_graph import PromptPoints
 from samihs_export.named_layers import NamedNorm2d
 from samihs_runtime.errors import ExportError
 from samihs_training.click_maps import Clicked, ClickMaps

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from samihs_export.cases import Answer, ParityCase
+from samihs_export.decoder_graph import DecoderGraph
+from samihs_export.encoder_graph import EncoderGraph
 from samihs_export.families import graph_pair
 from samihs_export.gates import GATES, MERGE_GATES, Gates, OwnError, gates_for
-from samihs_export.graphs import DecoderGraph, EncoderGraph
 from samihs_export.layers import Parting, first_parting, inputs_of_onnx, inputs_of_torch
 from samihs_export.parity import NOT_IN_ONNX_RUNTIME, ParityResult, answers_of_onnx, compare
 from samihs_export.reference import answers_of_graphs, answers_of_model, in_float64

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 
 from samihs_export.cases import Answer, ParityCase
-from samihs_export.graphs import DecoderGraph, EncoderGraph
+from samihs_export.decoder_graph import DecoderGraph
+from samihs_export.encoder_graph import EncoderGraph
 from samihs_training.model import SamihsModel, mask_at_slice_size
 
 

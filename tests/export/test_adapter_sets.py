@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from samihs_export import adapter_sets, cli
-from samihs_export.graphs import DecoderGraph
+from samihs_export.decoder_graph import DecoderGraph
 from samihs_export.merge import MergeReport, merge
 from samihs_export.onnx import export_decoder
 from samihs_export.refit import refittable

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from samihs_export.attention import AttentionForm, RelativeAttention
-from samihs_export.graphs import DecoderGraph, EncoderGraph, one_channel_patches
+from samihs_export.decoder_graph import DecoderGraph
+from samihs_export.encoder_graph import EncoderGraph, one_channel_patches
 from samihs_export.merge import merge, relative_error
 from samihs_export.windows import Windows
 from samihs_training.adapters import PRConfig

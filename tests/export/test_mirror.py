@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from samihs_export import adapter_sets, pipeline
-from samihs_export.graphs import DecoderGraph, EncoderGraph
+from samihs_export.decoder_graph import DecoderGraph
+from samihs_export.encoder_graph import EncoderGraph
 from samihs_export.merge import merge
 from samihs_export.onnx import ORT_OPSET, export_decoder, export_encoder
 from samihs_export.pipeline import export_bundle

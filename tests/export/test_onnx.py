@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 import torch
 
-from samihs_export.graphs import EncoderGraph
+from samihs_export.encoder_graph import EncoderGraph
 from samihs_export.merge import merge
 from samihs_export.onnx import OPSET, ORT_OPSET, export_encoder
 from samihs_runtime.backends.contract import DECODER, ENCODER

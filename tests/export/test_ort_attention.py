@@ -13,8 +13,8 @@ import torch
 
 from samihs_export.attention import RelativeAttention, form_in
 from samihs_export.calibration import calibrate, calibration_cases
+from samihs_export.encoder_graph import EncoderGraph
 from samihs_export.families import attention_form
-from samihs_export.graphs import EncoderGraph
 from samihs_export.merge import merge
 from samihs_export.multiply_count import multiply_accumulates
 from samihs_export.onnx import ORT_OPSET, export_encoder

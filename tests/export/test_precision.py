@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from samihs_export.graphs import DecoderGraph, EncoderGraph
+from samihs_export.decoder_graph import DecoderGraph
+from samihs_export.encoder_graph import EncoderGraph
 from samihs_export.merge import merge, relative_error
 from samihs_export.precision import COMPUTE_TYPES, InFloat32, Precision, to_precision
 from samihs_training.adapters import PRConfig

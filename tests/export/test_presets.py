@@ -14,9 +14,9 @@ from torch import nn
 
 from samihs_export.build_options import BuildOptions, ProfileSizes
 from samihs_export.cases import phantom_cases
+from samihs_export.encoder_graph import EncoderGraph
 from samihs_export.families import write_graphs
 from samihs_export.gates import gates_for
-from samihs_export.graphs import EncoderGraph
 from samihs_export.merge import merge, relative_error
 from samihs_export.multiply_count import multiply_accumulates
 from samihs_export.onnx import export_encoder

@@ -13,7 +13,7 @@ import pytest
 
 from samihs_export import tensorrt
 from samihs_export.build_options import BuildOptions, ProfileSizes
-from samihs_export.graphs import EncoderGraph
+from samihs_export.encoder_graph import EncoderGraph
 from samihs_export.merge import merge
 from samihs_export.onnx import export_encoder
 from samihs_export.precision import to_precision

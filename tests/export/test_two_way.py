@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from samihs_export.cells import TokenUpscaling, in_rows
-from samihs_export.graphs import DecoderGraph
+from samihs_export.decoder_graph import DecoderGraph
 from samihs_export.merge import merge
 from samihs_export.multiply_count import multiply_accumulates
 from samihs_export.onnx import export_decoder

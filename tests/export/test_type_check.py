@@ -8,8 +8,8 @@ import pytest
 from onnx import TensorProto, helper, save
 
 from samihs_export import onnx as onnx_module
+from samihs_export.encoder_graph import EncoderGraph
 from samihs_export.families import float_precision
-from samihs_export.graphs import EncoderGraph
 from samihs_export.merge import merge
 from samihs_export.onnx import OPSET, export_encoder
 from samihs_export.precision import to_precision

@@ -13,9 +13,10 @@ import pytest
 import torch
 from torch import nn
 
+from samihs_export.decoder_graph import DecoderGraph
+from samihs_export.encoder_graph import EncoderGraph
 from samihs_export.families import graph_pair
 from samihs_export.gates import GATES
-from samihs_export.graphs import DecoderGraph, EncoderGraph
 from samihs_export.layers import inputs_of_onnx
 from samihs_export.merge import merge, relative_error
 from samihs_export.onnx import export_decoder, export_encoder

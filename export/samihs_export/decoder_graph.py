@@ -1,10 +1,9 @@
-"""Encoder and decoder as they are exported: the tensor contract around segment-anything's layers.
+"""The mask decoder as it is exported: the tensor contract around segment-anything's layers.
 
-The contract (names, shapes, types) stands in ``samihs_runtime.manifest``. Pre- and post-processing
-are inside, so that every backend gives the same answer. What differs from segment-anything's own
-forward is exact: one-channel patch embedding or pyramid with the normalisation folded in,
-relative-position tables as constants, no projection of pad tokens, ``where`` for masked assignment.
-The tests hold both against :class:`samihs_training.model.SamihsModel`.
+The contract (names, shapes, types) stands in ``samihs_runtime.manifest``. Post-processing is
+inside, so that every backend gives the same answer. What differs from segment-anything's own
+forward is exact, such as ``where`` for masked assignment, or attention that projects no image token
+(``two_way``). The tests hold it against :class:`samihs_training.model.SamihsModel`.
 
 Inputs and outputs stay float32 at every precision; ``precision.to_precision`` sets what lies
 between.
@@ -13,143 +12,21 @@ between.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from samihs_export.attention import (
-    AttentionForm,
-    RelativeAttention,
-    form_in,
-)
 from samihs_export.cells import TokenUpscaling, in_rows
+from samihs_export.graph_steps import halves, resized
 from samihs_export.named_layers import name_weights
 from samihs_export.two_way import make_attention_exportable
 from samihs_export.upscaling import UpscalingForm, set_upscaling
-from samihs_export.windows import Windows
-from samihs_runtime.errors import ExportError
 from samihs_training.mask_head import gated
 from samihs_training.mirror import mirrored_points
 from samihs_training.model import SamihsModel
-from samihs_training.pyramid import Channels, Pyramid, joined, unpack
-from samihs_training.sam import segment_anything_modeling
-
-
-class EncoderGraph(nn.Module):
-    """hu [B, 1, S, S] float32, window [B, 2] (low, high HU) -> embedding [B, E', G, G] float32.
-
-    Where the mirrored slice is asked as well, both run as one batch of 2B.
-    """
-
-    def __init__(
-        self,
-        model: SamihsModel,
-        attention: AttentionForm = "bias",
-        upscaling: UpscalingForm = "transposed",
-    ) -> None:
-        super().__init__()
-        encoder = copy.deepcopy(model.sam.image_encoder)
-        config = model.config
-        self.image_size, self.mirrored = config.image_size, config.mirrored
-        self.patch_embed: Any = one_channel_stem(
-            encoder.patch_embed, config.pixel_mean, config.pixel_std
-        )
-        self.pos_embed = encoder.pos_embed
-        self.blocks = nn.ModuleList(
-            BlockGraph(block, config.grid, attention) for block in encoder.blocks
-        )
-        self.neck = encoder.neck
-        set_upscaling(self.patch_embed, upscaling)
-        name_weights(self)
-
-    def forward(self, hu: Tensor, window: Tensor) -> Tensor:
-        if not self.mirrored:
-            return self._embedded(hu, window)
-        both = self._embedded(torch.cat([hu, hu.flip(-1)]), torch.cat([window, window]))
-        return torch.cat(_halves(both), dim=1)
-
-    def _embedded(self, hu: Tensor, window: Tensor) -> Tensor:
-        low, high = window[:, 0].view(-1, 1, 1, 1), window[:, 1].view(-1, 1, 1, 1)
-        image = ((hu - low) / (high - low)).clamp(0, 1)
-        image = _resized(image, self.image_size)
-        levels = self.patch_embed.levels(image.to(self.pos_embed.dtype))
-        tokens = self.patch_embed.tokens(levels) + self.pos_embed  # [B, G, G, C]
-        for block in self.blocks:
-            tokens = block(tokens)
-        embedding = self.neck(tokens.permute(0, 3, 1, 2))
-        packed: Tensor = self.patch_embed.packed(embedding, levels).float()
-        return packed
-
-
-class PatchStem(nn.Module):
-    """SAM's patch embedding with the interface of a :class:`Pyramid`, whose one level it is."""
-
-    def __init__(self, proj: nn.Conv2d) -> None:
-        super().__init__()
-        self.proj = proj
-
-    def levels(self, image: Tensor) -> Tensor:
-        features: Tensor = self.proj(image)
-        return features
-
-    def tokens(self, levels: Tensor) -> Tensor:
-        return levels.permute(0, 2, 3, 1)
-
-    def packed(self, embedding: Tensor, levels: Tensor) -> Tensor:
-        return embedding
-
-
-def one_channel_stem(
-    patch_embed: Any, mean: tuple[float, ...], std: tuple[float, ...]
-) -> PatchStem | Pyramid:
-    """``patch_embed`` for one channel [B, 1, H, W] in [0, 1] that is not yet normalised.
-
-    A :class:`Pyramid` is changed in place.
-    """
-    proj = one_channel_patches(patch_embed.proj, mean, std)
-    if not isinstance(patch_embed, Pyramid):
-        return PatchStem(proj)
-    patch_embed.proj = proj
-    return patch_embed
-
-
-class BlockGraph(nn.Module):
-    """One encoder block: tokens [B, G, G, C] -> the same shape.
-
-    What stands between ``norm1`` and the attention (``norm1`` itself in the authors' pad order, or
-    an adapter that was not merged) acts after the padding, and is handed to the attention; what
-    stands after the attention stays there.
-    """
-
-    def __init__(self, block: Any, grid: int, form: AttentionForm) -> None:
-        super().__init__()
-        inner = list(block.attn) if isinstance(block.attn, nn.Sequential) else [block.attn]
-        place = _place_of_attention(inner)
-        self.norm1, self.norm2, self.mlp = block.norm1, block.norm2, block.mlp
-        windows = Windows(grid, int(block.window_size) or grid)
-        before = nn.Sequential(*inner[:place])
-        self.attention = RelativeAttention(inner[place], windows, form_in(windows, form), before)
-        self.after_attention = nn.Sequential(*inner[place + 1 :])
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.after_attention(self.attention(self.norm1(x)))
-        out: Tensor = x + self.mlp(self.norm2(x))
-        return out
-
-
-def _place_of_attention(modules: Sequence[nn.Module]) -> int:
-    theirs: Any = segment_anything_modeling().image_encoder.Attention
-    for place, module in enumerate(modules):
-        if isinstance(module, theirs):
-            return place
-    kinds = ", ".join(type(module).__name__ for module in modules)
-    raise ExportError(
-        f"an encoder block attends with {kinds}: expected segment-anything's Attention, which this "
-        "export knows; methods that replace it cannot be exported"
-    )
+from samihs_training.pyramid import Channels, joined, unpack
 
 
 class DecoderGraph(nn.Module):
@@ -193,7 +70,7 @@ class DecoderGraph(nn.Module):
             logits, score = self._answered(embedding, points, labels, prior, has_prior)
         else:
             logits, score = self._averaged(embedding, points, labels, prior, has_prior)
-        mask = _resized(logits, self.slice_size)[:, 0] > 0
+        mask = resized(logits, self.slice_size)[:, 0] > 0
         return logits, mask.to(torch.uint8), score
 
     def _averaged(
@@ -208,7 +85,7 @@ class DecoderGraph(nn.Module):
             torch.cat([prior, prior.flip(-1)]),
             torch.cat([has_prior, has_prior]),
         )
-        (ours, theirs), scores = _halves(logits), _halves(score)
+        (ours, theirs), scores = halves(logits), halves(score)
         return (ours + theirs.flip(-1)) / 2, (scores[0] + scores[1]) / 2
 
     def _answered(
@@ -222,12 +99,12 @@ class DecoderGraph(nn.Module):
         dense = torch.where(has_prior.view(-1, 1, 1, 1) > 0.5, prior, self.no_mask)
         tokens = torch.cat([self.tokens.expand(sparse.shape[0], -1, -1), sparse], dim=1)
         answers, mixed = self.transformer(source + dense, self.position, tokens)
-        clicked = Clicked(mixed, self.position, answers[:, 1], points, labels)
-        logits, evidence = self.cells(packed, clicked)
+        decoded = DecodedTokens(mixed, self.position, answers[:, 1], points, labels)
+        logits, evidence = self.cells(packed, decoded)
         return logits, self.score_head(answers[:, 0])[:, 0].float() + evidence
 
 
-class Clicked(NamedTuple):
+class DecodedTokens(NamedTuple):
     """What the transformer made of the embedding and the prompts, and the prompts themselves."""
 
     tokens: Tensor
@@ -259,12 +136,12 @@ class PlainCells(nn.Module):
         """A prior mask at the size that SAM's prompt encoder takes."""
         return logits
 
-    def forward(self, packed: Tensor, clicked: Clicked) -> tuple[Tensor, Tensor | float]:
+    def forward(self, packed: Tensor, decoded: DecodedTokens) -> tuple[Tensor, Tensor | float]:
         """Float32 logits, and what is added to the score. ``packed`` [B, E', G, G]: the encoder's
         embedding."""
-        weights = self.hypernetwork(clicked.answer)
-        cells = self.upscaling(clicked.tokens) @ weights[..., None]  # [B, 16 G G, 1]
-        return in_rows(cells, clicked.position.shape[-1]).float(), 0.0
+        weights = self.hypernetwork(decoded.answer)
+        cells = self.upscaling(decoded.tokens) @ weights[..., None]  # [B, 16 G G, 1]
+        return in_rows(cells, decoded.position.shape[-1]).float(), 0.0
 
 
 class FineCells(nn.Module):
@@ -288,19 +165,19 @@ class FineCells(nn.Module):
         """See :meth:`PlainCells.prior`."""
         return F.avg_pool2d(logits, 2)
 
-    def forward(self, packed: Tensor, clicked: Clicked) -> tuple[Tensor, Tensor | float]:
+    def forward(self, packed: Tensor, decoded: DecodedTokens) -> tuple[Tensor, Tensor | float]:
         """As :meth:`PlainCells.forward`."""
         _, detail, fine = unpack(packed, self.channels)
-        places, labels = clicked.points * self.scale + 0.5, clicked.labels
+        places, labels = decoded.points * self.scale + 0.5, decoded.labels
         maps = detail + self.click_maps(places, labels).to(packed.dtype)
         where = self.clicked(places, labels).to(packed.dtype)
         maps = maps + self.likeness(detail, where)
         fine_where = self.fine_clicked(places, labels).to(packed.dtype)
         fine = fine + self.fine_likeness(fine, fine_where)
-        cells = joined(self.upscaling, self.context(clicked.source, clicked.position), maps)
+        cells = joined(self.upscaling, self.context(decoded.source, decoded.position), maps)
         heads = self.hypernetwork, self.gate_hypernetwork
-        weights = torch.stack([head(clicked.answer) for head in heads], dim=1)
-        fine_weights = self.fine_hypernetwork(clicked.answer)[:, None]
+        weights = torch.stack([head(decoded.answer) for head in heads], dim=1)
+        fine_weights = self.fine_hypernetwork(decoded.answer)[:, None]
         logits = gated(_weighed(weights, cells), _weighed(fine_weights, fine))
         logits = self.review(logits, cells, fine, where, fine_where)
         return logits, self.evidence(logits, cells, where)
@@ -338,35 +215,3 @@ class PromptPoints(nn.Module):
         kind = torch.eq(labels[..., None], self.kind_labels)  # [B, N, 5]
         out: Tensor = encoded + kind.float() @ self.kinds
         return out
-
-
-def one_channel_patches(
-    conv: nn.Conv2d, mean: tuple[float, ...], std: tuple[float, ...]
-) -> nn.Conv2d:
-    """The patch embedding of ``(image repeated to 3 channels - mean) / std``, on one channel.
-
-    Exact, since the convolution is linear and unpadded; folded in float64.
-    """
-    weight = conv.weight.detach().double()
-    shift, scale = weight.new_tensor(mean), weight.new_tensor(std)
-    weight = weight / scale.view(1, -1, 1, 1)
-    bias = -(weight.sum((2, 3)) @ shift)
-    if conv.bias is not None:
-        bias = bias + conv.bias.detach().double()
-    height, width = conv.weight.shape[2:]
-    folded = nn.Conv2d(1, conv.out_channels, (height, width), stride=(height, width))
-    folded.weight = nn.Parameter(weight.sum(1, keepdim=True).to(conv.weight.dtype))
-    folded.bias = nn.Parameter(bias.to(conv.weight.dtype))
-    return folded
-
-
-def _halves(both: Tensor) -> tuple[Tensor, ...]:
-    """[2B, ...] -> the first and the last B."""
-    return both.reshape(2, -1, *both.shape[1:]).unbind()
-
-
-def _resized(image: Tensor, side: int) -> Tensor:
-    """[B, 1, h, h] -> [B, 1, side, side]: bilinear, half-pixel centres; nothing where equal."""
-    if image.shape[-1] == side:
-        return image
-    return F.interpolate(image, size=(side, side), mode="bilinear", align_corners=False)
