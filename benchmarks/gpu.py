@@ -40,9 +40,9 @@ from rich.table import Table
 from tables import MACHINE
 
 from samihs_export.cases import Answer
+from samihs_export.float_types import Precision
 from samihs_export.gates import gates_for
 from samihs_export.parity import compare
-from samihs_export.precision import Precision
 from samihs_export.tensorrt import choose_flavour
 from samihs_runtime.backends.probe import GpuProbe, probe_gpus
 from samihs_runtime.environment import installed, unserved_gpu

@@ -14,8 +14,8 @@ from gpu_work import WINDOW, Work
 from trial_bundle import manifest_of
 
 from samihs_export.families import write_graphs
+from samihs_export.float_types import Precision
 from samihs_export.merge import merge
-from samihs_export.precision import Precision
 from samihs_export.tensorrt import build_engines
 from samihs_runtime.bundle import Bundle, GraphEntry, WindowRule, write_bundle
 from samihs_runtime.errors import SamihsError

@@ -44,7 +44,7 @@ from tables import EAGER
 from trial_bundle import manifest_of
 
 from samihs_export.families import write_graphs
-from samihs_export.precision import Precision
+from samihs_export.float_types import Precision
 from samihs_runtime.bundle import WindowRule, write_bundle
 from samihs_training.model import SamihsModel
 from samihs_training.sam import SamConfig, preset

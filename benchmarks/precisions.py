@@ -38,9 +38,9 @@ from trial_bundle import manifest_of
 
 from samihs_export.calibration import calibrate, calibration_cases
 from samihs_export.families import families, graph_pair, write_graphs
+from samihs_export.float_types import Precision
 from samihs_export.merge import merge
 from samihs_export.parity import NOT_IN_ONNX_RUNTIME
-from samihs_export.precision import Precision
 from samihs_export.quantization import Range
 from samihs_runtime.backends.onnx_runtime import import_onnxruntime
 from samihs_runtime.backends.probe import probe_gpus

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from samihs_export.cases import phantom_cases, save_reference
 from samihs_export.families import graph_pair
+from samihs_export.float_types import FLOATS
 from samihs_export.merge import MergeReport, merge
 from samihs_export.parity import ParityResult
 from samihs_export.pipeline import BundleMetadata, ExportOptions
-from samihs_export.precision import COMPUTE_TYPES
 from samihs_export.proof import Proof
 from samihs_export.refit import refittable
 from samihs_export.verify import REFERENCE
@@ -171,7 +171,7 @@ def _check_method(report: MergeReport) -> None:
 
 def _float_graphs(manifest: Manifest) -> Iterator[GraphEntry]:
     for entry in manifest.graphs:
-        if entry.precision in COMPUTE_TYPES:
+        if entry.precision in FLOATS:
             yield entry
 
 

@@ -25,8 +25,9 @@ from pathlib import Path
 from samihs_export.attention import AttentionForm
 from samihs_export.decoder_graph import DecoderGraph
 from samihs_export.encoder_graph import EncoderGraph
+from samihs_export.float_types import FLOAT_OF, Precision
 from samihs_export.onnx import OPSET, ORT_OPSET, export_decoder, export_encoder
-from samihs_export.precision import FLOAT_OF, Precision, to_precision
+from samihs_export.precision import to_precision
 from samihs_export.quantization import FP8, INT8, Range, quantize_dynamic, quantize_static
 from samihs_export.type_check import check_types
 from samihs_export.upscaling import UpscalingForm

@@ -15,9 +15,9 @@ from samihs_export.calibration import calibrate, calibration_cases
 from samihs_export.card import model_card
 from samihs_export.cases import Answer, ParityCase, phantom_cases, save_reference
 from samihs_export.families import Ranges, families, write_graphs
+from samihs_export.float_types import Precision
 from samihs_export.merge import MergeReport, merge
 from samihs_export.parity import ParityResult
-from samihs_export.precision import Precision
 from samihs_export.proof import Proof
 from samihs_export.quantization import Range
 from samihs_export.report import (

@@ -22,33 +22,25 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from samihs_export.decoder_graph import PromptPoints
+from samihs_export.float_types import FLOAT_OF, Precision
 from samihs_export.named_layers import NamedNorm2d
 from samihs_runtime.errors import ExportError
 from samihs_training.click_maps import Clicked, ClickMaps
 from samihs_training.mask_head import Evidence
 from samihs_training.second_look import Review
 
-Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 G = TypeVar("G", bound=nn.Module)
 COMPUTE_TYPES: dict[Precision, torch.dtype] = {
     "fp32": torch.float32,
     "fp16": torch.float16,
     "bf16": torch.bfloat16,
 }
-FLOAT_OF: dict[Precision, Precision] = {
-    "fp32": "fp32",
-    "fp16": "fp16",
-    "bf16": "bf16",
-    "int8": "fp16",
-    "fp8": "fp16",
-}
-"""The type of what is not quantized, in graphs for TensorRT."""
 
 
 class InFloat32(nn.Module):

@@ -27,7 +27,6 @@ the file. TensorRT wants symmetric ones; a float8 weight has one scale, as its p
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,10 +39,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from samihs_export.layer_names import QUANTIZED, is_one_of
 from samihs_runtime.errors import ExportError
 
-QUANTIZED = re.compile(r"blocks\.\d+\.(attention\.(qkv|proj)|mlp\.lin[12])")
-"""Layers that are quantized, by name; the table above says why these."""
 _FP8_MOST = 448.0
 """Largest finite float8 e4m3fn (ONNX, float8 types)."""
 
@@ -117,7 +115,7 @@ def plan(graph: onnx.GraphProto) -> list[QuantizedLayer]:
     for node in graph.node:
         layer, _, kind = node.name.partition("/")
         named = f"{layer}.weight"
-        if kind == "MatMul" and QUANTIZED.fullmatch(layer) and named in weights:
+        if kind == "MatMul" and is_one_of(layer, QUANTIZED) and named in weights:
             layers.append(QuantizedLayer(layer, node.name, node.input[0], named))
     if not layers:
         raise ExportError(

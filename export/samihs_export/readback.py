@@ -6,25 +6,20 @@ products and a softmax. So the parsed network is read before it is built, on any
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from samihs_export.float_types import FLOAT_OF
+from samihs_export.layer_names import QUANTIZED, WIDE, block_of
 from samihs_runtime.errors import ExportError
 
-FLOAT_TYPES = {"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16", "int8": "HALF", "fp8": "HALF"}
-"""TensorRT's name of the type of all that is not quantized, by precision."""
+_FLOATS = {"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16"}
+"""TensorRT's names of the float types."""
 _EIGHT_BITS = {"int8": "INT8", "fp8": "FP8"}
 _PRODUCTS = ("MATRIX_MULTIPLY", "CONVOLUTION", "DECONVOLUTION")
 _IN_FLOAT32 = ("NORMALIZATION", "SOFTMAX")
-WIDE = (
-    "points/", "cells.click_maps/", "cells.clicked/", "cells.fine_clicked/", "cells.review",
-    "cells.evidence",
-)  # fmt: skip
-"""Sines of large angles, exponentials of squares, sums over a mask: float32 at every precision."""
-_BLOCK = re.compile(r"blocks\.(\d+)\.")
 
 
 @dataclass(frozen=True)
@@ -70,7 +65,7 @@ def check_layers(layers: Sequence[Layer], precision: str, graph: str) -> None:
         ExportError: products of another type, a norm or softmax in half precision, layers that
             are not quantized, or attention that is no attention layer; the message names them.
     """
-    wanted = FLOAT_TYPES[precision]
+    wanted = _FLOATS[FLOAT_OF[precision]]
     _refuse(graph, f"{precision} was asked for, but of another type are", _other(layers, wanted))
     narrow = [e.name for e in layers if e.kind in _IN_FLOAT32 and e.type != "FLOAT"]
     _refuse(graph, "norms and softmax belong in float32, but in half precision are", narrow)
@@ -101,8 +96,7 @@ def _other(layers: Sequence[Layer], wanted: str) -> list[str]:
 
 def _not_quantized(layers: Sequence[Layer], eight_bits: str) -> list[str]:
     """Linear layers of the blocks whose input no QUANTIZE layer gives in 8 bits."""
-    linear = ("attention.qkv", "attention.proj", "mlp.lin1", "mlp.lin2")
-    wanted = [f"blocks.{block}.{name}" for block in _blocks(layers) for name in linear]
+    wanted = [f"blocks.{block}.{name}" for block in _blocks(layers) for name in QUANTIZED]
     quantizers = [e for e in layers if e.kind == "QUANTIZE" and e.type == eight_bits]
     quantized = {each.name.partition("/")[0] for each in quantizers}
     return [name for name in wanted if name not in quantized]
@@ -114,10 +108,11 @@ def _without_attention(layers: Sequence[Layer]) -> list[str]:
     found = [each.name for each in layers if each.kind == "ATTENTION_INPUT"]
     if len(found) == len(blocks):
         return []
-    holding = {int(match[1]) for name in found if (match := _BLOCK.match(name))}
+    holding = {block_of(name) for name in found}
     return [f"blocks.{block}.attention" for block in blocks if block not in holding]
 
 
 def _blocks(layers: Sequence[Layer]) -> list[int]:
     """Numbers of the encoder's blocks; a decoder has none."""
-    return sorted({int(match[1]) for each in layers if (match := _BLOCK.match(each.name))})
+    found = {block_of(each.name) for each in layers}
+    return sorted(block for block in found if block is not None)

@@ -16,10 +16,9 @@ from typing import Any
 import onnx
 from onnx import TensorProto
 
+from samihs_export.layer_names import MERGED, is_one_of
 from samihs_runtime.errors import ExportError
 
-_MERGED = re.compile(r"blocks\.\d+\.(attention\.qkv|mlp\.lin1)\.(weight|bias)")
-"""The encoder's: what PR adapters and LoRA are merged into, biases included."""
 _NEVER_TRAINED = re.compile(
     r"points\.frequencies|(.+\.)?(click_maps|(fine_)?clicked)\.(centres|deviations?)"
 )
@@ -30,15 +29,21 @@ _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 def refittable(graph: onnx.GraphProto) -> list[str]:
     """Names of the tensors that one site's training changes, in the graph's order.
 
-    Of an encoder (a graph with an input ``hu``) the merged layers; of a decoder every tensor with a
-    name of its own, such as ``transformer.layers.0.norm1.weight``; never the exporter's constants.
+    Of an encoder (a graph with an input ``hu``) the merged layers, biases included; of a decoder
+    every tensor with a name of its own, such as ``transformer.layers.0.norm1.weight``; never the
+    exporter's constants.
     """
     floats = [each for each in graph.initializer if each.data_type in _FLOATS]
     named = [each.name for each in floats if not each.name.startswith("val_")]
     if any(each.name == "hu" for each in graph.input):
-        return [name for name in named if _MERGED.fullmatch(name)]
+        return [name for name in named if _is_merged(name)]
     named = [name for name in named if not _NEVER_TRAINED.fullmatch(name)]
     return [name for name in named if "." in name or name in ("tokens", "no_mask")]
+
+
+def _is_merged(name: str) -> bool:
+    layer, _, kind = name.rpartition(".")
+    return kind in ("weight", "bias") and is_one_of(layer, MERGED)
 
 
 def mark_refittable(network: Any, names: Iterable[str]) -> None:

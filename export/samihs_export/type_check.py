@@ -12,7 +12,7 @@ import onnx
 from onnx import TensorProto
 
 from samihs_export import ort_attention
-from samihs_export.readback import WIDE
+from samihs_export.layer_names import WIDE
 from samihs_runtime.errors import ExportError
 
 PRODUCTS = (
@@ -29,7 +29,7 @@ _TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16, "fp32": Ten
 def check_types(path: Path, precision: str) -> None:
     """Refuse a graph that computes a norm in half precision, or its products in another type.
 
-    Products of layers that are float32 at every precision (``readback.WIDE``) must be so.
+    Products of layers that are float32 at every precision (``layer_names.WIDE``) must be so.
 
     Args:
         path: the ONNX file.

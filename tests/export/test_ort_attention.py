@@ -15,11 +15,11 @@ from samihs_export.attention import RelativeAttention, form_in
 from samihs_export.calibration import calibrate, calibration_cases
 from samihs_export.encoder_graph import EncoderGraph
 from samihs_export.families import attention_form
+from samihs_export.float_types import Precision
 from samihs_export.merge import merge
 from samihs_export.multiply_count import multiply_accumulates
 from samihs_export.onnx import ORT_OPSET, export_encoder
 from samihs_export.ort_attention import DOMAIN, OPERATOR
-from samihs_export.precision import Precision
 from samihs_export.quantization import quantize_dynamic
 from samihs_export.refit import refittable
 from samihs_export.type_check import check_types

@@ -7,8 +7,9 @@ import torch
 
 from samihs_export.decoder_graph import DecoderGraph
 from samihs_export.encoder_graph import EncoderGraph
+from samihs_export.float_types import Precision
 from samihs_export.merge import merge, relative_error
-from samihs_export.precision import COMPUTE_TYPES, InFloat32, Precision, to_precision
+from samihs_export.precision import COMPUTE_TYPES, InFloat32, to_precision
 from samihs_training.adapters import PRConfig
 from samihs_training.model import SamihsModel
 

@@ -16,13 +16,13 @@ from samihs_export.build_options import BuildOptions, ProfileSizes
 from samihs_export.cases import phantom_cases
 from samihs_export.encoder_graph import EncoderGraph
 from samihs_export.families import write_graphs
+from samihs_export.float_types import Precision
 from samihs_export.gates import gates_for
 from samihs_export.merge import merge, relative_error
 from samihs_export.multiply_count import multiply_accumulates
 from samihs_export.onnx import export_encoder
 from samihs_export.ort_attention import OPERATOR
 from samihs_export.parity import answers_of_onnx, compare
-from samihs_export.precision import Precision
 from samihs_export.quantization import Range
 from samihs_export.reference import answers_of_model
 from samihs_export.tensorrt import build_engines

@@ -14,10 +14,10 @@ from onnx import numpy_helper
 from samihs_export import precision as precisions
 from samihs_export.cases import phantom_cases
 from samihs_export.families import families, write_graphs
+from samihs_export.float_types import Precision
 from samihs_export.gates import GATES, MOST_RANDOM_ERROR, OwnError, gates_for
 from samihs_export.layers import Parting, first_parting
 from samihs_export.merge import merge
-from samihs_export.precision import Precision
 from samihs_export.proof import Proof
 from samihs_runtime.bundle import GraphEntry, WindowRule
 from samihs_runtime.errors import ExportError, ParityError

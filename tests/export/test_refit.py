@@ -14,8 +14,8 @@ from torch import nn
 
 from samihs_export.cases import phantom_cases
 from samihs_export.families import write_graphs
+from samihs_export.float_types import Precision
 from samihs_export.merge import merge
-from samihs_export.precision import Precision
 from samihs_export.proof import Proof
 from samihs_export.refit import mark_refittable, refittable
 from samihs_runtime.bundle import GraphEntry, WindowRule
