@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from samihs_runtime.atomic_file import atomic_path
 from samihs_runtime.backends.sidecar import AMPERE_PLUS, REFITTABLE, VERSION_COMPATIBLE
 from samihs_runtime.errors import ExportError, OutputError
 
@@ -85,14 +84,11 @@ class BuildOptions:
         if self.timing_cache is None:
             return
         path, cache = self.timing_cache, config.get_timing_cache()
-        partial = path.with_name(f".{path.name}.partial")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_bytes(memoryview(cache.serialize()))
-            os.replace(partial, path)
+            with atomic_path(path) as partial:
+                partial.write_bytes(memoryview(cache.serialize()))
         except OSError as error:
-            with contextlib.suppress(OSError):
-                partial.unlink()
             raise OutputError(f"cannot write the timing cache {path}: {error.strerror}") from error
 
     def flags(self) -> list[str]:

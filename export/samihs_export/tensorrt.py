@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,8 +19,10 @@ import onnx
 
 from samihs_export.build_log import build_log
 from samihs_export.build_options import BuildOptions, ProfileSizes
+from samihs_export.float_types import FLOATS
 from samihs_export.readback import attention_layers, check_layers, layer_kinds, layers_of
 from samihs_export.refit import mark_refittable, refittable
+from samihs_runtime.atomic_file import atomic_path
 from samihs_runtime.backends.contract import DECODER, ENCODER, GraphContract, tensor_shapes
 from samihs_runtime.backends.probe import probe_gpus
 from samihs_runtime.backends.sidecar import EngineSidecar, Shape
@@ -209,7 +210,7 @@ def _add_profile(
 def _mark(job: _Job, network: Any) -> None:
     """Mark what adapters change; all other weights stay constants that TensorRT may fuse."""
     names = refittable(onnx.load(job.onnx, load_external_data=False).graph)
-    if job.precision not in ("fp32", "fp16", "bf16") or not names:
+    if job.precision not in FLOATS or not names:
         raise ExportError(
             f"{job.onnx}: no {job.precision} weights of it can be exchanged: leave --refittable "
             "out, or name a float graph with --precision"
@@ -313,16 +314,13 @@ def _profile(
 
 def _write(path: Path, content: memoryview) -> Path:
     """Write under a temporary name, then rename: an engine is never there in part."""
-    partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # The old sidecar goes first: never an engine beside another's description.
         path.with_suffix(".json").unlink(missing_ok=True)
-        partial.write_bytes(content)
-        os.replace(partial, path)
+        with atomic_path(path) as partial:
+            partial.write_bytes(content)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
         raise OutputError(
             f"cannot write the engine {path}: {error.strerror}; name another folder with --out"
         ) from error

@@ -259,6 +259,29 @@ def test_a_full_disk_leaves_no_engine_in_part(
     assert not list(tmp_path.glob(".*"))
 
 
+def test_a_build_that_is_broken_off_leaves_the_old_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, timings = tmp_path / "encoder.engine", tmp_path / "timings"
+    for path in (engine, timings):
+        path.write_bytes(b"old")
+    whole = Path.write_bytes
+
+    def broken_off(path: Path, content: memoryview) -> None:
+        whole(path, content[:1])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_bytes", broken_off)
+    with pytest.raises(KeyboardInterrupt):
+        tensorrt._write(engine, memoryview(b"new"))
+    with pytest.raises(KeyboardInterrupt):
+        BuildOptions(timing_cache=timings).keep_timings(Config())
+    assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == {
+        "encoder.engine": b"old",
+        "timings": b"old",
+    }
+
+
 def test_options_that_tensorrt_lacks_or_drops_are_errors() -> None:
     with pytest.raises(ExportError, match="unknown hardware compatibility 'pascal'"):
         BuildOptions(hardware_compatible="pascal")
