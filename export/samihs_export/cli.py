@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 from rich.console import Console
@@ -203,15 +203,15 @@ def _export(
 
 
 def _options(precision: str, mirror: bool, untrained: bool) -> ExportOptions:
+    from samihs_export.float_types import FLOAT_OF, Precision
     from samihs_export.pipeline import ExportOptions
-    from samihs_export.precision import FLOAT_OF
 
     names = [part.strip().lower() for part in precision.split(",")]
-    precisions = tuple(known for name in names for known in FLOAT_OF if known == name)
     for name in names:
-        if name not in precisions:
+        if name not in FLOAT_OF:
             raise ExportError(f"unknown precision {name!r}: there are {', '.join(FLOAT_OF)}")
-    return ExportOptions(precisions=precisions, mirrored=mirror, trained=not untrained)
+    precisions = cast("list[Precision]", names)
+    return ExportOptions(precisions=tuple(precisions), mirrored=mirror, trained=not untrained)
 
 
 def _metadata(loaded: LoadedAdapters, name: str, figures: Mapping[str, Any]) -> BundleMetadata:
