@@ -188,7 +188,7 @@ def test_seeds_are_no_axis(folder: Path) -> None:
     ("old", "new", "match"),
     [
         ('"pr"', '"prr"', "no method 'prr'"),
-        ('"adapt.correct"', '"adapt.speed"', r"\[adapt\]: unknown speed"),
+        ('"adapt.correct"', '"adapt.speed"', r"\[adapt\]: unknown option speed"),
         ('"adapt.correct"', '"adopt.correct"', "no recipe has an axis 'adopt'"),
         ("[axes]", "[axis]", "expected recipe, .axes."),
         ("recipe.toml", "absent.toml", "cannot read the recipe"),

@@ -187,7 +187,7 @@ def test_a_stopped_stage_goes_on_where_it_was(
     [
         ("slices = ", "no TOML"),
         ("[base]\nsteps=1\nlearning_rate=1", r"\[adapt\] is missing"),
-        ("[base]\nsteps=1\nlearning_rate=1\nspeed=2\n[adapt]\nsteps=1", "unknown speed"),
+        ("[base]\nsteps=1\nlearning_rate=1\nspeed=2\n[adapt]\nsteps=1", "unknown option speed"),
         ("[base]\nsteps=0\nlearning_rate=1\n[adapt]\nsteps=1", "above 0"),
     ],
 )

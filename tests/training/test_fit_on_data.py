@@ -220,7 +220,7 @@ STAGE = {"steps": 1, "learning_rate": 1e-3}
         ({"window": [5, 1]}, "window = .5.0, 1.0.*low below high"),
         ({"window": [0, 120], "window_rule": "percentiles"}, "percentiles from 0 to 100"),
         ({"window_rule": "wide"}, "window_rule = 'wide'"),
-        ({"data": {}}, r"\[data\]: .*root"),
+        ({"data": {}}, r"\[data\]: root is missing"),
         ({"data": {"root": "d", "layout": "png"}}, "layout = 'png': expected bcihm or instance"),
         ({"data": {"root": "d", "target": "all"}}, "target = 'all': expected lesion or slice"),
         ({"data": {"root": "d", "fold": 5}}, "fold = 5: expected 0 to 4"),

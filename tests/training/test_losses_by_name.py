@@ -206,7 +206,7 @@ def test_names_and_options_are_checked() -> None:
     assert build_loss("boundary_sensitive", cap=0.5) == BoundarySensitiveLoss(cap=0.5)
     with pytest.raises(UsageError, match="'tversky': expected one of boundary_sensitive, bce"):
         build_loss("tversky")
-    with pytest.raises(UsageError, match="loss dice: unknown option gamma; it has reduction"):
+    with pytest.raises(UsageError, match="loss dice: unknown option gamma; known: reduction"):
         build_loss("dice", gamma=2)
     wrong: dict[str, dict[str, object]] = {
         "bce": {"over": "image"},

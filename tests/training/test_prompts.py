@@ -145,7 +145,7 @@ def test_a_prompt_of_a_small_mask_is_filled_with_its_own_points() -> None:
 def test_names_and_options_are_checked() -> None:
     with pytest.raises(UsageError, match="'scribble': expected one of hand, random"):
         prompt_rule("scribble")
-    with pytest.raises(UsageError, match="prompt middle: unknown option count; it has none"):
+    with pytest.raises(UsageError, match="prompt middle: unknown option count; known: none"):
         prompt_rule("middle", count=2)
     with pytest.raises(UsageError, match=r"noise -1\.0 px"):
         prompt_rule("middle", noise_px=-1.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_type_hints
@@ -16,6 +16,7 @@ from samihs_training.data.volumes import LAYOUTS, Layout
 from samihs_training.frames import Frame, Grid
 from samihs_training.losses import Loss, build_loss
 from samihs_training.methods import Method, ParameterRefactoring, make_method
+from samihs_training.options import with_options
 from samihs_training.prompts import PromptRule, prompt_rule
 
 T = TypeVar("T")
@@ -150,13 +151,7 @@ class DataConfig:
 
     def make_augmentation(self) -> Augmentation | None:
         """What training slices go through; None where nothing is asked for."""
-        unknown = sorted(self.augmentation.keys() - {each.name for each in fields(Augmentation)})
-        if unknown:
-            raise UsageError(f"augmentation: unknown option {', '.join(unknown)}")
-        try:
-            made = Augmentation(**self.augmentation)
-        except TypeError as error:
-            raise UsageError(f"augmentation: an option of the wrong type ({error})") from error
+        made = with_options(Augmentation, self.augmentation, "augmentation")
         return made if self.augment else None
 
 
@@ -320,24 +315,15 @@ def _build(kind: type[T], raw: Mapping[str, Any] | None, where: str) -> T:
         raise UsageError(f"{where} is missing")
     if not isinstance(raw, Mapping):
         raise UsageError(f"{where} = {raw!r}: expected a table")
-    known = {each.name for each in fields(kind)}  # type: ignore[arg-type]
-    unknown = sorted(raw.keys() - known)
-    if unknown:
-        raise UsageError(
-            f"{where}: unknown {', '.join(unknown)}; known: {', '.join(sorted(known))}"
-        )
     _check_types(kind, raw, where)
-    try:
-        return kind(**raw)
-    except TypeError as error:
-        raise UsageError(f"{where}: {error}") from error
+    return with_options(kind, raw, where)
 
 
 def _check_types(kind: type[Any], raw: Mapping[str, Any], where: str) -> None:
     """Refuse a text where a number is expected, and the like; TOML's 1 will do for 1.0."""
     hints = get_type_hints(kind)
     for name, value in raw.items():
-        wanted = hints[name]
+        wanted = hints.get(name)
         if wanted not in (bool, int, float, str):
             continue
         fits = isinstance(value, (int, float) if wanted is float else wanted)

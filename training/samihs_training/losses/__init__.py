@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
 from typing import Any
 
 from torch import Tensor
@@ -18,6 +17,7 @@ from samihs_training.losses.common import DiceCrossEntropyLoss, DiceLoss, FocalL
 from samihs_training.losses.cross_entropy import CrossEntropyLoss
 from samihs_training.losses.distance import HausdorffLoss, KervadecBoundaryLoss
 from samihs_training.losses.score import mask_iou, score_loss
+from samihs_training.options import with_options
 
 __all__ = [
     "LOSSES",
@@ -58,15 +58,4 @@ def build_loss(name: str, **options: Any) -> Loss:
     """
     if name not in LOSSES:
         raise UsageError(f"loss {name!r}: expected one of {', '.join(LOSSES)}")
-    kind: Any = LOSSES[name]
-    known = {each.name for each in fields(kind)}
-    unknown = sorted(options.keys() - known)
-    if unknown:
-        raise UsageError(
-            f"loss {name}: unknown option {', '.join(unknown)}; it has {', '.join(sorted(known))}"
-        )
-    try:
-        loss: Loss = kind(**options)
-    except TypeError as error:  # a text where a number was expected
-        raise UsageError(f"loss {name}: an option of the wrong type ({error})") from error
-    return loss
+    return with_options(LOSSES[name], options, f"loss {name}")

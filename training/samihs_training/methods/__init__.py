@@ -16,7 +16,7 @@ frozen     yes      nothing, nor prompt encoder and mask decoder
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import Any
 
 from samihs_runtime.errors import UsageError
@@ -32,6 +32,7 @@ from samihs_training.methods.lora import LoRA
 from samihs_training.methods.plain import DecoderOnly, Frozen, FullFineTuning
 from samihs_training.methods.pr import ParameterRefactoring
 from samihs_training.methods.visual_prompts import VisualPrompts
+from samihs_training.options import with_options
 
 __all__ = [
     "METHODS", "Bottleneck", "DecoderOnly", "Frozen", "FullFineTuning", "LoRA", "Method",
@@ -51,20 +52,10 @@ def make_method(name: str, options: Mapping[str, Any] | None = None) -> Method:
     """The method of that name; a :class:`UsageError` names what is unknown, and what is known."""
     if name not in METHODS:
         raise UsageError(f"no method {name!r}: there are {', '.join(METHODS)}")
-    kind, given = METHODS[name], dict(options or {})
-    known = [each.name for each in fields(kind)]  # type: ignore[arg-type]
-    unknown = sorted(given.keys() - set(known))
-    if unknown:
-        raise UsageError(
-            f"method {name}: unknown option {', '.join(unknown)}; "
-            f"known: {', '.join(known) or 'none'}"
-        )
+    given = dict(options or {})
     if "sites" in given:
         given["sites"] = tuple(given["sites"])
-    try:
-        return kind(**given)
-    except TypeError as error:
-        raise UsageError(f"method {name}: {error}") from error
+    return with_options(METHODS[name], given, f"method {name}")
 
 
 def describe_method(method: Method) -> dict[str, Any]:
