@@ -12,10 +12,11 @@ EIGHT = np.ones((3, 3))
 """Neighbours of a pixel, corners included: what makes one lesion of touching pixels."""
 
 
-def parts_of(mask: Mask) -> list[Mask]:
-    """The 8-connected parts of a mask, each [rows, columns]."""
+def parts_of(mask: Mask, least: int = 0) -> list[Mask]:
+    """The 8-connected parts of a mask that have at least ``least`` pixels, each [rows, columns]."""
     labels, count = ndimage.label(mask, structure=EIGHT)
-    return [np.asarray(labels == part) for part in range(1, count + 1)]
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)
+    return [np.asarray(labels == part) for part in range(1, count + 1) if sizes[part] >= least]
 
 
 def deepest_click(mask: Mask) -> Point:

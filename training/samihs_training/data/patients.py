@@ -19,7 +19,7 @@ from samihs_runtime.errors import DataError
 from samihs_runtime.preprocessing import SliceFrame, window_of
 from samihs_runtime.segmentation import Prompt
 from samihs_training.data.augmentation import Augmentation
-from samihs_training.data.clicks import EIGHT, Mask, random_click
+from samihs_training.data.clicks import Mask, parts_of, random_click
 from samihs_training.data.folds import Folds, held_out
 from samihs_training.data.framing import framed_mask
 from samihs_training.data.sources import Drawing, Drawn
@@ -121,10 +121,7 @@ def _lesions(mask: Mask) -> list[Mask]:
 
     None where a small frame or a rotation has left nothing.
     """
-    labels, count = ndimage.label(mask, structure=EIGHT)
-    sizes = np.bincount(labels.ravel(), minlength=count + 1)
-    large = [part for part in range(1, count + 1) if sizes[part] >= MIN_LESION_PIXELS]
-    return [np.asarray(labels == part) for part in large or range(1, count + 1)]
+    return parts_of(mask, MIN_LESION_PIXELS) or parts_of(mask)
 
 
 def _asked(

@@ -12,7 +12,7 @@ import numpy as np
 from scipy import ndimage
 
 from samihs_runtime.segmentation import Prompt
-from samihs_training.data.clicks import EIGHT, Mask, Point, random_click
+from samihs_training.data.clicks import EIGHT, Mask, Point, parts_of, random_click
 from samihs_training.data.phantom import BleedType, PhantomSlice, Tissue
 from samihs_training.prompts import HandClick, PromptRule
 
@@ -51,16 +51,8 @@ def lesions(
     sample: PhantomSlice, min_pixels: int = MIN_LESION_PIXELS
 ) -> list[tuple[BleedType, Mask]]:
     """Every lesion of a slice: its type and mask, the 8-connected components of each type."""
-    found: list[tuple[BleedType, Mask]] = []
-    for kind in BleedType:
-        if kind is BleedType.NONE or not (sample.bleeds == kind).any():
-            continue
-        labels, count = ndimage.label(sample.bleeds == kind, structure=EIGHT)
-        sizes = np.bincount(labels.ravel(), minlength=count + 1)
-        found += [
-            (kind, labels == part) for part in range(1, count + 1) if sizes[part] >= min_pixels
-        ]
-    return found
+    kinds = [BleedType(kind) for kind in np.unique(sample.bleeds) if kind != BleedType.NONE]
+    return [(kind, part) for kind in kinds for part in parts_of(sample.bleeds == kind, min_pixels)]
 
 
 Lesions = list[tuple[BleedType, Mask]]
