@@ -12,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from samihs_runtime.backends.contract import prior_feeds
 from samihs_runtime.errors import BundleError
 from samihs_runtime.manifest import WindowRule
 from samihs_runtime.preprocessing import window_of
-from samihs_runtime.segmentation import Prompt
+from samihs_runtime.propagation import deepest_point
+from samihs_runtime.segmentation import BACKGROUND, BOX_MIN, Prompt
 from samihs_training.data.phantom import BleedType, PhantomOptions, generate_slice
 
 FIRST_SEED = 900_000
@@ -40,6 +42,25 @@ class ParityCase:
     """[N]."""
     prior: NDArray[np.float32] | None
     """[M, M] logits, or None."""
+
+    @property
+    def prompt(self) -> str:
+        """What is asked, in words."""
+        if self.prior is not None:
+            return "a click with a prior"
+        if BOX_MIN in self.labels:
+            return "a box"
+        return "two clicks" if BACKGROUND in self.labels else "a click"
+
+    def slice_feeds(self) -> dict[str, NDArray[Any]]:
+        """The encoder's inputs, with a batch axis of 1."""
+        return {"hu": self.hu[None, None], "window": self.window[None]}
+
+    def prompt_feeds(self, mask_size: int) -> dict[str, NDArray[Any]]:
+        """The decoder's inputs but for the embedding, with a batch axis of 1; ``mask_size``: M."""
+        prior = None if self.prior is None else self.prior[None]
+        prompt = {"points": self.points[None], "labels": self.labels[None]}
+        return {**prompt, **prior_feeds(prior, 1, mask_size)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,16 +168,15 @@ def _largest_part(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _prompt(bleed: NDArray[np.bool_], kind: int) -> Prompt:
-    depth = ndimage.distance_transform_edt(np.pad(bleed, 1))[1:-1, 1:-1]
-    row, column = np.unravel_index(int(np.argmax(depth)), bleed.shape)
-    click = (float(column), float(row))
+    click = deepest_point(bleed)
     if kind == 2:
         rows, columns = np.nonzero(bleed)
         corners = (columns.min(), rows.min(), columns.max(), rows.max())
         x0, y0, x1, y1 = (float(corner) for corner in corners)
         return Prompt(box=(x0, y0, x1, y1))
     if kind == 1:
-        away = (float((column + bleed.shape[1] // 4) % bleed.shape[1]), float(row))
+        column, row = click
+        away = ((column + bleed.shape[1] // 4) % bleed.shape[1], row)
         return Prompt(points=(click, away), labels=(1, 0))
     return Prompt(points=(click,), labels=(1,))
 

@@ -2,7 +2,7 @@
 
 A layer is a module with a weight: its name is the same in torch (``EncoderGraph``,
 ``SamihsModel``) and in the ONNX files. A difference that first shows in the input of one layer was
-made between the layer before and this one.
+made between the layer before and this one, or in a branch that joins there.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from samihs_export.parity import relative_difference
 from samihs_runtime.backends.onnx_runtime import import_onnxruntime
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def first_parting(reference: Inputs, candidate: Inputs, tolerance: float) -> Par
     for name, expected in reference.items():
         if name not in candidate or candidate[name].size != expected.size:
             continue
-        error = _relative(candidate[name], expected)
+        error = relative_difference(candidate[name].ravel(), expected.ravel())
         if not error <= tolerance:  # NaN parts, too
             return Parting(name, before, error)
         before = name
@@ -114,9 +115,3 @@ def _layer_inputs(graph: onnx.GraphProto) -> dict[str, str]:
 def _plain(name: str) -> str:
     """``norm1.module`` is ``norm1`` kept in float32."""
     return name.removesuffix(".module")
-
-
-def _relative(value: NDArray[np.floating[Any]], reference: NDArray[np.floating[Any]]) -> float:
-    exact = reference.astype(np.float64).ravel()
-    difference = np.abs(value.astype(np.float64).ravel() - exact).max()
-    return float(difference / max(np.abs(exact).max(), 1e-30))

@@ -86,7 +86,7 @@ def compare(name: str, reference: Sequence[Answer], candidate: Sequence[Answer])
     area = sum(int(answer.mask.sum()) for answer in reference)
     other = sum(int(answer.mask.sum()) for answer in candidate)
     embeddings = [
-        _relative(theirs.embedding, ours.embedding)
+        relative_difference(theirs.embedding, ours.embedding)
         for ours, theirs in pairs
         if ours.embedding is not None and theirs.embedding is not None
     ]
@@ -100,7 +100,9 @@ def compare(name: str, reference: Sequence[Answer], candidate: Sequence[Answer])
         logits_worst=_worst(
             [float(np.abs(theirs.logits - ours.logits).max()) for ours, theirs in pairs]
         ),
-        logits_relative=_worst([_relative(theirs.logits, ours.logits) for ours, theirs in pairs]),
+        logits_relative=_worst(
+            [relative_difference(theirs.logits, ours.logits) for ours, theirs in pairs]
+        ),
         embedding_relative=_worst(embeddings) if embeddings else None,
     )
 
@@ -150,18 +152,10 @@ def answers_of_backend(backend: Backend, cases: Sequence[ParityCase]) -> list[An
 
 
 def _ask_onnx(encoder: Any, decoder: Any, case: ParityCase) -> Answer:
-    feeds = {"hu": case.hu[None, None], "window": case.window[None]}
-    embedding = encoder.run(["embedding"], feeds)[0]
+    embedding = encoder.run(["embedding"], case.slice_feeds())[0]
     side = next(each.shape[-1] for each in decoder.get_inputs() if each.name == "prior")
-    prior = np.zeros((side, side), np.float32) if case.prior is None else case.prior
-    prompt: dict[str, NDArray[Any]] = {
-        "embedding": embedding,
-        "points": case.points[None],
-        "labels": case.labels[None],
-        "prior": prior[None, None],
-        "has_prior": np.full(1, case.prior is not None, np.float32),
-    }
-    logits, mask, score = decoder.run(["logits", "mask", "score"], prompt)
+    feeds = {"embedding": embedding, **case.prompt_feeds(side)}
+    logits, mask, score = decoder.run(["logits", "mask", "score"], feeds)
     return Answer(logits[0, 0], mask[0].astype(bool), float(score[0]), embedding[0])
 
 
@@ -171,8 +165,13 @@ def mask_iou(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
     return int((one & other).sum()) / union if union else 1.0
 
 
-def _relative(value: NDArray[np.floating[Any]], reference: NDArray[np.floating[Any]]) -> float:
-    """NaN, which no gate lets pass, where a value is not finite."""
+def relative_difference(
+    value: NDArray[np.floating[Any]], reference: NDArray[np.floating[Any]]
+) -> float:
+    """Largest difference over the reference's largest value; both of one shape.
+
+    NaN, which no gate lets pass, where a value is not finite.
+    """
     exact = reference.astype(np.float64)
     return float(np.abs(value.astype(np.float64) - exact).max() / max(np.abs(exact).max(), 1e-30))
 

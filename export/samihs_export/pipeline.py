@@ -20,14 +20,7 @@ from samihs_export.merge import MergeReport, merge
 from samihs_export.parity import ParityResult
 from samihs_export.proof import Proof
 from samihs_export.quantization import Range
-from samihs_export.report import (
-    FIGURE,
-    REPORT,
-    WorstCase,
-    draw_worst_cases,
-    report_page,
-    worst_case,
-)
+from samihs_export.report import FIGURE, REPORT, WorstCase, draw_worst_cases, report_page
 from samihs_export.verify import REFERENCE
 from samihs_runtime.bundle import MANIFEST, Bundle, GraphEntry, Manifest, WindowRule, write_bundle
 from samihs_runtime.errors import OutputError
@@ -118,7 +111,7 @@ def export_bundle(
             worst: list[WorstCase] = []
 
             def witness(name: str, answers: Sequence[Answer]) -> None:
-                worst.append(worst_case(name, cases, proof.reference, answers))
+                worst.append(proof.worst_case(name, answers))
 
             for family, precision in wanted:
                 progress(f"exporting and proving {family} {precision}")

@@ -2,7 +2,8 @@
 
 On trained weights the reference is the adapted model in float32 and limits are fixed; on random
 ones it is the adapted model in float64, and limits are multiples of float32's own error
-(``gates``). A step that fails says between which layers it parts from what it was made of.
+(``gates``). A step that fails says on which case, and between which layers of it, it parts from
+what it was made of.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from pathlib import Path
 from typing import Self
 
 import torch
-from torch import Tensor
 
 from samihs_export.cases import Answer, ParityCase
 from samihs_export.decoder_graph import DecoderGraph
@@ -22,7 +22,13 @@ from samihs_export.families import graph_pair
 from samihs_export.gates import GATES, MERGE_GATES, Gates, OwnError, gates_for
 from samihs_export.layers import Parting, first_parting, inputs_of_onnx, inputs_of_torch
 from samihs_export.parity import NOT_IN_ONNX_RUNTIME, ParityResult, answers_of_onnx, compare
-from samihs_export.reference import answers_of_graphs, answers_of_model, in_float64
+from samihs_export.reference import (
+    answers_of_graphs,
+    answers_of_model,
+    as_tensors,
+    in_float64,
+)
+from samihs_export.report import WorstCase, worst_case
 from samihs_runtime.manifest import GraphEntry
 from samihs_training.model import SamihsModel
 
@@ -63,7 +69,8 @@ class Proof:
         """Hold the merged model against the adapted one. Raises :class:`ParityError`."""
         answers = answers_of_model(merged, self.cases)
         result = compare("merged torch against adapted torch", self.reference, answers)
-        result.require(self.merge_gates, lambda: self._merge_parting(merged))
+        worst = self.worst_case(result.name, answers)
+        result.require(self.merge_gates, lambda: self._merge_parting(merged, worst))
         return result
 
     def prove_graph(
@@ -92,53 +99,53 @@ class Proof:
         if entry.precision in NOT_IN_ONNX_RUNTIME:
             result.require(self.gates(entry.precision))
             return result
-        result.require(
-            self.gates(entry.precision), lambda: self._graph_parting(folder, entry, merged)
-        )
+        worst = self.worst_case(name, answers)
+        gates = self.gates(entry.precision)
+        result.require(gates, lambda: self._graph_parting(folder, entry, merged, worst))
         return result
 
-    def _merge_parting(self, merged: SamihsModel) -> str:
-        hu, window = _slice(self.cases[0])
-        models = (self.adapted, merged)
-        sides = [inputs_of_torch(m, lambda m=m: m.encode(hu, window)) for m in models]  # type: ignore[misc]
-        return _said(first_parting(sides[0], sides[1], GATES["fp32"].embedding_relative))
+    def worst_case(self, name: str, answers: Sequence[Answer]) -> WorstCase:
+        """Where to look for a fault: not every prompt meets every layer.
 
-    def _graph_parting(self, folder: Path, entry: GraphEntry, merged: SamihsModel) -> str:
-        case, tolerance = self.cases[0], GATES[entry.precision].embedding_relative
-        hu, window = _slice(case)
-        encoder = EncoderGraph(merged).eval()
-        ours = inputs_of_torch(encoder, lambda: encoder(hu, window))
-        feeds = {"hu": hu.numpy(), "window": window.numpy()}
+        Args:
+            name: what was compared with what.
+            answers: of a graph, to all cases.
+        """
+        judged = self.own is None
+        return worst_case(name, self.cases, self.reference, answers, masks_judged=judged)
+
+    def _merge_parting(self, merged: SamihsModel, worst: WorstCase) -> str:
+        models, case = (self.adapted, merged), [worst.case]
+        sides = [inputs_of_torch(m, lambda m=m: answers_of_model(m, case)) for m in models]  # type: ignore[misc]
+        parting = first_parting(sides[0], sides[1], GATES["fp32"].embedding_relative)
+        return _said(parting, worst)
+
+    def _graph_parting(
+        self, folder: Path, entry: GraphEntry, merged: SamihsModel, worst: WorstCase
+    ) -> str:
+        case, tolerance = worst.case, GATES[entry.precision].embedding_relative
+        encoder, feeds = EncoderGraph(merged).eval(), case.slice_feeds()
+        ours = inputs_of_torch(encoder, lambda: encoder(**as_tensors(feeds)))
         parting = first_parting(ours, inputs_of_onnx(folder / entry.encoder, feeds), tolerance)
         if parting is None:
             parting = self._decoder_parting(folder / entry.decoder, merged, case, tolerance)
-        return _said(parting)
+        return _said(parting, worst)
 
     def _decoder_parting(
         self, path: Path, merged: SamihsModel, case: ParityCase, tolerance: float
     ) -> Parting | None:
         decoder = DecoderGraph(merged, case.hu.shape[0]).eval()
-        side = merged.config.mask_size
-        prompt = {
-            "embedding": torch.no_grad()(merged.encode)(*_slice(case)),
-            "points": torch.from_numpy(case.points)[None],
-            "labels": torch.from_numpy(case.labels)[None],
-            "prior": torch.zeros(1, 1, side, side),
-            "has_prior": torch.zeros(1),
-        }
-        ours = inputs_of_torch(decoder, lambda: decoder(**prompt))
-        feeds = {name: tensor.numpy() for name, tensor in prompt.items()}
+        embedding = torch.no_grad()(merged.encode)(**as_tensors(case.slice_feeds()))
+        feeds = {"embedding": embedding.numpy(), **case.prompt_feeds(merged.config.mask_size)}
+        ours = inputs_of_torch(decoder, lambda: decoder(**as_tensors(feeds)))
         return first_parting(ours, inputs_of_onnx(path, feeds), tolerance)
 
 
-def _slice(case: ParityCase) -> tuple[Tensor, Tensor]:
-    return torch.from_numpy(case.hu)[None, None], torch.from_numpy(case.window)[None]
-
-
-def _said(parting: Parting | None) -> str:
+def _said(parting: Parting | None, worst: WorstCase) -> str:
+    where = f"on case {worst.number} ({worst.case.prompt}), which differs most, "
     if parting is None:
         return (
-            "no layer is given anything else, so the fault lies in the last layers' weights or "
-            "in what follows them"
+            f"{where}no layer is given anything else, so the fault lies in the last layers' "
+            "weights, in what follows them, or in what only another case meets"
         )
-    return str(parting)
+    return f"{where}{parting}"

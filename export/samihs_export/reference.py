@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from samihs_export.cases import Answer, ParityCase
 from samihs_export.decoder_graph import DecoderGraph
@@ -39,14 +42,14 @@ def answers_of_graphs(
     return [_ask_graphs(encoder, decoder, case) for case in cases]
 
 
+def as_tensors(feeds: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
+    """A case's feeds for a torch graph."""
+    return {name: torch.from_numpy(value) for name, value in feeds.items()}
+
+
 def _ask_graphs(encoder: EncoderGraph, decoder: DecoderGraph, case: ParityCase) -> Answer:
-    hu, window = torch.from_numpy(case.hu)[None, None], torch.from_numpy(case.window)[None]
-    embedding = encoder(hu, window)
-    side = decoder.mask_size
-    prior = torch.zeros(side, side) if case.prior is None else torch.from_numpy(case.prior)
-    has_prior = torch.tensor([float(case.prior is not None)])
-    points, labels = torch.from_numpy(case.points)[None], torch.from_numpy(case.labels)[None]
-    logits, mask, score = decoder(embedding, points, labels, prior[None, None], has_prior)
+    embedding = encoder(**as_tensors(case.slice_feeds()))
+    logits, mask, score = decoder(embedding, **as_tensors(case.prompt_feeds(decoder.mask_size)))
     return Answer(
         logits[0, 0].numpy(), mask[0].bool().numpy(), float(score[0]), embedding[0].numpy()
     )

@@ -53,19 +53,29 @@ class WorstCase:
         """[M, M]: the graph's logits less torch's."""
         return np.asarray(self.graph.logits.astype(np.float64) - self.torch.logits)
 
+    @property
+    def most(self) -> float:
+        """Largest absolute difference of a logit; infinite where one is not finite."""
+        return float(np.nan_to_num(np.abs(self.difference).max(), nan=np.inf))
+
 
 def worst_case(
     name: str,
     cases: Sequence[ParityCase],
     reference: Sequence[Answer],
     candidate: Sequence[Answer],
+    *,
+    masks_judged: bool = True,
 ) -> WorstCase:
-    """The case of least mask IoU; of those, the one whose logits differ most."""
+    """The case of least mask IoU; of those, the one whose logits differ most.
+
+    ``masks_judged``: False for random weights, whose masks say little: logits alone decide.
+    """
     found = [
         WorstCase(name, number, case, ours, theirs, mask_iou(ours.mask, theirs.mask))
         for number, (case, ours, theirs) in enumerate(zip(cases, reference, candidate, strict=True))
     ]
-    return min(found, key=lambda each: (each.iou, -np.abs(each.difference).max()))
+    return max(found, key=lambda each: (-each.iou if masks_judged else 0.0, each.most))
 
 
 def report_page(
@@ -120,8 +130,7 @@ def _worst(worst: Sequence[WorstCase], figure: bool) -> str:
     lines = ["| row | compared | case | mask IoU | largest difference of a logit |"]
     lines.append("|---|---|---|---|---|")
     lines += [
-        f"| {row} | {each.name} | {each.number} | {each.iou:.5f} | "
-        f"{np.abs(each.difference).max():.3g} |"
+        f"| {row} | {each.name} | {each.number} | {each.iou:.5f} | {each.most:.3g} |"
         for row, each in enumerate(worst, 1)
     ]
     return picture + "\n".join(lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,23 @@ def model() -> SamihsModel:
 @pytest.fixture(scope="module")
 def proof(model: SamihsModel) -> Proof:
     window = WindowRule("fixed", -20.0, 100.0)
-    cases = phantom_cases(2, slice_size=SLICE, mask_size=TINY.mask_size, window=window)
+    cases = phantom_cases(4, slice_size=SLICE, mask_size=TINY.mask_size, window=window)
     return Proof.of(model, cases, trained=False)
+
+
+@pytest.fixture(scope="module")
+def written(
+    model: SamihsModel, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, GraphEntry]:
+    """ONNX Runtime's float32 pair, to be copied by whoever breaks it."""
+    folder = tmp_path_factory.mktemp("written")
+    return folder, write_graphs(folder, merge(model)[0], "onnx", "fp32", SLICE, no_ranges)
+
+
+@pytest.fixture
+def pair(written: tuple[Path, GraphEntry], tmp_path: Path) -> tuple[Path, GraphEntry]:
+    """A copy of it."""
+    return Path(shutil.copytree(written[0], tmp_path / "pair")), written[1]
 
 
 def no_ranges() -> dict[str, Any]:
@@ -98,25 +114,59 @@ def test_graphs_of_random_weights_pass(
     ],
 )
 def test_a_fault_in_the_encoder_is_located(
-    model: SamihsModel, proof: Proof, tmp_path: Path, name: str, place: str
+    model: SamihsModel, proof: Proof, pair: tuple[Path, GraphEntry], name: str, place: str
 ) -> None:
-    merged = merge(model)[0]
-    entry = write_graphs(tmp_path, merged, "onnx", "fp32", SLICE, no_ranges)
-    changed(tmp_path / entry.encoder, name, lambda values: values + 1)
+    folder, entry = pair
+    changed(folder / entry.encoder, name, lambda values: values + 1)
     with pytest.raises(ParityError, match=place):
-        proof.prove_graph(tmp_path, entry, merged)
+        proof.prove_graph(folder, entry, merge(model)[0])
 
 
 def test_a_fault_in_the_decoder_is_located(
-    model: SamihsModel, proof: Proof, tmp_path: Path
+    model: SamihsModel, proof: Proof, pair: tuple[Path, GraphEntry]
 ) -> None:
-    merged = merge(model)[0]
-    entry = write_graphs(tmp_path, merged, "onnx", "fp32", SLICE, no_ranges)
+    folder, entry = pair
     name = "transformer.layers.0.mlp.lin1.bias"
-    changed(tmp_path / entry.decoder, name, lambda values: values + 1)
+    changed(folder / entry.decoder, name, lambda values: values + 1)
     place = r"between transformer.layers.0.mlp.lin1 and transformer.layers.0.mlp.lin2 "
     with pytest.raises(ParityError, match=place):
-        proof.prove_graph(tmp_path, entry, merged)
+        proof.prove_graph(folder, entry, merge(model)[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "case", "place"),
+    [
+        (
+            "mask_downscaling.0.bias",
+            0,
+            r"3 \(a click with a prior\)",
+            "between mask_downscaling.0 and mask_downscaling.3 ",
+        ),
+        ("points.kinds", slice(3, 5), r"2 \(a box\)", "and transformer.layers.0.self_attn.q_proj "),
+        ("points.kinds", 1, r"1 \(two clicks\)", "and transformer.layers.0.self_attn.q_proj "),
+    ],
+    ids=["prior", "box", "background"],
+)
+def test_a_fault_that_only_some_prompts_meet_is_located(
+    model: SamihsModel,
+    proof: Proof,
+    pair: tuple[Path, GraphEntry],
+    name: str,
+    rows: Any,
+    case: str,
+    place: str,
+) -> None:
+    """A plain click with no prior, the first case, shows none of these."""
+
+    def more(values: np.ndarray) -> np.ndarray:
+        values = values.copy()
+        values[rows] += 1
+        return values
+
+    folder, entry = pair
+    changed(folder / entry.decoder, name, more)
+    with pytest.raises(ParityError, match=f"on case {case}.*{place}"):
+        proof.prove_graph(folder, entry, merge(model)[0])
 
 
 def test_a_wrong_pad_order_in_a_graph_fails_its_gate(tmp_path: Path) -> None:

@@ -52,6 +52,15 @@ def test_the_worst_is_the_least_iou_then_the_largest_difference(worst: list[Wors
     assert worst_case(NAME, cases, [answer(50)] * 3, theirs).number == 2
 
 
+def test_of_random_weights_the_worst_is_the_largest_difference() -> None:
+    cases = [case(seed) for seed in range(4)]
+    theirs = [answer(50), answer(45, 0.1), answer(50, 0.2), answer(50)]
+    reference = [answer(50)] * 4
+    assert worst_case(NAME, cases, reference, theirs, masks_judged=False).number == 2
+    theirs[3].logits[5, 5] = np.nan
+    assert worst_case(NAME, cases, reference, theirs, masks_judged=False).number == 3
+
+
 def test_the_picture_is_small(worst: list[WorstCase], tmp_path: Path) -> None:
     """Five rows of noise, which no PNG packs."""
     assert draw_worst_cases(tmp_path / FIGURE, worst)
