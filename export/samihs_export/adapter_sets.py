@@ -21,8 +21,8 @@ from samihs_export.cases import phantom_cases, save_reference
 from samihs_export.families import graph_pair
 from samihs_export.float_types import FLOATS
 from samihs_export.merge import MergeReport, merge
-from samihs_export.parity import ParityResult
-from samihs_export.pipeline import BundleMetadata, ExportOptions
+from samihs_export.parity import ParityResult, advised
+from samihs_export.pipeline import NOTHING_WRITTEN, BundleMetadata, ExportOptions
 from samihs_export.proof import Proof
 from samihs_export.refit import refittable
 from samihs_export.verify import REFERENCE
@@ -38,6 +38,7 @@ _EXCHANGED_SITES = ("attn", "mlp", "attn.qkv", "mlp.lin1")
 """Places of merged layers whose tensors a set holds."""
 
 
+@advised(NOTHING_WRITTEN)
 def add_adapters(
     bundle: Bundle,
     model: SamihsModel,
@@ -71,12 +72,8 @@ def add_adapters(
     merged, report = merge(model)
     _check_method(report)
     manifest = bundle.manifest
-    cases = phantom_cases(
-        options.parity_slices,
-        slice_size=manifest.slice_size,
-        mask_size=manifest.mask_size,
-        window=about.window,
-    )
+    sizes = {"slice_size": manifest.slice_size, "mask_size": manifest.mask_size}
+    cases = phantom_cases(options.parity_slices, window=about.window, **sizes)
     progress("asking torch, adapted and merged")
     proof = Proof.of(model, cases, trained=bool(manifest.parity.get("masks_judged", True)))
     results = [proof.prove_merge(merged)]

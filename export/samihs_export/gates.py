@@ -1,4 +1,4 @@
-"""How near two implementations of one model must be. Below, no bundle is written.
+"""How near two implementations of one model must be. Below, nothing is written.
 
 ::
 

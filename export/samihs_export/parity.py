@@ -1,13 +1,15 @@
 """Gates: two implementations of one model, asked the same, must say the same. No torch here.
 
 Each step of an export is compared with the one before it: the merged model with the adapted one,
-ONNX Runtime with torch. A gate that fails raises :class:`ParityError`, and no bundle is written.
+ONNX Runtime with torch. A gate that fails raises :class:`ParityError`: what follows from it is for
+the asker to say (:func:`advised`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,8 +68,7 @@ class ParityResult:
         if failed:
             place = f"; {where()}" if where else ""
             raise ParityError(
-                f"{self.name} does not agree on {self.cases} slices: {'; '.join(failed)}{place}; "
-                "no bundle was written: this is a fault of the export or of the weights"
+                f"{self.name} does not agree on {self.cases} slices: {'; '.join(failed)}{place}"
             )
 
     def summary(self) -> dict[str, Any]:
@@ -77,6 +78,19 @@ class ParityResult:
             key: float(f"{value:.6g}") if isinstance(value, float) else value
             for key, value in fields.items()
         }
+
+
+@contextmanager
+def advised(advice: str) -> Iterator[None]:
+    """Around an asker of gates, or as its decorator: ends a failed one's message with ``advice``.
+
+    Raises:
+        ParityError: with the advice.
+    """
+    try:
+        yield
+    except ParityError as error:
+        raise ParityError(f"{error}; {advice}") from error
 
 
 def compare(name: str, reference: Sequence[Answer], candidate: Sequence[Answer]) -> ParityResult:

@@ -17,7 +17,7 @@ from samihs_export.cases import Answer, ParityCase, phantom_cases, save_referenc
 from samihs_export.families import Ranges, families, write_graphs
 from samihs_export.float_types import Precision
 from samihs_export.merge import MergeReport, merge
-from samihs_export.parity import ParityResult
+from samihs_export.parity import ParityResult, advised
 from samihs_export.proof import Proof
 from samihs_export.quantization import Range
 from samihs_export.report import FIGURE, REPORT, WorstCase, draw_worst_cases, report_page
@@ -27,6 +27,8 @@ from samihs_runtime.errors import OutputError
 from samihs_training.adapters import PRConfig
 from samihs_training.model import SamihsModel
 
+NOTHING_WRITTEN = "nothing was written: this is a fault of the export or of the weights"
+"""What a failed gate means where it stands before writing."""
 _TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "segment-anything", "numpy")
 
 
@@ -68,6 +70,7 @@ class ExportOptions:
     """False for random weights: masks are then not judged."""
 
 
+@advised(NOTHING_WRITTEN)
 def export_bundle(
     model: SamihsModel,
     pr: PRConfig | None,

@@ -14,6 +14,7 @@ from samihs_export.gates import Gates, OwnError, gates_for
 from samihs_export.parity import (
     NOT_IN_ONNX_RUNTIME,
     ParityResult,
+    advised,
     answers_of_backend,
     answers_of_onnx,
     compare,
@@ -26,6 +27,7 @@ from samihs_runtime.errors import BundleError
 REFERENCE = "parity_reference.npz"
 
 
+@advised("export the bundle again, or build its engines again")
 def verify_bundle(path: Path, backend: str | None = None) -> tuple[Bundle, list[ParityResult]]:
     """Open the bundle (every hash), run every graph in ONNX Runtime, hold the gates.
 

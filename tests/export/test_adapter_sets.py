@@ -161,7 +161,8 @@ def test_a_dropped_bias_fails_the_gate(
     before = contents(bundle)
     monkeypatch.setattr(adapter_sets, "_tensors", dropped)
     words = "between blocks.1.mlp.lin1 and blocks.1.mlp.lin2"
-    refused(add(bundle, site, checkpoints.base), "onnx fp32 in ONNX Runtime", words)
+    result = add(bundle, site, checkpoints.base)
+    refused(result, "onnx fp32 in ONNX Runtime", words, "nothing was written")
     assert contents(bundle) == before
 
 

@@ -12,13 +12,14 @@ import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from samihs_export import pipeline
+from samihs_export import pipeline, verify
 from samihs_export.cases import Answer, ParityCase, load_reference, phantom_cases, save_reference
 from samihs_export.gates import FP32_GATES, gates_for, numbers_only
 from samihs_export.merge import MergeReport, merge
 from samihs_export.parity import answers_of_onnx, compare
 from samihs_export.reference import answers_of_model
 from samihs_export.verify import REFERENCE
+from samihs_runtime.backends.contract import DECODER, ENCODER
 from samihs_runtime.bundle import WindowRule
 from samihs_runtime.errors import BundleError, ParityError
 from samihs_training.adapters import PRConfig
@@ -100,6 +101,20 @@ def test_cases_cover_the_contract(cases: list[ParityCase]) -> None:
     assert not np.array_equal(cases[0].hu, cases[3].hu)
 
 
+def test_cases_are_what_the_graphs_take(cases: list[ParityCase]) -> None:
+    for case in cases:
+        prompt = case.prompt_feeds(TINY.mask_size)
+        types = {name: str(value.dtype) for name, value in prompt.items()}
+        assert {"embedding": "float32", **types} == dict(DECODER.inputs)
+        assert prompt["prior"].shape == (1, 1, TINY.mask_size, TINY.mask_size)
+        assert prompt["has_prior"].tolist() == [float(case.prior is not None)]
+        types = {name: str(value.dtype) for name, value in case.slice_feeds().items()}
+        assert types == dict(ENCODER.inputs)
+        assert case.slice_feeds()["hu"].shape == (1, 1, SLICE, SLICE)
+    kinds = ["a click", "two clicks", "a box", "a click with a prior"]
+    assert [case.prompt for case in cases] == kinds
+
+
 def test_reference_survives_the_file(cases: list[ParityCase], tmp_path: Path) -> None:
     given = [answer(disc(i + 3), score=i / 7) for i in range(4)]
     save_reference(tmp_path / "r.npz", cases, given)
@@ -141,8 +156,18 @@ def test_a_fault_planted_in_a_graph_fails_the_gate(
     paths[part] = tmp_path / "wrong.onnx"
     onnx.save(model, paths[part])
     answers = answers_of_onnx(paths["encoder"], paths["decoder"], cases, 1)
-    with pytest.raises(ParityError, match="no bundle was written"):
+    with pytest.raises(ParityError, match="wrong does not agree on 4 slices") as raised:
         compare("wrong", reference, answers).require(GATES)
+    assert "written" not in str(raised.value)  # for the asker to say
+
+
+def test_verify_says_what_helps(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bundle stands: that nothing was written would be untrue."""
+    impossible = dataclasses.replace(GATES, logits_relative=-1.0)
+    monkeypatch.setattr(verify, "_gates", lambda bundle, precision: impossible)
+    with pytest.raises(ParityError, match="; export the bundle again, or build its") as raised:
+        verify.verify_bundle(exported.bundle.root)
+    assert "written" not in str(raised.value)
 
 
 @pytest.mark.parametrize("fault", ["dropped bias", "flipped weight", "wrong pad order"])
@@ -170,7 +195,7 @@ def test_a_fault_planted_in_the_merge_leaves_the_old_bundle(
     pr = PRConfig(rank=8, pad_before_norm=True)
     block = "sam.image_encoder.blocks.0"
     place = f"{block}.norm2 and" if fault == "dropped bias" else f"and {block}.norm2"
-    with pytest.raises(ParityError, match=f"merged torch.*{place}"):
+    with pytest.raises(ParityError, match=f"merged torch.*{place}.*; nothing was written"):
         pipeline.export_bundle(adapted_model(pr), pr, METADATA, out, OPTIONS)
     assert (out / "manifest.json").read_bytes() == old.read_bytes()
     assert [each.name for each in tmp_path.iterdir()] == ["bundle"]
