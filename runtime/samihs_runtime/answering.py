@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samihs_runtime.clicked_parts import clicked_parts
+from samihs_runtime.preprocessing import check_prompt
 from samihs_runtime.segmentation import BACKGROUND, FOREGROUND, Prediction, Prompt
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def answer_prompt(segmenter: Segmenter, hu: Slice, prompt: Prompt) -> SliceAnswe
         PromptError: the prompt is empty, or lies outside the slice.
         BackendError: the device failed, or the segmenter is closed.
     """
+    check_prompt(prompt, *hu.shape)
     trained = segmenter.bundle.trained_prompts
     encoded = segmenter.encode(hu)
     if prompt.box is not None and not trained.boxes:
@@ -96,19 +98,19 @@ def _point_by_point(
         return _at_once(segmenter, encoded, prompt)
     alone = _asked_alone(segmenter, encoded, wanted)
     score = float(np.mean([each.score for each in alone]))
-    if len(wanted) + len(unwanted) <= most:
-        firsts, rest = wanted[:1], [*((p, FOREGROUND) for p in wanted[1:])]
-        further = {wanted[0]: [*rest, *((p, BACKGROUND) for p in unwanted)]}
+    if len(prompt.points) <= most:
+        first, *others = wanted
+        corrections = [*((p, FOREGROUND) for p in others), *((p, BACKGROUND) for p in unwanted)]
+        asked = [(first, corrections)]
     else:
-        firsts = wanted
-        further = {
-            point: [(p, BACKGROUND) for p in _within(reply.mask, point, unwanted)[: most - 1]]
+        asked = [
+            (point, [(p, BACKGROUND) for p in _within(reply.mask, point, unwanted)[: most - 1]])
             for point, reply in zip(wanted, alone, strict=True)
-        }
+        ]
     masks, logits = [], []
-    for first, reply in zip(firsts, alone, strict=False):
-        asked, last = _corrected(segmenter, encoded, first, reply, further[first])
-        masks.append(clicked_parts(last.mask, asked))
+    for (point, corrections), reply in zip(asked, alone, strict=False):
+        whole, last = _corrected(segmenter, encoded, point, reply, corrections)
+        masks.append(clicked_parts(last.mask, whole))
         logits.append(last.logits)
     return SliceAnswer(np.logical_or.reduce(masks), np.maximum.reduce(logits), score)
 
@@ -129,12 +131,12 @@ def _corrected(
     encoded: EncodedSlice,
     first: Point,
     reply: Prediction,
-    further: Sequence[tuple[Point, int]],
+    corrections: Sequence[tuple[Point, int]],
 ) -> tuple[Prompt, Prediction]:
-    """The prompt grown by one point after the other, each answer the next one's prior, as in
-    training."""
+    """The prompt grown by one correction (point, label) after the other, each answer the next one's
+    prior, as in training; and the last answer."""
     asked = _clicked(first)
-    for point, label in further:
+    for point, label in corrections:
         asked = Prompt((*asked.points, point), (*asked.labels, label))
         reply = segmenter.predict(encoded, asked, reply.logits)
     return asked, reply
