@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from samihs_runtime.clicked_parts import clicked_parts
 from samihs_runtime.preprocessing import SliceFrame, window_of
-from samihs_runtime.segmentation import FOREGROUND, Prompt
+from samihs_runtime.segmentation import FOREGROUND, Prediction, Prompt
 from samihs_training.data.clicks import Mask
 
 Clicks = Sequence[tuple[float, float]]
@@ -97,12 +98,7 @@ def checkpoint_predictor(
         return Reply(mask, float(score[0]), low)
 
     def answer(hu: NDArray[np.int16], clicks: Clicks) -> list[tuple[Mask, float]]:
-        prompts = [_clicked(click) for click in clicks]
-        replies = [ask(hu, prompt) for prompt in prompts]
-        return [
-            (clicked_parts(each.mask, prompt), each.score)
-            for each, prompt in zip(replies, prompts, strict=True)
-        ]
+        return _answers(partial(ask, hu), clicks)
 
     threshold = loaded.description.get("metrics", {}).get("score_threshold")
     weights = {"adapters_sha256": loaded.adapter_sha256, "base_sha256": loaded.base_sha256}
@@ -121,13 +117,7 @@ def bundle_predictor(bundle: Path | None, backend: str = "auto") -> Iterator[Pre
     with Segmenter.from_bundle(bundle, backend) as segmenter:
 
         def answer(hu: NDArray[np.int16], clicks: Clicks) -> list[tuple[Mask, float]]:
-            encoded = segmenter.encode(hu)
-            prompts = [_clicked(click) for click in clicks]
-            replies = [segmenter.predict(encoded, prompt) for prompt in prompts]
-            return [
-                (clicked_parts(each.mask, prompt), each.score)
-                for each, prompt in zip(replies, prompts, strict=True)
-            ]
+            return _answers(partial(segmenter.predict, segmenter.encode(hu)), clicks)
 
         def ask(
             hu: NDArray[np.float32], prompt: Prompt, prior: NDArray[np.float32] | None = None
@@ -147,5 +137,13 @@ def bundle_predictor(bundle: Path | None, backend: str = "auto") -> Iterator[Pre
         yield Predictor(name, answer, manifest.score_threshold, ask, weights, data)
 
 
-def _clicked(click: tuple[float, float]) -> Prompt:
-    return Prompt((click,), (FOREGROUND,))
+def _answers(
+    predict: Callable[[Prompt], Reply | Prediction], clicks: Clicks
+) -> list[tuple[Mask, float]]:
+    """What each click alone is answered: the clicked parts of the mask, and its score."""
+    answers = []
+    for click in clicks:
+        prompt = Prompt((click,), (FOREGROUND,))
+        reply = predict(prompt)
+        answers.append((clicked_parts(reply.mask, prompt), reply.score))
+    return answers
