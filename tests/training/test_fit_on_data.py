@@ -176,7 +176,10 @@ def test_more_folds_than_patients_and_no_data(here: Path) -> None:
     lone = ["fit", "--quick", "--out", str(here / "run"), "--fold", "1"]
     failed = CliRunner().invoke(main, lone)
     assert failed.exit_code == 2
-    assert failed.stderr == "error: --fold: of what data? give --data, or a recipe with [data]\n"
+    assert (
+        failed.stderr
+        == "error: --fold: of use on a data set alone; name it with --data, or in [data]\n"
+    )
     failed = fit(here, data="absent")
     assert "absent: no such folder" in failed.stderr
     assert not (here / "run").exists()

@@ -44,13 +44,16 @@ for _command in (check_data, make_folds_command, check_folds):
 @click.option(
     "--seed",
     type=click.IntRange(min=0),
-    help="Of all draws; with --start another than before, or the same clicks come again.",
+    help="Seed of all that is drawn. Give --start another than before: else its clicks come again.",
 )
-@click.option("--first-slice", type=click.IntRange(min=0),
-              help="Training phantoms to leave out: those of the rounds before. [0]")  # fmt: skip
+@click.option(
+    "--first-slice",
+    type=click.IntRange(min=0),
+    help="Number of the first phantom trained on: past those of earlier rounds. [0]",
+)
 @click.option("--data", type=click.Path(path_type=Path),
               help="Adapt to this data set (docs/data.md), instead of phantoms.")  # fmt: skip
-@click.option("--layout", type=click.Choice(LAYOUTS), help="Of the data. [recognised]")
+@click.option("--layout", type=click.Choice(LAYOUTS), help="Layout of the data set. [recognised]")
 @click.option("--folds", type=click.Path(path_type=Path),
               help="File of make-folds. [folds are made, see fold_count]")  # fmt: skip
 @click.option("--fold", type=click.IntRange(min=0), help="Whose patients are held out. [0]")
@@ -148,7 +151,7 @@ def _data(config: DataConfig | None, options: dict[str, Any]) -> DataConfig | No
         return replace(config, **given)
     if given and "root" not in given:
         names = ", ".join(f"--{name}" for name in given)
-        raise UsageError(f"{names}: of what data? give --data, or a recipe with [data]")
+        raise UsageError(f"{names}: of use on a data set alone; name it with --data, or in [data]")
     return DataConfig(**given) if given else None
 
 

@@ -54,7 +54,7 @@ class Row:
     difference_low: float
     difference_high: float
     minutes: float
-    """Of training, all seeds."""
+    """What training took, all seeds together."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -60,7 +60,7 @@ class StageConfig:
     loss_options: dict[str, Any] = field(default_factory=dict)
     """Options of that loss."""
     score_weight: float = 1.0
-    """Of the predicted IoU's squared error, beside the mask's loss."""
+    """Weight of the predicted IoU's squared error, beside the mask's loss."""
     bleed_map: float = 0.0
     """Weight of the loss of a map of all blood, asked of a pyramid's finest features (a head that
     is not kept: ``bleed_map.py``); 0: none."""
@@ -171,7 +171,7 @@ class Recipe:
     image_size: int = 0
     """Frame of that base, pixels; 0: its own."""
     grid: Grid = "reduced"
-    """Of a smaller frame: token grid reduced with it, or kept."""
+    """Whether a smaller frame has a token grid reduced with it, or keeps the base's."""
     preset: str = "vit_mini"
     method: str = "pr"
     """How the base is adapted (``samihs_training.methods``)."""

@@ -107,5 +107,5 @@ def read_grid(path: Path) -> Grid:
 
 
 def cell_name(cell: Mapping[str, Any]) -> str:
-    """As the table and the run's folder call it."""
+    """What the table and the run's folder call a combination."""
     return " ".join(f"{axis}={value}" for axis, value in cell.items())

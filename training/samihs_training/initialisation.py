@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 CLICK_GAIN = 3.0
-"""Of the cross-attention's first query weights: a click then attends to about 5 % of the grid."""
+"""Factor of the cross-attention's first query weights: clicks then attend to 5 % of the grid."""
 BACKGROUND_LOGIT = -4.0
 """First logit of every pixel: that of 2 % foreground, about a lesion's share of a slice."""
 

@@ -66,7 +66,7 @@ class Optimisers:
             optimiser.zero_grad(set_to_none=True)
 
     def state_dict(self) -> list[dict[str, Any]]:
-        """Of each."""
+        """The state of each optimiser."""
         return [optimiser.state_dict() for optimiser in self]
 
     def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
@@ -76,7 +76,7 @@ class Optimisers:
 
 
 def learning_rate(stage: StageConfig, step: int) -> float:
-    """Of step ``step``, counted from 0.
+    """The learning rate of step ``step``, counted from 0.
 
     cosine: a linear warm-up, then half a cosine. step: halved every ``halve_every`` steps, as
     ``StepLR(gamma=0.5)`` does by epochs.

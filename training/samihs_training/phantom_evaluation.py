@@ -47,10 +47,10 @@ class ClickResult:
     iou: float
     hd95_mm: float
     volume_error_ml: float
-    """Of the slice: area error times the slice's extent."""
+    """Error of the slice's volume: area error times the slice's extent."""
     score: float
     served_dice: float
-    """Of what the product draws: nothing where the score is below the threshold."""
+    """Dice of what the product draws: nothing where the score is below the threshold."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class SliceResult:
     lesions: int
     """Clicks."""
     area_mm2: float
-    """Of all that blood, specks that are not clicked on included."""
+    """Area of all that blood, specks that are not clicked on included."""
     dice: float
     hd95_mm: float
     served_dice: float
@@ -87,7 +87,7 @@ class Evaluation:
     trials: ScoreTrials | None = None
     """Clicks in bleed-free studies, judged by the same threshold; None where none were made."""
     weights: Mapping[str, str] = field(default_factory=dict)
-    """Of the predictor; an export refuses the figures of other weights than its own."""
+    """Hashes of what the predictor runs; an export refuses figures of others than its own."""
 
     @property
     def on_bleeds(self) -> list[ClickResult]:
@@ -250,7 +250,7 @@ def _slice_results(
 def _estimates(
     groups: Mapping[str, Sequence[ClickResult | SliceResult]], names: Sequence[str]
 ) -> Table:
-    """Of each group that is not empty, the figures of these names."""
+    """The figures of these names, for each group that is not empty."""
     return {
         kind: {
             name: estimate([getattr(row, name) for row in rows], [row.study for row in rows])

@@ -23,7 +23,7 @@ from samihs_training.data.clicks import Mask, Point, deepest_click, hand_click, 
 from samihs_training.options import with_options
 
 DECOY_RADIUS_PX = (3.0, 15.0)
-"""Of what is pointed at where nothing bleeds; 1.5 to 7 mm on a head CT of 512 x 512 pixels."""
+"""Radius of what is pointed at where nothing bleeds: 1.5 to 7 mm on a head CT of 512 x 512."""
 
 
 class PromptRule(Protocol):
@@ -221,14 +221,14 @@ class NoisyClicks:
 
     @property
     def count(self) -> int:
-        """As the rule's."""
+        """The rule's number of points."""
         return self.rule.count
 
     def __call__(self, mask: Mask, rng: np.random.Generator) -> Prompt:
         return self._noisy(self.rule(mask, rng), mask, rng)
 
     def elsewhere(self, click: Point, free: Mask, rng: np.random.Generator) -> Prompt:
-        """As the rule's, its foreground points moved within what is free."""
+        """The rule's prompt, its foreground points moved within what is free."""
         return self._noisy(self.rule.elsewhere(click, free, rng), free, rng)
 
     def _noisy(self, prompt: Prompt, mask: Mask, rng: np.random.Generator) -> Prompt:

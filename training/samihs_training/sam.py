@@ -89,7 +89,7 @@ class SamConfig:
 
     @property
     def channels(self) -> Channels:
-        """Of what the encoder hands to the decoder; without a pyramid SAM's embedding alone."""
+        """Channels of what the encoder hands on; without a pyramid those of the embedding alone."""
         if not self.pyramid_width:
             return Channels(self.prompt_width, 0, 0)
         return Channels(self.prompt_width, self.prompt_width // 8, self.fine_channels)

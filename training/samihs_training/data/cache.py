@@ -63,7 +63,7 @@ class CacheSpec:
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """The name of its folder."""
         name = f"{self.split}-{self.count}x{self.matrix}-{self.crossing_probability:g}"
         return f"{name}-from-{self.first}" if self.first else name
 

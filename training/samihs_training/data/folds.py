@@ -31,7 +31,7 @@ class Folds:
 
     @property
     def sha256(self) -> str:
-        """Of the table: equal where every patient's fold is."""
+        """Hash of the table: equal where every patient's fold is."""
         return hashlib.sha256(json.dumps(self.fold_of, sort_keys=True).encode()).hexdigest()
 
     def patients(self, fold: int) -> list[str]:

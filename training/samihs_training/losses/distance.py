@@ -32,7 +32,7 @@ class KervadecBoundaryLoss:
 
     weight: float = 0.01
     reduction: Reduction = "sample"
-    """Of the Dice part."""
+    """How the Dice part is averaged."""
 
     def __post_init__(self) -> None:
         check_weight(self.weight)
@@ -54,7 +54,7 @@ class HausdorffLoss:
     alpha: float = 2.0
     """Exponent of the distance; Karimi and Salcudean found 1 to 3 to do well."""
     reduction: Reduction = "sample"
-    """Of the Dice part."""
+    """How the Dice part is averaged."""
 
     def __post_init__(self) -> None:
         check_weight(self.weight)

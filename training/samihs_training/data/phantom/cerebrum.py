@@ -20,11 +20,11 @@ class Parts:
 
     window: Window
     inside: Array
-    """Of the braincase."""
+    """Cover of the braincase."""
     fluid: Array
-    """Of sulci, fissures, cisterns and the space over the convexity."""
+    """Cover of sulci, fissures, cisterns and the space over the convexity."""
     chamber: Array
-    """Of the ventricles."""
+    """Cover of the ventricles."""
     infratentorial: Array
     from_surface: Array
     """Not a cover: distance of brain from the nearest CSF outside the ventricles, mm."""

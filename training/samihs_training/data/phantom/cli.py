@@ -54,9 +54,13 @@ DICOM_SUBFOLDER, NIFTI_SUBFOLDER = "dicom", "nifti"
 )
 @click.option("--volume", metavar="ML[-ML]", help="Volume of each bleed, or its range, mL.")
 @click.option("--slices", type=int, help="Number of slices.  [default: the whole head]")
-@click.option("--thickness", type=float, default=5.0, show_default=True, help="Of a slice, mm.")
+@click.option(
+    "--thickness", type=float, default=5.0, show_default=True, help="Thickness of a slice, mm."
+)
 @click.option("--spacing", type=float, help="Between slices, mm.  [default: the thickness]")
-@click.option("--tilt", type=float, default=0.0, show_default=True, help="Of the gantry, degrees.")
+@click.option(
+    "--tilt", type=float, default=0.0, show_default=True, help="Tilt of the gantry, degrees."
+)
 @click.option("--kernel", type=click.Choice(["soft", "standard", "sharp"]), help="[default: drawn]")
 @click.option("--noise", type=float, help="Standard deviation in the brain, HU.  [default: drawn]")
 @click.option("--age", type=float, help="Years.  [default: drawn]")

@@ -106,9 +106,9 @@ class Depression:
     half_mm: tuple[float, float]
     """Half its size along and across, mm."""
     depth_mm: float
-    """Of the dip in the middle."""
+    """Depth of the dip in the middle, mm."""
     filling_hu: float
-    """Of the blood over the plates."""
+    """HU of the blood over the plates."""
     skull: Skull
     edge: Waves
 

@@ -27,7 +27,7 @@ class Scene:
     q: Points
     """Where the tissue at each point was before anything displaced it."""
     fields: BrainFields
-    """Of the displaced brain."""
+    """Distances that shape the displaced brain."""
     ventricles: Array
     """Distance to the walls of the displaced ventricles."""
     down: tuple[float, float, float]

@@ -26,7 +26,7 @@ class Click:
 
     @property
     def text(self) -> str:
-        """As the runtime's `--point` takes it."""
+        """The click as the runtime's `--point` takes it: "x,y,z"."""
         return f"{self.x},{self.y},{self.z}"
 
 
