@@ -114,6 +114,31 @@ def test_a_corrective_click_is_on_a_pixel_of_the_slice(model: SamihsModel, masks
         assert wrong[sample, row, column]
 
 
+def test_figures_are_of_the_first_answer_whether_it_is_corrected_or_not(
+    model: SamihsModel, masks: Tensor
+) -> None:
+    """A log that mixed second answers in would rise with the share of corrected steps."""
+    side = TINY.mask_size
+    right = torch.where(low_resolution(masks, side) > 0, 6.0, -6.0)
+    answers = [torch.roll(right, 3, -1), right]
+
+    def decode(_: Tensor, points: Tensor, *__: object, **___: object) -> tuple[Tensor, Tensor]:
+        return answers[points.shape[1] - 2].clone(), torch.zeros(2)
+
+    objective = Objective(model, RECIPE, STAGE)
+    with patch.object(model, "decode", decode):
+        plain, corrected = (objective(batch_of(masks), correct) for correct in (False, True))
+    assert (corrected.iou, corrected.dice) == (plain.iou, plain.dice)
+    assert 0 < plain.dice < 1
+    assert corrected.loss != plain.loss
+
+
+def test_it_is_said_how_many_prompts_the_figures_are_of(model: SamihsModel, masks: Tensor) -> None:
+    masks[0] = 0
+    answered = Objective(model, RECIPE, STAGE)(batch_of(masks))
+    assert (answered.prompts, answered.with_mask) == (2, 1)
+
+
 def test_where_nothing_bleeds_the_score_alone_may_learn(model: SamihsModel) -> None:
     target = torch.zeros(2, 1, 8, 8)
     target[0, 0, 2:5, 2:5] = 1

@@ -13,17 +13,17 @@ from torch import nn
 
 from samihs_runtime.errors import CheckpointError, SamihsError, UsageError
 from samihs_training.batches import NumberedBatches, Share
-from samihs_training.checkpoint import read_safetensors
 from samihs_training.config import StageConfig
 from samihs_training.data.cache import CacheSpec, SliceCache, open_cache
 from samihs_training.data.sources import Drawing, PhantomSlices
 from samihs_training.losses import BoundarySensitiveLoss, DiceCrossEntropyLoss
 from samihs_training.methods import apply_method
 from samihs_training.model import SamihsModel
-from samihs_training.objective import Objective
+from samihs_training.objective import Answered, Objective
 from samihs_training.optimisation import MovingAverage, learning_rate, make_optimiser
 from samihs_training.runlog import StepReport, ValidationReport, read_log
 from samihs_training.sam import build_sam
+from samihs_training.tensorfile import read_safetensors
 from samihs_training.trainer import Trainer
 
 from .tiny import TINY
@@ -183,6 +183,41 @@ def test_processes_share_each_epoch_without_overlap(cache: SliceCache) -> None:
     assert slices[:5] != slices[5:10]
 
 
+@pytest.mark.parametrize("batch", [1, 2, 4, 8])
+def test_every_held_out_slice_is_validated_once_whatever_the_batch(
+    tmp_path: Path, cache: SliceCache, batch: int
+) -> None:
+    """Five slices: in batches of one, in two and one over, in fewer than one batch."""
+    torch.manual_seed(0)
+    sam = build_sam(TINY)
+    trainer = Trainer(SamihsModel(sam, TINY), {}, FP32, PLAIN, "adapt", tmp_path)
+    drawing = Drawing("bleeds", prompts=2, vary=False)
+
+    def validated(batch: int) -> Answered:
+        data = NumberedBatches(PhantomSlices(cache), drawing, batch=batch, seed=0, share=Share())
+        return trainer.validate(data)
+
+    one_by_one, got = validated(1), validated(batch)
+    assert got.prompts == 2 * len(cache)
+    assert 0 < got.with_mask == one_by_one.with_mask
+    assert got.dice == pytest.approx(one_by_one.dice, rel=1e-5)
+    assert got.iou == pytest.approx(one_by_one.iou, rel=1e-5)
+    assert got.loss.item() == pytest.approx(one_by_one.loss.item(), rel=1e-4)
+
+
+def test_processes_share_the_held_out_slices(cache: SliceCache) -> None:
+    source, drawing = PhantomSlices(cache), Drawing("bleeds", prompts=1, vary=False)
+    alone, *parts = (
+        NumberedBatches(source, drawing, batch=4, seed=0, share=share)
+        for share in (Share(), Share(0, 2), Share(1, 2))
+    )
+    whole = torch.cat([each.hu for each in alone.epoch()])
+    shared = torch.cat([each.hu for part in parts for each in part.epoch()])
+    assert len(whole) == len(shared) == len(cache)
+    assert torch.equal(whole.sum((1, 2, 3)).sort().values, shared.sum((1, 2, 3)).sort().values)
+    assert [len(each.hu) for each in alone.epoch()] == [4, 1]
+
+
 def test_the_authors_schedule_is_their_steplr() -> None:
     stage = StageConfig(
         steps=70, learning_rate=5e-4, optimiser="adam", schedule="step", halve_every=30,
@@ -217,11 +252,11 @@ def test_muon_takes_the_matrices_of_the_blocks_and_steps_with_the_size_of_adamw(
 
 
 def test_a_state_of_another_base_is_not_gone_on_with(tmp_path: Path) -> None:
-    def begun(frozen: str) -> Trainer:
+    def begun(base: str) -> Trainer:
         sam = build_sam(TINY)
         trained = apply_method(FP32.make_method(), sam)
         model = SamihsModel(sam, TINY)
-        return Trainer(model, trained, FP32, PLAIN, "adapt", tmp_path, frozen=frozen)
+        return Trainer(model, trained, FP32, PLAIN, "adapt", tmp_path, base_sha256=base)
 
     begun("one")._save()
     assert begun("one").step_count == 0

@@ -47,18 +47,15 @@ class Processes:
             return module.no_sync()
         return nullcontext()
 
-    def mean(self, value: float) -> float:
-        """Over all processes: NaN where it is NaN in any."""
-        return self._mean(value, 1.0)
+    def mean(self, value: float, weight: float = 1.0) -> float:
+        """Over all processes, each by its weight; a value without weight may be NaN.
 
-    def mean_of_known(self, value: float) -> float:
-        """Over the processes whose value is not NaN; NaN where there is none."""
-        return self._mean(0.0, 0.0) if math.isnan(value) else self._mean(value, 1.0)
-
-    def _mean(self, value: float, weight: float) -> float:
+        NaN where no process has a weight, or where one with a weight has NaN.
+        """
         if self.world == 1:
             return value if weight else math.nan
-        sums = torch.tensor([value * weight, weight], dtype=torch.float64, device=self.device)
+        weighted = value * weight if weight else 0.0
+        sums = torch.tensor([weighted, weight], dtype=torch.float64, device=self.device)
         torch_distributed.all_reduce(sums)
         total, weights = sums.tolist()
         return total / weights if weights else math.nan

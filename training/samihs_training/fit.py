@@ -194,8 +194,8 @@ def _adapt(run: Run) -> None:
     sam, config, _ = load_base(run.base, recipe.frame)
     trained = apply_method(method, sam)
     model = SamihsModel(sam, config)
-    frozen = sha256_of(run.base)
-    trainer = Trainer(model, trained, recipe, stage, "adapt", run.out, run.processes, frozen)
+    base_sha256 = sha256_of(run.base)
+    trainer = Trainer(model, trained, recipe, stage, "adapt", run.out, run.processes, base_sha256)
 
     def save(path: Path) -> None:
         if run.processes.is_first:
@@ -204,17 +204,17 @@ def _adapt(run: Run) -> None:
 
     run.train(trainer, stage, "bleeds", run.bleeds, on_best=lambda: save(run.best))
     if recipe.score is not None:
-        trainer.seconds += _score(run, recipe.score, model, frozen)
+        trainer.seconds += _score(run, recipe.score, model, base_sha256)
     save(run.adapters)
     if run.processes.is_first:
         about = _description(recipe, trainer, run.bleeds)
         _write_report(run, {**about, "trained_parameters": count_by_part(sam, trained)})
 
 
-def _score(run: Run, stage: StageConfig, model: SamihsModel, frozen: str) -> float:
+def _score(run: Run, stage: StageConfig, model: SamihsModel, base_sha256: str) -> float:
     """The heads that predict a mask's IoU, on the masks as they now are; seconds of training."""
     heads = score_heads(model.sam)
-    trainer = Trainer(model, heads, run.recipe, stage, "score", run.out, run.processes, frozen)
+    trainer = Trainer(model, heads, run.recipe, stage, "score", run.out, run.processes, base_sha256)
     run.train(trainer, stage, "bleeds", run.bleeds)
     return trainer.seconds
 

@@ -23,11 +23,15 @@ class Answered:
     """What came of one batch."""
 
     loss: Tensor
-    """Scalar, with its graph."""
+    """Scalar, with its graph; of a corrected batch the mean of both answers' losses."""
     iou: float
-    """Mean IoU of the prompts that have a mask; NaN where none has."""
+    """Mean IoU of the first answers to the prompts that have a mask; NaN where none has."""
     dice: float
-    """Mean Dice of the same prompts."""
+    """Mean Dice of the same answers."""
+    prompts: int
+    """How many there were."""
+    with_mask: int
+    """How many of them have a mask: what ``iou`` and ``dice`` are means of."""
 
 
 class Objective(nn.Module):
@@ -63,11 +67,12 @@ class Objective(nn.Module):
         if correct:
             points, labels = corrected(points, labels, judged, target, batch.masks.shape[-1])
             prior = logits.detach()
-            second, _, judged = self._answer(embedding, points, labels, prior, target, batch)
+            second, _, _ = self._answer(embedding, points, labels, prior, target, batch)
             loss = (loss + second) / 2
         if self.bleed_map is not None:
             loss = loss + self.map_weight * self._map_loss(self.bleed_map, embedding, batch)
-        return Answered(loss, *_overlap(judged, target))
+        with_mask = int(target.flatten(1).any(1).sum())
+        return Answered(loss, *_overlap(judged, target), len(target), with_mask)
 
     def _answer(
         self,
@@ -107,8 +112,11 @@ class Objective(nn.Module):
         return low_resolution(batch.masks, self.model.config.mask_size)
 
     def _mask_loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Of all prompts, or of those whose mask is not empty; 0 where none is asked, and where
-        no gradient would follow: a stage that trains the score alone leaves masks as they are."""
+        """The loss of all prompts, or of those whose mask is not empty.
+
+        0 where none is asked, and where no gradient would follow: a stage that trains the score
+        alone leaves masks as they are.
+        """
         if torch.is_grad_enabled() and not logits.requires_grad:
             return logits.new_zeros(())
         if self.empty_masks:

@@ -23,12 +23,12 @@ class StepReport:
     minutes: float
     """Spent in this stage, earlier runs included."""
     steps: int
-    """Of the whole stage."""
+    """How many the whole stage has."""
     loss: float
     iou: float
-    """Mean IoU of the clicks that have a mask."""
+    """Mean IoU of the first answers to the prompts that have a mask."""
     dice: float
-    """Mean Dice of the same clicks."""
+    """Mean Dice of the same answers."""
     learning_rate: float
     samples_per_second: float
     """Clicks answered, over all processes."""

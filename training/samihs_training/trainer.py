@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +47,14 @@ class Trainer:
         name: str,
         out: Path,
         processes: Processes | None = None,
-        frozen: str = "",
+        base_sha256: str = "",
     ) -> None:
-        """``trained``: parameters of ``model.sam`` by name; ``out``: the run's folder; ``frozen``:
-        hash of the weights that are not trained, which a state to go on from must have had."""
+        """``trained``: parameters of ``model.sam`` by name; ``out``: the run's folder;
+        ``base_sha256``: of the base's file, which a state to go on from must have had."""
         self.processes = processes or Processes()
         self.model, self.trained = model, dict(trained)
         self.recipe, self.stage, self.name, self.out = recipe, stage, name, out
-        self.frozen = frozen
+        self.base_sha256 = base_sha256
         self.steps = stage.steps if trained else 0
         # Channels last: small convolutions are then up to five times faster on a CPU.
         model.to(self.processes.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -102,12 +103,12 @@ class Trainer:
                 log.write(done)
                 report(done)
                 if validation is not None and self._is_due():
-                    self._validated(validation, log, on_best)
+                    self._validate_and_log(validation, log, on_best)
                 if self.seconds - saved >= 60 * self.recipe.checkpoint_minutes:
                     self._save()
                     saved = self.seconds
             if validation is not None and not self.steps:
-                self._validated(validation, log, on_best)
+                self._validate_and_log(validation, log, on_best)
         self._save()
         self.model.eval()
         self.average.swap()
@@ -134,18 +135,16 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self, data: NumberedBatches) -> Answered:
-        """Mean loss, IoU and Dice of first clicks on held-out slices, with the averaged weights."""
+        """Mean loss, IoU and Dice of the first prompts on every held-out slice, with the averaged
+        weights; a prompt counts as any other, in whichever batch or process it was asked."""
         objective = Objective(self.model, self.recipe, self.stage)
         self.model.eval()
         with self.average.in_place():
-            answers = [
-                objective(data[number].to(self.processes.device))
-                for number in range(max(1, data.count // data.batch))
-            ]
+            answers = [objective(each.to(self.processes.device)) for each in data.epoch()]
         mean = _mean(answers)
-        loss = torch.tensor(self.processes.mean(mean.loss.item()))
-        iou, dice = (self.processes.mean_of_known(each) for each in (mean.iou, mean.dice))
-        return Answered(loss, iou, dice)
+        loss = torch.tensor(self.processes.mean(mean.loss.item(), mean.prompts))
+        iou, dice = (self.processes.mean(each, mean.with_mask) for each in (mean.iou, mean.dice))
+        return replace(mean, loss=loss, iou=iou, dice=dice)
 
     def _update(self) -> None:
         for optimiser in self.optimisers:
@@ -161,7 +160,9 @@ class Trainer:
         every = self.recipe.validate_every
         return self.step_count == self.steps or bool(every and self.step_count % every == 0)
 
-    def _validated(self, data: NumberedBatches, log: RunLog, on_best: Callable[[], None]) -> None:
+    def _validate_and_log(
+        self, data: NumberedBatches, log: RunLog, on_best: Callable[[], None]
+    ) -> None:
         answered = self.validate(data)
         best = answered.dice > self.best_dice
         loss = answered.loss.item()
@@ -185,14 +186,14 @@ class Trainer:
             minutes=self.seconds / 60,
             steps=self.steps,
             loss=loss,
-            iou=self.processes.mean_of_known(answered.iou),
-            dice=self.processes.mean_of_known(answered.dice),
+            iou=self.processes.mean(answered.iou, answered.with_mask),
+            dice=self.processes.mean(answered.dice, answered.with_mask),
             learning_rate=rate,
             samples_per_second=self.stage.batch * self.stage.prompts / elapsed,
         )
 
     def _seed(self) -> int:
-        """Of torch's generator at this step, in this process."""
+        """The seed of torch's generator at this step, in this process."""
         key = [self.recipe.seed, 2, self.step_count, self.processes.rank]
         return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
@@ -222,7 +223,7 @@ class Trainer:
         if not self.processes.is_first:
             return
         state = {
-            "frozen": self.frozen,
+            "frozen": self.base_sha256,  # as states of earlier versions name it
             "weights": self._weights(),
             "bleed_map": None if self.bleed_map is None else self.bleed_map.state_dict(),
             "optimisers": self.optimisers.state_dict(),
@@ -242,7 +243,7 @@ class Trainer:
             state: dict[str, Any] = torch.load(
                 self._state_file, map_location=device, weights_only=True
             )
-            if state["frozen"] != self.frozen:
+            if state["frozen"] != self.base_sha256:
                 raise ValueError("it was trained on another base")
             self.model.sam.load_state_dict(state["weights"], strict=False)
             if self.bleed_map is not None:
@@ -260,11 +261,18 @@ class Trainer:
 
 
 def _mean(answers: list[Answered]) -> Answered:
-    """Of the pieces of a step, or of the batches of a validation; a NaN does not count."""
-    loss = torch.stack([each.loss.detach() for each in answers]).mean()
-    return Answered(loss, *(_nanmean([a.iou for a in answers], [a.dice for a in answers])))
-
-
-def _nanmean(*rows: list[float]) -> list[float]:
-    kept = [[value for value in row if not math.isnan(value)] for row in rows]
-    return [sum(row) / len(row) if row else math.nan for row in kept]
+    """Means over a step's pieces, or a validation's batches: each counts by its prompts."""
+    prompts, with_mask = (
+        sum(getattr(a, name) for a in answers) for name in ("prompts", "with_mask")
+    )
+    if not prompts:  # a process that no held-out slice is left for
+        return Answered(torch.tensor(math.nan), math.nan, math.nan, 0, 0)
+    loss = torch.stack([each.loss.detach() * each.prompts for each in answers]).sum() / prompts
+    known = [each for each in answers if each.with_mask]
+    iou, dice = (
+        sum(getattr(each, name) * each.with_mask for each in known) / with_mask
+        if known
+        else math.nan
+        for name in ("iou", "dice")
+    )
+    return Answered(loss, iou, dice, prompts, with_mask)
