@@ -21,7 +21,7 @@ from methods import CLASSICAL
 from record import Record, command_line
 
 from samihs_runtime.errors import DataError, SamihsError
-from samihs_training.data.checking import checked
+from samihs_training.data.checking import read_checked
 from samihs_training.data.clicks import parts_of
 from samihs_training.data.volumes import CaseFiles, Volume, find_cases
 from samihs_training.predictors import Predictor, bundle_predictor
@@ -38,7 +38,7 @@ def measure(
     """Dice, HD95 and volume error of every method on every slice with hemorrhage."""
     rule, rng, tally = prompt_rule(click), np.random.default_rng(0), Tally()
     for patient, case in enumerate(cases):
-        volume = checked(case)
+        volume = read_checked(case)
         for index in np.flatnonzero((volume.labels > 0).any((1, 2))):
             _judge(volume, int(index), patient, predictor, rule, rng, tally)
     if not tally.series():

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from samihs_runtime.errors import DataError
 from samihs_training.cli import main
-from samihs_training.data.checking import check_cases, checked
+from samihs_training.data.checking import check_cases, read_checked
 from samihs_training.data.phantom import (
     BleedType,
     PhantomOptions,
@@ -113,7 +113,7 @@ def test_phantoms_as_nifti_and_as_dicom_agree(study: PhantomStudy, tmp_path: Pat
     assert from_nifti.name == from_dicom.name == "case"
     air = np.where(study.hu == PAD_HU, -1000, study.hu)  # NIfTI cannot say what is padding
     for case in (from_nifti, from_dicom):
-        volume = checked(case)
+        volume = read_checked(case)
         np.testing.assert_array_equal(np.where(volume.hu == PAD_HU, -1000, volume.hu), air)
         np.testing.assert_array_equal(volume.labels, study.bleeds > 0)
         assert volume.volume_ml == pytest.approx(study.volume_ml(), rel=1e-4)
@@ -232,7 +232,7 @@ def test_check_data_names_file_and_fault(tmp_path: Path, fault: str, words: str)
     assert said.startswith(named)
     assert words in said
     with pytest.raises(DataError):
-        checked(find_cases(tmp_path)[0])
+        read_checked(find_cases(tmp_path)[0])
     done = CliRunner().invoke(main, ["check-data", str(tmp_path)])
     assert done.exit_code == 2
     assert named in done.stdout

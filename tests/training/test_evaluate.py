@@ -269,7 +269,7 @@ def test_a_folder_with_an_evaluation_is_refused_before_the_work(
 
     monkeypatch.setattr(evaluation, "evaluate_data", work)
     monkeypatch.setattr(evaluation, "on_phantoms", work)
-    monkeypatch.setattr(evaluation, "opened", lambda *given: nullcontext(knowing([])))
+    monkeypatch.setattr(evaluation, "open_predictor", lambda *given: nullcontext(knowing([])))
     monkeypatch.setattr(evaluation, "patients", lambda *given: [])
     options = ["--out", str(tmp_path), *(["--data", "root"] if of_data else [])]
     done = CliRunner().invoke(main, options)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from samihs_runtime.errors import DataError
 from samihs_training.cli import main
-from samihs_training.data.checking import check_cases, checked
+from samihs_training.data.checking import check_cases, read_checked
 from samihs_training.data.patients import PatientSlices
 from samihs_training.data.sources import Drawing
 from samihs_training.data.volume_cache import open_volumes
@@ -161,4 +161,4 @@ def test_check_data_lists_them(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "1 cases, 2 slices" in result.output
     (case,) = find_cases(tmp_path)
-    assert checked(case).hu.shape == (2, 24, 20)
+    assert read_checked(case).hu.shape == (2, 24, 20)

@@ -37,7 +37,7 @@ def test_a_second_start_reads_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
     def never(case: object) -> None:
         raise AssertionError("read again")
 
-    monkeypatch.setattr(module, "checked", never)
+    monkeypatch.setattr(module, "read_checked", never)
     second = open_volumes(tmp_path / "cache", files)
     np.testing.assert_array_equal(first[1].hu, second[1].hu)
 

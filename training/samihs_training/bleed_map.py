@@ -10,7 +10,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from samihs_training.pointwise import Pointwise
-from samihs_training.pyramid import Channels, enlarged, unpack
+from samihs_training.pyramid import Channels, unpack, upsampled_twice
 
 
 class BleedMap(nn.Module):
@@ -24,5 +24,5 @@ class BleedMap(nn.Module):
 
     def forward(self, embedding: Tensor) -> Tensor:
         _, detail, fine = unpack(embedding, self.channels)
-        logits: Tensor = enlarged(self.detail(detail)) + self.fine(fine).float()
+        logits: Tensor = upsampled_twice(self.detail(detail)) + self.fine(fine).float()
         return logits

@@ -25,7 +25,7 @@ from samihs_runtime.errors import DataError, UsageError
 from samihs_runtime.preprocessing import SliceFrame
 from samihs_runtime.segmentation import Prompt
 from samihs_training.corrections import next_click
-from samihs_training.data.checking import checked
+from samihs_training.data.checking import read_checked
 from samihs_training.data.clicks import Mask, parts_of
 from samihs_training.data.framing import framed_mask
 from samihs_training.data.volumes import CaseFiles, Volume
@@ -126,7 +126,7 @@ def evaluate_data(
     slices: list[SliceResult] = []
     patients = {}
     for case in cases:
-        volume = checked(case)
+        volume = read_checked(case)
         found = asking.slices(case.name, volume)
         if found:
             patients[case.name] = _patient_scores(volume, found, protocol)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
               type=click.Choice(["deepest", "random"]), help="Where on the lesion.")  # fmt: skip
 @click.option("--data", type=click.Path(path_type=Path),
               help="Evaluate on this data set instead; needs --out.")  # fmt: skip
-@click.option("--layout", type=click.Choice(LAYOUTS), help="Of --data. [recognised]")
+@click.option("--layout", type=click.Choice(LAYOUTS), help="Layout of the data set. [recognised]")
 @click.option("--folds", type=click.Path(path_type=Path),
               help="With --data: folds.json of a run, or a file of make-folds.")  # fmt: skip
 @click.option("--fold", type=click.IntRange(min=0), help="Only the patients that it holds out.")
@@ -90,7 +90,13 @@ def main(
         os.environ["SAMIHS_DEBUG"] = "1"
     # torch and MONAI take seconds to load, which --help need not wait for.
     from samihs_training.data.studies import StudySpec
-    from samihs_training.evaluation import on_data, on_phantoms, opened, patients, print_evaluation
+    from samihs_training.evaluation import (
+        on_data,
+        on_phantoms,
+        open_predictor,
+        patients,
+        print_evaluation,
+    )
     from samihs_training.phantom_evaluation import check_results, write_results
 
     console = Console()
@@ -100,14 +106,14 @@ def main(
         _refuse_given(("overwrite",), "of use with --out alone")
     if data is not None:
         _refuse_given(_OF_PHANTOMS, "of use on phantoms alone; leave out --data, or these")
-        with opened(checkpoint, base, bundle, backend, mirror) as predictor:
+        with open_predictor(checkpoint, base, bundle, backend, mirror) as predictor:
             cases = patients(data, layout, folds, fold, predictor)
             on_data(predictor, cases, protocol, prompt, clicks, out, overwrite)
         return
     _refuse_given(_OF_DATA, "of use on a data set alone; name it with --data")
     if out is not None:  # said before the work, not after it
         check_results(out, overwrite=overwrite)
-    with opened(checkpoint, base, bundle, backend, mirror) as predictor:
+    with open_predictor(checkpoint, base, bundle, backend, mirror) as predictor:
         evaluation = on_phantoms(
             predictor, StudySpec(studies, slices, rule), score_threshold, calibration, bleed_free,
             workers, console,

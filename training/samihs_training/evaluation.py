@@ -117,7 +117,7 @@ def on_data(
     click.echo(f"written to {out}")
 
 
-def opened(
+def open_predictor(
     checkpoint: Path | None,
     base: Path | None,
     bundle: Path | None,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from samihs_training.pointwise import Pointwise
-from samihs_training.pyramid import enlarged
+from samihs_training.pyramid import upsampled_twice
 from samihs_training.second_look import regions
 
 
@@ -97,7 +97,7 @@ def gated(coarse: Tensor, fine: Tensor) -> Tensor:
     The gate says where the fine features' answer counts: they know of the click only what it is
     like.
     """
-    coarse = enlarged(coarse)
+    coarse = upsampled_twice(coarse)
     return coarse[:, :1] + (1 + coarse[:, 1:]) * fine.float()
 
 

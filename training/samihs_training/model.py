@@ -108,7 +108,7 @@ class SamihsModel(nn.Module):
         answer = answers[:, 1]
         weights = decoder.output_hypernetworks_mlps[0](answer)  # [B, D]
         if not self.config.pyramid_width:
-            return weighed(weights, decoder.output_upscaling(source)), score
+            return weighted_sum(weights, decoder.output_upscaling(source)), score
         _, detail, fine = unpack(embedding, self.config.channels)
         detail, fine = (each.repeat_interleave(prompts, 0) for each in (detail, fine))
         places = self.in_frame(points, slice_size)
@@ -119,7 +119,7 @@ class SamihsModel(nn.Module):
         coarse = (weights @ cells.flatten(2)).view(-1, 2, *cells.shape[2:])  # [B, 2, 4G, 4G]
         fine_where = decoder.fine_clicked(places, labels).to(fine.dtype)
         fine = fine + decoder.fine_likeness(fine, fine_where)
-        logits = gated(coarse, weighed(decoder.fine_hypernetwork(answer), fine))
+        logits = gated(coarse, weighted_sum(decoder.fine_hypernetwork(answer), fine))
         # Squares of differences, written out, cancel: half precision has no digits for that.
         with torch.autocast(logits.device.type, enabled=False):
             logits = decoder.review(logits, cells, fine, where, fine_where)
@@ -154,7 +154,7 @@ class SamihsModel(nn.Module):
         return encoded
 
 
-def weighed(weights: Tensor, features: Tensor) -> Tensor:
+def weighted_sum(weights: Tensor, features: Tensor) -> Tensor:
     """Sums over channels: weights [B, C] and features [B, C, H, W] -> [B, 1, H, W]."""
     return (weights[:, None] @ features.flatten(2)).view(-1, 1, *features.shape[2:])
 

@@ -27,7 +27,7 @@ from samihs_training.pointwise import Pointwise
 CELLS = 4
 """Cells along a token's side in SAM's decoder, and in the detail."""
 FINE_CELLS = 8
-"""The same of the fine features, and of the mask."""
+"""Cells along a token's side in the fine features, and in the mask."""
 JOINED = 4
 """Layers of SAM's ``output_upscaling`` before the detail joins; an activation follows."""
 
@@ -82,7 +82,7 @@ class Pyramid(nn.Module):
         return self.tokens(self.levels(image))
 
     def levels(self, image: Tensor) -> Levels:
-        """Of an image [B, 3, H, W] (one channel once folded)."""
+        """Features of an image [B, 3, H, W] (one channel once folded)."""
         half = F.gelu(self.proj(image))
         quarter = F.gelu(self.to_quarter(half))
         return Levels(half, quarter, F.gelu(self.to_eighth(quarter)))
@@ -214,6 +214,6 @@ def joined(upscaling: nn.Sequential, source: Tensor, cells: Tensor) -> Tensor:
     return source
 
 
-def enlarged(logits: Tensor) -> Tensor:
+def upsampled_twice(logits: Tensor) -> Tensor:
     """[B, 1, 4G, 4G] -> [B, 1, 8G, 8G], in float32: the sign near 0 is the mask."""
     return F.interpolate(logits.float(), scale_factor=2, mode="bilinear", align_corners=False)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from samihs_training.pointwise import Pointwise
-from samihs_training.pyramid import enlarged
+from samihs_training.pyramid import upsampled_twice
 
 MARGIN = 4
 """Cells about a mask that are its surroundings."""
@@ -32,7 +32,7 @@ class Regions(NamedTuple):
     """[B, 2]: the mean probability within the mask, and log10 of its area."""
 
     def means(self, features: Tensor) -> Tensor:
-        """Of features [B, D, S, S] in each region: [B, 3, D]; near 0 where one has no cells."""
+        """Means of features [B, D, S, S] in each region: [B, 3, D]; near 0 in one without cells."""
         total = self.maps.flatten(2) @ features.float().flatten(2).mT
         return total / (self.maps.sum((2, 3)) + 0.25)[..., None]
 
@@ -92,7 +92,8 @@ class SecondLook(nn.Module):
         return out
 
     def _weights(self, means: Tensor, first: Regions) -> tuple[Tensor, Tensor]:
-        """Of one prompt's product: [B, H, 2 D + 2] and [B, H]; ``means`` from the clicked ones.
+        """Weights [B, H, 2 D + 2] and bias [B, H] of one prompt's product; ``means`` [B, 3, D] are
+        relative to the clicked region's.
 
         A region without cells, as the click's is where a box is all there is, says nothing.
         """
@@ -124,4 +125,4 @@ class Review(nn.Module):
         share = logits.detach().sigmoid()
         coarse = self.cells(cells, regions(F.avg_pool2d(share, 2), where))
         finest: Tensor = self.fine(fine, regions(share, fine_where))
-        return logits + enlarged(coarse) + finest
+        return logits + upsampled_twice(coarse) + finest

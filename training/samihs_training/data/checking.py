@@ -42,7 +42,7 @@ def check_cases(cases: Iterable[CaseFiles]) -> Iterator[CaseReport]:
         yield CaseReport(case.name, len(volume.hu), bleeding, volume.volume_ml, faults)
 
 
-def checked(case: CaseFiles) -> Volume:
+def read_checked(case: CaseFiles) -> Volume:
     """The case, read; for training and evaluation.
 
     Raises:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samihs_runtime.errors import DataError, OutputError
-from samihs_training.data.checking import checked
+from samihs_training.data.checking import read_checked
 from samihs_training.data.volumes import CaseFiles
 
 SCHEMA = 2
@@ -47,7 +47,7 @@ class CachedCase:
     volume_ml: float
     """Hemorrhage."""
     sha256: str
-    """Of the HU: two cases that share it are one scan."""
+    """Hash of the HU: two cases that share it are one scan."""
     home: Path
     """The cache's folder: what another process opens for itself."""
 
@@ -92,7 +92,7 @@ def _fill(home: Path, cases: list[CaseFiles], progress: Callable[[int, int], Non
         entries = []
         with (partial / "hu.i16").open("wb") as hu, (partial / "mask.u8").open("wb") as mask:
             for done, case in enumerate(cases, 1):
-                volume = checked(case)
+                volume = read_checked(case)
                 voxels = np.clip(np.rint(volume.hu), *HU_RANGE).astype(np.int16)
                 voxels.tofile(hu)
                 volume.labels.astype(np.uint8).tofile(mask)
