@@ -42,7 +42,7 @@ from samihs_export.float_types import Precision
 from samihs_export.merge import merge
 from samihs_export.parity import NOT_IN_ONNX_RUNTIME
 from samihs_export.quantization import Range
-from samihs_runtime.backends.onnx_runtime import import_onnxruntime
+from samihs_runtime.backends.onnx_runtime import EXACT_INT8, import_onnxruntime
 from samihs_runtime.backends.probe import probe_gpus
 from samihs_runtime.bundle import GraphEntry, WindowRule, write_bundle
 from samihs_runtime.clicked_parts import clicked_parts
@@ -206,6 +206,7 @@ def onnx_graphs(encoder: Path, decoder: Path) -> Graphs:
     ort = import_onnxruntime("cpu")
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors only
+    options.add_session_config_entry(*EXACT_INT8)
     sessions = [
         ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         for path in (encoder, decoder)

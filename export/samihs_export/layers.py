@@ -17,7 +17,7 @@ import onnx
 from numpy.typing import NDArray
 
 from samihs_export.parity import relative_difference
-from samihs_runtime.backends.onnx_runtime import import_onnxruntime
+from samihs_runtime.backends.onnx_runtime import EXACT_INT8, import_onnxruntime
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -89,6 +89,7 @@ def inputs_of_onnx(path: Path, feeds: Mapping[str, NDArray[Any]]) -> Inputs:
     ort = import_onnxruntime("cpu")
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors only
+    options.add_session_config_entry(*EXACT_INT8)
     content = model.SerializeToString()
     session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     asked = [value for value in dict.fromkeys(layers.values()) if value not in feeds]

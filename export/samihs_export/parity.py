@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from samihs_export.cases import Answer, ParityCase
 from samihs_export.gates import Gates
 from samihs_runtime.backends.base import Backend
-from samihs_runtime.backends.onnx_runtime import import_onnxruntime
+from samihs_runtime.backends.onnx_runtime import EXACT_INT8, import_onnxruntime
 from samihs_runtime.errors import ExportError, ParityError
 
 NOT_IN_ONNX_RUNTIME = ("bf16",)
@@ -136,6 +136,7 @@ def answers_of_onnx(
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors only
+    options.add_session_config_entry(*EXACT_INT8)
     try:
         sessions = [
             ort.InferenceSession(

@@ -15,6 +15,7 @@ from samihs_export.encoder_graph import EncoderGraph
 from samihs_export.merge import merge
 from samihs_export.onnx import OPSET, ORT_OPSET, export_encoder
 from samihs_runtime.backends.contract import DECODER, ENCODER
+from samihs_runtime.backends.onnx_runtime import EXACT_INT8
 from samihs_runtime.bundle import sha256_of
 
 from .conftest import SLICE, TINY, Exported
@@ -23,6 +24,7 @@ from .conftest import SLICE, TINY, Exported
 def session(path: Path) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
+    options.add_session_config_entry(*EXACT_INT8)
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
