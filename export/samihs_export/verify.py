@@ -73,7 +73,7 @@ def _backend_asked(bundle: Bundle, backend: str) -> ParityResult:
     cases, reference = load_reference(bundle.root / _reference(bundle))
     with choose(bundle, backend).backend as opened:
         answers = answers_of_backend(opened, cases)
-        precision = str(getattr(opened, "precision", "fp32"))
+        precision = opened.precision
         name = f"{opened.name} {precision} against torch{_of(bundle)}"
     result = compare(name, reference, answers)
     result.require(_gates(bundle, precision))

@@ -15,7 +15,7 @@
         ├── CheckpointError        a training or base checkpoint that does not fit
         ├── DataError              a training case that is wrong; names the file
         └── ExportError            an export step that cannot be done
-            └── ParityError        a numerical gate that failed: nothing was written
+            └── ParityError        a numerical gate that failed
 
 A message is one line: the thing, what came, what was expected, how to mend it. Commands print it
 to stderr and exit with the code above; a traceback is shown only with ``--debug``.
@@ -95,7 +95,7 @@ class ExportError(UserError):
 
 
 class ParityError(ExportError):
-    """A numerical gate that failed: no bundle was written."""
+    """A numerical gate that failed."""
 
 
 def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:

@@ -3,7 +3,7 @@
 segment-anything's decoder takes one image's embedding and repeats it for each prompt; a training
 batch and a batched export pair embedding i with prompt i. :class:`SamihsModel` does that with
 segment-anything's own submodules. The same pre- and post-processing stands in the exported graphs
-(``samihs_export.graphs``), which are tested against this class.
+(``encoder_graph``, ``decoder_graph`` of ``samihs_export``), which are tested against this class.
 """
 
 from __future__ import annotations
