@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from samihs_runtime.answering import SliceAnswer, answer_prompt, box_seeds
 from samihs_runtime.backends.fake import FakeBackend
@@ -18,6 +19,7 @@ from samihs_runtime.bundle import Bundle
 from samihs_runtime.segmentation import BACKGROUND, FOREGROUND, Prediction, Prompt
 from samihs_runtime.segmenter import Segmenter
 from samihs_runtime.trained_prompts import TrainedPrompts
+from samihs_training.data.phantom import BleedType, PhantomOptions, Tissue, generate_slice
 
 SIDE = 64
 
@@ -150,3 +152,33 @@ def test_the_first_seed_is_the_brightest_that_may_be_blood() -> None:
     hu[:, :3] = 1200  # bone
     x, y = box_seeds(hu, (0, 0, 63, 63), (10.0, 110.0))[0]
     assert RIGHT[int(y), int(x)]
+
+
+def test_the_shipped_model_answers_boxes_and_many_points() -> None:
+    """On a phantom's slice: a box finds the bleed, points on healthy brain find none."""
+    sample = generate_slice(
+        5_000_001,
+        PhantomOptions(
+            bleeds=(BleedType.INTRAPARENCHYMAL,),
+            volume_range_ml=(25, 40),
+            crossing_probability=1.0,
+            distractors=False,
+        ),
+    )
+    truth = sample.bleeds > 0
+    rows, columns = np.flatnonzero(truth.any(1)), np.flatnonzero(truth.any(0))
+    box = (columns[0] - 3.0, rows[0] - 3.0, columns[-1] + 3.0, rows[-1] + 3.0)
+    healthy = ndimage.binary_erosion(sample.tissues == Tissue.WHITE, iterations=2)
+    healthy &= ~ndimage.binary_dilation(truth, iterations=25)
+    at = np.argwhere(healthy)
+    near = at[np.argsort(np.hypot(*(at - at[len(at) // 2]).T))[:200:50]]
+    with Segmenter.from_bundle(None, "cpu") as segmenter:
+        assert segmenter.bundle.trained_prompts == TrainedPrompts(points=2, boxes=False)
+        threshold = segmenter.bundle.manifest.score_threshold
+        boxed = answer_prompt(segmenter, sample.hu, Prompt(box=box))
+        pointed = answer_prompt(
+            segmenter, sample.hu, clicks(*((float(x), float(y)) for y, x in near))
+        )
+    assert dice(boxed, truth) > 0.8
+    assert boxed.score >= threshold
+    assert pointed.score < threshold
