@@ -16,13 +16,14 @@ from samihs_export.calibration import calibrate, calibration_cases
 from samihs_export.encoder_graph import EncoderGraph
 from samihs_export.families import attention_form
 from samihs_export.float_types import Precision
+from samihs_export.layer_names import WIDE
 from samihs_export.merge import merge
 from samihs_export.multiply_count import multiply_accumulates
 from samihs_export.onnx import ORT_OPSET, export_encoder
 from samihs_export.ort_attention import DOMAIN, OPERATOR
 from samihs_export.quantization import quantize_dynamic
 from samihs_export.refit import refittable
-from samihs_export.type_check import check_types
+from samihs_export.type_check import PRODUCTS, check_types
 from samihs_export.windows import Windows
 from samihs_runtime.bundle import WindowRule
 from samihs_runtime.errors import ExportError
@@ -86,7 +87,10 @@ def test_only_the_whole_grid_is_fused_and_its_domain_is_named(encoder: Path) -> 
     assert [n.name for n in model.graph.node if n.domain == DOMAIN] == [ATTENTION]
     assert {each.domain: each.version for each in model.opset_import} == {"": ORT_OPSET, DOMAIN: 1}
     check_types(encoder, "fp32")
-    with pytest.raises(ExportError, match=ATTENTION):
+    products = {node.name for node in model.graph.node if node.op_type in PRODUCTS}
+    assert ATTENTION in products
+    half = sum(not name.startswith(WIDE) for name in products)
+    with pytest.raises(ExportError, match=f"{half} nodes compute in another type than fp16"):
         check_types(encoder, "fp16")
 
 
