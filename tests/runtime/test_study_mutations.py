@@ -18,9 +18,9 @@ from . import mutation_worker
 from .dicom_factory import ct_image, enhanced_ct, pattern, save
 
 SLOWEST_S, MOST_MB = 10.0, 2048.0
-PROCESSES, A_MUTATION_S = 2, 0.2
-"""The time limit of a process is far above what reading takes (about 5 ms), so that only a hang in
-native code, which no exception could end, reaches it."""
+PROCESSES, A_MUTATION_S = 2, 1.0
+"""The time limit of a process is far above what reading takes (about 5 ms; 0.2 s on a slow, busy
+machine), so that only a hang in native code, which no exception could end, reaches it."""
 
 
 @pytest.fixture
