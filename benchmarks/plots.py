@@ -15,6 +15,7 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 SHOWN: dict[str, tuple[str, ...]] = {
+    "robustness": ("Dice, all",),  # accepted or not: its median says nothing
     "latency": (),
     "operators": (),
     "peers": ("encode", "click, 1 prompt", "peak memory", "cold start"),
