@@ -33,7 +33,6 @@ from samihs_runtime.segmentation import BACKGROUND, FOREGROUND, Prediction, Prom
 if TYPE_CHECKING:
     from samihs_runtime.segmenter import Segmenter
     from samihs_runtime.slice_encoder import EncodedSlice, Slice
-    from samihs_runtime.trained_prompts import TrainedPrompts
 
 Mask = NDArray[np.bool_]
 Point = tuple[float, float]
@@ -73,12 +72,12 @@ def answer_prompt(segmenter: Segmenter, hu: Slice, prompt: Prompt) -> SliceAnswe
     check_prompt(prompt, *hu.shape)
     trained = segmenter.bundle.trained_prompts
     encoded = segmenter.encode(hu)
-    if prompt.box is not None and not trained.boxes:
-        answer = _within_box(segmenter, encoded, hu, prompt, prompt.box, trained)
-    elif trained.points is None or not prompt.points:
+    if prompt.box is None:
+        answer = _point_by_point(segmenter, encoded, prompt, trained.points)
+    elif trained.boxes:  # it was trained on the box and its points together
         answer = _at_once(segmenter, encoded, prompt)
     else:
-        answer = _point_by_point(segmenter, encoded, prompt, trained.points)
+        answer = _within_box(segmenter, encoded, hu, prompt, prompt.box, trained.points)
     return SliceAnswer(
         answer.mask, answer.logits, answer.score, (*answer.notes, *_contradicted(answer, prompt))
     )
@@ -90,11 +89,12 @@ def _at_once(segmenter: Segmenter, encoded: EncodedSlice, prompt: Prompt) -> Sli
 
 
 def _point_by_point(
-    segmenter: Segmenter, encoded: EncodedSlice, prompt: Prompt, most: int
+    segmenter: Segmenter, encoded: EncodedSlice, prompt: Prompt, most: int | None
 ) -> SliceAnswer:
-    """Each foreground point alone, then what corrects it, up to ``most`` points in a prompt."""
+    """Each foreground point alone, then what corrects it, up to ``most`` points in a prompt; all at
+    once where ``most`` is None."""
     wanted, unwanted = _points(prompt, FOREGROUND), _points(prompt, BACKGROUND)
-    if not wanted:  # nothing to ask alone
+    if most is None or not wanted:
         return _at_once(segmenter, encoded, prompt)
     alone = _asked_alone(segmenter, encoded, wanted)
     score = float(np.mean([each.score for each in alone]))
@@ -148,7 +148,7 @@ def _within_box(
     hu: Slice,
     prompt: Prompt,
     box: Box,
-    trained: TrainedPrompts,
+    most: int | None,
 ) -> SliceAnswer:
     """A box for a model that knows none: the points clicked alone, or else clicks of our own, of
     which the one counts whose mask fits the box best; nothing is drawn far outside it."""
@@ -160,11 +160,7 @@ def _within_box(
         fits = [_fit(m, box) * max(r.score, 0.0) for m, r in zip(masks, replies, strict=True)]
         best = seeds[int(np.argmax(fits))]
         points = Prompt((best, *prompt.points), (FOREGROUND, *prompt.labels))
-    answer = (
-        _at_once(segmenter, encoded, points)
-        if trained.points is None
-        else _point_by_point(segmenter, encoded, points, trained.points)
-    )
+    answer = _point_by_point(segmenter, encoded, points, most)
     return SliceAnswer(_inside(answer.mask, box), answer.logits, answer.score)
 
 

@@ -140,6 +140,13 @@ def test_a_box_with_clicks_keeps_to_the_clicks(one_click: Asked) -> None:
     assert dice(answer_prompt(one_click, HU, prompt), LEFT) > 0.9
 
 
+def test_a_model_of_boxes_gets_box_and_points_together(tiny_bundle: Path) -> None:
+    prompt = Prompt(((44.0, 32.0),), (FOREGROUND,), (33.0, 21.0, 55.0, 43.0))
+    with opened(tiny_bundle, {"points": 2, "boxes": True}) as segmenter:
+        answer_prompt(segmenter, HU, prompt)
+        assert segmenter.asked == [(prompt, False)]
+
+
 @pytest.mark.parametrize("box", [(-3, -2, 6, 70), (60, 60, 63, 63), (10.2, 5.5, 10.4, 5.6)])
 def test_seeds_of_a_box_lie_on_the_slice(box: tuple[float, float, float, float]) -> None:
     seeds = box_seeds(HU, box, (10.0, 110.0))
