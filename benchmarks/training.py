@@ -38,6 +38,7 @@ from samihs_training.allocation import keep_freed_memory
 from samihs_training.config import Recipe, StageConfig
 from samihs_training.data.slices import Batch
 from samihs_training.frames import Frame
+from samihs_training.hardware import mixed_precision
 from samihs_training.losses import score_loss
 from samihs_training.methods import ParameterRefactoring, apply_method
 from samihs_training.model import SamihsModel
@@ -67,7 +68,7 @@ class Plan:
     rounds: int = 2
     """Processes for each way."""
     amp: bool = False
-    """bfloat16 autocast."""
+    """bfloat16 autocast, where the CPU multiplies it."""
 
     def arguments(self) -> list[str]:
         """The command line that asks for it."""
@@ -140,7 +141,7 @@ def plain_loss(model: SamihsModel, batch: Batch, recipe: Recipe) -> Tensor:
     prompts = len(batch.points) // len(batch.hu)
     target = low_resolution(batch.masks, config.mask_size)
     answers = []
-    with torch.autocast("cpu", torch.bfloat16, enabled=recipe.amp):
+    with mixed_precision(torch.device("cpu"), wanted=recipe.amp):
         embeddings = model.encode(batch.hu, batch.window)
         for image, embedding in enumerate(embeddings):
             mine = slice(image * prompts, (image + 1) * prompts)
@@ -215,7 +216,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=usual.prompts, help="clicks on each")
     parser.add_argument("--steps", type=int, default=usual.steps, help="timed steps of a process")
     parser.add_argument("--rounds", type=int, default=usual.rounds, help="processes for each way")
-    parser.add_argument("--amp", action="store_true", help="bfloat16 autocast")
+    parser.add_argument("--amp", action="store_true", help="bfloat16, where the CPU has it")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     plan = Plan(**{each.name: getattr(options, each.name) for each in fields(Plan)})

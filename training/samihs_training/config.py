@@ -200,7 +200,7 @@ class Recipe:
     """What is minimised (``samihs_training.losses``), beside the error of the score."""
     loss_options: dict[str, Any] = field(default_factory=dict)
     amp: bool = True
-    """Mixed precision."""
+    """Mixed precision, where the device multiplies ``amp_dtype`` (``hardware.py``)."""
     amp_dtype: Literal["bf16", "fp16"] = "bf16"
     """fp16 scales its loss, so that small gradients survive."""
     checkpoint_minutes: float = 2.0

@@ -14,6 +14,7 @@ from samihs_training.bleed_map import BleedMap
 from samihs_training.config import Recipe, StageConfig
 from samihs_training.corrections import corrected
 from samihs_training.data.slices import Batch
+from samihs_training.hardware import mixed_precision
 from samihs_training.losses import mask_iou, score_loss
 from samihs_training.model import SamihsModel, logits_at_slice_size
 
@@ -125,7 +126,7 @@ class Objective(nn.Module):
         return self.loss(logits[asked], target[asked]) if asked.any() else 0 * logits.sum()
 
     def _autocast(self, device: torch.device) -> Any:
-        return torch.autocast(device.type, self.dtype, enabled=self.amp)
+        return mixed_precision(device, self.dtype, wanted=self.amp)
 
 
 def _overlap(logits: Tensor, target: Tensor) -> tuple[float, float]:

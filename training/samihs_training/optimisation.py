@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from samihs_training.config import StageConfig
+from samihs_training.muon import Muon
 
 
 def make_optimiser(trained: Mapping[str, nn.Parameter], stage: StageConfig) -> Optimisers:
@@ -35,9 +36,7 @@ def make_optimiser(trained: Mapping[str, nn.Parameter], stage: StageConfig) -> O
         torch.optim.AdamW(_some(rest), rate, weight_decay=decay)
     ]
     if matrices:
-        optimisers.append(
-            torch.optim.Muon(matrices.values(), rate, decay, adjust_lr_fn="match_rms_adamw")
-        )
+        optimisers.append(Muon(matrices.values(), rate, decay))
     return Optimisers(optimisers)
 
 

@@ -20,6 +20,7 @@ from samihs_training.bleed_map import BleedMap
 from samihs_training.config import Recipe, StageConfig
 from samihs_training.data.slices import Batch
 from samihs_training.distributed import Processes
+from samihs_training.hardware import image_format
 from samihs_training.model import SamihsModel
 from samihs_training.objective import Answered, Objective
 from samihs_training.optimisation import MovingAverage, learning_rate, make_optimiser
@@ -56,8 +57,8 @@ class Trainer:
         self.recipe, self.stage, self.name, self.out = recipe, stage, name, out
         self.base_sha256 = base_sha256
         self.steps = stage.steps if trained else 0
-        # Channels last: small convolutions are then up to five times faster on a CPU.
-        model.to(self.processes.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        device = self.processes.device
+        model.to(device, memory_format=image_format(device))  # type: ignore[call-overload]
         if stage.checkpoint_activations:
             checkpoint_blocks(model.sam)
         if stage.compile:
@@ -71,7 +72,7 @@ class Trainer:
         self.optimisers = make_optimiser(parameters, stage)
         self.average = MovingAverage(self.parameters, stage.ema)
         scaled = recipe.amp and recipe.amp_dtype == "fp16"
-        self.scaler = torch.amp.GradScaler(self.processes.device.type, enabled=scaled)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=scaled)
         self.step_count = 0
         self.seconds = 0.0
         self.best_dice = -1.0

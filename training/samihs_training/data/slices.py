@@ -16,7 +16,7 @@ from samihs_runtime.preprocessing import AIR_HU
 from samihs_training.data.phantom import BleedType, PhantomSlice, Tissue, wear_8bit
 
 TURN_DEG = 15.0
-LOG_ZOOM = 0.22  # 0.8 to 1.25 times
+ZOOM = 0.7, 1.25  # times: fields of view are widened more often than narrowed
 SHIFT = 0.04  # of the slice's size
 
 
@@ -59,7 +59,7 @@ def moved(sample: PhantomSlice, rng: np.random.Generator) -> PhantomSlice:
     if rng.random() < 0.5:
         return sample
     turn = np.deg2rad(rng.uniform(-TURN_DEG, TURN_DEG))
-    zoom = float(np.exp(rng.uniform(-LOG_ZOOM, LOG_ZOOM)))
+    zoom = float(np.exp(rng.uniform(*np.log(ZOOM))))
     cosine, sine = np.cos(turn) / zoom, np.sin(turn) / zoom
     back = np.array([[cosine, -sine], [sine, cosine]])  # from the new slice's pixels to the old
     size = sample.hu.shape[0]
@@ -77,9 +77,9 @@ def moved(sample: PhantomSlice, rng: np.random.Generator) -> PhantomSlice:
 def worn(hu: NDArray[np.int16], rng: np.random.Generator) -> NDArray[np.float32]:
     """Scanners differ by a few HU and in sharpness; some archives hold 8-bit JPEG windows only."""
     image = hu.astype(np.float32)
-    image = image * np.float32(rng.normal(1.0, 0.03)) + np.float32(rng.normal(0.0, 2.0))
-    if rng.random() < 0.2:  # softer kernels, and pictures enlarged from smaller ones
-        image = ndimage.gaussian_filter(image, rng.uniform(0.4, 1.2), truncate=3.0)
+    image = image * np.float32(rng.normal(1.0, 0.03)) + np.float32(rng.normal(0.0, 3.0))
+    if rng.random() < 0.25:  # softer kernels, and pictures enlarged from smaller ones
+        image = ndimage.gaussian_filter(image, rng.uniform(0.4, 2.0), truncate=3.0)
     draw = rng.random()
     if draw < 0.25:
         return np.asarray(wear_8bit(image, rng), np.float32)
