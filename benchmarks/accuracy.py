@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from record import Record, Series
 
 from samihs_training.data.clicks import Mask
-from samihs_training.metrics import Estimate, estimate, mask_metrics
+from samihs_training.evaluation.metrics import Estimate, estimate, mask_metrics
 
 if TYPE_CHECKING:  # a report is made without them
     from samihs_training.data.studies import StudyCase

@@ -6,7 +6,7 @@ from accuracy import ACCEPTED, ALL, CLICKS, MEASURES, difference, mean_of
 from record import Record
 from tables import table
 
-from samihs_training.metrics import Estimate
+from samihs_training.evaluation.metrics import Estimate
 
 COLUMNS = {**MEASURES, ACCEPTED: ""}
 """Measure -> unit, of all that a record may hold."""

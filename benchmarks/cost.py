@@ -26,7 +26,7 @@ COMMANDS = {
     "samihs-doctor": "samihs_runtime.doctor",
     "samihs-phantom": "samihs_training.data.phantom.cli",
     "samihs-train": "samihs_training.cli",
-    "samihs-evaluate": "samihs_training.evaluate",
+    "samihs-evaluate": "samihs_training.evaluation.cli",
     "samihs-export": "samihs_export.cli",
 }
 EXTRAS = ("", "cpu", "train", "export", "dev", "gpu", "tensorrt", "pycuda")

@@ -22,8 +22,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from samihs_export.multiply_count import multiply_accumulates
 from samihs_runtime.bundle import Bundle
-from samihs_training.model import SamihsModel
-from samihs_training.sam import SamConfig, build_sam
+from samihs_training.network.model import SamihsModel
+from samihs_training.network.sam import SamConfig, build_sam
 
 RATE, BANDWIDTH = "matrix rate, {}", "memory bandwidth"
 SIDE = 2048

@@ -21,8 +21,8 @@ from samihs_runtime.bundle import Bundle, GraphEntry, WindowRule, write_bundle
 from samihs_runtime.errors import SamihsError
 from samihs_training.checkpoint import load_adapters
 from samihs_training.data.phantom import BleedType, PhantomOptions, generate_study, write_dicom
-from samihs_training.model import SamihsModel
-from samihs_training.sam import SamConfig, build_sam, preset
+from samihs_training.network.model import SamihsModel
+from samihs_training.network.sam import SamConfig, build_sam, preset
 
 TINY = SamConfig(
     "tiny",

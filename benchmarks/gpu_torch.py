@@ -34,8 +34,8 @@ from gpu_work import (
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from samihs_training.model import SamihsModel, mask_at_slice_size
-from samihs_training.sam import SamConfig, build_sam
+from samihs_training.network.model import SamihsModel, mask_at_slice_size
+from samihs_training.network.sam import SamConfig, build_sam
 
 TYPES = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 MATRIX = 8192

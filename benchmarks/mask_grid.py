@@ -14,7 +14,7 @@ from record import Record, Series, command_line
 from torch import Tensor
 
 from samihs_training.data.studies import StudySpec, is_bleed, study_cases
-from samihs_training.model import mask_at_slice_size
+from samihs_training.network.model import mask_at_slice_size
 from samihs_training.objective import low_resolution
 
 SIDES = (128, 192, 256)

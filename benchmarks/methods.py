@@ -42,7 +42,7 @@ from unet import UNet, component_at
 
 from samihs_runtime.errors import SamihsError, UsageError
 from samihs_training.data.studies import StudyCase, StudySpec, is_bleed, study_cases
-from samihs_training.predictors import Predictor, bundle_predictor, checkpoint_predictor
+from samihs_training.evaluation.predictors import Predictor, bundle_predictor, checkpoint_predictor
 
 Mask = NDArray[np.bool_]
 Click = tuple[float, float]

@@ -46,8 +46,8 @@ from trial_bundle import manifest_of
 from samihs_export.families import write_graphs
 from samihs_export.float_types import Precision
 from samihs_runtime.bundle import WindowRule, write_bundle
-from samihs_training.model import SamihsModel
-from samihs_training.sam import SamConfig, preset
+from samihs_training.network.model import SamihsModel
+from samihs_training.network.sam import SamConfig, preset
 
 WINDOW = WindowRule("fixed", -20.0, 100.0)
 OURS = ("samihs fp32", "samihs int8")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:  # torch is loaded by those subjects that need it
-    from samihs_training.sam import SamConfig
+    from samihs_training.network.sam import SamConfig
 
 SIZE = 512
 """Side of a slice, pixels."""
@@ -28,7 +28,7 @@ def write_random(folder: Path, config: SamConfig) -> Any:
     """
     import torch
 
-    from samihs_training.sam import build_sam
+    from samihs_training.network.sam import build_sam
 
     torch.manual_seed(0)
     sam = build_sam(config)
@@ -42,7 +42,7 @@ def write_random(folder: Path, config: SamConfig) -> Any:
 
 def config_of(folder: Path) -> SamConfig:
     """The sizes that :func:`write_random` wrote."""
-    from samihs_training.sam import SamConfig
+    from samihs_training.network.sam import SamConfig
 
     raw = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     return SamConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()})
@@ -52,7 +52,7 @@ def sam_of(folder: Path) -> Any:
     """segment-anything's own model with the weights that all subjects share."""
     import torch
 
-    from samihs_training.sam import build_sam
+    from samihs_training.network.sam import build_sam
 
     sam = build_sam(config_of(folder))
     sam.load_state_dict(torch.load(folder / WEIGHTS, weights_only=True))

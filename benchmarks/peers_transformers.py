@@ -16,7 +16,7 @@ from peers_inputs import SIZE, config_of, picture_of, points_of, sam_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from samihs_training.sam import SamConfig
+    from samihs_training.network.sam import SamConfig
 
 NAMES = (
     ("prompt_encoder.pe_layer.positional_encoding_gaussian_matrix",

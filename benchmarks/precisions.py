@@ -53,8 +53,13 @@ from samihs_training.checkpoint import load_adapters
 from samihs_training.data.clicks import Mask
 from samihs_training.data.phantom import PhantomOptions
 from samihs_training.data.studies import StudyCase, StudySpec, is_bleed, study_cases
-from samihs_training.model import SamihsModel
-from samihs_training.predictors import Clicks, Predictor, bundle_predictor, checkpoint_predictor
+from samihs_training.evaluation.predictors import (
+    Clicks,
+    Predictor,
+    bundle_predictor,
+    checkpoint_predictor,
+)
+from samihs_training.network.model import SamihsModel
 
 MODELS = Path(__file__).parents[1] / "models" / "vit_mini"
 ADAPTERS, BASE = MODELS / "adapters.safetensors", MODELS / "base.safetensors"

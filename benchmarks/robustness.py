@@ -27,7 +27,7 @@ from samihs_runtime.preprocessing import AIR_HU
 from samihs_training.data.clicks import Mask, Point, deepest_click, random_click
 from samihs_training.data.phantom import wear_8bit
 from samihs_training.data.studies import StudyCase, StudySpec, is_bleed, study_cases
-from samihs_training.predictors import Predictor, bundle_predictor
+from samihs_training.evaluation.predictors import Predictor, bundle_predictor
 
 REFERENCE = "as it is"
 KEPT = 0.5

@@ -126,8 +126,8 @@ def _in_torch(name: str, image_size: int = 256) -> Work:
     """An encode in torch. Presets are compared at one size, which is not the mini's own."""
     import torch  # here: the peaks of other axes' processes are not torch's
 
-    from samihs_training.model import SamihsModel
-    from samihs_training.sam import build_sam, preset
+    from samihs_training.network.model import SamihsModel
+    from samihs_training.network.sam import build_sam, preset
 
     config = replace(preset(name), image_size=image_size)
     model = SamihsModel(build_sam(config), config).eval()

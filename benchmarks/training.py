@@ -33,17 +33,17 @@ from stopwatch import peak_mb
 from torch import Tensor
 
 from samihs_runtime.segmentation import FOREGROUND, NOT_A_POINT
-from samihs_training.activations import checkpoint_blocks
 from samihs_training.allocation import keep_freed_memory
 from samihs_training.config import Recipe, StageConfig
 from samihs_training.data.slices import Batch
-from samihs_training.frames import Frame
 from samihs_training.hardware import mixed_precision
 from samihs_training.losses import score_loss
 from samihs_training.methods import ParameterRefactoring, apply_method
-from samihs_training.model import SamihsModel
+from samihs_training.network.activations import checkpoint_blocks
+from samihs_training.network.frames import Frame
+from samihs_training.network.model import SamihsModel
+from samihs_training.network.sam import build_sam, preset
 from samihs_training.objective import Objective, low_resolution
-from samihs_training.sam import build_sam, preset
 
 STEP, RECOMPUTED, LOOP = "step", "step, recomputed activations", "plain loop"
 GIVEN_BACK = "step, freed memory given back"

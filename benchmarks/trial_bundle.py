@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from samihs_runtime.bundle import GraphEntry, Manifest, WindowRule
-from samihs_training.sam import SamConfig
+from samihs_training.network.sam import SamConfig
 
 
 def manifest_of(

@@ -31,7 +31,7 @@ from samihs_runtime.bundle import ADAPTERS, AdapterSet, Bundle, GraphEntry, Mani
 from samihs_runtime.errors import BundleError, ExportError, OutputError
 from samihs_runtime.manifest import AdapterTensors, check_set_name
 from samihs_runtime.tensor_file import read_tensors
-from samihs_training.model import SamihsModel
+from samihs_training.network.model import SamihsModel
 from samihs_training.tensorfile import write_safetensors
 
 _EXCHANGED_SITES = ("attn", "mlp", "attn.qkv", "mlp.lin1")

@@ -25,7 +25,7 @@ from samihs_export.named_layers import NamedLinear
 from samihs_export.ort_attention import multi_head_attention
 from samihs_export.windows import Windows
 from samihs_runtime.errors import ExportError
-from samihs_training.sam import segment_anything_modeling
+from samihs_training.network.sam import segment_anything_modeling
 
 AttentionForm = Literal["bias", "augmented", "fused"]
 _FUSED_FROM = 32

@@ -3,7 +3,7 @@
 The contract (names, shapes, types) stands in ``samihs_runtime.manifest``. Post-processing is
 inside, so that every backend gives the same answer. What differs from segment-anything's own
 forward is exact, such as ``where`` for masked assignment, or attention that projects no image token
-(``two_way``). The tests hold it against :class:`samihs_training.model.SamihsModel`.
+(``two_way``). The tests hold it against :class:`samihs_training.network.model.SamihsModel`.
 
 Inputs and outputs stay float32 at every precision; ``precision.to_precision`` sets what lies
 between.
@@ -23,10 +23,10 @@ from samihs_export.graph_steps import halves, resized
 from samihs_export.named_layers import name_weights
 from samihs_export.two_way import make_attention_exportable
 from samihs_export.upscaling import UpscalingForm, set_upscaling
-from samihs_training.mask_head import gated
-from samihs_training.mirror import mirrored_points
-from samihs_training.model import SamihsModel
-from samihs_training.pyramid import Channels, joined, unpack
+from samihs_training.network.mask_head import gated
+from samihs_training.network.mirror import mirrored_points
+from samihs_training.network.model import SamihsModel
+from samihs_training.network.pyramid import Channels, joined, unpack
 
 
 class DecoderGraph(nn.Module):

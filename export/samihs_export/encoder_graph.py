@@ -4,7 +4,7 @@ The contract (names, shapes, types) stands in ``samihs_runtime.manifest``. Pre-p
 so that every backend gives the same answer. What differs from segment-anything's own forward is
 exact: one-channel patch embedding or pyramid with the normalisation folded in, relative-position
 tables as constants, no projection of pad tokens. The tests hold it against
-:class:`samihs_training.model.SamihsModel`.
+:class:`samihs_training.network.model.SamihsModel`.
 
 Inputs and outputs stay float32 at every precision; ``precision.to_precision`` sets what lies
 between.
@@ -25,9 +25,9 @@ from samihs_export.named_layers import name_weights
 from samihs_export.upscaling import UpscalingForm, set_upscaling
 from samihs_export.windows import Windows
 from samihs_runtime.errors import ExportError
-from samihs_training.model import SamihsModel
-from samihs_training.pyramid import Pyramid
-from samihs_training.sam import segment_anything_modeling
+from samihs_training.network.model import SamihsModel
+from samihs_training.network.pyramid import Pyramid
+from samihs_training.network.sam import segment_anything_modeling
 
 
 class EncoderGraph(nn.Module):

@@ -33,7 +33,7 @@ from samihs_export.type_check import check_types
 from samihs_export.upscaling import UpscalingForm
 from samihs_runtime.errors import ExportError
 from samihs_runtime.manifest import GraphEntry
-from samihs_training.model import SamihsModel
+from samihs_training.network.model import SamihsModel
 
 Ranges = Callable[[], Mapping[str, Range]]
 """Gives the calibrated ranges; called only where a graph needs them."""

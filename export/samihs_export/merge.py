@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from samihs_training.adapters import PRAdapter, Site
-from samihs_training.model import SamihsModel
+from samihs_training.network.model import SamihsModel
 
 _PROBES = 64
 """Tokens on which a layer's residual is measured; standard normal, as a LayerNorm gives them."""

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from samihs_training.click_maps import ClickMaps
-from samihs_training.sam import segment_anything_modeling
+from samihs_training.network.click_maps import ClickMaps
+from samihs_training.network.sam import segment_anything_modeling
 
 
 class NamedLinear(nn.Module):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from samihs_export.decoder_graph import DecoderGraph
 from samihs_export.encoder_graph import EncoderGraph
 from samihs_runtime.errors import ExportError
-from samihs_training.sam import SamConfig
+from samihs_training.network.sam import SamConfig
 
 OPSET = 23
 """The first with ``Attention``, which TensorRT takes as a layer of its own."""

@@ -25,7 +25,7 @@ from samihs_export.verify import REFERENCE
 from samihs_runtime.bundle import MANIFEST, Bundle, GraphEntry, Manifest, WindowRule, write_bundle
 from samihs_runtime.errors import OutputError
 from samihs_training.adapters import PRConfig
-from samihs_training.model import SamihsModel
+from samihs_training.network.model import SamihsModel
 
 NOTHING_WRITTEN = "nothing was written: this is a fault of the export or of the weights"
 """What a failed gate means where it stands before writing."""

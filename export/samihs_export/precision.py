@@ -31,9 +31,9 @@ from samihs_export.decoder_graph import PromptPoints
 from samihs_export.float_types import FLOAT_OF, Precision
 from samihs_export.named_layers import NamedNorm2d
 from samihs_runtime.errors import ExportError
-from samihs_training.click_maps import Clicked, ClickMaps
-from samihs_training.mask_head import Evidence
-from samihs_training.second_look import Review
+from samihs_training.network.click_maps import Clicked, ClickMaps
+from samihs_training.network.mask_head import Evidence
+from samihs_training.network.second_look import Review
 
 G = TypeVar("G", bound=nn.Module)
 COMPUTE_TYPES: dict[Precision, torch.dtype] = {

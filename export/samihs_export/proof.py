@@ -30,7 +30,7 @@ from samihs_export.reference import (
 )
 from samihs_export.report import WorstCase, worst_case
 from samihs_runtime.manifest import GraphEntry
-from samihs_training.model import SamihsModel
+from samihs_training.network.model import SamihsModel
 
 Witness = Callable[[str, Sequence[Answer]], None]
 

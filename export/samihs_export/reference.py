@@ -13,7 +13,7 @@ from torch import Tensor
 from samihs_export.cases import Answer, ParityCase
 from samihs_export.decoder_graph import DecoderGraph
 from samihs_export.encoder_graph import EncoderGraph
-from samihs_training.model import SamihsModel, mask_at_slice_size
+from samihs_training.network.model import SamihsModel, mask_at_slice_size
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from samihs_export.named_layers import NamedLinear
-from samihs_training.sam import segment_anything_modeling
+from samihs_training.network.sam import segment_anything_modeling
 
 _TO_IMAGE = ("cross_attn_token_to_image", "final_attn_token_to_image")
 _FROM_IMAGE = "cross_attn_image_to_token"

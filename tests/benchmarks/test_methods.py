@@ -18,7 +18,7 @@ from samihs_runtime.segmentation import FOREGROUND, Prompt
 from samihs_training.data.phantom import BleedType
 from samihs_training.data.studies import StudyCase
 from samihs_training.data.targets import Target
-from samihs_training.predictors import Predictor
+from samihs_training.evaluation.predictors import Predictor
 
 # Without noise the random walker's probabilities leave [0, 1] by more than its solver's tolerance.
 pytestmark = pytest.mark.filterwarnings("ignore:The probability range")

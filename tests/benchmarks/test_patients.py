@@ -13,7 +13,7 @@ from report import _section
 
 from samihs_runtime.errors import DataError
 from samihs_training.data.volumes import find_cases
-from samihs_training.predictors import Predictor
+from samihs_training.evaluation.predictors import Predictor
 
 SIDE = 40
 

@@ -30,8 +30,8 @@ from PIL import Image
 from tables import EAGER
 
 from samihs_runtime.segmentation import FOREGROUND, NOT_A_POINT
-from samihs_training.model import SamihsModel
-from samihs_training.sam import SamConfig
+from samihs_training.network.model import SamihsModel
+from samihs_training.network.sam import SamConfig
 
 TINY = SamConfig(
     "tiny", width=32, depth=2, heads=2, global_blocks=(1,), image_size=64, window=3,

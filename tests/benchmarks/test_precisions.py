@@ -31,7 +31,7 @@ from samihs_training.checkpoint import load_adapters
 from samihs_training.data.phantom import BleedType
 from samihs_training.data.studies import StudyCase
 from samihs_training.data.targets import Target
-from samihs_training.predictors import bundle_predictor, checkpoint_predictor
+from samihs_training.evaluation.predictors import bundle_predictor, checkpoint_predictor
 
 CLICK = (200.0, 240.0)
 

@@ -14,7 +14,7 @@ from samihs_runtime.segmentation import FOREGROUND, Prompt
 from samihs_training.data.phantom import BleedType
 from samihs_training.data.studies import StudyCase
 from samihs_training.data.targets import Target
-from samihs_training.predictors import Predictor
+from samihs_training.evaluation.predictors import Predictor
 
 SIDE = 128
 

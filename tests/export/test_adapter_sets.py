@@ -25,7 +25,7 @@ from samihs_runtime.segmenter import Segmenter
 from samihs_runtime.tensor_file import read_tensors
 from samihs_training.adapters import pr_adapters
 from samihs_training.checkpoint import save_adapters
-from samihs_training.model import SamihsModel
+from samihs_training.network.model import SamihsModel
 
 from .conftest import (
     ABOUT,

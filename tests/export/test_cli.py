@@ -21,7 +21,7 @@ from samihs_export.proof import Proof
 from samihs_runtime import bundle as bundle_module
 from samihs_runtime.bundle import GraphEntry
 from samihs_runtime.errors import BackendError, ExportError
-from samihs_training.predictors import bundle_predictor
+from samihs_training.evaluation.predictors import bundle_predictor
 
 from .conftest import DATA, EVALUATION, OPTIONS, TINY, Checkpoints, Exported
 

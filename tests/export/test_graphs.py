@@ -14,7 +14,7 @@ from samihs_export.encoder_graph import EncoderGraph, one_channel_patches
 from samihs_export.merge import merge, relative_error
 from samihs_export.windows import Windows
 from samihs_training.adapters import PRConfig
-from samihs_training.model import SamihsModel, mask_at_slice_size
+from samihs_training.network.model import SamihsModel, mask_at_slice_size
 
 from .conftest import PR, SLICE, TINY, TINY_PYRAMID, adapted_model
 

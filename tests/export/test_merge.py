@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from samihs_export.merge import merge, relative_error
 from samihs_training.adapters import PRConfig, Site, pr_adapters
-from samihs_training.model import SamihsModel
+from samihs_training.network.model import SamihsModel
 
 from .conftest import SLICE, TINY, adapted_model
 

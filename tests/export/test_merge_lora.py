@@ -11,8 +11,8 @@ from samihs_export.encoder_graph import EncoderGraph
 from samihs_export.merge import LowRankLinear, merge, relative_error
 from samihs_runtime.errors import ExportError
 from samihs_training.adapters import PRConfig, insert_pr_adapters, pr_adapters
-from samihs_training.model import SamihsModel
-from samihs_training.sam import build_sam
+from samihs_training.network.model import SamihsModel
+from samihs_training.network.sam import build_sam
 
 from .conftest import SLICE, TINY
 

@@ -23,9 +23,9 @@ from samihs_runtime.bundle import Bundle
 from samihs_runtime.segmentation import Prediction, Prompt
 from samihs_runtime.segmenter import Segmenter
 from samihs_training.checkpoint import load_adapters
-from samihs_training.mirror import mirrored_points
-from samihs_training.model import SamihsModel
-from samihs_training.predictors import checkpoint_predictor
+from samihs_training.evaluation.predictors import checkpoint_predictor
+from samihs_training.network.mirror import mirrored_points
+from samihs_training.network.model import SamihsModel
 
 from .conftest import METADATA, OPTIONS, PR, SLICE, TINY, TINY_PYRAMID, Checkpoints, adapted_model
 from .test_cli import refused, run

@@ -27,7 +27,7 @@ from samihs_export.type_check import PRODUCTS, check_types
 from samihs_export.windows import Windows
 from samihs_runtime.bundle import WindowRule
 from samihs_runtime.errors import ExportError
-from samihs_training.model import SamihsModel
+from samihs_training.network.model import SamihsModel
 
 from .conftest import PR, SLICE, TINY, adapted_model
 from .test_onnx import session

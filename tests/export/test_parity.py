@@ -23,7 +23,7 @@ from samihs_runtime.backends.contract import DECODER, ENCODER
 from samihs_runtime.bundle import WindowRule
 from samihs_runtime.errors import BundleError, ParityError
 from samihs_training.adapters import PRConfig
-from samihs_training.model import SamihsModel
+from samihs_training.network.model import SamihsModel
 
 from .conftest import METADATA, OPTIONS, SLICE, TINY, Exported, adapted_model
 

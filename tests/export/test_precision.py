@@ -11,7 +11,7 @@ from samihs_export.float_types import Precision
 from samihs_export.merge import merge, relative_error
 from samihs_export.precision import COMPUTE_TYPES, InFloat32, to_precision
 from samihs_training.adapters import PRConfig
-from samihs_training.model import SamihsModel
+from samihs_training.network.model import SamihsModel
 
 from .conftest import SLICE, TINY, adapted_model
 

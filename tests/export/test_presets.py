@@ -28,8 +28,8 @@ from samihs_export.reference import answers_of_model
 from samihs_export.tensorrt import build_engines
 from samihs_runtime.bundle import GraphEntry, WindowRule, write_bundle
 from samihs_training.adapters import PRConfig
-from samihs_training.model import SamihsModel
-from samihs_training.sam import preset
+from samihs_training.network.model import SamihsModel
+from samihs_training.network.sam import preset
 
 from .conftest import Exported, adapted_model
 

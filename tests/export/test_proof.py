@@ -23,7 +23,7 @@ from samihs_export.proof import Proof
 from samihs_runtime.bundle import GraphEntry, WindowRule
 from samihs_runtime.errors import ExportError, ParityError
 from samihs_training.adapters import PRConfig
-from samihs_training.model import SamihsModel
+from samihs_training.network.model import SamihsModel
 
 from .conftest import SLICE, TINY, adapted_model
 

@@ -21,7 +21,7 @@ from samihs_export.refit import mark_refittable, refittable
 from samihs_runtime.bundle import GraphEntry, WindowRule
 from samihs_runtime.errors import ExportError, ParityError
 from samihs_training.adapters import pr_adapters
-from samihs_training.model import SamihsModel
+from samihs_training.network.model import SamihsModel
 
 from .conftest import SLICE, TINY, Exported
 from .replaced import replace_tensors, site_tensors

@@ -21,7 +21,7 @@ from samihs_export.two_way import (
     TokenToImage,
     make_attention_exportable,
 )
-from samihs_training.sam import segment_anything_modeling
+from samihs_training.network.sam import segment_anything_modeling
 
 from .conftest import PR, SLICE, TINY, adapted_model
 

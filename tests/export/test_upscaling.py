@@ -23,7 +23,7 @@ from samihs_export.onnx import export_decoder, export_encoder
 from samihs_export.precision import to_precision
 from samihs_export.type_check import check_types
 from samihs_export.upscaling import BlockUpscaling, UpscalingForm, set_upscaling
-from samihs_training.model import SamihsModel
+from samihs_training.network.model import SamihsModel
 
 from .conftest import PR, SLICE, TINY_PYRAMID, adapted_model
 

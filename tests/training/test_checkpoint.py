@@ -1,4 +1,4 @@
-"""Checkpoints: what a file holds, and what is never accepted (see also test_model.py)."""
+"""Checkpoints: what a file holds, and what is never accepted (see also network/test_model.py)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from samihs_runtime.errors import CheckpointError, OutputError
 from samihs_training.adapters import PRConfig, insert_pr_adapters
 from samihs_training.checkpoint import load_adapters, load_base, save_adapters, save_base
 from samihs_training.methods import trained_parameters
-from samihs_training.model import SamihsModel
-from samihs_training.sam import build_sam
+from samihs_training.network.model import SamihsModel
+from samihs_training.network.sam import PRESETS, build_sam
 
 from .tiny import TINY
 
@@ -73,7 +73,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path: Path) -> None:
 def test_metas_layout_is_checked_key_by_key(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(__import__("samihs_training.sam").sam.PRESETS, "vit_b", TINY)
+    monkeypatch.setitem(PRESETS, "vit_b", TINY)
     state = build_sam(TINY).state_dict()
     path = tmp_path / "sam_vit_b_tiny.pth"
     torch.save(state, path)

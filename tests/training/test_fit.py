@@ -26,9 +26,9 @@ from samihs_training.data.targets import (
 )
 from samihs_training.fit import fit
 from samihs_training.methods import LoRA
+from samihs_training.network.sam import build_sam
 from samihs_training.objective import low_resolution
 from samihs_training.runlog import StepReport
-from samihs_training.sam import build_sam
 
 from .tiny import TINY
 

@@ -19,9 +19,9 @@ from samihs_training.config import read_recipe, recipe_from
 from samihs_training.data.folds import make_folds, read_folds, write_folds
 from samihs_training.data.patients import PatientSlices
 from samihs_training.data.sources import Drawing, Drawn
-from samihs_training.evaluate import main as evaluate
+from samihs_training.evaluation.cli import main as evaluate
 from samihs_training.methods import apply_method, make_method
-from samihs_training.sam import build_sam
+from samihs_training.network.sam import build_sam
 from samihs_training.tensorfile import read_safetensors
 
 from .test_data_sets import bcihm, head, save

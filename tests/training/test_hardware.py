@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from samihs_training.hardware import image_format, multiplies
-from samihs_training.model import SamihsModel
+from samihs_training.network.model import SamihsModel
+from samihs_training.network.sam import build_sam
 from samihs_training.objective import Objective
-from samihs_training.sam import build_sam
 
 from .test_objective import batch_of
 from .tiny import TINY

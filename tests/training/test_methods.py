@@ -12,7 +12,7 @@ from samihs_runtime.errors import UsageError
 from samihs_training.methods import METHODS, apply_method, count_by_part, make_method
 from samihs_training.methods.lora import LoRALinear
 from samihs_training.methods.visual_prompts import PromptedAttention, Prompts
-from samihs_training.sam import build_sam, preset
+from samihs_training.network.sam import build_sam, preset
 
 from .tiny import TINY
 
@@ -60,7 +60,7 @@ def test_a_method_trains_the_parts_it_says_and_freezes_the_rest(name: str) -> No
 
 @pytest.mark.parametrize("name", ["lora", "bottleneck", "decoder", "full", "frozen"])
 def test_a_method_starts_as_the_identity(name: str) -> None:
-    """PR on padded windows and VPT do not: test_model.py has PR where nothing is padded."""
+    """PR on padded windows and VPT do not: network/test_model.py has PR where nothing is padded."""
     torch.manual_seed(0)
     before = build_sam(TINY).image_encoder(image())  # type: ignore[operator]
     sam, _ = adapted(name)

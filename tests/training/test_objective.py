@@ -12,9 +12,9 @@ from torch import Tensor
 
 from samihs_training.data.slices import Batch
 from samihs_training.losses import mask_iou, score_loss
-from samihs_training.model import SamihsModel, mask_at_slice_size
+from samihs_training.network.model import SamihsModel, mask_at_slice_size
+from samihs_training.network.sam import build_sam
 from samihs_training.objective import Objective, low_resolution
-from samihs_training.sam import build_sam
 
 from .tiny import TINY
 from .tiny_run import RECIPE, STAGE

@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from samihs_runtime.errors import OutputError
-from samihs_training import compare, fit
+from samihs_training import fit
 from samihs_training.config import Recipe, StageConfig
 from samihs_training.data.folds import Folds, write_folds
-from samihs_training.grid import Grid
+from samihs_training.evaluation import compare
 from samihs_training.output import output_path, write_output
+from samihs_training.recipe_grid import RecipeGrid
 from samihs_training.tensorfile import write_safetensors, write_state
 
 STAGE = StageConfig(steps=1, learning_rate=1e-3)
@@ -38,7 +39,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
         SimpleNamespace(out=out, base=Path("b")),  # type: ignore[arg-type]
         {},
     ),
-    "comparison.md": lambda out: compare._write(out, [], Grid(RECIPE, {"method": ("pr",)})),
+    "comparison.md": lambda out: compare._write(out, [], RecipeGrid(RECIPE, {"method": ("pr",)})),
     "folds.json": lambda out: write_folds(Folds(1, 0, {"a": 0}), out / "folds.json"),
     "adapt.state.pt": lambda out: write_state(out / "adapt.state.pt", {"a": torch.zeros(2)}),
     "a.safetensors": lambda out: write_safetensors(out / "a.safetensors", {"a": torch.ones(2)}, {}),

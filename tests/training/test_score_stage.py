@@ -12,8 +12,8 @@ from samihs_runtime.errors import UsageError
 from samihs_training.config import Recipe, StageConfig, recipe_from
 from samihs_training.fit import fit
 from samihs_training.methods.base import SCORE_HEADS
+from samihs_training.network.sam import PRESETS
 from samihs_training.runlog import StepReport
-from samihs_training.sam import PRESETS
 from samihs_training.tensorfile import read_safetensors
 
 from .tiny import TINY

@@ -19,11 +19,11 @@ from samihs_training.data.cache import CacheSpec, SliceCache, open_cache
 from samihs_training.data.sources import Drawing, PhantomSlices
 from samihs_training.losses import BoundarySensitiveLoss, DiceCrossEntropyLoss
 from samihs_training.methods import apply_method
-from samihs_training.model import SamihsModel
+from samihs_training.network.model import SamihsModel
+from samihs_training.network.sam import build_sam
 from samihs_training.objective import Answered, Objective
 from samihs_training.optimisation import MovingAverage, learning_rate, make_optimiser
 from samihs_training.runlog import StepReport, ValidationReport, read_log
-from samihs_training.sam import build_sam
 from samihs_training.tensorfile import read_safetensors
 from samihs_training.trainer import Trainer
 
@@ -152,8 +152,8 @@ def test_a_loss_that_is_no_number_ends_the_run(
 ) -> None:
     from samihs_training import objective
     from samihs_training.methods import apply_method
-    from samihs_training.model import SamihsModel
-    from samihs_training.sam import build_sam
+    from samihs_training.network.model import SamihsModel
+    from samihs_training.network.sam import build_sam
     from samihs_training.trainer import Trainer
 
     from .tiny import TINY

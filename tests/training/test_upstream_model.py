@@ -17,8 +17,8 @@ from samihs_training.adapters import insert_pr_adapters
 from samihs_training.authors import authors_adapters, from_authors, import_authors
 from samihs_training.checkpoint import load_adapters, load_base
 from samihs_training.cli import main
-from samihs_training.model import SamihsModel
-from samihs_training.sam import SamConfig, build_sam
+from samihs_training.network.model import SamihsModel
+from samihs_training.network.sam import SamConfig, build_sam
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "upstream_model.npz"
 TOLERANCE = 1e-4  # weights and stored numbers went through other kernels than ours

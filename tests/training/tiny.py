@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from samihs_training.sam import SamConfig
+from samihs_training.network.sam import SamConfig
 
 TINY = SamConfig(
     "tiny", width=16, depth=2, heads=2, global_blocks=(1,), image_size=64, patch_size=8, window=3,

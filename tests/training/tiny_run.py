@@ -22,9 +22,9 @@ from samihs_training.data.sources import Drawing, PhantomSlices
 from samihs_training.distributed import Processes, processes
 from samihs_training.fit import fit
 from samihs_training.methods import apply_method
-from samihs_training.model import SamihsModel
+from samihs_training.network.model import SamihsModel
+from samihs_training.network.sam import PRESETS, build_sam
 from samihs_training.runlog import StepReport
-from samihs_training.sam import PRESETS, build_sam
 from samihs_training.trainer import Trainer
 
 from .tiny import TINY

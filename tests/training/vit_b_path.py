@@ -24,7 +24,7 @@ from samihs_export import pipeline
 from samihs_runtime import cli as infer
 from samihs_training import cli as train
 from samihs_training.data.phantom import cli as phantom
-from samihs_training.sam import build_sam, preset
+from samihs_training.network.sam import build_sam, preset
 
 RECIPE = """
 base_checkpoint = "given by --base"

@@ -21,7 +21,7 @@ from samihs_runtime.errors import CheckpointError, OutputError
 from samihs_training.adapters import PRConfig
 from samihs_training.checkpoint import load_adapters, save_adapters, save_base
 from samihs_training.methods import ParameterRefactoring
-from samihs_training.sam import PRESETS, SamConfig, build_sam
+from samihs_training.network.sam import PRESETS, SamConfig, build_sam
 from samihs_training.tensorfile import check_state, read_pth
 
 _BLOCK = re.compile(r"image_encoder\.blocks\.(\d+)\.(.+)")

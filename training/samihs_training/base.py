@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from samihs_runtime.errors import CheckpointError
-from samihs_training.frames import Frame, in_frame
-from samihs_training.growth import grown
-from samihs_training.sam import SamConfig, build_sam, preset
+from samihs_training.network.frames import Frame, in_frame
+from samihs_training.network.growth import grown
+from samihs_training.network.sam import SamConfig, build_sam, preset
 from samihs_training.tensorfile import check_state, read_pth, read_safetensors, write_safetensors
 
 
@@ -51,7 +51,9 @@ def load_base(
 
 
 def start_from(sam: nn.Module, path: Path) -> list[str]:
-    """Give ``sam`` what fits it of a base checkpoint, perhaps of a smaller model (``growth.py``).
+    """Give ``sam`` what fits it of a base checkpoint, perhaps of a smaller model.
+
+    ``network/growth.py`` says what fits.
 
     Returns:
         Names of the parameters that keep the values they had.

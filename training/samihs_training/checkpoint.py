@@ -19,7 +19,6 @@ from samihs_runtime.errors import BundleError, CheckpointError
 from samihs_runtime.manifest import WindowRule
 from samihs_training.adapters import PRConfig
 from samihs_training.base import load_base, save_base
-from samihs_training.frames import Frame
 from samihs_training.methods import (
     Method,
     ParameterRefactoring,
@@ -28,7 +27,8 @@ from samihs_training.methods import (
     make_method,
 )
 from samihs_training.methods.base import HEADS
-from samihs_training.model import SamihsModel
+from samihs_training.network.frames import Frame
+from samihs_training.network.model import SamihsModel
 from samihs_training.tensorfile import (
     check_state,
     read_safetensors,

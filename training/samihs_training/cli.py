@@ -163,11 +163,11 @@ def _data(config: DataConfig | None, options: dict[str, Any]) -> DataConfig | No
 @one_line_errors
 def compare(grid: Path, out: Path, resume: bool, workers: int) -> None:
     """Train every combination of GRID (a TOML file) on one base and write one table."""
-    from samihs_training import compare as comparing
-    from samihs_training.grid import read_grid
+    from samihs_training.evaluation import compare as comparing
+    from samihs_training.recipe_grid import read_recipe_grid
 
     console = Console()
-    chosen = read_grid(grid)
+    chosen = read_recipe_grid(grid)
     keep_freed_memory()
     rows = comparing.compare(chosen, out, resume=resume, workers=workers, progress=console.print)
     console.print(comparing.as_markdown(rows, chosen), markup=False, soft_wrap=True)

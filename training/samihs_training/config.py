@@ -13,9 +13,9 @@ from samihs_runtime.errors import BundleError, UsageError
 from samihs_runtime.manifest import WindowRule
 from samihs_training.data.augmentation import Augmentation
 from samihs_training.data.volumes import LAYOUTS, Layout
-from samihs_training.frames import Frame, Grid
 from samihs_training.losses import Loss, build_loss
 from samihs_training.methods import Method, ParameterRefactoring, make_method
+from samihs_training.network.frames import Frame, Grid
 from samihs_training.options import with_options
 from samihs_training.prompts import PromptRule, prompt_rule
 
@@ -63,7 +63,7 @@ class StageConfig:
     """Weight of the predicted IoU's squared error, beside the mask's loss."""
     bleed_map: float = 0.0
     """Weight of the loss of a map of all blood, asked of a pyramid's finest features (a head that
-    is not kept: ``bleed_map.py``); 0: none."""
+    is not kept: ``network/bleed_map.py``); 0: none."""
     clip: float = 1.0
     """Bound of the gradient's norm; 0: none."""
     accumulate: int = 1
@@ -73,7 +73,7 @@ class StageConfig:
     checkpoint_activations: bool = False
     """Keep each encoder block's input only and compute the rest again: less memory, more time."""
     compile: bool = False
-    """torch.compile the image encoder, or its pyramid alone (``pyramid.compile_encoder``)."""
+    """torch.compile the image encoder, or its pyramid alone (``network/pyramid.py``)."""
     ema: float = 0.0
     """Decay of the weights' moving average, which is then what is validated and kept; 0: off."""
 

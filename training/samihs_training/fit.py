@@ -34,15 +34,15 @@ from samihs_training.checkpoint import load_base, save_adapters, save_base
 from samihs_training.config import Recipe, StageConfig
 from samihs_training.data.sources import Drawing, Task
 from samihs_training.distributed import Processes, processes
-from samihs_training.initialisation import initialised
 from samihs_training.jsontext import json_text
 from samihs_training.methods import apply_method, count_by_part, score_heads
-from samihs_training.model import SamihsModel
+from samihs_training.network.initialisation import initialised
+from samihs_training.network.model import SamihsModel
+from samihs_training.network.sam import build_sam, preset
 from samihs_training.output import write_output
 from samihs_training.prompts import prompt_rule
 from samihs_training.run_folder import run_folder
 from samihs_training.runlog import StepReport, ValidationReport, plot_curves, read_log
-from samihs_training.sam import build_sam, preset
 from samihs_training.trainer import Report, Trainer
 from samihs_training.training_data import (
     FOLDS_FILE,

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from samihs_training.bleed_map import BleedMap
 from samihs_training.config import Recipe, StageConfig
 from samihs_training.corrections import corrected
 from samihs_training.data.slices import Batch
 from samihs_training.hardware import mixed_precision
 from samihs_training.losses import mask_iou, score_loss
-from samihs_training.model import SamihsModel, logits_at_slice_size
+from samihs_training.network.bleed_map import BleedMap
+from samihs_training.network.model import SamihsModel, logits_at_slice_size
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import nn
 
@@ -78,9 +78,3 @@ def count_by_part(sam: nn.Module, trained: dict[str, nn.Parameter]) -> dict[str,
         part = "adapters" if id(parameter) in added else name.partition(".")[0]
         counts[part] = counts.get(part, 0) + parameter.numel()
     return counts
-
-
-def encoder_blocks(sam: nn.Module) -> Any:
-    """segment-anything's blocks: each has ``norm1``, ``attn``, ``norm2`` and ``mlp``."""
-    encoder: Any = sam.image_encoder
-    return encoder.blocks

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from samihs_training.adapters import SITES, Adapter, Site, check_rank_and_sites
-from samihs_training.methods.base import Method, encoder_blocks
+from samihs_training.methods.base import Method
+from samihs_training.network.sam import encoder_blocks
 
 
 class BottleneckAdapter(Adapter):

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from samihs_training.adapters import SITES, Adapter, Site, check_rank_and_sites
-from samihs_training.methods.base import Method, encoder_blocks
+from samihs_training.methods.base import Method
+from samihs_training.network.sam import encoder_blocks
 
 LAYERS: dict[Site, str] = {"attn": "qkv", "mlp": "lin1"}
 """The linear layer of each site that is updated."""

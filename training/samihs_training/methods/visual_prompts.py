@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from samihs_runtime.errors import UsageError
 from samihs_training.adapters import Adapter
-from samihs_training.methods.base import Method, encoder_blocks
-from samihs_training.sam import segment_anything_modeling
+from samihs_training.methods.base import Method
+from samihs_training.network.sam import encoder_blocks, segment_anything_modeling
 
 
 class Prompts(Adapter):
@@ -84,6 +84,6 @@ class VisualPrompts(Method):
 
 
 def _add_relative_positions() -> Any:
-    """segment-anything's own function; its module is found by name (``sam.py`` says why)."""
+    """segment-anything's own function; found by its module's name (see ``network/sam.py``)."""
     name = f"{segment_anything_modeling().__name__}.image_encoder"
     return importlib.import_module(name).add_decomposed_rel_pos

@@ -1,0 +1,195 @@
+"""Evaluation on a data set: known answers, the authors' protocol, files, one-line errors."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from numpy.typing import NDArray
+from PIL import Image
+
+from samihs_runtime.errors import DataError, UsageError
+from samihs_runtime.segmentation import FOREGROUND, Prompt
+from samihs_training.data.volumes import CaseFiles, find_cases, read_case
+from samihs_training.evaluation.cli import main
+from samihs_training.evaluation.patients import METRICS, authors_mask, evaluate_data, scores_of
+from samihs_training.evaluation.predictors import Predictor, Reply
+from samihs_training.evaluation.report import FILES, markdown, write_data_report
+from tests.training.test_data_sets import bcihm, save
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # MONAI 1.6's own calls
+]
+
+
+@pytest.fixture
+def cases(tmp_path: Path) -> list[CaseFiles]:
+    return find_cases(bcihm(tmp_path / "data", 3))
+
+
+class Oracle:
+    """Knows the mask of every slice, answers with it (moved), and records what was asked."""
+
+    def __init__(self, cases: list[CaseFiles], shift: int = 0) -> None:
+        self.asked: list[Prompt] = []
+        self.priors: list[NDArray[np.float32] | None] = []
+        self.shift = shift
+        self.truth = {
+            hu.tobytes(): label > 0
+            for case in cases
+            for volume in [read_case(case)]
+            for hu, label in zip(volume.hu, volume.labels, strict=True)
+        }
+
+    def ask(
+        self, hu: NDArray[np.float32], prompt: Prompt, prior: NDArray[np.float32] | None = None
+    ) -> Reply:
+        self.asked.append(prompt)
+        self.priors.append(prior)
+        mask = np.roll(self.truth[hu.tobytes()], self.shift, axis=1)
+        return Reply(mask, 1.0, np.where(mask, 9, -9).astype(np.float32))
+
+    @property
+    def predictor(self) -> Predictor:
+        return Predictor("oracle", lambda hu, clicks: [], None, self.ask)
+
+
+def test_the_truth_is_perfect(cases: list[CaseFiles]) -> None:
+    result = evaluate_data(Oracle(cases).predictor, cases)
+    assert len(result.slices) == 6  # two bleeding slices of each case
+    assert len(result.patients) == 3
+    for table in (result.by_slice(), result.by_patient()):
+        means = {name: mean.mean for name, (mean, _) in table.items()}
+        perfect = dict.fromkeys(METRICS, 1.0)
+        zero = ("hd95_mm", "hd95_px", "volume_error_ml", "rowwise_hausdorff")
+        assert means == pytest.approx({**perfect, **dict.fromkeys(zero, 0.0)})
+
+
+def test_scores_of_a_known_error() -> None:
+    truth, predicted = np.zeros((20, 16), bool), np.zeros((20, 16), bool)
+    truth[5:7, 6:9] = True
+    predicted[5:7, 7:11] = True
+    scores = scores_of(predicted, truth, (0.4, 0.5), 5.0)
+    assert scores.dice == pytest.approx(2 * 4 / (6 + 8))
+    assert scores.iou == pytest.approx(4 / 10)
+    assert scores.sensitivity == pytest.approx(4 / 6)
+    assert scores.specificity == pytest.approx(1 - 4 / (320 - 6))
+    assert scores.volume_error_ml == pytest.approx(2 * 0.4 * 0.5 * 5 / 1000)
+    assert scores.hd95_px == pytest.approx(2.0)
+    assert scores.hd95_mm == pytest.approx(1.0)
+
+
+def test_a_patient_is_its_volume(cases: list[CaseFiles]) -> None:
+    """Each slice has the same error, so the volume's Dice is theirs; false parts add up in mL."""
+    result = evaluate_data(Oracle(cases, shift=1).predictor, cases)
+    first = result.patients["049"]
+    each = result.slices[0].scores
+    assert each.dice == pytest.approx(2 / 3)
+    assert first.dice == pytest.approx(each.dice)
+    assert first.hd95_mm == pytest.approx(0.5)
+    assert first.hd95_px == pytest.approx(1.0)
+
+
+def test_every_lesion_is_asked_for(cases: list[CaseFiles], tmp_path: Path) -> None:
+    hu = read_case(cases[0]).hu.transpose(2, 1, 0).astype(np.int16)
+    mask = np.zeros(hu.shape, np.uint8)
+    mask[6:9, 5:7, 1], mask[13:15, 10:12, 1] = 1, 1
+    save(hu, tmp_path / "two" / "ct_scans" / "1.nii")
+    save(mask, tmp_path / "two" / "masks" / "1.nii")
+    two = find_cases(tmp_path / "two")
+    oracle = Oracle(two)
+    evaluate_data(oracle.predictor, two)
+    assert len(oracle.asked) == 2
+
+
+def test_corrective_clicks_follow_the_error(cases: list[CaseFiles]) -> None:
+    oracle = Oracle(cases, shift=2)
+    evaluate_data(oracle.predictor, cases[:1], clicks=3)
+    assert [len(prompt.points) for prompt in oracle.asked] == [1, 2, 3, 1, 2, 3]
+    # The answer before is the prior of the next, as in the runtime; a new prompt has none.
+    assert [prior is None for prior in oracle.priors] == [True, False, False] * 2
+    hu = read_case(cases[0]).hu[1]
+    answer = oracle.ask(hu, Prompt()).logits
+    assert all(np.array_equal(oracle.priors[place], answer) for place in (1, 2))  # type: ignore[arg-type]
+
+
+def test_authors_mask_is_the_sigmoid_first() -> None:
+    """Between logits of 9 and -1, half of the logits' way is foreground, of the sigmoids' is not:
+    sigmoid(9) = 1.00 and sigmoid(-1) = 0.27 meet 0.5 at 0.68 of the way, the logits 0 at 0.9."""
+    logits = np.array([[9.0, -1.0]] * 2, np.float32)
+    size = 200  # centres of the two logits lie at 49.5 and 149.5
+    mask = authors_mask(logits, size)
+    way = (np.arange(size) - 49.5) / 100
+    p = 1 / (1 + np.exp(-np.array([9.0, -1.0])))
+    wanted = np.clip(way, 0, 1) * (p[1] - p[0]) + p[0] > 0.5
+    np.testing.assert_array_equal(mask[0], wanted)
+    assert 115 < wanted.sum() < 120
+
+
+def test_authors_protocol(cases: list[CaseFiles]) -> None:
+    """512 pixels, one middle pixel for the whole foreground."""
+    asked: list[tuple[tuple[int, ...], Prompt]] = []
+
+    def ask(
+        hu: NDArray[np.float32], prompt: Prompt, prior: NDArray[np.float32] | None = None
+    ) -> Reply:
+        asked.append((hu.shape, prompt))
+        return Reply(hu > 9999, 1.0, np.full((64, 64), -9, np.float32))
+
+    result = evaluate_data(Predictor("none", lambda *_: [], None, ask), cases, protocol="authors")
+    assert {shape for shape, _ in asked} == {(512, 512)}
+    for (_, prompt), each in zip(asked, result.slices, strict=True):
+        pixels = np.argwhere(each.truth)
+        row, column = pixels[len(pixels) // 2]
+        assert prompt == Prompt(((float(column), float(row)),), (FOREGROUND,))
+        assert each.scores.dice == 0
+    # 20 columns come to 512 pixels: 2 x 3 pixels to 51 x 77, less what bilinear
+    # interpolation takes from the four corners.
+    assert result.slices[0].truth.sum() == pytest.approx(51.2 * 76.8, rel=0.1)
+    distance, _ = result.by_slice()["hd95_mm"]
+    assert (distance.count, distance.undefined) == (0, 6)
+
+
+def test_report_is_whole(cases: list[CaseFiles], tmp_path: Path) -> None:
+    result = evaluate_data(Oracle(cases, shift=1).predictor, cases)
+    write_data_report(result, tmp_path / "out")
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {*FILES, *(f"worst_{rank}.png" for rank in range(1, 6))}
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["by_patient"]["dice"]["mean"] == pytest.approx(2 / 3)
+    rows = list(csv.DictReader((tmp_path / "out" / "slices.csv").read_text().splitlines()))
+    assert len(rows) == 6
+    assert float(rows[0]["dice"]) == pytest.approx(2 / 3)
+    text = markdown(result)
+    assert all(f"| {name} |" in text for name in METRICS)
+    assert "Not for clinical use" in text
+    with Image.open(tmp_path / "out" / "worst_1.png") as picture:
+        assert picture.width > 900
+
+
+def test_wrong_requests(cases: list[CaseFiles]) -> None:
+    with pytest.raises(UsageError, match="takes clicks only"):
+        evaluate_data(Predictor("old", lambda *_: [], None), cases)
+    with pytest.raises(DataError, match="no case has a hemorrhage"):
+        evaluate_data(Oracle(cases).predictor, [])
+
+
+def test_command_on_the_shipped_bundle(cases: list[CaseFiles], tmp_path: Path) -> None:
+    root, out = str(tmp_path / "data"), str(tmp_path / "out")
+    done = CliRunner().invoke(main, ["--data", root, "--backend", "cpu", "--out", out])
+    assert done.exit_code == 0, done.output
+    assert "6 slices with hemorrhage of 3 patients" in done.output
+    for options, words in (
+        (["--data", root], "--data needs --out"),
+        (["--data", str(tmp_path / "none"), "--out", out], "no such folder"),
+        (["--data", root, "--out", out], "already holds"),
+        (["--data", root, "--out", out, "--protocol", "authors", "--clicks", "2"], "leave out"),
+    ):
+        failed = CliRunner().invoke(main, [*options, "--backend", "cpu"])
+        assert failed.exit_code == 2
+        assert words in failed.stderr
+        assert len(failed.stderr.strip().splitlines()) == 1

@@ -1,0 +1,306 @@
+"""Clicks on lesions of unseen phantom studies, and what they come to."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from samihs_runtime.errors import UsageError
+from samihs_runtime.writers.files import check_destination, staged_folder
+from samihs_training.data.clicks import Mask
+from samihs_training.data.phantom import BleedType
+from samihs_training.data.studies import StudyCase, is_bleed
+from samihs_training.data.targets import MIN_LESION_PIXELS
+from samihs_training.evaluation.metrics import Estimate, estimate, mask_metrics
+from samihs_training.evaluation.predictors import Predictor
+from samihs_training.evaluation.score_trials import ScoreTrials, plot_reliability, reliability
+from samihs_training.jsontext import json_text
+
+BLEEDS = frozenset(BleedType) - {BleedType.NONE}
+FILES = ("clicks.csv", "slices.csv", "summary.json", "reliability.png")
+"""What an evaluation leaves."""
+KINDS = tuple(kind.name.lower() for kind in BleedType if kind in BLEEDS)
+Table = dict[str, dict[str, Estimate]]
+"""Type of bleeding, or "all" -> figure -> its mean."""
+
+
+@dataclass(frozen=True)
+class ClickResult:
+    """One row of the result: one click."""
+
+    study: int
+    slice: int
+    kind: str
+    """Type of the clicked bleed; "none" for a click where nothing bleeds."""
+    x: float
+    y: float
+    area_mm2: float
+    lesion_ml: float
+    """Volume of the whole lesion in the study; 0 where nothing bleeds."""
+    dice: float
+    iou: float
+    hd95_mm: float
+    volume_error_ml: float
+    """Error of the slice's volume: area error times the slice's extent."""
+    score: float
+    served_dice: float
+    """Dice of what the product draws: nothing where the score is below the threshold."""
+
+
+@dataclass(frozen=True)
+class SliceResult:
+    """A slice with hemorrhage: the answers to one click on each lesion, united, against its blood.
+
+    So is a slice judged in a data set of patients, too (``patients.py``, protocol "lesions").
+    """
+
+    study: int
+    slice: int
+    kind: str
+    """Type of bleeding that lesions and blood are of, or "all"."""
+    lesions: int
+    """Clicks."""
+    area_mm2: float
+    """Area of all that blood, specks that are not clicked on included."""
+    dice: float
+    hd95_mm: float
+    served_dice: float
+    """Without the answers whose score is below the threshold."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All clicks, and what they come to."""
+
+    model: str
+    studies: int
+    clicks: tuple[ClickResult, ...]
+    slices: tuple[SliceResult, ...]
+    score_threshold: float
+    """Below it the model says that nothing bleeds there."""
+    trials: ScoreTrials | None = None
+    """Clicks in bleed-free studies, judged by the same threshold; None where none were made."""
+    weights: Mapping[str, str] = field(default_factory=dict)
+    """Hashes of what the predictor runs; an export refuses figures of others than its own."""
+
+    @property
+    def on_bleeds(self) -> list[ClickResult]:
+        """Clicks on a lesion."""
+        return [each for each in self.clicks if each.kind != "none"]
+
+    @property
+    def elsewhere(self) -> list[ClickResult]:
+        """Clicks where nothing bleeds."""
+        return [each for each in self.clicks if each.kind == "none"]
+
+    def by_type(self) -> Table:
+        """Dice (drawn, and served), HD95 and volume error of each type of bleeding, and "all"."""
+        groups = {kind: [c for c in self.on_bleeds if c.kind == kind] for kind in KINDS}
+        groups["all"] = self.on_bleeds
+        names = ("dice", "iou", "hd95_mm", "volume_error_ml", "served_dice")
+        return _estimates(groups, names)
+
+    def by_slice(self) -> Table:
+        """Dice (drawn, and served) and HD95 of the slices, for each type of bleeding and "all"."""
+        groups = {kind: [s for s in self.slices if s.kind == kind] for kind in (*KINDS, "all")}
+        return _estimates(groups, ("dice", "hd95_mm", "served_dice"))
+
+    def acceptance(self, threshold: float) -> dict[str, float]:
+        """Shares of clicks that are answered "found", on bleeds and elsewhere."""
+        return {
+            "found_on_bleeds": _share(self.on_bleeds, threshold),
+            "accepted_elsewhere": _share(self.elsewhere, threshold),
+        }
+
+    def wrong_rejects(self, least_ml: float = 1.0) -> dict[str, float]:
+        """Clicks on bleeds of at least ``least_ml`` mL that are answered "not found"."""
+        large = [each for each in self.on_bleeds if each.lesion_ml >= least_ml]
+        return {"clicks": len(large), "share": 1 - _share(large, self.score_threshold)}
+
+    def rejected_bleeds(self, least_ml: float = 1.0) -> dict[str, float]:
+        """Bleeds of at least ``least_ml`` mL that are answered "not found" where they are widest.
+
+        Of the slices that were clicked on: a person clicks there, and not on a bleed's last speck.
+        """
+        large = [each for each in self.on_bleeds if each.lesion_ml >= least_ml]
+        large.sort(key=lambda each: each.area_mm2)
+        # Of each bleed the last stays; its volume tells it from others of its kind in the study.
+        widest = {(each.study, each.kind, each.lesion_ml): each for each in large}
+        share = _share(list(widest.values()), self.score_threshold)
+        return {"bleeds": len(widest), "share": 1 - share}
+
+    def reliability(self) -> list[dict[str, float]]:
+        """What clicks of like scores are worth; where nothing bleeds, every mask is worth 0."""
+        worth = [each.iou if each.kind != "none" else 0.0 for each in self.clicks]
+        return reliability([each.score for each in self.clicks], worth)
+
+    def summary(self) -> dict[str, Any]:
+        """For a JSON file or a manifest."""
+        return {
+            "model": self.model,
+            "weights": dict(self.weights),
+            "data": (
+                "phantom studies (synthetic) of unseen seeds, one click per lesion of at least "
+                f"{MIN_LESION_PIXELS} pixels and slice"
+            ),
+            "studies": self.studies,
+            "clicks_on_bleeds": len(self.on_bleeds),
+            "clicks_elsewhere": len(self.elsewhere),
+            "score_threshold": self.score_threshold,
+            **self.acceptance(self.score_threshold),
+            "wrong_rejects_from_1_ml": self.wrong_rejects(),
+            "rejected_bleeds_from_1_ml": self.rejected_bleeds(),
+            "bleed_free": None if self.trials is None else self.trials.summary(),
+            "reliability": self.reliability(),
+            "by_type": _plain(self.by_type()),
+            "by_slice": _plain(self.by_slice()),
+        }
+
+
+def evaluate(
+    predictor: Predictor,
+    cases: Iterable[StudyCase],
+    *,
+    score_threshold: float,
+    trials: ScoreTrials | None = None,
+) -> Evaluation:
+    """Ask the predictor for every click of the cases.
+
+    Raises:
+        UsageError: there are none.
+    """
+    clicks: list[ClickResult] = []
+    slices: list[SliceResult] = []
+    for case in cases:
+        answers = predictor.answer(case.hu, [target.click for target in case.clicks])
+        clicks += _click_results(case, answers, score_threshold)
+        slices += _slice_results(case, answers, score_threshold)
+    if not clicks:
+        raise UsageError("no slice to click on: ask for more studies")
+    studies = len({each.study for each in clicks})
+    return Evaluation(
+        predictor.name, studies, tuple(clicks), tuple(slices), score_threshold, trials,
+        predictor.weights,
+    )  # fmt: skip
+
+
+def _click_results(
+    case: StudyCase, answers: Sequence[tuple[Mask, float]], threshold: float
+) -> list[ClickResult]:
+    spacing = (case.spacing_mm, case.spacing_mm)
+    results = []
+    for target, lesion_ml, (mask, score) in zip(case.clicks, case.lesions_ml, answers, strict=True):
+        metrics = mask_metrics(mask, target.mask, spacing)
+        served = mask & (score >= threshold)
+        results.append(
+            ClickResult(
+                study=case.study,
+                slice=case.index,
+                kind=target.kind.name.lower() if is_bleed(target) else "none",
+                x=target.click[0],
+                y=target.click[1],
+                area_mm2=float(target.mask.sum()) * case.spacing_mm**2,
+                lesion_ml=lesion_ml,
+                dice=metrics.dice,
+                iou=metrics.iou,
+                hd95_mm=metrics.hd95_mm,
+                volume_error_ml=metrics.area_error_mm2 * case.extent_mm / 1000,
+                score=score,
+                served_dice=mask_metrics(served, target.mask, spacing).dice,
+            )
+        )
+    return results
+
+
+def _slice_results(
+    case: StudyCase, answers: Sequence[tuple[Mask, float]], threshold: float
+) -> list[SliceResult]:
+    spacing = (case.spacing_mm, case.spacing_mm)
+    found = [
+        (target.kind, mask, mask & (score >= threshold))
+        for target, (mask, score) in zip(case.clicks, answers, strict=True)
+        if is_bleed(target)
+    ]
+    results = []
+    for name in (*KINDS, "all"):
+        kinds = BLEEDS if name == "all" else {BleedType[name.upper()]}
+        drawn = [mask for kind, mask, _ in found if kind in kinds]
+        served = [mask for kind, _, mask in found if kind in kinds]
+        if not drawn:
+            continue
+        truth = np.isin(case.bleeds, list(kinds))
+        metrics = mask_metrics(np.logical_or.reduce(drawn), truth, spacing)
+        area = float(truth.sum()) * case.spacing_mm**2
+        served_dice = mask_metrics(np.logical_or.reduce(served), truth, spacing).dice
+        results.append(
+            SliceResult(
+                case.study, case.index, name, len(drawn), area, metrics.dice, metrics.hd95_mm,
+                served_dice,
+            )
+        )  # fmt: skip
+    return results
+
+
+def _estimates(
+    groups: Mapping[str, Sequence[ClickResult | SliceResult]], names: Sequence[str]
+) -> Table:
+    """The figures of these names, for each group that is not empty."""
+    return {
+        kind: {
+            name: estimate([getattr(row, name) for row in rows], [row.study for row in rows])
+            for name in names
+        }
+        for kind, rows in groups.items()
+        if rows
+    }
+
+
+def _plain(table: Table) -> dict[str, dict[str, Any]]:
+    """For JSON."""
+    return {
+        kind: {name: asdict(value) for name, value in row.items()} for kind, row in table.items()
+    }
+
+
+def _share(clicks: list[ClickResult], threshold: float) -> float:
+    if not clicks:
+        return float("nan")
+    return sum(each.score >= threshold for each in clicks) / len(clicks)
+
+
+def check_results(out: Path, *, overwrite: bool = False) -> None:
+    """Raise the OutputError of :func:`write_results` before there is anything to write."""
+    check_destination(out, FILES, overwrite=overwrite)
+
+
+def write_results(evaluation: Evaluation, out: Path, *, overwrite: bool = False) -> None:
+    """The :data:`FILES` in the folder ``out``, all or nothing.
+
+    Raises:
+        OutputError: ``out`` cannot be written, or holds such files and ``overwrite`` was not
+            asked for.
+    """
+    texts = {
+        "clicks.csv": _table(ClickResult, evaluation.clicks),
+        "slices.csv": _table(SliceResult, evaluation.slices),
+        "summary.json": json_text(evaluation.summary()),
+    }
+    with staged_folder(out, FILES, overwrite=overwrite) as stage:
+        for name, text in texts.items():
+            (stage.folder / name).write_text(text, encoding="utf-8")
+        plot_reliability(evaluation.reliability(), stage.folder / "reliability.png")
+
+
+def _table(kind: type[Any], rows: Iterable[Any]) -> str:
+    """CSV of dataclass rows, their fields for a header."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [each.name for each in fields(kind)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(each) for each in rows)
+    return text.getvalue()

@@ -1,0 +1,202 @@
+"""One evaluation, start to end: opens a model, asks it, prints what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from samihs_runtime.errors import UsageError
+from samihs_training.data.folds import held_out, read_folds
+from samihs_training.data.studies import StudySpec, study_cases
+from samihs_training.data.volumes import CaseFiles, Layout, find_cases
+from samihs_training.evaluation.patients import Protocol, evaluate_data
+from samihs_training.evaluation.phantoms import KINDS, Evaluation, evaluate
+from samihs_training.evaluation.predictors import Predictor, bundle_predictor, checkpoint_predictor
+from samihs_training.evaluation.report import check_data_report, markdown, write_data_report
+from samihs_training.evaluation.score_trials import calibrated_threshold, score_trials
+
+
+def on_phantoms(
+    predictor: Predictor,
+    spec: StudySpec,
+    threshold: float | None,
+    calibration: int,
+    bleed_free: int,
+    workers: int,
+    console: Console,
+) -> Evaluation:
+    """Threshold, bleed-free heads, then the studies, each with its progress bar."""
+    threshold = predictor.score_threshold if threshold is None else threshold
+    with Progress(console=console) as bar:
+
+        def told(what: str, total: int) -> Callable[[int], None]:
+            task = bar.add_task(what, total=total)
+            return lambda done: bar.update(task, completed=float(done))
+
+        if threshold is None:
+            threshold = calibrated_threshold(
+                predictor, calibration, workers=workers, progress=told("calibration", calibration)
+            )
+        trials = None
+        if bleed_free:
+            trials = score_trials(
+                predictor, threshold, bleed_free, workers=workers,
+                progress=told("bleed-free studies", bleed_free),
+            )  # fmt: skip
+        cases = study_cases(spec, workers=workers, progress=told("studies", spec.studies))
+        return evaluate(predictor, cases, score_threshold=threshold, trials=trials)
+
+
+def chosen_cases(
+    data: Path, layout: Layout | None, folds: Path | None, fold: int | None, predictor: Predictor
+) -> list[CaseFiles]:
+    """All cases of the data set, or those that a fold holds out.
+
+    Raises:
+        UsageError: the predictor was trained on that fold's patients.
+    """
+    cases = find_cases(data, layout)
+    trained, name = predictor.trained_on, predictor.name
+    if folds is None and fold is None:
+        if trained:
+            click.echo(
+                f"note: {name} was trained on {trained['cases']} cases of a data set; of "
+                "those the numbers say nothing: --folds and --fold leave them out",
+                err=True,
+            )
+        return cases
+    if folds is None or fold is None:
+        raise UsageError("give --folds and --fold together: which file, and which fold of it")
+    read = read_folds(folds)
+    chosen = held_out(read, fold, [case.name for case in cases], folds)
+    if trained and trained["folds_sha256"] != read.sha256:
+        click.echo(
+            f"note: {name} was trained by other folds: fold {fold} of {folds} may hold "
+            "patients it was trained on, of whom the numbers say nothing",
+            err=True,
+        )
+    elif trained and trained["fold"] != fold:
+        raise UsageError(
+            f"--fold {fold}: {name} was trained on these patients; by these folds it held "
+            f"out fold {trained['fold']}"
+        )
+    return [case for case in cases if case.name in chosen]
+
+
+def on_data(
+    predictor: Predictor,
+    cases: list[CaseFiles],
+    protocol: Protocol,
+    prompt: str | None,
+    clicks: int,
+    out: Path | None,
+    overwrite: bool = False,
+) -> None:
+    """Evaluate on a data set, write the report into ``out`` and print it.
+
+    Raises:
+        UsageError: options that do not go together, or no such prompt.
+        OutputError: ``out`` holds an evaluation, and ``overwrite`` was not asked for.
+    """
+    if out is None:
+        raise UsageError("--data needs --out: the folder for its tables and pictures")
+    if protocol == "authors" and (prompt not in (None, "middle") or clicks != 1):
+        raise UsageError("--protocol authors is one middle pixel: leave out --prompt and --clicks")
+    check_data_report(out, overwrite=overwrite)  # said before the work, not after it
+    evaluation = evaluate_data(
+        predictor, cases, protocol=protocol, prompt=prompt or "deepest", clicks=clicks
+    )
+    write_data_report(evaluation, out, overwrite=overwrite)
+    click.echo(markdown(evaluation))
+    click.echo(f"written to {out}")
+
+
+def open_predictor(
+    checkpoint: Path | None,
+    base: Path | None,
+    bundle: Path | None,
+    backend: str,
+    mirrored: bool = False,
+) -> AbstractContextManager[Predictor]:
+    """The model that was asked for: a checkpoint with its base, or a bundle."""
+    if checkpoint is None and base is None:
+        if mirrored:
+            raise UsageError("--mirror: a bundle is mirrored when it is exported, or not at all")
+        return bundle_predictor(bundle, backend)
+    if checkpoint is None or base is None or bundle is not None:
+        raise UsageError("give --checkpoint and --base together, or --bundle, or none of them")
+    return checkpoint_predictor(checkpoint, base, mirrored=mirrored)
+
+
+def _result_table(evaluation: Evaluation) -> Table:
+    """The table that the command prints."""
+    table = Table(
+        "bleed", "clicks", "Dice", "95 % interval", "served", "HD95 mm", "no HD95",
+        "volume error mL",
+    )  # fmt: skip
+    for kind, values in evaluation.by_type().items():
+        dice, distance, volume = values["dice"], values["hd95_mm"], values["volume_error_ml"]
+        table.add_row(
+            kind,
+            str(dice.count),
+            f"{dice.mean:.3f}",
+            dice.interval(),
+            f"{values['served_dice'].mean:.3f}",
+            f"{distance.mean:.2f}",
+            str(distance.undefined),
+            f"{volume.mean:+.3f}",
+            end_section=kind == KINDS[-1],
+        )
+    return table
+
+
+def _slice_table(evaluation: Evaluation) -> Table:
+    """The same by slice: answers united, against all blood."""
+    table = Table("bleed", "slices", "Dice", "95 % interval", "served", "HD95 mm", "no HD95")
+    for kind, values in evaluation.by_slice().items():
+        dice, distance = values["dice"], values["hd95_mm"]
+        table.add_row(
+            kind,
+            str(dice.count),
+            f"{dice.mean:.3f}",
+            dice.interval(),
+            f"{values['served_dice'].mean:.3f}",
+            f"{distance.mean:.2f}",
+            str(distance.undefined),
+            end_section=kind == KINDS[-1],
+        )
+    return table
+
+
+def print_evaluation(evaluation: Evaluation, console: Console) -> None:
+    """What the command says of phantoms: a table, the score's figures, and what it is not."""
+    console.print(
+        f"{evaluation.model}: {evaluation.studies} synthetic studies, one click each lesion"
+    )
+    console.print(_result_table(evaluation))
+    console.print("by slice, the answers to all its clicks united, against all its blood:")
+    console.print(_slice_table(evaluation))
+    console.print("served: as samihs-infer answers; a score below the threshold draws nothing")
+    rates = evaluation.acceptance(evaluation.score_threshold)
+    rejects, bleeds = evaluation.wrong_rejects(), evaluation.rejected_bleeds()
+    found, accepted = rates["found_on_bleeds"], rates["accepted_elsewhere"]
+    console.print(
+        f"score threshold {evaluation.score_threshold:.2f}: "
+        f"{found:.1%} of {len(evaluation.on_bleeds)} clicks on bleeds found "
+        f"({rejects['share']:.1%} of {rejects['clicks']} on bleeds of 1 mL and more are not; of "
+        f"these {bleeds['bleeds']} bleeds, clicked where widest, {bleeds['share']:.1%}), "
+        f"{accepted:.1%} of {len(evaluation.elsewhere)} clicks elsewhere accepted"
+    )
+    if evaluation.trials is not None:
+        false = evaluation.trials.false_accepts
+        console.print(
+            f"in {evaluation.trials.studies} bleed-free studies: {false.mean:.1%} "
+            f"({false.interval('.1%')}) of {evaluation.trials.clicks} clicks accepted"
+        )
+    console.print("Synthetic CT only: says nothing about patients. Not for clinical use.")

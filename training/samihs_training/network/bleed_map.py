@@ -1,0 +1,28 @@
+"""Where a slice holds blood, as the encoder sees it before any click: trained with, then left out.
+
+A click asks for one lesion, and its gradient reaches the features at half the image's size through
+gates and comparisons that begin as nothing. A map of all blood asks each pixel of those features
+outright, once a slice (deep supervision: Lee et al., AISTATS 2015).
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from samihs_training.network.pointwise import Pointwise
+from samihs_training.network.pyramid import Channels, unpack, upsampled_twice
+
+
+class BleedMap(nn.Module):
+    """Packed embedding [B, E', G, G] (``pyramid.py``) -> logits [B, 1, 8G, 8G], float32."""
+
+    def __init__(self, channels: Channels) -> None:
+        super().__init__()
+        self.channels = channels
+        self.detail = Pointwise(channels.detail, 1)
+        self.fine = Pointwise(channels.fine, 1)
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        _, detail, fine = unpack(embedding, self.channels)
+        logits: Tensor = upsampled_twice(self.detail(detail)) + self.fine(fine).float()
+        return logits

@@ -1,0 +1,108 @@
+"""What a pyramid's decoder has beside SAM's: masks that follow long blood, and what they are worth.
+
+SAM's decoder tells each image token of the click, but image tokens never look at one another again:
+a collection is followed only as far as the encoder, which knows no click, has marked it as one
+thing. :class:`Context` lets them, at half the grid. And SAM predicts a mask's IoU from a token that
+never sees the mask; :class:`Evidence` looks at what the mask holds, as Mask Scoring R-CNN does
+(arXiv 1903.00241). And how like what was clicked each cell is, which region growing lives on, SAM
+can say through 16 weights of a mask only: :class:`Likeness` compares them outright. All begin as
+nothing: a model without them goes on as it was.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from samihs_training.network.pointwise import Pointwise
+from samihs_training.network.pyramid import upsampled_twice
+from samihs_training.network.second_look import regions
+
+
+class Context(nn.Module):
+    """source [B, E, G, G] after SAM's two-way transformer -> the same, each token told of all."""
+
+    def __init__(self, width: int, heads: int, mlp: int, modeling: Any) -> None:
+        """``modeling``: segment-anything's, whose attention and MLP these are."""
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention: Any = modeling.transformer.Attention(width, heads)
+        self.mlp: Any = modeling.common.MLPBlock(width, mlp)
+        for last in (self.attention.out_proj, self.mlp.lin2):
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+
+    def forward(self, source: Tensor, position: Tensor) -> Tensor:
+        """``position`` [1, E, G, G]: SAM's encoding of where each token lies."""
+        coarse = F.avg_pool2d(source, 2)
+        tokens = coarse.flatten(2).mT  # [B, L, E]
+        known = self.norm1(tokens)
+        placed = known + F.avg_pool2d(position, 2).flatten(2).mT
+        seen = tokens + self.attention(placed, placed, known)
+        change = seen - tokens + self.mlp(self.norm2(seen))
+        return source + _doubled(change.mT.reshape(coarse.shape))
+
+
+class Likeness(nn.Module):
+    """How each cell differs from what was clicked: features [B, D, S, S] -> [B, D, S, S].
+
+    What was clicked is the features under the foreground clicks
+    (:class:`~samihs_training.network.click_maps.Clicked`). Where a box is all there is, nothing was
+    clicked, and the answer is zero.
+    """
+
+    def __init__(self, channels: int, hidden: int = 32) -> None:
+        super().__init__()
+        self.hidden = Pointwise(2 * channels, hidden)
+        self.out = Pointwise(hidden, channels, bias=False)
+        nn.init.zeros_(self.out.weight)
+
+    def forward(self, features: Tensor, where: Tensor) -> Tensor:
+        """``where`` [B, S, S]: the clicks' Gaussians, summing up to 1, or to 0 where none is."""
+        clicked = features.flatten(2) @ where.flatten(1)[..., None]  # [B, D, 1]
+        apart = features - clicked[..., None]
+        seen = F.gelu(self.hidden(torch.cat([apart, apart * apart], dim=1)))
+        out: Tensor = self.out(seen) * where.sum((1, 2))[:, None, None, None]
+        return out
+
+
+class Evidence(nn.Module):
+    """What a mask holds, what lies around it and what was clicked -> what is added to its score.
+
+    Logits [B, 1, 2S, 2S], cells [B, D, S, S] and where the clicks lie [B, S, S] -> [B], float32.
+    """
+
+    def __init__(self, channels: int, hidden: int = 64) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(3 * channels + 2, hidden)
+        self.out = nn.Linear(hidden, 1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, logits: Tensor, cells: Tensor, where: Tensor) -> Tensor:
+        # The score must not improve by changing the mask.
+        share = logits.detach().float().sigmoid()
+        seen = regions(F.avg_pool2d(share, 2), where)
+        known = torch.cat([seen.means(cells).flatten(1), seen.figures], dim=1)
+        out: Tensor = self.out(F.gelu(self.hidden(known)))[:, 0]
+        return out
+
+
+def gated(coarse: Tensor, fine: Tensor) -> Tensor:
+    """coarse [B, 2, 4G, 4G] (logits, gate) and fine logits [B, 1, 8G, 8G] -> logits, float32.
+
+    The gate says where the fine features' answer counts: they know of the click only what it is
+    like.
+    """
+    coarse = upsampled_twice(coarse)
+    return coarse[:, :1] + (1 + coarse[:, 1:]) * fine.float()
+
+
+def _doubled(image: Tensor) -> Tensor:
+    """[B, E, H, W] -> [B, E, 2H, 2W]: each cell four times."""
+    count, channels, height, width = image.shape
+    cells = image[:, :, :, None, :, None].expand(-1, -1, -1, 2, -1, 2)
+    return cells.reshape(count, channels, 2 * height, 2 * width)
