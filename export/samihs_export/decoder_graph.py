@@ -26,7 +26,7 @@ from samihs_export.upscaling import UpscalingForm, set_upscaling
 from samihs_training.network.mask_head import gated
 from samihs_training.network.mirror import mirrored_points
 from samihs_training.network.model import SamihsModel
-from samihs_training.network.pyramid import Channels, joined, unpack
+from samihs_training.network.pyramid import Channels, unpack, upscaled_with_detail
 
 
 class DecoderGraph(nn.Module):
@@ -174,7 +174,9 @@ class FineCells(nn.Module):
         maps = maps + self.likeness(detail, where)
         fine_where = self.fine_clicked(places, labels).to(packed.dtype)
         fine = fine + self.fine_likeness(fine, fine_where)
-        cells = joined(self.upscaling, self.context(decoded.source, decoded.position), maps)
+        cells = upscaled_with_detail(
+            self.upscaling, self.context(decoded.source, decoded.position), maps
+        )
         heads = self.hypernetwork, self.gate_hypernetwork
         weights = torch.stack([head(decoded.answer) for head in heads], dim=1)
         fine_weights = self.fine_hypernetwork(decoded.answer)[:, None]

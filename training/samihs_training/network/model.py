@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from samihs_training.network.mask_head import gated
 from samihs_training.network.mirror import mirrored_points
-from samihs_training.network.pyramid import encoded, joined, unpack
+from samihs_training.network.pyramid import encoded, unpack, upscaled_with_detail
 from samihs_training.network.sam import SamConfig
 
 
@@ -114,7 +114,9 @@ class SamihsModel(nn.Module):
         places = self.in_frame(points, slice_size)
         where = decoder.clicked(places, labels).to(detail.dtype)
         maps = detail + decoder.click_maps(places, labels) + decoder.likeness(detail, where)
-        cells = joined(decoder.output_upscaling, decoder.context(source, position), maps)
+        cells = upscaled_with_detail(
+            decoder.output_upscaling, decoder.context(source, position), maps
+        )
         weights = torch.stack([weights, decoder.gate_hypernetwork(answer)], dim=1)
         coarse = (weights @ cells.flatten(2)).view(-1, 2, *cells.shape[2:])  # [B, 2, 4G, 4G]
         fine_where = decoder.fine_clicked(places, labels).to(fine.dtype)

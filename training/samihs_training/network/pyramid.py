@@ -28,7 +28,7 @@ CELLS = 4
 """Cells along a token's side in SAM's decoder, and in the detail."""
 FINE_CELLS = 8
 """Cells along a token's side in the fine features, and in the mask."""
-JOINED = 4
+LAYERS_BEFORE_DETAIL = 4
 """Layers of SAM's ``output_upscaling`` before the detail joins; an activation follows."""
 
 
@@ -200,16 +200,16 @@ def unpack(packed: Tensor, channels: Channels) -> tuple[Tensor, Tensor, Tensor]:
     )
 
 
-def joined(upscaling: nn.Sequential, source: Tensor, cells: Tensor) -> Tensor:
-    """SAM's ``output_upscaling`` of [B, E, G, G] -> [B, D, 4G, 4G], ``cells`` joining it.
+def upscaled_with_detail(upscaling: nn.Sequential, source: Tensor, detail: Tensor) -> Tensor:
+    """SAM's ``output_upscaling`` of [B, E, G, G] -> [B, D, 4G, 4G], ``detail`` joining it.
 
-    They are added before an activation, so that a mask is a function of both, not a sum.
+    It is added before an activation, so that a mask is a function of both, not a sum.
     """
     layers = list(upscaling)
-    for layer in layers[:JOINED]:
+    for layer in layers[:LAYERS_BEFORE_DETAIL]:
         source = layer(source)
-    source = source + cells
-    for layer in layers[JOINED:]:
+    source = source + detail
+    for layer in layers[LAYERS_BEFORE_DETAIL:]:
         source = layer(source)
     return source
 
