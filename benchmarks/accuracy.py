@@ -15,7 +15,7 @@ from samihs_training.data.clicks import Mask
 from samihs_training.evaluation.metrics import Estimate, estimate, mask_metrics
 
 if TYPE_CHECKING:  # a report is made without them
-    from samihs_training.data.studies import StudyCase
+    from samihs_training.data.studies import StudySlice
     from samihs_training.data.targets import Target
 
 MEASURES = {"Dice": "", "HD95": "mm", "volume error": "mL"}
@@ -34,11 +34,11 @@ class Tally:
     def __init__(self) -> None:
         self._taken: dict[tuple[str, str, str], list[float]] = {}
 
-    def add(self, case: StudyCase, target: Target, masks: Mapping[str, Mask]) -> None:
+    def add(self, study_slice: StudySlice, target: Target, masks: Mapping[str, Mask]) -> None:
         """Judge each subject's mask [rows, columns] of one click against the clicked lesion."""
-        spacing = (case.spacing_mm, case.spacing_mm)
+        spacing = (study_slice.spacing_mm, study_slice.spacing_mm)
         kinds = (target.kind.name.lower(), ALL)
-        self.judge(case.study, kinds, masks, target.mask, spacing, case.extent_mm)
+        self.judge(study_slice.study, kinds, masks, target.mask, spacing, study_slice.extent_mm)
 
     def judge(
         self,

@@ -13,7 +13,7 @@ import torch
 from record import Record, Series, command_line
 from torch import Tensor
 
-from samihs_training.data.studies import StudySpec, is_bleed, study_cases
+from samihs_training.data.studies import StudySpec, is_bleed, study_slices
 from samihs_training.network.model import mask_at_slice_size
 from samihs_training.objective import low_resolution
 
@@ -24,11 +24,11 @@ def measure(studies: int = 30) -> Record:
     """Dice of every lesion at every mask size; ``subject`` is the type of bleed."""
     torch.set_num_threads(1)  # the studies are made beside it
     taken: dict[tuple[str, str, str], list[float]] = {}
-    for case in study_cases(StudySpec(studies), workers=2):
-        for target in filter(is_bleed, case.clicks):
+    for each in study_slices(StudySpec(studies), workers=2):
+        for target in filter(is_bleed, each.clicks):
             truth = torch.from_numpy(target.mask[None, None])
             kind = target.kind.name.lower()
-            area = float(target.mask.sum()) * case.spacing_mm**2
+            area = float(target.mask.sum()) * each.spacing_mm**2
             taken.setdefault((kind, "area of a lesion on a slice", "mm2"), []).append(area)
             for side in SIDES:
                 dice = _dice(mask_at_slice_size(_drawn(truth, side), truth.shape[-1]), truth)

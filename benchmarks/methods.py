@@ -41,7 +41,7 @@ from skimage.segmentation import random_walker, watershed
 from unet import UNet, component_at
 
 from samihs_runtime.errors import SamihsError, UsageError
-from samihs_training.data.studies import StudyCase, StudySpec, is_bleed, study_cases
+from samihs_training.data.studies import StudySlice, StudySpec, is_bleed, study_slices
 from samihs_training.evaluation.predictors import Predictor, bundle_predictor, checkpoint_predictor
 
 Mask = NDArray[np.bool_]
@@ -168,8 +168,8 @@ def measure(
             for name, adapters in learned.adapters.items():
                 opened = checkpoint_predictor(adapters, learned.base)
                 predictors[name] = stack.enter_context(opened)
-        for case in study_cases(StudySpec(studies), workers=2):
-            _judge(case, predictors, learned.unet, tally)
+        for each in study_slices(StudySpec(studies), workers=2):
+            _judge(each, predictors, learned.unet, tally)
     have = {*learned.adapters, *(["U-Net, no click"] if learned.unet else [])}
     kind = ADAPTATION if learned.adapters else METHODS
     lacking = {name: why for name, why in WANTED[kind].items() if name not in have}
@@ -180,19 +180,19 @@ def measure(
 
 
 def _judge(
-    case: StudyCase, predictors: Mapping[str, Predictor], network: UNet | None, tally: Tally
+    study_slice: StudySlice, predictors: Mapping[str, Predictor], network: UNet | None, tally: Tally
 ) -> None:
     """Ask everything for each lesion of the slice."""
-    targets = [each for each in case.clicks if is_bleed(each)]
+    targets = [each for each in study_slice.clicks if is_bleed(each)]
     clicks = [each.click for each in targets]
-    answers = {name: each.answer(case.hu, clicks) for name, each in predictors.items()}
-    blood = network.mask(case.hu) if network is not None and targets else None
+    answers = {name: each.answer(study_slice.hu, clicks) for name, each in predictors.items()}
+    blood = network.mask(study_slice.hu) if network is not None and targets else None
     for number, target in enumerate(targets):
         masks = {name: each[number][0] for name, each in answers.items()}
-        masks |= {name: way(case.hu, target.click) for name, way in CLASSICAL.items()}
+        masks |= {name: way(study_slice.hu, target.click) for name, way in CLASSICAL.items()}
         if blood is not None:
             masks["U-Net, no click"] = component_at(blood, target.click)
-        tally.add(case, target, masks)
+        tally.add(study_slice, target, masks)
 
 
 def read_checkpoints(given: Sequence[str]) -> dict[str, Path]:

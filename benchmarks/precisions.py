@@ -52,7 +52,7 @@ from samihs_runtime.segmentation import FOREGROUND, Prompt
 from samihs_training.checkpoint import load_adapters
 from samihs_training.data.clicks import Mask
 from samihs_training.data.phantom import PhantomOptions
-from samihs_training.data.studies import StudyCase, StudySpec, is_bleed, study_cases
+from samihs_training.data.studies import StudySlice, StudySpec, is_bleed, study_slices
 from samihs_training.evaluation.predictors import (
     Clicks,
     Predictor,
@@ -97,8 +97,8 @@ def measure(
         served, refused = _served(Path(scratch), entries, merged, loaded.window, stack)
         torchs_own = stack.enter_context(checkpoint_predictor(adapters, base))
         predictors = {REFERENCE: torchs_own, **served}
-        for case in study_cases(StudySpec(studies), workers=2):
-            judge(case, predictors, tally)
+        for each in study_slices(StudySpec(studies), workers=2):
+            judge(each, predictors, tally)
     settings = {
         "studies": studies,
         "click": "deepest",
@@ -110,13 +110,13 @@ def measure(
     return Record("precisions", tally.series(), settings, refused)
 
 
-def judge(case: StudyCase, predictors: Mapping[str, Predictor], tally: Tally) -> None:
+def judge(study_slice: StudySlice, predictors: Mapping[str, Predictor], tally: Tally) -> None:
     """Ask all of them for every lesion of the slice."""
-    targets = [each for each in case.clicks if is_bleed(each)]
+    targets = [each for each in study_slice.clicks if is_bleed(each)]
     clicks = [each.click for each in targets]
-    answers = {name: each.answer(case.hu, clicks) for name, each in predictors.items()}
+    answers = {name: each.answer(study_slice.hu, clicks) for name, each in predictors.items()}
     for number, target in enumerate(targets):
-        tally.add(case, target, {name: each[number][0] for name, each in answers.items()})
+        tally.add(study_slice, target, {name: each[number][0] for name, each in answers.items()})
 
 
 def _written(

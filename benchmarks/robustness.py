@@ -26,7 +26,7 @@ from samihs_runtime.errors import SamihsError
 from samihs_runtime.preprocessing import AIR_HU
 from samihs_training.data.clicks import Mask, Point, deepest_click, random_click
 from samihs_training.data.phantom import wear_8bit
-from samihs_training.data.studies import StudyCase, StudySpec, is_bleed, study_cases
+from samihs_training.data.studies import StudySlice, StudySpec, is_bleed, study_slices
 from samihs_training.evaluation.predictors import Predictor, bundle_predictor
 
 REFERENCE = "as it is"
@@ -171,25 +171,25 @@ def measure(bundle: Path | None = None, backend: str = "auto", studies: int = 20
     """Dice and acceptance of every click in every variation."""
     tally = Tally()
     with bundle_predictor(bundle, backend) as predictor:
-        for case in study_cases(StudySpec(studies, elsewhere=0), workers=2):
-            judge(case, predictor, tally)
+        for each in study_slices(StudySpec(studies, elsewhere=0), workers=2):
+            judge(each, predictor, tally)
         settings = {"model": predictor.name, **predictor.weights}
     settings |= {"studies": studies, "click": "deepest"}
     return Record("robustness", tally.series(), settings)
 
 
-def judge(case: StudyCase, predictor: Predictor, tally: Tally) -> None:
+def judge(study_slice: StudySlice, predictor: Predictor, tally: Tally) -> None:
     """Ask for each lesion of the slice, as it is and in every variation."""
-    targets = [each for each in case.clicks if is_bleed(each)]
+    targets = [each for each in study_slice.clicks if is_bleed(each)]
     original = View(
-        case.hu.astype(np.float32),
+        study_slice.hu.astype(np.float32),
         tuple(each.mask for each in targets),
         tuple(each.click for each in targets),
     )
     for _ in targets:
-        tally.click(case.study, (ALL,))
+        tally.click(study_slice.study, (ALL,))
     for number, (name, vary) in enumerate({REFERENCE: _unchanged, **VARIATIONS}.items()):
-        rng = np.random.default_rng([case.study, case.index, number])
+        rng = np.random.default_rng([study_slice.study, study_slice.index, number])
         view = vary(original, rng) if targets else None
         figures = [(np.nan, np.nan)] * len(targets) if view is None else _ask(view, predictor)
         for dice, accepted in figures:

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from samihs_training.data.studies import StudyCase
+from samihs_training.data.studies import StudySlice
 from samihs_training.data.targets import Target
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
-CaseMaker = Callable[[int, np.ndarray, tuple[Target, ...]], StudyCase]
+SliceMaker = Callable[[int, np.ndarray, tuple[Target, ...]], StudySlice]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -29,14 +29,14 @@ def torch_stays_as_it_was() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def make_case() -> CaseMaker:
-    """(seed of the study, slice in HU, its clicks) -> a case of 0.5 mm pixels and 4 mm slices."""
+def make_slice() -> SliceMaker:
+    """(seed of the study, slice in HU, its clicks) -> one of 0.5 mm pixels that stands for 4 mm."""
 
-    def made(study: int, hu: np.ndarray, clicks: tuple[Target, ...]) -> StudyCase:
+    def made(study: int, hu: np.ndarray, clicks: tuple[Target, ...]) -> StudySlice:
         volumes = (1.0,) * len(clicks)
         bleeds = np.zeros(hu.shape, np.uint8)
         for target in clicks:
             bleeds[target.mask] = target.kind
-        return StudyCase(study, 0, hu, 0.5, 4.0, clicks, volumes, bleeds)
+        return StudySlice(study, 0, hu, 0.5, 4.0, clicks, volumes, bleeds)
 
     return made

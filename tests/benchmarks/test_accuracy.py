@@ -13,7 +13,7 @@ from record import Record
 
 from samihs_runtime.segmentation import FOREGROUND, Prompt
 from samihs_training.data.phantom import BleedType
-from samihs_training.data.studies import StudyCase
+from samihs_training.data.studies import StudySlice
 from samihs_training.data.targets import Target
 
 SIDE = 40
@@ -26,16 +26,16 @@ def square(first: int, side: int) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def record(make_case: Callable[..., StudyCase]) -> Record:
+def record(make_slice: Callable[..., StudySlice]) -> Record:
     """Two studies with a lesion of 10 x 10 pixels of 0.25 mm2, which stands for 4 mm."""
     tally = Tally()
     truth = square(10, 10)
     for study in (7, 8):
         target = Target(truth, Prompt(((14.0, 14.0),), (FOREGROUND,)), BleedType.SUBDURAL)
-        case = make_case(study, np.zeros((SIDE, SIDE), np.int16), (target,))
+        study_slice = make_slice(study, np.zeros((SIDE, SIDE), np.int16), (target,))
         half = truth & (np.arange(SIDE) < (15 if study == 7 else 20))
         masks = {"perfect": truth, "half": half, "nothing": np.zeros_like(truth)}
-        tally.add(case, target, masks)
+        tally.add(study_slice, target, masks)
     machine = {
         "processor": "a processor", "cores": 2, "system": "", "python": "3.11", "gpus": [],
     }  # fmt: skip

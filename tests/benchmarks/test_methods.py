@@ -16,7 +16,7 @@ from record import Record
 from samihs_runtime.errors import UsageError
 from samihs_runtime.segmentation import FOREGROUND, Prompt
 from samihs_training.data.phantom import BleedType
-from samihs_training.data.studies import StudyCase
+from samihs_training.data.studies import StudySlice
 from samihs_training.data.targets import Target
 from samihs_training.evaluation.predictors import Predictor
 
@@ -25,29 +25,29 @@ pytestmark = pytest.mark.filterwarnings("ignore:The probability range")
 
 
 @pytest.fixture
-def case(make_case: Callable[..., StudyCase]) -> StudyCase:
+def study_slice(make_slice: Callable[..., StudySlice]) -> StudySlice:
     """A disk of blood at 70 HU and 20 pixels across in brain at 30."""
     rows, columns = np.indices((160, 160))
     disk = (rows - 80) ** 2 + (columns - 70) ** 2 < 10**2
     hu = np.where(disk, 70, 30).astype(np.int16)
     target = Target(disk, Prompt(((70.0, 80.0),), (FOREGROUND,)), BleedType.INTRAPARENCHYMAL)
     elsewhere = Target(np.zeros_like(disk), Prompt(((20.0, 20.0),), (FOREGROUND,)), BleedType.NONE)
-    return make_case(5, hu, (target, elsewhere))
+    return make_slice(5, hu, (target, elsewhere))
 
 
 @pytest.mark.parametrize("name", CLASSICAL)
-def test_a_plain_disk_is_found_by_each_classical_method(case: StudyCase, name: str) -> None:
-    truth = case.clicks[0].mask
-    mask = CLASSICAL[name](case.hu, case.clicks[0].click)
+def test_a_plain_disk_is_found_by_each_classical_method(study_slice: StudySlice, name: str) -> None:
+    truth = study_slice.clicks[0].mask
+    mask = CLASSICAL[name](study_slice.hu, study_slice.clicks[0].click)
     assert 2 * (mask & truth).sum() / (mask.sum() + truth.sum()) > 0.85
 
 
-def test_all_subjects_are_judged_at_the_same_clicks_on_bleeds(case: StudyCase) -> None:
+def test_all_subjects_are_judged_at_the_same_clicks_on_bleeds(study_slice: StudySlice) -> None:
     asked = []
 
     def answer(hu: np.ndarray, clicks: list[tuple[float, float]]) -> list[tuple[np.ndarray, float]]:
         asked.extend(clicks)
-        return [(case.clicks[0].mask, 1.0) for _ in clicks]
+        return [(study_slice.clicks[0].mask, 1.0) for _ in clicks]
 
     class Everything:
         """Takes the whole slice for blood."""
@@ -56,7 +56,7 @@ def test_all_subjects_are_judged_at_the_same_clicks_on_bleeds(case: StudyCase) -
             return np.ones(hu.shape, bool)
 
     tally = Tally()
-    methods._judge(case, {"perfect": Predictor("", answer, None)}, Everything(), tally)  # type: ignore[arg-type]
+    methods._judge(study_slice, {"perfect": Predictor("", answer, None)}, Everything(), tally)  # type: ignore[arg-type]
     record = Record("methods", tally.series(), commit="", machine={}, versions={})
     assert asked == [(70.0, 80.0)]
     assert record.find("perfect", "Dice, all").samples == (1.0,)

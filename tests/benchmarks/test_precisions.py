@@ -29,7 +29,7 @@ from samihs_runtime.errors import UsageError
 from samihs_runtime.segmentation import FOREGROUND, Prompt
 from samihs_training.checkpoint import load_adapters
 from samihs_training.data.phantom import BleedType
-from samihs_training.data.studies import StudyCase
+from samihs_training.data.studies import StudySlice
 from samihs_training.data.targets import Target
 from samihs_training.evaluation.predictors import bundle_predictor, checkpoint_predictor
 
@@ -84,7 +84,7 @@ def test_a_slice_of_another_size_is_refused() -> None:
         predictor.answer(np.zeros((256, 256), np.int16), [CLICK])
 
 
-def test_every_subject_is_judged_on_bleeds_alone(make_case: Callable[..., StudyCase]) -> None:
+def test_every_subject_is_judged_on_bleeds_alone(make_slice: Callable[..., StudySlice]) -> None:
     hu, disk = bled()
     prompts = [Prompt((click,), (FOREGROUND,)) for click in (CLICK, (330.0, 330.0))]
     targets = (
@@ -93,7 +93,7 @@ def test_every_subject_is_judged_on_bleeds_alone(make_case: Callable[..., StudyC
     )
     tally = Tally()
     with bundle_predictor(None, "cpu") as one, checkpoint_predictor(ADAPTERS, BASE) as other:
-        judge(make_case(3, hu, targets), {REFERENCE: other, "CPU backend": one}, tally)
+        judge(make_slice(3, hu, targets), {REFERENCE: other, "CPU backend": one}, tally)
     record = Record("precisions", tally.series(), commit="", machine={}, versions={})
     assert len(record.find(REFERENCE, "Dice, all").samples) == 1
     assert record.find("CPU backend", "Dice, all").samples[0] > 0.5

@@ -12,7 +12,7 @@ from robustness import REFERENCE, VARIATIONS, View, judge, placed
 
 from samihs_runtime.segmentation import FOREGROUND, Prompt
 from samihs_training.data.phantom import BleedType
-from samihs_training.data.studies import StudyCase
+from samihs_training.data.studies import StudySlice
 from samihs_training.data.targets import Target
 from samihs_training.evaluation.predictors import Predictor
 
@@ -59,7 +59,7 @@ def test_a_lesion_pushed_off_the_slice_is_not_asked_for() -> None:
     assert placed(view_of(disk(8, 8, 6), (8.0, 8.0)), np.random.default_rng(0), zoom=1.25) is None
 
 
-def test_each_click_is_its_own_reference(make_case: Callable[..., StudyCase]) -> None:
+def test_each_click_is_its_own_reference(make_slice: Callable[..., StudySlice]) -> None:
     """An answer that takes all above 50 HU: values that rise by 5 HU change nothing, and what a
     zoom pushes off the slice is undefined, not wrong."""
     inner, outer = disk(64, 64), disk(8, 8, 6)
@@ -73,7 +73,7 @@ def test_each_click_is_its_own_reference(make_case: Callable[..., StudyCase]) ->
         return [(hu > 50, 0.4 if hu.max() > 72 else 0.9) for _ in clicks]
 
     tally = Tally()
-    judge(make_case(5, hu, targets), Predictor("", answer, 0.5), tally)
+    judge(make_slice(5, hu, targets), Predictor("", answer, 0.5), tally)
     record = Record("robustness", tally.series(), commit="", machine={}, versions={})
     as_it_is = record.find(REFERENCE, "Dice, all").samples
     areas = inner.sum(), outer.sum()

@@ -19,7 +19,7 @@ from samihs_runtime.bundle import Bundle, sha256_of, shipped_bundle
 from samihs_runtime.errors import OutputError
 from samihs_training.data.cache import FIRST_SEEDS, SEEDS_PER_SPLIT
 from samihs_training.data.phantom import BleedType, PhantomOptions, generate_study
-from samihs_training.data.studies import StudyCase, StudySpec, cases_of, study_cases
+from samihs_training.data.studies import StudySlice, StudySpec, slices_of, study_slices
 from samihs_training.data.targets import BRAIN
 from samihs_training.evaluation import phantoms, pipeline, score_trials
 from samihs_training.evaluation.cli import main
@@ -56,13 +56,13 @@ SPEC = StudySpec(
 
 
 @pytest.fixture(scope="module")
-def cases() -> list[StudyCase]:
-    return list(study_cases(SPEC))
+def slices() -> list[StudySlice]:
+    return list(study_slices(SPEC))
 
 
-def knowing(cases: list[StudyCase], *, grown: int = 0) -> Predictor:
+def knowing(slices: list[StudySlice], *, grown: int = 0) -> Predictor:
     """Answers with the truth (its columns shifted by ``grown``), score 0.9 on bleeds, else 0.1."""
-    truth = {case.hu.tobytes(): case for case in cases}
+    truth = {each.hu.tobytes(): each for each in slices}
 
     def answer(hu: NDArray[np.int16], clicks: Clicks) -> list[tuple[NDArray[np.bool_], float]]:
         targets = {target.click: target for target in truth[hu.tobytes()].clicks}
@@ -72,14 +72,14 @@ def knowing(cases: list[StudyCase], *, grown: int = 0) -> Predictor:
     return Predictor("the truth", answer, None)
 
 
-def test_cases_are_unseen_and_clicked_once_per_lesion(cases: list[StudyCase]) -> None:
+def test_slices_are_unseen_and_clicked_once_per_lesion(slices: list[StudySlice]) -> None:
     first = FIRST_SEEDS["test"]
-    assert {case.study for case in cases} == {first, first + 1}
+    assert {each.study for each in slices} == {first, first + 1}
     seeds = [CALIBRATION_SEED, BLEED_FREE_SEED]
     assert all(first + 10_000 < seed < first + SEEDS_PER_SPLIT - 10_000 for seed in seeds)
-    assert any(len(case.clicks) > 1 for case in cases)
-    for case in cases:
-        *lesions, elsewhere = case.clicks
+    assert any(len(each.clicks) > 1 for each in slices)
+    for each in slices:
+        *lesions, elsewhere = each.clicks
         assert not elsewhere.mask.any()
         for target in lesions:
             assert target.mask[int(target.click[1]), int(target.click[0])]
@@ -90,15 +90,15 @@ def test_slices_without_blood_show_brain() -> None:
     spec = replace(SPEC, studies=1, slices_per_study=12, options=PhantomOptions(128, bleeds=()))
     study = generate_study(spec.first_seed, spec.options)
     brain = [np.isin(each, BRAIN).mean() for each in study.tissues]
-    chosen = [case.index for case in cases_of(spec.first_seed, spec)]
+    chosen = [each.index for each in slices_of(spec.first_seed, spec)]
     assert len(chosen) == 4
     assert min(brain) == 0
     assert all(brain[index] > 0.02 for index in chosen)
     assert max(chosen) - min(chosen) > len(brain) / 3
 
 
-def test_the_truth_is_perfect(cases: list[StudyCase]) -> None:
-    result = evaluate(knowing(cases), cases, score_threshold=0.5)
+def test_the_truth_is_perfect(slices: list[StudySlice]) -> None:
+    result = evaluate(knowing(slices), slices, score_threshold=0.5)
     total = result.by_type()["all"]
     assert (total["dice"].mean, total["dice"].low, total["hd95_mm"].mean) == (1.0, 1.0, 0.0)
     assert total["volume_error_ml"].mean == 0
@@ -129,25 +129,25 @@ def test_a_bleed_is_rejected_where_it_is_widest() -> None:
     assert result.rejected_bleeds() == {"bleeds": 3, "share": pytest.approx(2 / 3)}
 
 
-def test_a_shifted_answer_is_worse_by_the_shift(cases: list[StudyCase]) -> None:
-    result = evaluate(knowing(cases, grown=2), cases, score_threshold=0.5)
+def test_a_shifted_answer_is_worse_by_the_shift(slices: list[StudySlice]) -> None:
+    result = evaluate(knowing(slices, grown=2), slices, score_threshold=0.5)
     total = result.by_type()["all"]
     assert 0 < total["dice"].mean < 1
-    spacing = max(case.spacing_mm for case in cases)
+    spacing = max(each.spacing_mm for each in slices)
     assert 0 < total["hd95_mm"].mean <= 2 * spacing + 1e-6
     assert set(result.by_type()) <= {"intraparenchymal", "subdural", "all"}
 
 
-def test_a_slice_is_judged_by_all_its_blood(cases: list[StudyCase]) -> None:
+def test_a_slice_is_judged_by_all_its_blood(slices: list[StudySlice]) -> None:
     """Lesions of both types, the answers united; a speck that nobody clicks on is missed."""
-    case = max(cases, key=lambda each: len(each.clicks))
-    speck = np.zeros(case.hu.shape, bool)
+    study_slice = max(slices, key=lambda each: len(each.clicks))
+    speck = np.zeros(study_slice.hu.shape, bool)
     speck[2, 3:6] = True
-    assert not (case.bleeds > 0)[speck].any()
-    bleeds = np.where(speck, BleedType.SUBDURAL, case.bleeds).astype(np.uint8)
-    lesions = [each for each in case.clicks if each.mask.any()]
+    assert not (study_slice.bleeds > 0)[speck].any()
+    bleeds = np.where(speck, BleedType.SUBDURAL, study_slice.bleeds).astype(np.uint8)
+    lesions = [each for each in study_slice.clicks if each.mask.any()]
     assert {each.kind for each in lesions} == {BleedType.INTRAPARENCHYMAL, BleedType.SUBDURAL}
-    result = evaluate(knowing(cases), [replace(case, bleeds=bleeds)], score_threshold=0.5)
+    result = evaluate(knowing(slices), [replace(study_slice, bleeds=bleeds)], score_threshold=0.5)
     rows = {each.kind: each for each in result.slices}
     assert set(rows) == {"intraparenchymal", "subdural", "all"}
     for name, row in rows.items():
@@ -156,19 +156,19 @@ def test_a_slice_is_judged_by_all_its_blood(cases: list[StudyCase]) -> None:
         blood = bleeds > 0 if name == "all" else bleeds == BleedType[name.upper()]
         assert row.lesions == len(of_kind)
         assert row.dice == pytest.approx(2 * found / (found + blood.sum()))
-        assert row.area_mm2 == pytest.approx(blood.sum() * case.spacing_mm**2)
+        assert row.area_mm2 == pytest.approx(blood.sum() * study_slice.spacing_mm**2)
     assert rows["intraparenchymal"].dice == 1.0
     assert rows["all"].dice < 1.0
     assert result.by_slice()["all"]["dice"].mean == rows["all"].dice
 
 
-def test_what_is_served_lacks_what_the_score_refuses(cases: list[StudyCase]) -> None:
+def test_what_is_served_lacks_what_the_score_refuses(slices: list[StudySlice]) -> None:
     """The truth is drawn everywhere, and refused on every subdural."""
-    truth = knowing(cases)
+    truth = knowing(slices)
     subdural = {
-        (case.hu.tobytes(), target.click)
-        for case in cases
-        for target in case.clicks
+        (each.hu.tobytes(), target.click)
+        for each in slices
+        for target in each.clicks
         if target.kind is BleedType.SUBDURAL
     }
 
@@ -178,7 +178,7 @@ def test_what_is_served_lacks_what_the_score_refuses(cases: list[StudyCase]) -> 
             for click, (mask, score) in zip(clicks, truth.answer(hu, clicks), strict=True)
         ]
 
-    result = evaluate(Predictor("shy", answer, None), cases, score_threshold=0.5)
+    result = evaluate(Predictor("shy", answer, None), slices, score_threshold=0.5)
     by_type, by_slice = result.by_type(), result.by_slice()
     assert by_type["all"]["dice"].mean == 1.0
     assert by_type["subdural"]["served_dice"].mean == 0.0
@@ -186,14 +186,14 @@ def test_what_is_served_lacks_what_the_score_refuses(cases: list[StudyCase]) -> 
     assert by_slice["intraparenchymal"]["served_dice"].mean == pytest.approx(1.0)
     for row in result.slices:
         if row.kind == "all":
-            (case,) = (c for c in cases if (c.study, c.index) == (row.study, row.slice))
-            kept = (case.bleeds == BleedType.INTRAPARENCHYMAL).sum()
-            assert row.served_dice == pytest.approx(2 * kept / (kept + (case.bleeds > 0).sum()))
+            (judged,) = (s for s in slices if (s.study, s.index) == (row.study, row.slice))
+            kept = (judged.bleeds == BleedType.INTRAPARENCHYMAL).sum()
+            assert row.served_dice == pytest.approx(2 * kept / (kept + (judged.bleeds > 0).sum()))
     assert 0 < by_slice["all"]["served_dice"].mean < 1
 
 
-def test_results_are_written_whole(cases: list[StudyCase], tmp_path: Path) -> None:
-    result = evaluate(knowing(cases), cases, score_threshold=0.5)
+def test_results_are_written_whole(slices: list[StudySlice], tmp_path: Path) -> None:
+    result = evaluate(knowing(slices), slices, score_threshold=0.5)
     write_results(result, tmp_path / "out")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "clicks.csv",
@@ -214,9 +214,9 @@ def test_results_are_written_whole(cases: list[StudyCase], tmp_path: Path) -> No
 
 
 def test_an_earlier_evaluation_is_replaced_when_told_and_whole(
-    cases: list[StudyCase], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    slices: list[StudySlice], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    result = evaluate(knowing(cases), cases, score_threshold=0.5)
+    result = evaluate(knowing(slices), slices, score_threshold=0.5)
     write_results(result, tmp_path)
     with pytest.raises(OutputError, match=r"already holds clicks\.csv"):
         write_results(result, tmp_path)
@@ -276,31 +276,31 @@ def test_a_folder_with_an_evaluation_is_refused_before_the_work(
     assert "already holds summary.json" in done.stderr
 
 
-def few_cases(spec: StudySpec, **options: Any) -> Iterator[StudyCase]:
-    """Cases of small heads, as few as SPEC's, with the bleeds and clicks that were asked for."""
+def few_slices(spec: StudySpec, **options: Any) -> Iterator[StudySlice]:
+    """Slices of small heads, as few as SPEC's, with the bleeds and clicks that were asked for."""
     bleeds = SPEC.options.bleeds if spec.options.bleeds is None else spec.options.bleeds
     small = replace(spec, studies=2, options=replace(SPEC.options, bleeds=bleeds))
-    return study_cases(small)
+    return study_slices(small)
 
 
-def test_a_lesions_volume_is_that_of_the_whole_lesion(cases: list[StudyCase]) -> None:
-    for case in cases:
-        volumes = np.array(case.lesions_ml)
-        slabs = np.array([each.mask.sum() for each in case.clicks])
-        slabs = slabs * case.spacing_mm**2 * case.extent_mm / 1000
+def test_a_lesions_volume_is_that_of_the_whole_lesion(slices: list[StudySlice]) -> None:
+    for each in slices:
+        volumes = np.array(each.lesions_ml)
+        slabs = np.array([target.mask.sum() for target in each.clicks])
+        slabs = slabs * each.spacing_mm**2 * each.extent_mm / 1000
         assert (volumes >= slabs - 1e-9).all()
         assert volumes[-1] == 0
-    assert 15 < max(max(case.lesions_ml) for case in cases) < 60  # 20 to 40 mL were asked for
+    assert 15 < max(max(each.lesions_ml) for each in slices) < 60  # 20 to 40 mL were asked for
 
 
 def test_the_threshold_comes_from_other_studies(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[StudySpec] = []
 
-    def noted(spec: StudySpec, **options: Any) -> Iterator[StudyCase]:
+    def noted(spec: StudySpec, **options: Any) -> Iterator[StudySlice]:
         seen.append(spec)
-        return few_cases(spec)
+        return few_slices(spec)
 
-    monkeypatch.setattr(score_trials, "study_cases", noted)
+    monkeypatch.setattr(score_trials, "study_slices", noted)
     scores = {True: 0.7, False: 0.2}
 
     def answer(hu: NDArray[np.int16], clicks: Clicks) -> list[tuple[NDArray[np.bool_], float]]:
@@ -343,7 +343,7 @@ def test_command_on_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     insert_pr_adapters(sam, PRConfig(rank=2))
     save_adapters(adapters, sam, PRConfig(rank=2), base, about)
     monkeypatch.setattr("samihs_training.data.studies.StudySpec", lambda *args: SPEC)
-    monkeypatch.setattr("samihs_training.evaluation.score_trials.study_cases", few_cases)
+    monkeypatch.setattr("samihs_training.evaluation.score_trials.study_slices", few_slices)
     options = ["--checkpoint", str(adapters), "--base", str(base), "--workers", "1"]
     done = CliRunner().invoke(main, [*options, "--bleed-free", "2", "--out", str(tmp_path / "out")])
     assert done.exit_code == 0, done.output

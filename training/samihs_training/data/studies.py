@@ -1,4 +1,4 @@
-"""Test cases: slices of whole phantom studies of seeds that no training has seen, with clicks."""
+"""Slices to test on: of whole phantom studies of seeds that no training has seen, with clicks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LEAST_BRAIN = 0.02
 
 
 @dataclass(frozen=True, eq=False)
-class StudyCase:
+class StudySlice:
     """One slice of a study and the clicks on it."""
 
     study: int
@@ -65,56 +65,56 @@ class StudySpec:
     """Clicks on each slice where nothing bleeds."""
 
 
-def study_cases(
+def study_slices(
     spec: StudySpec, *, workers: int = 1, progress: Callable[[int], None] = lambda done: None
-) -> Iterator[StudyCase]:
-    """The cases of all studies, in order of seeds; ``workers`` processes generate them."""
+) -> Iterator[StudySlice]:
+    """The slices of all studies, in order of seeds; ``workers`` processes generate them."""
     seeds = range(spec.first_seed, spec.first_seed + spec.studies)
     if workers <= 1:
         for done, seed in enumerate(seeds, 1):
-            yield from cases_of(seed, spec)
+            yield from slices_of(seed, spec)
             progress(done)
         return
     context = multiprocessing.get_context("spawn")  # a fork may hang in torch's thread pool
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        for done, cases in enumerate(pool.map(partial(cases_of, spec=spec), seeds), 1):
-            yield from cases
+        for done, slices in enumerate(pool.map(partial(slices_of, spec=spec), seeds), 1):
+            yield from slices
             progress(done)
 
 
-def cases_of(seed: int, spec: StudySpec) -> list[StudyCase]:
+def slices_of(seed: int, spec: StudySpec) -> list[StudySlice]:
     """The chosen slices of one study."""
     study = generate_study(seed, spec.options)
-    slices = [
+    samples = [
         PhantomSlice(hu, bleeds, tissues, study.pixel_spacing)
         for hu, bleeds, tissues in zip(study.hu, study.bleeds, study.tissues, strict=True)
     ]
-    found = [lesions(each) for each in slices]
+    found = [lesions(each) for each in samples]
     volume_ml = _lesion_volumes(study)
     bleeding = [index for index, each in enumerate(found) if each]
-    calm = [index for index, each in enumerate(slices) if _calm(each)]
+    calm = [index for index, each in enumerate(samples) if _calm(each)]
     chosen = _spread(bleeding, spec.slices_per_study)
     chosen += _spread(calm, -(-spec.slices_per_study // 3), ends=False)
-    cases = []
+    slices = []
     for index in sorted(chosen):
         rng = np.random.default_rng([seed, index])
         rule = prompt_rule(spec.click)
         clicks = [Target(mask, rule(mask, rng), kind) for kind, mask in found[index]]
-        clicks += [negative_target(slices[index], rng) for _ in range(spec.elsewhere)]
+        clicks += [negative_target(samples[index], rng) for _ in range(spec.elsewhere)]
         volumes = [float(volume_ml[index][each.mask].max(initial=0)) for each in clicks]
-        cases.append(
-            StudyCase(
+        slices.append(
+            StudySlice(
                 study=seed,
                 index=index,
-                hu=slices[index].hu,
+                hu=samples[index].hu,
                 spacing_mm=study.pixel_spacing,
                 extent_mm=float(study.extents_mm[index]),
                 clicks=tuple(clicks),
                 lesions_ml=tuple(volumes),
-                bleeds=slices[index].bleeds,
+                bleeds=samples[index].bleeds,
             )
         )
-    return cases
+    return slices
 
 
 def _lesion_volumes(study: PhantomStudy) -> NDArray[np.float64]:

@@ -15,7 +15,7 @@ from samihs_runtime.errors import UsageError
 from samihs_runtime.writers.files import check_destination, staged_folder
 from samihs_training.data.clicks import Mask
 from samihs_training.data.phantom import BleedType
-from samihs_training.data.studies import StudyCase, is_bleed
+from samihs_training.data.studies import StudySlice, is_bleed
 from samihs_training.data.targets import MIN_LESION_PIXELS
 from samihs_training.evaluation.metrics import Estimate, estimate, mask_metrics
 from samihs_training.evaluation.predictors import Predictor
@@ -165,22 +165,22 @@ class Evaluation:
 
 def evaluate(
     predictor: Predictor,
-    cases: Iterable[StudyCase],
+    study_slices: Iterable[StudySlice],
     *,
     score_threshold: float,
     trials: ScoreTrials | None = None,
 ) -> Evaluation:
-    """Ask the predictor for every click of the cases.
+    """Ask the predictor for every click of the slices.
 
     Raises:
         UsageError: there are none.
     """
     clicks: list[ClickResult] = []
     slices: list[SliceResult] = []
-    for case in cases:
-        answers = predictor.answer(case.hu, [target.click for target in case.clicks])
-        clicks += _click_results(case, answers, score_threshold)
-        slices += _slice_results(case, answers, score_threshold)
+    for each in study_slices:
+        answers = predictor.answer(each.hu, [target.click for target in each.clicks])
+        clicks += _click_results(each, answers, score_threshold)
+        slices += _slice_results(each, answers, score_threshold)
     if not clicks:
         raise UsageError("no slice to click on: ask for more studies")
     studies = len({each.study for each in clicks})
@@ -191,26 +191,28 @@ def evaluate(
 
 
 def _click_results(
-    case: StudyCase, answers: Sequence[tuple[Mask, float]], threshold: float
+    study_slice: StudySlice, answers: Sequence[tuple[Mask, float]], threshold: float
 ) -> list[ClickResult]:
-    spacing = (case.spacing_mm, case.spacing_mm)
+    spacing = (study_slice.spacing_mm, study_slice.spacing_mm)
     results = []
-    for target, lesion_ml, (mask, score) in zip(case.clicks, case.lesions_ml, answers, strict=True):
+    for target, lesion_ml, (mask, score) in zip(
+        study_slice.clicks, study_slice.lesions_ml, answers, strict=True
+    ):
         metrics = mask_metrics(mask, target.mask, spacing)
         served = mask & (score >= threshold)
         results.append(
             ClickResult(
-                study=case.study,
-                slice=case.index,
+                study=study_slice.study,
+                slice=study_slice.index,
                 kind=target.kind.name.lower() if is_bleed(target) else "none",
                 x=target.click[0],
                 y=target.click[1],
-                area_mm2=float(target.mask.sum()) * case.spacing_mm**2,
+                area_mm2=float(target.mask.sum()) * study_slice.spacing_mm**2,
                 lesion_ml=lesion_ml,
                 dice=metrics.dice,
                 iou=metrics.iou,
                 hd95_mm=metrics.hd95_mm,
-                volume_error_ml=metrics.area_error_mm2 * case.extent_mm / 1000,
+                volume_error_ml=metrics.area_error_mm2 * study_slice.extent_mm / 1000,
                 score=score,
                 served_dice=mask_metrics(served, target.mask, spacing).dice,
             )
@@ -219,12 +221,12 @@ def _click_results(
 
 
 def _slice_results(
-    case: StudyCase, answers: Sequence[tuple[Mask, float]], threshold: float
+    study_slice: StudySlice, answers: Sequence[tuple[Mask, float]], threshold: float
 ) -> list[SliceResult]:
-    spacing = (case.spacing_mm, case.spacing_mm)
+    spacing = (study_slice.spacing_mm, study_slice.spacing_mm)
     found = [
         (target.kind, mask, mask & (score >= threshold))
-        for target, (mask, score) in zip(case.clicks, answers, strict=True)
+        for target, (mask, score) in zip(study_slice.clicks, answers, strict=True)
         if is_bleed(target)
     ]
     results = []
@@ -234,14 +236,14 @@ def _slice_results(
         served = [mask for kind, _, mask in found if kind in kinds]
         if not drawn:
             continue
-        truth = np.isin(case.bleeds, list(kinds))
+        truth = np.isin(study_slice.bleeds, list(kinds))
         metrics = mask_metrics(np.logical_or.reduce(drawn), truth, spacing)
-        area = float(truth.sum()) * case.spacing_mm**2
+        area = float(truth.sum()) * study_slice.spacing_mm**2
         served_dice = mask_metrics(np.logical_or.reduce(served), truth, spacing).dice
         results.append(
             SliceResult(
-                case.study, case.index, name, len(drawn), area, metrics.dice, metrics.hd95_mm,
-                served_dice,
+                study_slice.study, study_slice.index, name, len(drawn), area,
+                metrics.dice, metrics.hd95_mm, served_dice,
             )
         )  # fmt: skip
     return results

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from samihs_runtime.errors import UsageError
 from samihs_training.data.folds import held_out, read_folds
-from samihs_training.data.studies import StudySpec, study_cases
+from samihs_training.data.studies import StudySpec, study_slices
 from samihs_training.data.volumes import CaseFiles, Layout, find_cases
 from samihs_training.evaluation.patients import Protocol, evaluate_data
 from samihs_training.evaluation.phantoms import KINDS, Evaluation, evaluate
@@ -49,8 +49,8 @@ def on_phantoms(
                 predictor, threshold, bleed_free, workers=workers,
                 progress=told("bleed-free studies", bleed_free),
             )  # fmt: skip
-        cases = study_cases(spec, workers=workers, progress=told("studies", spec.studies))
-        return evaluate(predictor, cases, score_threshold=threshold, trials=trials)
+        slices = study_slices(spec, workers=workers, progress=told("studies", spec.studies))
+        return evaluate(predictor, slices, score_threshold=threshold, trials=trials)
 
 
 def chosen_cases(

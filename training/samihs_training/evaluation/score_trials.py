@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from samihs_training.data.phantom import PhantomOptions
-from samihs_training.data.studies import STUDY_SEED, StudyCase, StudySpec, is_bleed, study_cases
+from samihs_training.data.studies import STUDY_SEED, StudySlice, StudySpec, is_bleed, study_slices
 from samihs_training.evaluation.metrics import Estimate, best_threshold, estimate
 from samihs_training.evaluation.predictors import Predictor
 
@@ -51,10 +51,10 @@ def calibrated_threshold(
     """
     spec = StudySpec(studies, elsewhere=3, first_seed=CALIBRATION_SEED)
     bled, calm = [], []
-    for case in study_cases(spec, workers=workers, progress=progress):
-        answers = predictor.answer(case.hu, [target.click for target in case.clicks])
+    for each in study_slices(spec, workers=workers, progress=progress):
+        answers = predictor.answer(each.hu, [target.click for target in each.clicks])
         for target, lesion_ml, (_, score) in zip(
-            case.clicks, case.lesions_ml, answers, strict=True
+            each.clicks, each.lesions_ml, answers, strict=True
         ):
             if not is_bleed(target):
                 calm.append(score)
@@ -76,21 +76,21 @@ def score_trials(
     Half of the clicks fall on what looks like blood (``data.targets.negative_target``).
     """
     accepted, of_study = [], []
-    for case in bleed_free_cases(studies, workers=workers, progress=progress):
-        answers = predictor.answer(case.hu, [target.click for target in case.clicks])
+    for each in bleed_free_slices(studies, workers=workers, progress=progress):
+        answers = predictor.answer(each.hu, [target.click for target in each.clicks])
         accepted += [float(score >= threshold) for _, score in answers]
-        of_study += [case.study] * len(answers)
+        of_study += [each.study] * len(answers)
     share = estimate(accepted, of_study)
     return ScoreTrials(threshold, studies, len(accepted), share)
 
 
-def bleed_free_cases(
+def bleed_free_slices(
     studies: int, *, workers: int = 1, progress: Progress = lambda done: None
-) -> Iterator[StudyCase]:
+) -> Iterator[StudySlice]:
     """Four slices through each study's brain, 10 clicks on each."""
     options = PhantomOptions(bleeds=())
     spec = StudySpec(studies, 12, options=options, elsewhere=10, first_seed=BLEED_FREE_SEED)
-    return study_cases(spec, workers=workers, progress=progress)
+    return study_slices(spec, workers=workers, progress=progress)
 
 
 def reliability(scores: Sequence[float], worth: Sequence[float]) -> list[dict[str, float]]:
