@@ -344,3 +344,7 @@ def _parity_table(results: list[dict[str, Any]]) -> Table:
             f"{each['logits_relative']:.1e}",
         )
     return table
+
+
+if __name__ == "__main__":
+    main()

@@ -143,3 +143,7 @@ def _refuse_given(parameters: Sequence[str], why: str) -> None:
     ]
     if given:
         raise UsageError(f"{', '.join(given)}: {why}")
+
+
+if __name__ == "__main__":
+    main()

@@ -16,12 +16,14 @@ decoder stays one tensor: both are laid into further channels of the embedding (
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from samihs_training.hardware import image_format
 from samihs_training.network.pointwise import Pointwise
 
 CELLS = 4
@@ -147,17 +149,21 @@ def compile_encoder(encoder: Any) -> None:
     Its activations and additions at half the image's size then cost a CPU little beside its
     convolutions. The blocks, which gain nothing from it, take minutes to compile. Where torch
     cannot compile (for a CPU it needs a C++ compiler and Python's headers) it warns, and the
-    encoder stays as it is.
+    encoder stays as it is. Convolutions keep the layout that suits the device: left to itself, the
+    compiler lays all channels last.
     """
     pyramid = encoder.patch_embed
-    missing = _missing_to_compile(next(encoder.parameters()).device)
+    device = next(encoder.parameters()).device
+    options = {"layout_optimization": image_format(device) is torch.channels_last}
+    missing = _missing_to_compile(device)
     if missing:
         warnings.warn(f"training goes on without compile: {missing}", stacklevel=2)
     elif isinstance(pyramid, Pyramid):
-        pyramid.levels = torch.compile(pyramid.levels)  # type: ignore[method-assign]
-        pyramid.packed = torch.compile(pyramid.packed)  # type: ignore[method-assign]
+        compiled: Any = partial(torch.compile, options=options)
+        pyramid.levels = compiled(pyramid.levels)  # type: ignore[method-assign]
+        pyramid.packed = compiled(pyramid.packed)  # type: ignore[method-assign]
     else:
-        encoder.compile()
+        encoder.compile(options=options)
 
 
 def _missing_to_compile(device: torch.device) -> str:
