@@ -62,6 +62,8 @@ class TableRow:
     lowest_score: str = ""
     """Of all slices of the lesion."""
     seconds: str = ""
+    notes: str = ""
+    """What is uncertain, such as a volume that is a lower bound, as the report has it; by "; "."""
     fingerprint: str = ""
     """Of what was asked, and with which settings, bundle and version of samihs; the column
     ``request``."""
@@ -148,9 +150,11 @@ class _Worker:
             raise
         except Exception as error:  # a fault of ours over one study costs no other row, either
             return self._failed(row, error, fingerprint)
-        for note in Scrubber(series).texts((*answer.lesion.notes, *answer.measurement.notes)):
+        notes = Scrubber(series).texts((*answer.lesion.notes, *answer.measurement.notes))
+        for note in notes:
             self._screen.say(f"{row.id}: {note}")
-        return _table_row(row.id, answer, time.perf_counter() - started, fingerprint)
+        row_of_table = _table_row(row.id, answer, time.perf_counter() - started, fingerprint)
+        return replace(row_of_table, notes="; ".join(notes))
 
     def _failed(self, row: ClickRow, error: Exception, fingerprint: str) -> TableRow:
         for name in RESERVED:  # of an earlier request: they would pass for this one's answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -146,3 +147,21 @@ def _own(index: int, height: float) -> Dataset:
         PlanePositionSequence=[_item(ImagePositionPatient=[0.0, 0.0, height])],
         PixelValueTransformationSequence=[rescale],
     )
+
+
+def dicomdir(folder: Path, files: list[list[str]]) -> Path:
+    """A DICOMDIR in ``folder`` of the images at these paths, part by part."""
+    directory = Dataset()
+    directory.DirectoryRecordSequence = []
+    for parts in files:
+        record = Dataset()
+        record.DirectoryRecordType = "IMAGE"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pydicom warns of "..", which is the point
+            record.ReferencedFileID = parts
+        directory.DirectoryRecordSequence.append(record)
+    directory.file_meta = FileMetaDataset()
+    directory.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.1.3.10"
+    directory.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    directory.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    return save(directory, folder / "DICOMDIR")

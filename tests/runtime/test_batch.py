@@ -1,0 +1,320 @@
+"""``--clicks``: how many clicks are answered, cut off, and gone on with."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+from click.testing import CliRunner, Result
+
+from samihs_runtime import batch
+from samihs_runtime.cli import main
+from samihs_runtime.clicks import TABLE_NAME
+from samihs_runtime.errors import BackendError, NonFiniteError, PromptError
+
+from .dicom_factory import write_series
+from .test_clicks import clicks_file
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # Click's runner
+
+
+def run(path: Path, bundle: Path, out: Path, *more: object) -> Result:
+    arguments = ["--clicks", path, "--bundle", bundle, "--out", out, "--format", "json", *more]
+    return CliRunner().invoke(main, [str(each) for each in arguments])
+
+
+def table(out: Path) -> dict[str, dict[str, str]]:
+    with (out / TABLE_NAME).open(newline="") as stream:
+        return {row["id"]: row for row in csv.DictReader(stream)}
+
+
+@pytest.fixture
+def studies(tmp_path: Path) -> Path:
+    for name in ("p1", "p2"):
+        write_series(tmp_path / name)
+    return tmp_path
+
+
+ROWS = (
+    {"id": "a", "study": "p1", "points": [[4, 5, 1]]},
+    {"id": "b", "study": "p1", "points": [[6, 5, 2]]},
+    {"id": "c", "study": "p2", "points": [[4, 5, 1]]},
+)
+
+
+def test_each_click_gets_a_row_and_a_folder(studies: Path, tiny_bundle: Path) -> None:
+    out = studies / "out"
+    result = run(clicks_file(studies, *ROWS), tiny_bundle, out)
+    assert result.exit_code == 0, result.output
+    rows = table(out)
+    assert list(rows) == ["a", "b", "c"]
+    assert list(rows["a"])[-3:] == ["seconds", "notes", "request"]
+    for name, row in rows.items():
+        report = json.loads((out / name / "report.json").read_text())
+        assert row["status"] == ("found" if report["found"] else "not found")
+        assert float(row["volume_ml"]) == report["measurement"]["volume_ml"]
+        assert row["notes"] == "; ".join(report["notes"])
+        assert all(seconds >= 0 for seconds in report["seconds"].values())
+    assert {path.name for path in out.iterdir()} == {"a", "b", "c", "clicks.csv"}
+
+
+def test_a_study_is_read_once_for_its_rows(
+    studies: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = counted(monkeypatch)
+    assert run(clicks_file(studies, *ROWS), tiny_bundle, studies / "out").exit_code == 0
+    assert reads == ["p1", "p2"]
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    reads: list[str] = []
+    real = batch.read_study
+
+    def reading(path: Path, **options: Any) -> Any:
+        reads.append(path.name)
+        return real(path, **options)
+
+    monkeypatch.setattr(batch, "read_study", reading)
+    return reads
+
+
+def test_a_run_that_was_cut_off_goes_on_where_it_was(
+    studies: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, out = clicks_file(studies, *ROWS), studies / "out"
+    real, answered = batch.answer_click, []
+
+    def pulled_plug(*arguments: Any) -> Any:
+        answered.append(1)
+        if len(answered) == 3:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(batch, "answer_click", pulled_plug)
+    assert run(path, tiny_bundle, out).exit_code == 130
+    assert list(table(out)) == ["a", "b"]
+    monkeypatch.setattr(batch, "answer_click", real)
+    before = (out / "a" / "report.json").stat().st_mtime_ns
+    reads = counted(monkeypatch)
+    again = run(path, tiny_bundle, out)
+    assert again.exit_code == 0
+    assert "2 of 3 clicks were answered before" in again.output
+    assert reads == ["p2"]
+    assert (out / "a" / "report.json").stat().st_mtime_ns == before
+    assert list(table(out)) == ["a", "b", "c"]
+
+
+def test_a_changed_row_or_setting_is_answered_anew(
+    studies: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = studies / "out"
+    run(clicks_file(studies, *ROWS), tiny_bundle, out)
+    reads = counted(monkeypatch)
+    moved = {**ROWS[2], "points": [[5, 5, 1]]}
+    assert run(clicks_file(studies, *ROWS[:2], moved), tiny_bundle, out).exit_code == 0
+    assert reads == ["p2"]
+    assert run(clicks_file(studies, *ROWS), tiny_bundle, out, "--no-propagation").exit_code == 0
+    assert reads == ["p2", "p1", "p2"]
+
+
+def test_another_versions_answers_are_not_kept(
+    studies: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, out = clicks_file(studies, *ROWS), studies / "out"
+    run(path, tiny_bundle, out)
+    reads = counted(monkeypatch)
+    run(path, tiny_bundle, out)
+    assert reads == []
+    monkeypatch.setattr(batch, "installed_version", lambda: "99.0")
+    assert run(path, tiny_bundle, out).exit_code == 0
+    assert reads == ["p1", "p2"]
+
+
+def test_a_failing_click_stops_no_other_and_is_tried_again(
+    studies: Path, tiny_bundle: Path
+) -> None:
+    missing = {"id": "gone", "study": "p3", "points": [[4, 5, 1]]}
+    outside = {"id": "off", "study": "p1", "points": [[400, 5, 1]]}
+    path, out = clicks_file(studies, ROWS[0], missing, outside, ROWS[2]), studies / "out"
+    result = run(path, tiny_bundle, out)
+    assert result.exit_code == 2
+    assert "2 of 4 clicks failed" in result.stderr
+    rows = table(out)
+    assert [row["why"] for row in rows.values()] == ["", "StudyError", "PromptError", ""]
+    assert "p3: no such file" in result.output
+    write_series(studies / "p3")
+    run(path, tiny_bundle, out)
+    assert table(out)["gone"]["status"] != "failed"
+
+
+def test_a_fault_of_ours_stops_no_other_click(
+    studies: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(monkeypatch, "b", ValueError("month must be\nin 1..12"))
+    out = studies / "out"
+    result = run(clicks_file(studies, *ROWS), tiny_bundle, out)
+    assert result.exit_code == 2
+    assert "1 of 3 clicks failed" in result.stderr
+    assert "b: internal error: ValueError: month must be in 1..12" in result.output
+    rows = table(out)
+    assert [row["why"] for row in rows.values()] == ["", "ValueError", ""]
+    assert rows["b"]["status"] == "failed"
+
+
+def test_a_backend_that_fails_stops_the_run(
+    studies: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(monkeypatch, "b", BackendError("the device was lost"))
+    result = run(clicks_file(studies, *ROWS), tiny_bundle, studies / "out")
+    assert result.exit_code == 2
+    assert "the device was lost" in result.stderr
+    assert list(table(studies / "out")) == ["a"]
+
+
+@pytest.mark.parametrize("error", [NonFiniteError("NaN"), PromptError("300 points")])
+def test_what_the_backend_cannot_answer_of_one_row_stops_no_other(
+    error: Exception, studies: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(monkeypatch, "b", error)
+    result = run(clicks_file(studies, *ROWS), tiny_bundle, studies / "out")
+    assert "1 of 3 clicks failed" in result.stderr
+    assert [row["why"] for row in table(studies / "out").values()] == ["", type(error).__name__, ""]
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, name: str, error: Exception) -> None:
+    """Let the click of this id end in an error."""
+    real = batch.answer_click
+
+    def answering(*arguments: Any) -> Any:
+        if arguments[3].out.name == name:
+            raise error
+        return real(*arguments)
+
+    monkeypatch.setattr(batch, "answer_click", answering)
+
+
+def test_an_out_that_is_a_file_is_refused_even_to_overwrite(
+    studies: Path, tiny_bundle: Path
+) -> None:
+    (studies / "out").write_text("x")
+    for more in ((), ("--overwrite",)):
+        result = run(clicks_file(studies, *ROWS), tiny_bundle, studies / "out", *more)
+        assert result.exit_code == 2
+        assert "is a file" in result.stderr
+
+
+def test_a_full_disk_leaves_the_table_as_it_was(
+    studies: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = studies / "out"
+    run(clicks_file(studies, *ROWS[:1]), tiny_bundle, out)
+    before = table(out)
+
+    def full(source: Path, target: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    result = run(clicks_file(studies, *ROWS), tiny_bundle, out)
+    assert result.exit_code == 2
+    assert "clicks.csv cannot be written (No space left on device)" in result.stderr
+    assert table(out) == before
+    assert [path.name for path in out.iterdir() if path.is_file()] == ["clicks.csv"]
+
+
+def test_another_folder_is_not_written_into(studies: Path, tiny_bundle: Path) -> None:
+    out = studies / "out"
+    out.mkdir()
+    (out / "mine.txt").write_text("x")
+    path = clicks_file(studies, *ROWS)
+    result = run(path, tiny_bundle, out)
+    assert result.exit_code == 2
+    assert "no clicks.csv to go on from" in result.stderr
+    assert {each.name for each in out.iterdir()} == {"mine.txt"}
+    assert run(path, tiny_bundle, out, "--overwrite").exit_code == 0
+    whole = (out / "clicks.csv").read_text()
+    for text in ("other,columns\n1,2\n", whole.splitlines()[0] + "\na,found\n"):
+        (out / "clicks.csv").write_text(text)
+        assert "no table of clicks" in run(path, tiny_bundle, out).stderr
+
+
+def test_points_beside_a_clicks_file_are_refused(studies: Path, tiny_bundle: Path) -> None:
+    path = clicks_file(studies, *ROWS)
+    result = run(path, tiny_bundle, studies / "out", "--point", "1,2")
+    assert result.exit_code == 2
+    assert "--clicks brings its own" in result.stderr
+
+
+def test_lesions_of_one_study_are_told_apart(studies: Path, tiny_bundle: Path) -> None:
+    """In an archive they lie side by side."""
+    out = studies / "out"
+    done = run(
+        clicks_file(studies, *ROWS), tiny_bundle, out, "--format", "seg", "--format", "capture"
+    )
+    assert done.exit_code == 0, done.output
+    found = {}
+    for name in "abc":
+        seg = pydicom.dcmread(out / name / "lesion-seg.dcm")
+        capture = pydicom.dcmread(out / name / "contact-sheet.dcm")
+        segment = seg.SegmentSequence[0]
+        found[name] = (segment.TrackingID, seg.SeriesNumber, capture.SeriesNumber)
+        assert segment.SegmentLabel in seg.SeriesDescription
+        assert segment.SegmentLabel in capture.SeriesDescription
+    assert found["a"] == found["c"] == ("hemorrhage 1", 900, 901)
+    assert found["b"] == ("hemorrhage 2", 902, 903)
+
+
+def test_a_failed_click_leaves_no_earlier_answer_in_its_folder(
+    studies: Path, tiny_bundle: Path
+) -> None:
+    out = studies / "out"
+    run(clicks_file(studies, ROWS[0]), tiny_bundle, out)
+    assert (out / "a" / "report.json").is_file()
+    done = run(clicks_file(studies, {**ROWS[0], "points": [[4, 5, 77]]}), tiny_bundle, out)
+    assert done.exit_code == 2
+    assert table(out)["a"]["status"] == "failed"
+    assert not (out / "a" / "report.json").exists()
+
+
+def test_rows_of_clicks_that_are_no_longer_asked_for_stay(studies: Path, tiny_bundle: Path) -> None:
+    out = studies / "out"
+    run(clicks_file(studies, *ROWS), tiny_bundle, out)
+    before = table(out)
+    assert run(clicks_file(studies, ROWS[1]), tiny_bundle, out).exit_code == 0
+    after = table(out)
+    assert set(after) == {"a", "b", "c"}
+    assert after["a"] == before["a"]
+
+
+@pytest.mark.parametrize("change", ["study", "file", "nothing"])
+def test_what_has_changed_is_done_again(
+    change: str, studies: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = studies / "p1" / "out"  # within the study: our own files are no change of it
+    path = clicks_file(studies, ROWS[0])
+    run(path, tiny_bundle, out)
+    if change == "study":
+        write_series(studies / "p1", count=3)
+    if change == "file":
+        (out / "a" / "report.json").unlink()
+    reads = counted(monkeypatch)
+    assert run(path, tiny_bundle, out).exit_code == 0
+    assert reads == ([] if change == "nothing" else ["p1"])
+    assert (out / "a" / "report.json").is_file()
+
+
+def test_what_a_click_has_to_say_is_said(studies: Path, tiny_bundle: Path) -> None:
+    done = run(clicks_file(studies, ROWS[0]), tiny_bundle, studies / "out")
+    notes = json.loads((studies / "out" / "a" / "report.json").read_text())["notes"]
+    assert notes
+    for note in notes:
+        assert f"a: {note}" in " ".join(done.output.split())
+
+
+def test_a_list_of_series_is_another_command(studies: Path, tiny_bundle: Path) -> None:
+    done = run(clicks_file(studies, ROWS[0]), tiny_bundle, studies / "out", "--list")
+    assert done.exit_code == 2
+    assert "--list" in done.output
