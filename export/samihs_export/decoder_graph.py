@@ -173,16 +173,16 @@ class FineCells(nn.Module):
         where = self.clicked(places, labels).to(packed.dtype)
         maps = maps + self.likeness(detail, where)
         fine_where = self.fine_clicked(places, labels).to(packed.dtype)
-        fine = fine + self.fine_likeness(fine, fine_where)
+        likened = fine + self.fine_likeness(fine, fine_where)
         cells = upscaled_with_detail(
             self.upscaling, self.context(decoded.source, decoded.position), maps
         )
         heads = self.hypernetwork, self.gate_hypernetwork
         weights = torch.stack([head(decoded.answer) for head in heads], dim=1)
         fine_weights = self.fine_hypernetwork(decoded.answer)[:, None]
-        logits = gated(_weighed(weights, cells), _weighed(fine_weights, fine))
-        logits = self.review(logits, cells, fine, where, fine_where)
-        return logits, self.evidence(logits, cells, where)
+        logits = gated(_weighed(weights, cells), _weighed(fine_weights, likened))
+        logits = self.review(logits, cells, likened, where, fine_where)
+        return logits, self.evidence(logits, cells, detail, fine, where)
 
 
 def _weighed(weights: Tensor, features: Tensor) -> Tensor:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -12,11 +14,11 @@ from torch import Tensor
 
 from samihs_training.data.slices import Batch
 from samihs_training.losses import mask_iou, score_loss
-from samihs_training.network.model import SamihsModel, mask_at_slice_size
+from samihs_training.network.model import SamihsModel, ScoreInput, mask_at_slice_size
 from samihs_training.network.sam import build_sam
 from samihs_training.objective import Objective, low_resolution
 
-from .tiny import TINY
+from .tiny import PYRAMID, TINY
 from .tiny_run import RECIPE, STAGE
 
 SLICE = 64
@@ -36,8 +38,19 @@ def batch_of(masks: Tensor) -> Batch:
 
 
 def answering(model: SamihsModel, logits: Tensor, score: Tensor) -> AbstractContextManager[object]:
-    """The model decodes to these, whatever it is asked."""
-    return patch.object(model, "decode", lambda *_, **__: (logits, score))
+    """The model answers so, whatever it is asked."""
+    return patched(model, lambda points: logits, score)
+
+
+def patched(
+    model: SamihsModel, answer: Callable[[Tensor], Tensor], score: Tensor
+) -> AbstractContextManager[object]:
+    """The model answers with the logits that ``answer`` gives of the points."""
+    return patch.multiple(
+        model,
+        answer=lambda _, points, *__, **___: (answer(points), None),
+        score=lambda known: score,
+    )
 
 
 @pytest.fixture
@@ -102,12 +115,12 @@ def test_a_corrective_click_is_on_a_pixel_of_the_slice(model: SamihsModel, masks
     assert wrong.flatten(1).any(1).all()
     given: list[Tensor] = []
 
-    def decode(_: Tensor, points: Tensor, *__: object, **___: object) -> tuple[Tensor, Tensor]:
+    def answer(points: Tensor) -> Tensor:
         given.append(points)
-        return logits.clone(), torch.zeros(2)
+        return logits.clone()
 
     objective = Objective(model, RECIPE, replace(STAGE, at_slice_size=True))
-    with patch.object(model, "decode", decode):
+    with patched(model, answer, torch.zeros(2)):
         objective(batch_of(masks), correct=True)
     assert [each.shape[1] for each in given] == [2, 3]
     for sample, (column, row) in enumerate(given[1][:, 1].long().tolist()):
@@ -122,11 +135,11 @@ def test_figures_are_of_the_first_answer_whether_it_is_corrected_or_not(
     right = torch.where(low_resolution(masks, side) > 0, 6.0, -6.0)
     answers = [torch.roll(right, 3, -1), right]
 
-    def decode(_: Tensor, points: Tensor, *__: object, **___: object) -> tuple[Tensor, Tensor]:
-        return answers[points.shape[1] - 2].clone(), torch.zeros(2)
+    def answer(points: Tensor) -> Tensor:
+        return answers[points.shape[1] - 2].clone()
 
     objective = Objective(model, RECIPE, STAGE)
-    with patch.object(model, "decode", decode):
+    with patched(model, answer, torch.zeros(2)):
         plain, corrected = (objective(batch_of(masks), correct) for correct in (False, True))
     assert (corrected.iou, corrected.dice) == (plain.iou, plain.dice)
     assert 0 < plain.dice < 1
@@ -159,19 +172,30 @@ def test_where_nothing_bleeds_the_score_alone_may_learn(model: SamihsModel) -> N
     assert not pull(False, torch.zeros_like(target)).any()
 
 
-def test_a_stage_that_trains_the_score_alone_has_its_error_alone_for_a_loss(
-    model: SamihsModel, masks: Tensor
-) -> None:
+@pytest.mark.parametrize("correct", [False, True])
+def test_what_the_score_hears_is_what_it_is_predicted_from(masks: Tensor, correct: bool) -> None:
+    """Of first and corrective clicks, with the IoU of each mask, and no gradient."""
     torch.manual_seed(0)
-    fixed, score = torch.randn(2, 1, TINY.mask_size, TINY.mask_size), torch.rand(2)
-    score.requires_grad_()
-    objective = Objective(model, RECIPE, STAGE)
-    target = low_resolution(masks, TINY.mask_size)
-    with answering(model, fixed, score):
-        trained = objective(batch_of(masks)).loss
-        with torch.no_grad():  # as in validation, which reports the masks' loss too
-            validated = objective(batch_of(masks)).loss
-    assert trained.item() == pytest.approx(score_loss(score, fixed, target).item())
-    assert validated.item() == pytest.approx(
-        trained.item() + objective.loss(fixed, target).item(), rel=1e-6
+    model = SamihsModel(build_sam(PYRAMID), PYRAMID).eval()
+    batch = batch_of(masks)
+    objective = Objective(model, replace(RECIPE, amp=False), STAGE).eval()
+    seen: list[tuple[Tensor, Tensor]] = []
+    decode = model.answer
+
+    def noted(*given: Any, **more: Any) -> Any:
+        logits, known = decode(*given, **more)
+        seen.append((mask_iou(logits, low_resolution(masks, PYRAMID.mask_size)), known.token))
+        return logits, known
+
+    torch.manual_seed(1)
+    with patch.object(model, "answer", noted):
+        heard = objective.heard(batch, correct)
+    assert len(seen) == 1 + correct
+    assert torch.equal(heard.iou, torch.cat([iou for iou, _ in seen]))
+    assert torch.equal(heard.token, torch.cat([token for _, token in seen]))
+    assert not any(each.requires_grad for each in (heard.token, heard.evidence, heard.iou))
+    _, score = model.decode(
+        model.encode(batch.hu, batch.window), batch.points, batch.labels, slice_size=SLICE
     )
+    told = model.score(ScoreInput(heard.token, heard.evidence))
+    assert torch.allclose(told[:2], score, atol=1e-6)

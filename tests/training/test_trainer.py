@@ -75,6 +75,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     assert tiny_run("fit", str(tmp_path / "whole")) == 0
     assert tiny_run("fit", str(tmp_path / "cut"), "base", "3") == -9
     assert tiny_run("fit", str(tmp_path / "cut"), "adapt", "2") == -9
+    assert tiny_run("fit", str(tmp_path / "cut"), "score", "3") == -9
     assert tiny_run("fit", str(tmp_path / "cut")) == 0
     for name in ("base", "adapters", "adapters.best"):
         whole, about = read_safetensors(tmp_path / "whole" / f"{name}.safetensors")
@@ -84,7 +85,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
         assert about["steps"] == also["steps"]
     rows = read_log(tmp_path / "cut", StepReport)
     assert [(row.stage, row.step) for row in rows] == [
-        (stage, step) for stage in ("base", "adapt") for step in (1, 2, 3, 4)
+        (stage, step) for stage in ("base", "adapt", "score") for step in (1, 2, 3, 4)
     ]
     expected = read_log(tmp_path / "whole", StepReport)
     assert [row.loss for row in rows] == [row.loss for row in expected]
@@ -101,10 +102,10 @@ def test_two_processes_give_the_gradients_of_one(
 
 
 def test_torchrun_runs_a_whole_recipe(tmp_path: Path) -> None:
-    """Both stages in two processes: each step stands once in the log, the checkpoints are whole."""
+    """All stages in two processes: each step stands once in the log, the checkpoints are whole."""
     assert tiny_run("fit", str(tmp_path), processes=2) == 0
     rows = read_log(tmp_path, StepReport)
-    assert [row.step for row in rows] == [1, 2, 3, 4] * 2
+    assert [row.step for row in rows] == [1, 2, 3, 4] * 3
     assert len(read_log(tmp_path, ValidationReport)) == 4
     _, about = read_safetensors(tmp_path / "adapters.safetensors")
     assert about["steps"] == 4

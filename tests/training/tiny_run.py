@@ -32,7 +32,7 @@ from .tiny import TINY
 STAGE = StageConfig(steps=4, learning_rate=1e-3, batch=2, prompts=2, correct=0.5, ema=0.5)
 RECIPE = Recipe(
     base=STAGE, adapt=STAGE, preset="tiny", slices=3, validation_slices=2, validate_every=2, rank=3,
-    checkpoint_minutes=0.0,
+    score=STAGE, checkpoint_minutes=0.0,
 )  # fmt: skip
 PLAIN = StageConfig(steps=1, learning_rate=1e-3, batch=4, prompts=2, correct=0.0, clip=0.0)
 

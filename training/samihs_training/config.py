@@ -52,6 +52,8 @@ class StageConfig:
     at_slice_size: bool = False
     """Judge masks as the runtime draws them, enlarged to the slice's pixels, rather than at the
     decoder's cells: a cell is in or out, and a lesion of ten cells is then another one."""
+    passes: int = 8
+    """How often the heads of [score] are trained on what the prompts of all its steps told them."""
     correct: float = 0.35
     """Share of steps with a second, corrective click on any pixel that the first answer has wrong,
     and that answer as prior mask."""
@@ -78,8 +80,10 @@ class StageConfig:
     """Decay of the weights' moving average, which is then what is validated and kept; 0: off."""
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.batch, self.prompts) < 1 or self.learning_rate <= 0:
-            raise UsageError("a stage needs steps, learning_rate, batch and prompts above 0")
+        if min(self.steps, self.batch, self.prompts, self.passes) < 1 or self.learning_rate <= 0:
+            raise UsageError(
+                "a stage needs steps, learning_rate, batch, prompts and passes above 0"
+            )
         if self.accumulate < 1 or self.batch % self.accumulate:
             raise UsageError(
                 f"accumulate = {self.accumulate}: expected a number of pieces that divides "

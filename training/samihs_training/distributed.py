@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import distributed as torch_distributed
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+T = TypeVar("T")
 CPU = torch.device("cpu")
 PATIENCE = timedelta(hours=6)
 """The others wait while the first process makes the phantoms or reads the data set."""
@@ -59,6 +60,14 @@ class Processes:
         torch_distributed.all_reduce(sums)
         total, weights = sums.tolist()
         return total / weights if weights else math.nan
+
+    def gathered(self, mine: T) -> list[T]:
+        """What every process has, by rank. Tensors in it should lie on the CPU."""
+        if self.world == 1:
+            return [mine]
+        every: list[Any] = [None] * self.world
+        torch_distributed.all_gather_object(every, mine)
+        return every
 
     def wait(self) -> None:
         """Until every process is here."""

@@ -35,7 +35,7 @@ from samihs_training.config import Recipe, StageConfig
 from samihs_training.data.sources import Drawing, Task
 from samihs_training.distributed import Processes, processes
 from samihs_training.jsontext import json_text
-from samihs_training.methods import apply_method, count_by_part, score_heads
+from samihs_training.methods import apply_method, count_by_part
 from samihs_training.network.initialisation import initialised
 from samihs_training.network.model import SamihsModel
 from samihs_training.network.sam import build_sam, preset
@@ -43,6 +43,7 @@ from samihs_training.output import write_output
 from samihs_training.prompts import prompt_rule
 from samihs_training.run_folder import run_folder
 from samihs_training.runlog import StepReport, ValidationReport, plot_curves, read_log
+from samihs_training.score_stage import ScoreStage
 from samihs_training.trainer import Report, Trainer
 from samihs_training.training_data import (
     FOLDS_FILE,
@@ -93,21 +94,24 @@ class Run:
         on_best: Callable[[], None] = lambda: None,
     ) -> None:
         """Train a stage to its end; ``on_best`` is called at the best validation so far."""
-        drawing = Drawing(
-            task, stage.prompts, stage.rule(), stage.negatives, self.recipe.windowing()
-        )
-        rank, world = self.processes.rank, self.processes.world
-        share = Share(rank, world, stage.accumulate)
-        data = NumberedBatches(
-            slices.train, drawing, batch=stage.batch, seed=self.recipe.seed, share=share
-        )
+        data = self.batches(stage, task, slices)
         held_out = None
         if slices.validation is not None:  # the same at every validation, whatever the seed
-            plain = validation_drawing(self.recipe, drawing)
+            plain = validation_drawing(self.recipe, data.drawing)
+            share = Share(self.processes.rank, self.processes.world)
             held_out = NumberedBatches(
-                slices.validation, plain, batch=stage.batch, seed=0, share=Share(rank, world)
+                slices.validation, plain, batch=stage.batch, seed=0, share=share
             )
         trainer.run(data, held_out, workers=self.workers, report=self.report, on_best=on_best)
+
+    def batches(self, stage: StageConfig, task: Task, slices: Slices) -> NumberedBatches:
+        """What this process sees in a stage."""
+        window = self.recipe.windowing()
+        drawing = Drawing(task, stage.prompts, stage.rule(), stage.negatives, window)
+        share = Share(self.processes.rank, self.processes.world, stage.accumulate)
+        return NumberedBatches(
+            slices.train, drawing, batch=stage.batch, seed=self.recipe.seed, share=share
+        )
 
 
 def validation_drawing(recipe: Recipe, training: Drawing) -> Drawing:
@@ -204,19 +208,14 @@ def _adapt(run: Run) -> None:
 
     run.train(trainer, stage, "bleeds", run.bleeds, on_best=lambda: save(run.best))
     if recipe.score is not None:
-        trainer.seconds += _score(run, recipe.score, model, base_sha256)
+        score = ScoreStage(model, recipe, recipe.score, run.out, run.processes, base_sha256)
+        batches = run.batches(recipe.score, "bleeds", run.bleeds)
+        score.run(batches, workers=run.workers, report=run.report)
+        trainer.seconds += score.seconds
     save(run.adapters)
     if run.processes.is_first:
         about = _description(recipe, trainer, run.bleeds)
         _write_report(run, {**about, "trained_parameters": count_by_part(sam, trained)})
-
-
-def _score(run: Run, stage: StageConfig, model: SamihsModel, base_sha256: str) -> float:
-    """The heads that predict a mask's IoU, on the masks as they now are; seconds of training."""
-    heads = score_heads(model.sam)
-    trainer = Trainer(model, heads, run.recipe, stage, "score", run.out, run.processes, base_sha256)
-    run.train(trainer, stage, "bleeds", run.bleeds)
-    return trainer.seconds
 
 
 def _slices(out: Path, recipe: Recipe, progress: Progress | None) -> tuple[Slices | None, Slices]:

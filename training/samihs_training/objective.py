@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from samihs_training.data.slices import Batch
 from samihs_training.hardware import mixed_precision
 from samihs_training.losses import mask_iou, score_loss
 from samihs_training.network.bleed_map import BleedMap
-from samihs_training.network.model import SamihsModel, logits_at_slice_size
+from samihs_training.network.model import SamihsModel, ScoreInput, logits_at_slice_size
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +34,36 @@ class Answered:
     """How many there were."""
     with_mask: int
     """How many of them have a mask: what ``iou`` and ``dice`` are means of."""
+
+
+@dataclass(frozen=True, eq=False)
+class Heard:
+    """What the score of N answers is made of, and the IoU that it should have been."""
+
+    token: Tensor
+    """[N, E], and ..."""
+    evidence: Tensor
+    """[N, R], of :class:`~samihs_training.network.model.ScoreInput`."""
+    iou: Tensor
+    """[N]."""
+
+    def to(self, device: torch.device) -> Heard:
+        """On that device."""
+        return Heard(*(getattr(self, each.name).to(device) for each in fields(self)))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Heard]) -> Heard:
+        """All of them in one."""
+        names = [each.name for each in fields(cls)]
+        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
+
+
+class _Answer(NamedTuple):
+    logits: Tensor
+    """[B, 1, M, M], float32."""
+    judged: Tensor
+    """The same at the size of the target."""
+    known: ScoreInput
 
 
 class Objective(nn.Module):
@@ -61,19 +92,42 @@ class Objective(nn.Module):
     def forward(self, batch: Batch, correct: bool = False) -> Answered:
         """First prompts, and with ``correct`` one more click each, on what they left wrong."""
         target = self._target(batch)
-        with self._autocast(batch.hu.device):
-            embedding = self.model.encode(batch.hu, batch.window)
-        points, labels = batch.points, batch.labels
-        loss, logits, judged = self._answer(embedding, points, labels, None, target, batch)
-        if correct:
-            points, labels = corrected(points, labels, judged, target, batch.masks.shape[-1])
-            prior = logits.detach()
-            second, _, _ = self._answer(embedding, points, labels, prior, target, batch)
-            loss = (loss + second) / 2
+        embedding = self._encoded(batch)
+        answers = self._answers(embedding, batch, target, correct)
+        loss = torch.stack([self._loss_of(each, target) for each in answers]).mean()
         if self.bleed_map is not None:
             loss = loss + self.map_weight * self._map_loss(self.bleed_map, embedding, batch)
+        first = answers[0].judged.detach()
         with_mask = int(target.flatten(1).any(1).sum())
-        return Answered(loss, *_overlap(judged, target), len(target), with_mask)
+        return Answered(loss, *_overlap(first, target), len(target), with_mask)
+
+    @torch.no_grad()
+    def heard(self, batch: Batch, correct: bool = False) -> Heard:
+        """What the answers to the same prompts tell their score."""
+        target = self._target(batch)
+        answers = self._answers(self._encoded(batch), batch, target, correct)
+        return Heard.joined(
+            [
+                Heard(each.known.token.float(), each.known.evidence, mask_iou(each.judged, target))
+                for each in answers
+            ]
+        )
+
+    def _encoded(self, batch: Batch) -> Tensor:
+        with self._autocast(batch.hu.device):
+            return self.model.encode(batch.hu, batch.window)
+
+    def _answers(
+        self, embedding: Tensor, batch: Batch, target: Tensor, correct: bool
+    ) -> list[_Answer]:
+        points, labels = batch.points, batch.labels
+        size = batch.hu.shape[-1]
+        first = self._answer(embedding, points, labels, None, target, size)
+        if not correct:
+            return [first]
+        wrong = first.judged.detach()
+        points, labels = corrected(points, labels, wrong, target, batch.masks.shape[-1])
+        return [first, self._answer(embedding, points, labels, first.logits.detach(), target, size)]
 
     def _answer(
         self,
@@ -82,21 +136,21 @@ class Objective(nn.Module):
         labels: Tensor,
         prior: Tensor | None,
         target: Tensor,
-        batch: Batch,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss, logits [B, 1, M, M], and these as they are judged, of which no gradient is asked
-        any more."""
-        with self._autocast(batch.hu.device):
-            logits, score = self.model.decode(
-                embedding, points, labels, prior, slice_size=batch.hu.shape[-1]
+        slice_size: int,
+    ) -> _Answer:
+        with self._autocast(embedding.device):
+            logits, known = self.model.answer(
+                embedding, points, labels, prior, slice_size=slice_size
             )
-        logits, score = logits.float(), score.float()
-        judged = logits
-        if self.at_slice_size:
-            judged = logits_at_slice_size(logits, target.shape[-1])
-        loss = self._mask_loss(judged, target)
-        loss = loss + self.score_weight * score_loss(score, judged, target)
-        return loss, logits, judged.detach()
+        logits = logits.float()
+        judged = logits_at_slice_size(logits, target.shape[-1]) if self.at_slice_size else logits
+        return _Answer(logits, judged, known)
+
+    def _loss_of(self, answer: _Answer, target: Tensor) -> Tensor:
+        with self._autocast(target.device):
+            score = self.model.score(answer.known).float()
+        loss = self._mask_loss(answer.judged, target)
+        return loss + self.score_weight * score_loss(score, answer.judged, target)
 
     def _map_loss(self, bleed_map: BleedMap, embedding: Tensor, batch: Batch) -> Tensor:
         with self._autocast(batch.hu.device):
@@ -113,13 +167,7 @@ class Objective(nn.Module):
         return low_resolution(batch.masks, self.model.config.mask_size)
 
     def _mask_loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        """The loss of all prompts, or of those whose mask is not empty.
-
-        0 where none is asked, and where no gradient would follow: a stage that trains the score
-        alone leaves masks as they are.
-        """
-        if torch.is_grad_enabled() and not logits.requires_grad:
-            return logits.new_zeros(())
+        """The loss of all prompts, or of those whose mask is not empty; 0 where none is asked."""
         if self.empty_masks:
             return self.loss(logits, target)
         asked = target.flatten(1).any(1)

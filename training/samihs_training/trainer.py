@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +17,7 @@ from samihs_training.batches import NumberedBatches, stream
 from samihs_training.config import Recipe, StageConfig
 from samihs_training.data.slices import Batch
 from samihs_training.distributed import Processes
+from samihs_training.draws import is_corrected, torch_seed
 from samihs_training.hardware import image_format
 from samihs_training.network.activations import checkpoint_blocks
 from samihs_training.network.bleed_map import BleedMap
@@ -119,8 +119,9 @@ class Trainer:
         rate = learning_rate(self.stage, self.step_count)
         self.optimisers.set_rate(rate)
         self.model.train()
-        torch.manual_seed(self._seed())
-        correct = self._draw() < self.stage.correct
+        seed, step = self.recipe.seed, self.step_count
+        torch.manual_seed(torch_seed(seed, step, self.processes.rank))
+        correct = is_corrected(seed, step, self.stage.correct)
         self.optimisers.zero_grad()
         pieces = self.stage.accumulate
         answers = []
@@ -192,15 +193,6 @@ class Trainer:
             learning_rate=rate,
             samples_per_second=self.stage.batch * self.stage.prompts / elapsed,
         )
-
-    def _seed(self) -> int:
-        """The seed of torch's generator at this step, in this process."""
-        key = [self.recipe.seed, 2, self.step_count, self.processes.rank]
-        return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-    def _draw(self) -> float:
-        """From 0 to 1, the same in all processes: whether this step gets corrective clicks."""
-        return float(np.random.default_rng([self.recipe.seed, 3, self.step_count]).random())
 
     @property
     def _state_file(self) -> Path:

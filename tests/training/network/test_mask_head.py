@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
@@ -24,7 +25,8 @@ def test_what_begins_fresh_changes_nothing() -> None:
     assert torch.equal(context()(source, torch.randn(1, 8, 4, 4)), source)
     assert not Likeness(3)(cells, torch.full((2, 8, 8), 1 / 64)).any()
     where = torch.zeros(2, 8, 8)
-    assert not Evidence(3)(torch.randn(2, 1, 16, 16), cells, where).any()
+    features = cells, torch.randn(2, 3, 8, 8), torch.randn(2, 2, 16, 16)
+    assert not Evidence(3, 2)(torch.randn(2, 1, 16, 16), *features, where).any()
     coarse, fine = torch.randn(2, 1, 8, 8), torch.randn(2, 1, 16, 16)
     answered = gated(torch.cat([coarse, torch.zeros_like(coarse)], dim=1), fine)
     enlarged = nn.functional.interpolate(coarse, scale_factor=2, mode="bilinear")
@@ -75,24 +77,30 @@ def test_the_gate_says_where_the_fine_answer_counts() -> None:
     assert torch.equal(answered[:, 5:], torch.ones(8, 3))
 
 
-def test_evidence_is_what_the_mask_holds_what_lies_around_it_and_what_was_clicked() -> None:
+@pytest.mark.parametrize("heard", ["cells", "detail", "fine"])
+def test_evidence_is_what_the_mask_holds_what_lies_around_it_and_what_was_clicked(
+    heard: str,
+) -> None:
     torch.manual_seed(0)
-    evidence = Evidence(3)
+    evidence = Evidence(3, 2)
     nn.init.normal_(evidence.out.weight)
-    cells = torch.randn(1, 3, 16, 16, requires_grad=True)
+    nn.init.normal_(evidence.slice_hidden.weight)
+    shapes = {"cells": (1, 3, 16, 16), "detail": (1, 3, 16, 16), "fine": (1, 2, 32, 32)}
+    features = {name: torch.randn(shape, requires_grad=True) for name, shape in shapes.items()}
     logits = torch.full((1, 1, 32, 32), -20.0)
     logits[..., 4:8, 4:8] = 20.0
     logits.requires_grad_()
     where = torch.zeros(1, 16, 16)
     where[0, 12, 13] = 1.0
-    evidence(logits, cells, where).sum().backward()
+    evidence(logits, *features.values(), where).sum().backward()
     assert logits.grad is None  # the score must not improve by changing the mask
-    assert cells.grad is not None
-    heard = torch.zeros(16, 16, dtype=torch.bool)
-    heard[: 4 + MARGIN, : 4 + MARGIN] = True
-    heard[12, 13] = True
-    reached = cells.grad[0].abs().amax(0)
-    assert reached[heard].min() > 1e4 * reached[~heard].max()
+    gradient = features[heard].grad
+    assert gradient is not None
+    near = torch.zeros(16, 16, dtype=torch.bool)
+    near[: 4 + MARGIN, : 4 + MARGIN] = True
+    near[12, 13] = True
+    reached = nn.functional.adaptive_max_pool2d(gradient.abs().amax(1), 16)[0]
+    assert reached[near].min() > 1e4 * reached[~near].max()
 
 
 @torch.no_grad()
@@ -109,21 +117,26 @@ def test_of_two_masks_the_model_scores_the_one_that_it_drew() -> None:
     assert torch.allclose(raised, before + 0.25)
 
 
-def test_squares_are_taken_in_float32_under_autocast() -> None:
+def test_squares_are_taken_in_float32_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     model = SamihsModel(build_sam(PYRAMID), PYRAMID).eval()
     decoder: Any = model.sam.mask_decoder
     given: list[torch.dtype] = []
 
-    def note(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        assert not torch.is_autocast_enabled("cpu")
-        given.extend(each.dtype for each in inputs[:2])
+    def noting(computed: Any) -> Any:
+        def note(*inputs: torch.Tensor) -> Any:
+            assert not torch.is_autocast_enabled("cpu")
+            given.append(inputs[0].dtype)
+            return computed(*inputs)
 
-    for looks in (decoder.review, decoder.evidence):
-        looks.register_forward_pre_hook(note)
+        return note
+
+    for module, name in ((decoder.review, "forward"), (decoder.evidence, "gathered"),
+                         (decoder.evidence, "worth")):  # fmt: skip
+        monkeypatch.setattr(module, name, noting(getattr(module, name)))
     embedding = torch.randn(1, PYRAMID.embedding_channels, PYRAMID.grid, PYRAMID.grid)
     with torch.autocast("cpu", torch.bfloat16):
         model.decode(
             embedding, torch.tensor([[[9.0, 9.0], [0, 0]]]), torch.tensor([[1, -1]]), slice_size=64
         )
-    assert given[0] == given[2] == given[3] == torch.float32
+    assert given == [torch.float32] * 3

@@ -72,22 +72,44 @@ class Likeness(nn.Module):
 class Evidence(nn.Module):
     """What a mask holds, what lies around it and what was clicked -> what is added to its score.
 
-    Logits [B, 1, 2S, 2S], cells [B, D, S, S] and where the clicks lie [B, S, S] -> [B], float32.
+    Means of the decoder's cells, which have become an answer to the click, and of the slice's own
+    features at both sizes, which tell blood from what looks like it before any click
+    (``bleed_map.py``).
     """
 
-    def __init__(self, channels: int, hidden: int = 64) -> None:
+    def __init__(self, cells: int, fine: int, hidden: int = 64) -> None:
+        """Channels D of the cells, and of the detail, and K of the fine features."""
         super().__init__()
-        self.hidden = nn.Linear(3 * channels + 2, hidden)
+        self.answered = 3 * cells + 2  # figures
+        self.hidden = nn.Linear(self.answered, hidden)
+        self.slice_hidden = nn.Linear(3 * (cells + fine), hidden, bias=False)
         self.out = nn.Linear(hidden, 1)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        for each in (self.slice_hidden.weight, self.out.weight, self.out.bias):
+            nn.init.zeros_(each)
 
-    def forward(self, logits: Tensor, cells: Tensor, where: Tensor) -> Tensor:
+    def forward(
+        self, logits: Tensor, cells: Tensor, detail: Tensor, fine: Tensor, where: Tensor
+    ) -> Tensor:
+        """Logits [B, 1, 2S, 2S], cells and detail [B, D, S, S], fine [B, K, 2S, 2S] and where the
+        clicks lie [B, S, S] -> [B], float32."""
+        return self.worth(self.gathered(logits, cells, detail, fine, where))
+
+    def gathered(
+        self, logits: Tensor, cells: Tensor, detail: Tensor, fine: Tensor, where: Tensor
+    ) -> Tensor:
+        """The means that :meth:`worth` is of: [B, R]."""
         # The score must not improve by changing the mask.
         share = logits.detach().float().sigmoid()
         seen = regions(F.avg_pool2d(share, 2), where)
-        known = torch.cat([seen.means(cells).flatten(1), seen.figures], dim=1)
-        out: Tensor = self.out(F.gelu(self.hidden(known)))[:, 0]
+        features = cells, detail, F.avg_pool2d(fine.float(), 2)
+        answered, *of_slice = (seen.means(each).flatten(1) for each in features)
+        return torch.cat([answered, seen.figures, *of_slice], dim=1)
+
+    def worth(self, evidence: Tensor) -> Tensor:
+        """[B, R] -> [B]."""
+        answered, of_slice = evidence[:, : self.answered], evidence[:, self.answered :]
+        hidden = F.gelu(self.hidden(answered) + self.slice_hidden(of_slice))
+        out: Tensor = self.out(hidden)[:, 0]
         return out
 
 

@@ -9,7 +9,7 @@ segment-anything's own submodules. The same pre- and post-processing stands in t
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,16 @@ from samihs_training.network.mask_head import gated
 from samihs_training.network.mirror import mirrored_points
 from samihs_training.network.pyramid import encoded, unpack, upscaled_with_detail
 from samihs_training.network.sam import SamConfig
+
+
+class ScoreInput(NamedTuple):
+    """What the score of an answer is made of."""
+
+    token: Tensor
+    """[B, E]: SAM's token of the predicted IoU, after the decoder's transformer."""
+    evidence: Tensor
+    """[B, R]: of the mask (:class:`~samihs_training.network.mask_head.Evidence`); R is 0 without a
+    pyramid."""
 
 
 class SamihsModel(nn.Module):
@@ -76,22 +86,26 @@ class SamihsModel(nn.Module):
         exactly one where there is no box); ``prior`` [B, 1, M, M] logits.
         """
         if not self.config.mirrored:
-            return self._decode(embedding, points, labels, prior, slice_size)
+            logits, known = self.answer(embedding, points, labels, prior, slice_size=slice_size)
+            return logits, self.score(known)
         embedding, behind = embedding.chunk(2, dim=1)
-        logits, score = self._decode(embedding, points, labels, prior, slice_size)
+        logits, known = self.answer(embedding, points, labels, prior, slice_size=slice_size)
         points = mirrored_points(points, labels, slice_size)
         prior = None if prior is None else prior.flip(-1)
-        other, other_score = self._decode(behind, points, labels, prior, slice_size)
-        return (logits + other.flip(-1)) / 2, (score + other_score) / 2
+        other, other_known = self.answer(behind, points, labels, prior, slice_size=slice_size)
+        score = (self.score(known) + self.score(other_known)) / 2
+        return (logits + other.flip(-1)) / 2, score
 
-    def _decode(
+    def answer(
         self,
         embedding: Tensor,
         points: Tensor,
         labels: Tensor,
-        prior: Tensor | None,
+        prior: Tensor | None = None,
+        *,
         slice_size: int,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, ScoreInput]:
+        """As :meth:`decode` of one slice each, not mirrored, the score not yet predicted."""
         prompt_encoder, decoder = self.sam.prompt_encoder, self.sam.mask_decoder
         prompts = len(points) // len(embedding)
         source = embedding[:, : self.config.prompt_width].repeat_interleave(prompts, 0)
@@ -103,12 +117,13 @@ class SamihsModel(nn.Module):
             source + self._dense(prior), position.expand_as(source), tokens
         )
         source = mixed.mT.reshape(source.shape)
-        score = decoder.iou_prediction_head(answers[:, 0])[:, 0]
         # One mask for one click: the first token is SAM's single-mask output.
         answer = answers[:, 1]
         weights = decoder.output_hypernetworks_mlps[0](answer)  # [B, D]
         if not self.config.pyramid_width:
-            return weighted_sum(weights, decoder.output_upscaling(source)), score
+            nothing = answer.new_zeros(len(answer), 0)
+            logits = weighted_sum(weights, decoder.output_upscaling(source))
+            return logits, ScoreInput(answers[:, 0], nothing)
         _, detail, fine = unpack(embedding, self.config.channels)
         detail, fine = (each.repeat_interleave(prompts, 0) for each in (detail, fine))
         places = self.in_frame(points, slice_size)
@@ -120,12 +135,23 @@ class SamihsModel(nn.Module):
         weights = torch.stack([weights, decoder.gate_hypernetwork(answer)], dim=1)
         coarse = (weights @ cells.flatten(2)).view(-1, 2, *cells.shape[2:])  # [B, 2, 4G, 4G]
         fine_where = decoder.fine_clicked(places, labels).to(fine.dtype)
-        fine = fine + decoder.fine_likeness(fine, fine_where)
-        logits = gated(coarse, weighted_sum(decoder.fine_hypernetwork(answer), fine))
+        likened = fine + decoder.fine_likeness(fine, fine_where)
+        logits = gated(coarse, weighted_sum(decoder.fine_hypernetwork(answer), likened))
         # Squares of differences, written out, cancel: half precision has no digits for that.
         with torch.autocast(logits.device.type, enabled=False):
-            logits = decoder.review(logits, cells, fine, where, fine_where)
-            return logits, score.float() + decoder.evidence(logits, cells.float(), where)
+            logits = decoder.review(logits, cells, likened, where, fine_where)
+            evidence = decoder.evidence.gathered(logits, cells, detail, fine, where)
+        return logits, ScoreInput(answers[:, 0], evidence)
+
+    def score(self, known: ScoreInput) -> Tensor:
+        """The predicted IoU [B] of an answer, from what :meth:`answer` gives."""
+        decoder = self.sam.mask_decoder
+        score: Tensor = decoder.iou_prediction_head(known.token)[:, 0]
+        if not self.config.pyramid_width:
+            return score
+        with torch.autocast(score.device.type, enabled=False):
+            worth: Tensor = decoder.evidence.worth(known.evidence)
+            return score.float() + worth
 
     def _dense(self, prior: Tensor | None) -> Tensor:
         """SAM's dense prompt [B or 1, E, G or 1, G or 1] of a prior mask, or of none."""

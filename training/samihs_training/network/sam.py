@@ -217,7 +217,7 @@ def _with_pyramid(sam: Any, config: SamConfig, modeling: Any) -> None:
     decoder.fine_clicked = Clicked(FINE_CELLS * config.grid, config.image_size, deviation=2.0)
     decoder.fine_likeness = Likeness(channels.fine, hidden=16)
     decoder.review = Review(channels.detail, channels.fine)
-    decoder.evidence = Evidence(channels.detail)
+    decoder.evidence = Evidence(channels.detail, channels.fine)
 
 
 def encoder_blocks(sam: nn.Module) -> Any:
