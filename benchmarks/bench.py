@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import base_step
 import cost
 import latency
 import loading
@@ -127,6 +128,12 @@ SUITES: dict[str, Suite] = {
         lambda budget: training.measure(training.Plan()),
         lambda: training.measure(training.Plan(steps=1, rounds=1)),
         lambda: training.measure(training.Plan()),
+    ),
+    "base-step": Suite(
+        0,
+        lambda budget: base_step.measure(),
+        lambda: base_step.measure(batch=1, rounds=1),
+        lambda: base_step.measure(rounds=7),
     ),
     "training-vit_b": Suite(
         0,

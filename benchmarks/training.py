@@ -112,7 +112,7 @@ def measure_way(plan: Plan, way: str) -> dict[str, Any]:
     recipe = Recipe(adapt=stage, base=stage, window=WINDOW, amp=plan.amp)
     model = SamihsModel(sam, config)
     objective = Objective(model, recipe)
-    batch = _batch(plan.batch, plan.prompts)
+    batch = disks(plan.batch, plan.prompts)
     parameters = [each for each in sam.parameters() if each.requires_grad]
     optimiser = torch.optim.AdamW(parameters, 1e-4)
     before = peak_mb()
@@ -168,7 +168,7 @@ def plain_loss(model: SamihsModel, batch: Batch, recipe: Recipe) -> Tensor:
     return recipe.make_loss()(logits, target) + score_loss(score, logits, target)
 
 
-def _batch(slices: int, prompts: int) -> Batch:
+def disks(slices: int, prompts: int) -> Batch:
     """Disks in noise: what a step costs does not depend on what is on the slice."""
     generator = torch.Generator().manual_seed(1)
     hu = torch.randn(slices, 1, SIZE, SIZE, generator=generator) * 20 + 40

@@ -1,0 +1,127 @@
+"""Seconds of a step of the shipped model's [base] stage, in which all its weights are trained.
+
+    python benchmarks/base_step.py [--batch 6] [--rounds 3]
+
+As ``fit`` takes it on this CPU, and with one thing otherwise: images laid the other way in memory
+(channels first where it lays them last), bfloat16 emulated where the CPU has no instructions for
+it, torch's own Muon in place of ours. One process, A B C A B C; on disks in noise, as what a step
+costs does not depend on what is on the slice. One JSON file in ``benchmarks/results/``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from unittest.mock import patch
+
+import torch
+from record import Record, Series, command_line
+from rich.console import Console
+from rich.table import Table
+from stopwatch import interleaved
+
+from samihs_training import hardware, optimisation
+from samihs_training.allocation import keep_freed_memory
+from samihs_training.config import read_recipe
+from samihs_training.network.bleed_map import BleedMap
+from samihs_training.network.initialisation import initialised
+from samihs_training.network.model import SamihsModel
+from samihs_training.network.sam import build_sam, preset
+from samihs_training.objective import Objective
+from training import disks
+
+CPU = torch.device("cpu")
+OURS = "as fit takes it"
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a step is taken."""
+
+    images: torch.memory_format
+    mixed: bool = True
+    """bfloat16, where the CPU multiplies it."""
+    emulated: bool = False
+    """bfloat16, whatever the CPU multiplies."""
+    muon: type[torch.optim.Muon] = optimisation.Muon
+
+
+class TorchMuon(torch.optim.Muon):
+    """torch's own, with steps of AdamW's size."""
+
+    def __init__(self, parameters: object, rate: float, decay: float) -> None:
+        super().__init__(parameters, rate, decay, adjust_lr_fn="match_rms_adamw")  # type: ignore[arg-type]
+
+
+def ways() -> dict[str, Way]:
+    """By name; those that this CPU would take anyway are left out."""
+    ours = Way(hardware.image_format(CPU))
+    last = ours.images is torch.channels_last
+    other = torch.contiguous_format if last else torch.channels_last
+    named = {
+        OURS: ours,
+        f"channels {'first' if last else 'last'}": replace(ours, images=other),
+        "torch's Muon": replace(ours, muon=TorchMuon),
+    }
+    if hardware.multiplies(CPU, torch.bfloat16):
+        return named | {"float32": replace(ours, mixed=False)}
+    return named | {"bfloat16 emulated": replace(ours, emulated=True)}
+
+
+def stepping(way: Way, batch: int) -> Callable[[], object]:
+    """A step on ``batch`` slices, with weights and an optimiser of its own."""
+    recipe = replace(read_recipe(None), amp=way.mixed)
+    assert recipe.base is not None
+    torch.manual_seed(0)
+    config = preset(recipe.preset)
+    model = SamihsModel(initialised(build_sam(config)), config).train()
+    model.to(memory_format=way.images)  # type: ignore[call-overload]
+    bleed_map = BleedMap(config.channels)
+    objective = Objective(model, recipe, recipe.base, bleed_map)
+    trained = dict(model.sam.named_parameters()) | dict(bleed_map.named_parameters("bleed_map"))
+    with patch.object(optimisation, "Muon", way.muon):
+        optimisers = optimisation.make_optimiser(trained, recipe.base)
+    asked = disks(batch, recipe.base.prompts)
+
+    def step() -> None:
+        with _emulating() if way.emulated else nullcontext():
+            optimisers.zero_grad()
+            objective(asked).loss.backward()
+            for optimiser in optimisers:
+                optimiser.step()
+
+    return step
+
+
+def _emulating() -> AbstractContextManager[object]:
+    """bfloat16 as if the CPU had it, in the model alone: what Muon takes is another way."""
+    return patch.object(hardware, "multiplies", lambda device, dtype: True)
+
+
+def measure(batch: int = 6, rounds: int = 3) -> Record:
+    """Each way in turn, on ``batch`` slices."""
+    keep_freed_memory()
+    torch.set_flush_denormal(True)
+    taken = interleaved({name: stepping(way, batch) for name, way in ways().items()}, rounds)
+    series = tuple(Series(name, "base step", "s", seconds) for name, seconds in taken.items())
+    return Record("base-step", series, {"batch": batch, "threads": torch.get_num_threads()})
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = command_line(__doc__)
+    parser.add_argument("--batch", type=int, default=6, help="slices")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    record = measure(options.batch, options.rounds)
+    table = Table("way", "s/step", "times ours")
+    ours = record.series[0].median
+    for each in record.series:
+        table.add_row(each.subject, f"{each.median:.2f}", f"{each.median / ours:.2f}")
+    Console().print(table)
+    print(f"written  {record.write(options.results)}")
+
+
+if __name__ == "__main__":
+    main()
