@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from samihs_runtime.errors import CheckpointError
 from samihs_training.network.frames import Frame, in_frame
-from samihs_training.network.growth import grown
+from samihs_training.network.growth import completed, grown
 from samihs_training.network.sam import SamConfig, build_sam, preset
 from samihs_training.tensorfile import check_state, read_pth, read_safetensors, write_safetensors
 
@@ -41,6 +41,7 @@ def load_base(
     state, config, description = _read(path)
     wanted = (frame or Frame()).of(config)
     sam = build_sam(wanted)
+    state = completed(state, sam.state_dict())
     if wanted != config:
         with torch.device("meta"):
             check_state(state, build_sam(config).state_dict(), path)

@@ -28,6 +28,7 @@ from samihs_training.methods import (
 )
 from samihs_training.methods.base import HEADS
 from samihs_training.network.frames import Frame
+from samihs_training.network.growth import completed
 from samihs_training.network.model import SamihsModel
 from samihs_training.tensorfile import (
     check_state,
@@ -121,6 +122,7 @@ def load_adapters(adapters: Path, base: Path) -> LoadedAdapters:
         )
     method = _recorded_method(description)
     method.insert(sam)
+    state = completed(state, trained_state(sam, method))
     check_state(state, trained_state(sam, method), adapters)
     sam.load_state_dict(state, strict=False)
     model = SamihsModel(sam, config).eval()

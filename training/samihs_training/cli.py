@@ -39,6 +39,8 @@ for _command in (check_data, make_folds_command, check_folds):
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the run.")
 @click.option("--base", type=click.Path(path_type=Path),
               help="Base to adapt (ours, or Meta's .pth), instead of training one.")  # fmt: skip
+@click.option("--adapters", type=click.Path(path_type=Path),
+              help="Adapters of --base, whose score alone is trained anew.")  # fmt: skip
 @click.option("--start", type=click.Path(path_type=Path),
               help="Base that [base] trains further, instead of fresh weights.")  # fmt: skip
 @click.option(
@@ -69,6 +71,7 @@ def fit(
     config: Path | None,
     out: Path,
     base: Path | None,
+    adapters: Path | None,
     start: Path | None,
     seed: int | None,
     first_slice: int | None,
@@ -84,6 +87,8 @@ def fit(
     if resume and overwrite:
         raise UsageError("--resume goes on with a run, --overwrite replaces it: give one of them")
     recipe = _recipe(config, quick, base, start, data)
+    if adapters is not None:
+        recipe = replace(recipe, adapters=str(adapters))
     if seed is not None:
         recipe = replace(recipe, seed=seed)
     if first_slice is not None:
@@ -93,13 +98,13 @@ def fit(
     console = Console(quiet=not first)
     with Progress(*PROGRESS_COLUMNS, console=console, disable=not first) as progress:
         bars = FitBars(progress, recipe)
-        adapters = fitting.fit(
+        made = fitting.fit(
             recipe, out, resume=resume, overwrite=overwrite, workers=workers,
             report=bars.trained, cache_progress=bars.cached,
             data_progress=bars.read,
         )  # fmt: skip
     console.print(f"base      {recipe.base_checkpoint or out / 'base.safetensors'}")
-    console.print(f"adapters  {adapters}")
+    console.print(f"adapters  {made}")
     console.print(f"log       {out / 'log.csv'}, curves.png, report.json, tensorboard/")
     console.print("next: samihs-export bundle --checkpoint ... --base ... --out BUNDLE")
 

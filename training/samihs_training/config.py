@@ -172,6 +172,8 @@ class Recipe:
     """A base whose weights [base] begins with, for a further round; empty: fresh ones."""
     base_checkpoint: str = ""
     """A base to start from, our safetensors or Meta's ``.pth``."""
+    adapters: str = ""
+    """Adapters of that base, whose masks stay as they are: [score] alone is trained."""
     image_size: int = 0
     """Frame of that base, pixels; 0: its own."""
     grid: Grid = "reduced"
@@ -218,6 +220,11 @@ class Recipe:
         if self.start and self.base is None:
             raise UsageError(
                 f"start = {self.start!r}: expected a [base] stage beside it, which begins there"
+            )
+        if self.adapters and not (self.base_checkpoint and self.score):
+            raise UsageError(
+                f"adapters = {self.adapters!r}: expected their base_checkpoint, and a [score] "
+                "stage, which alone is trained"
             )
         if self.amp_dtype not in ("bf16", "fp16"):
             raise UsageError(f"amp_dtype = {self.amp_dtype!r}: expected bf16 or fp16")

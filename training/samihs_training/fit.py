@@ -27,15 +27,16 @@ from typing import Any
 import torch
 
 from samihs_runtime.bundle import sha256_of
-from samihs_runtime.errors import CheckpointError
+from samihs_runtime.errors import CheckpointError, UsageError
 from samihs_training.base import start_from
 from samihs_training.batches import NumberedBatches, Share
-from samihs_training.checkpoint import load_base, save_adapters, save_base
+from samihs_training.checkpoint import load_adapters, load_base, save_adapters, save_base
 from samihs_training.config import Recipe, StageConfig
 from samihs_training.data.sources import Drawing, Task
 from samihs_training.distributed import Processes, processes
 from samihs_training.jsontext import json_text
 from samihs_training.methods import apply_method, count_by_part
+from samihs_training.network.frames import Frame
 from samihs_training.network.initialisation import initialised
 from samihs_training.network.model import SamihsModel
 from samihs_training.network.sam import build_sam, preset
@@ -153,6 +154,8 @@ def fit(
         raise CheckpointError(f"no base checkpoint at {recipe.base_checkpoint}: see --base")
     if recipe.start and not Path(recipe.start).is_file():
         raise CheckpointError(f"no base checkpoint at {recipe.start}: see --start")
+    if recipe.adapters and not Path(recipe.adapters).is_file():
+        raise CheckpointError(f"no adapter checkpoint at {recipe.adapters}: see --adapters")
     # Tails of softmax and of Gaussians are denormal numbers, on which a CPU is slow: as training
     # sharpens its attention, a step would come to take twice as long.
     torch.set_flush_denormal(True)
@@ -168,7 +171,10 @@ def fit(
         if recipe.base is not None and phantoms is not None and not run.base.is_file():
             _train_base(run, recipe.base, phantoms)
         here.wait()
-        _adapt(run)
+        if recipe.adapters:
+            _score_again(run)
+        else:
+            _adapt(run)
         if here.is_first:
             plot_curves(out)
         here.wait()
@@ -208,14 +214,43 @@ def _adapt(run: Run) -> None:
 
     run.train(trainer, stage, "bleeds", run.bleeds, on_best=lambda: save(run.best))
     if recipe.score is not None:
-        score = ScoreStage(model, recipe, recipe.score, run.out, run.processes, base_sha256)
-        batches = run.batches(recipe.score, "bleeds", run.bleeds)
-        score.run(batches, workers=run.workers, report=run.report)
-        trainer.seconds += score.seconds
+        trainer.seconds += _score(run, recipe.score, model, base_sha256)
     save(run.adapters)
     if run.processes.is_first:
         about = _description(recipe, trainer, run.bleeds)
         _write_report(run, {**about, "trained_parameters": count_by_part(sam, trained)})
+
+
+def _score(run: Run, stage: StageConfig, model: SamihsModel, frozen_sha256: str) -> float:
+    """The heads that predict a mask's IoU, on the masks as they now are; seconds of training."""
+    score = ScoreStage(model, run.recipe, stage, run.out, run.processes, frozen_sha256)
+    batches = run.batches(stage, "bleeds", run.bleeds)
+    score.run(batches, workers=run.workers, report=run.report)
+    return score.seconds
+
+
+def _score_again(run: Run) -> None:
+    """The score alone, of adapters that are there."""
+    recipe = run.recipe
+    loaded = load_adapters(Path(recipe.adapters), run.base)
+    if loaded.window != recipe.windowing():
+        raise UsageError(
+            f"{recipe.adapters} was trained in the window {loaded.window}: the recipe's is "
+            f"{recipe.windowing()}"
+        )
+    assert recipe.score is not None  # as Recipe has it
+    torch.manual_seed(recipe.seed)
+    seconds = _score(run, recipe.score, loaded.model, loaded.adapter_sha256)
+    if run.processes.is_first:
+        trained = {
+            **run.bleeds.about, "recipe": anonymous(recipe), "minutes": round(seconds / 60, 1),
+            "cores": os.cpu_count(), "torch": torch.__version__,
+        }  # fmt: skip
+        about = {**loaded.description, "score": trained}
+        about.pop("metrics", None)  # of the score that was
+        frame = Frame(**about.get("frame", {}))
+        save_adapters(run.adapters, loaded.model.sam, loaded.method, run.base, about, frame)
+        _write_report(run, about)
 
 
 def _slices(out: Path, recipe: Recipe, progress: Progress | None) -> tuple[Slices | None, Slices]:

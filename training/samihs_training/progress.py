@@ -28,7 +28,7 @@ class FitBars:
             self.bars["phantoms"] = progress.add_task("phantoms", total=recipe.slices, note="")
         stages = {"base": recipe.base, "adapt": recipe.adapt, "score": recipe.score}
         for name, stage in stages.items():
-            if stage is not None:
+            if stage is not None and not (name == "adapt" and recipe.adapters):
                 self.bars[name] = progress.add_task(name, total=stage.steps, note="", start=False)
 
     def trained(self, step: StepReport) -> None:

@@ -96,7 +96,7 @@ def _goes_on(out: Path, recipe: Recipe, resume: bool, overwrite: bool) -> bool:
 
 def _spare_given(out: Path, recipe: Recipe) -> None:
     """Refuse to clear away the very weights that the recipe begins with."""
-    for given in filter(None, (recipe.base_checkpoint, recipe.start)):
+    for given in filter(None, (recipe.base_checkpoint, recipe.start, recipe.adapters)):
         if Path(given).resolve().parent == out.resolve():
             raise OutputError(
                 f"{given} lies in {out}, which --overwrite would clear: choose another folder"

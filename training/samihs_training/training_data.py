@@ -119,6 +119,7 @@ def anonymous(recipe: Recipe) -> dict[str, Any]:
     raw = asdict(recipe)
     raw["base_checkpoint"] = Path(recipe.base_checkpoint).name
     raw["start"] = Path(recipe.start).name
+    raw["adapters"] = Path(recipe.adapters).name
     if recipe.data is not None:
         raw["data"] |= {"root": "", "folds": Path(recipe.data.folds).name}
     return raw

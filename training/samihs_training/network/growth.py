@@ -18,6 +18,8 @@ from torch.nn import functional as F
 
 from samihs_training.network.pyramid import Pyramid
 
+ADDED_LATER = ("mask_decoder.evidence.slice_hidden.weight",)
+"""Weights that checkpoints of before lack. As zeros they say nothing: a model answers as it did."""
 _ADDS = ("attn.proj", "mlp.lin2")
 """What a block of SAM's encoder adds to the tokens comes out of these two."""
 
@@ -43,6 +45,12 @@ def grown(state: Mapping[str, Tensor], sam: nn.Module) -> dict[str, Tensor]:
         if theirs.shape == ours.shape:
             fitting[name] = theirs
     return fitting
+
+
+def completed(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A checkpoint's ``state`` with zeros for what was :data:`ADDED_LATER` and is ``wanted``."""
+    lacking = [name for name in ADDED_LATER if name in wanted and name not in state]
+    return {**state, **{name: torch.zeros_like(wanted[name]) for name in lacking}}
 
 
 def _convolutions_of_pyramids(sam: nn.Module) -> dict[str, nn.Module]:
