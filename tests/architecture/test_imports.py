@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -71,3 +74,47 @@ def test_importing_the_runtime_loads_nothing_heavy(module: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == []
+
+
+def loaded_by(module: str, seen: set[str]) -> Iterator[str]:
+    """Third-party packages that importing one of our modules imports, through others of ours."""
+    package = PACKAGES.get(module.split(".")[0])
+    if package is None:
+        yield module.split(".")[0]
+        return
+    if module in seen:
+        return
+    seen.add(module)
+    base = package.parent / module.replace(".", "/")
+    path = base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
+    if not path.is_file():  # a name within the package, not a module of it
+        return
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            ours = node.module.split(".")[0] in PACKAGES
+            inner = [f"{node.module}.{alias.name}" for alias in node.names] if ours else []
+            names = [node.module, *inner]
+        for name in names:
+            yield from loaded_by(name, seen)
+
+
+@pytest.mark.parametrize("extra", ["gpu", "tensorrt", "export"])
+def test_an_extra_that_brings_tensorrt_brings_what_building_engines_imports(extra: str) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    listed = (*project["dependencies"], *project["optional-dependencies"][extra])
+    brought = {re.split(r"[\[<>=!~; ]", each)[0] for each in listed}
+    seen: set[str] = set()
+    packages = {
+        name
+        for module in ("samihs_export.cli", "samihs_export.tensorrt", "samihs_export.build_options")
+        for name in loaded_by(module, seen)
+    }
+    assert "samihs_export.refit" in seen
+    needed = packages - set(sys.stdlib_module_names)
+    assert {"numpy", "onnx"} <= needed
+    of = metadata.packages_distributions()
+    missing = {name for name in needed if not brought & {each.lower() for each in of[name]}}
+    assert not missing, f"samihs[{extra}] lacks {', '.join(sorted(missing))}"
