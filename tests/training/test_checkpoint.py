@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,12 @@ from samihs_runtime.errors import CheckpointError, OutputError
 from samihs_training.adapters import PRConfig, insert_pr_adapters
 from samihs_training.checkpoint import load_adapters, load_base, save_adapters, save_base
 from samihs_training.methods import trained_parameters
+from samihs_training.network.growth import ADDED_LATER
 from samihs_training.network.model import SamihsModel
 from samihs_training.network.sam import PRESETS, build_sam
+from samihs_training.tensorfile import read_safetensors, write_safetensors
 
-from .tiny import TINY
+from .tiny import PYRAMID, TINY
 
 ABOUT = {"preset": "tiny", "window": [-20.0, 100.0], "training_data": "random numbers"}
 
@@ -53,6 +56,34 @@ def test_kinds_are_not_mixed_up(tmp_path: Path) -> None:
         load_base(adapters)
     with pytest.raises(CheckpointError, match="no adapter checkpoint"):
         load_adapters(base, base)
+
+
+def test_checkpoints_of_before_answer_as_they_did(tmp_path: Path) -> None:
+    """They lack a weight that was added later, and says nothing there."""
+    torch.manual_seed(1)
+    sam = build_sam(PYRAMID)
+    base, adapters = tmp_path / "base.safetensors", tmp_path / "adapters.safetensors"
+    save_base(base, sam, PYRAMID, ABOUT)
+    before = without(base, ADDED_LATER)
+    pr = PRConfig(rank=4)
+    insert_pr_adapters(sam, pr)
+    nn.init.normal_(sam.get_parameter(ADDED_LATER[0]))
+    save_adapters(adapters, sam, pr, base, ABOUT)
+    assert not load_base(base)[0].get_parameter(ADDED_LATER[0]).any()
+    without(adapters, ADDED_LATER)
+    assert not load_adapters(adapters, base).model.sam.get_parameter(ADDED_LATER[0]).any()
+    assert before.keys() == load_base(base)[0].state_dict().keys() - set(ADDED_LATER)
+    without(adapters, ["mask_decoder.evidence.out.weight"])  # which was always there
+    with pytest.raises(CheckpointError, match="1 missing"):
+        load_adapters(adapters, base)
+
+
+def without(path: Path, names: Iterable[str]) -> dict[str, torch.Tensor]:
+    """The file's weights but for these, which it now lacks."""
+    state, about = read_safetensors(path)
+    kept = {name: each for name, each in state.items() if name not in names}
+    write_safetensors(path, kept, about)
+    return kept
 
 
 def test_a_pickle_that_runs_code_is_refused(tmp_path: Path) -> None:

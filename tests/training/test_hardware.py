@@ -51,6 +51,7 @@ def test_a_torch_that_cannot_tell_is_taken_at_the_recipes_word(
     ("capability", "format"),
     [
         ("DEFAULT", torch.contiguous_format),
+        ("NO AVX", torch.contiguous_format),
         ("AVX2", torch.contiguous_format),
         ("AVX512", torch.channels_last),
     ],

@@ -101,7 +101,7 @@ def save_adapters(
         "base_sha256": sha256_of(base),
         "frame": asdict(frame or Frame()),
     }
-    write_safetensors(path, trained_state(sam, method), {**about, **description})
+    write_safetensors(path, trained_state(sam, method), {**description, **about})
 
 
 def load_adapters(adapters: Path, base: Path) -> LoadedAdapters:

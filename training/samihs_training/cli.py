@@ -88,7 +88,7 @@ def fit(
         raise UsageError("--resume goes on with a run, --overwrite replaces it: give one of them")
     recipe = _recipe(config, quick, base, start, data)
     if adapters is not None:
-        recipe = replace(recipe, adapters=str(adapters))
+        recipe = replace(recipe, adapters=str(adapters), validate_every=0)
     if seed is not None:
         recipe = replace(recipe, seed=seed)
     if first_slice is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_type_hints
@@ -226,11 +226,17 @@ class Recipe:
                 f"adapters = {self.adapters!r}: expected their base_checkpoint, and a [score] "
                 "stage, which alone is trained"
             )
+        if self.adapters and (self.validate_every or self.image_size):
+            raise UsageError(
+                "validate_every, image_size: of no use with adapters, whose masks and frame stay "
+                "as they are"
+            )
+        _refuse_idle(self)
         if self.amp_dtype not in ("bf16", "fp16"):
             raise UsageError(f"amp_dtype = {self.amp_dtype!r}: expected bf16 or fp16")
         self.windowing()
         self.make_method()
-        if self.score is not None and self.method == "frozen":
+        if self.score is not None and self.method == "frozen" and not self.adapters:
             raise UsageError("[score] trains heads of the mask decoder: method frozen keeps them")
         self.make_loss()
         if self.validation_prompt:
@@ -264,6 +270,26 @@ class Recipe:
     def frame(self) -> Frame:
         """The frame that a given base is loaded in."""
         return Frame(self.image_size or None, self.grid)
+
+
+_IDLE = {
+    "base": ("passes",),
+    "adapt": ("passes",),
+    "score": (
+        "loss", "loss_options", "score_weight", "bleed_map", "empty_masks", "optimiser", "schedule",
+        "halve_every", "checkpoint_activations", "compile",
+    ),
+}  # fmt: skip
+"""Fields that change nothing in a stage."""
+
+
+def _refuse_idle(recipe: Recipe) -> None:
+    usual = {each.name: each.default for each in fields(StageConfig)} | {"loss_options": {}}
+    for name, idle in _IDLE.items():
+        stage = getattr(recipe, name)
+        given = [each for each in idle if stage and getattr(stage, each) != usual[each]]
+        if given:
+            raise UsageError(f"[{name}]: {', '.join(given)} would change nothing there")
 
 
 def read_recipe(path: Path | None, *, quick: bool = False) -> Recipe:

@@ -1,4 +1,5 @@
-"""A run: a base, trained from scratch or given, then what adapts it to hemorrhages.
+"""A run: a base, trained from scratch or given, then what adapts it to hemorrhages, and its score;
+or the score alone, of adapters that are given.
 
 A run is one folder::
 
@@ -6,7 +7,8 @@ A run is one folder::
     folds.json                  who was held out, where a data set is adapted to
     cache/                      slices: phantoms made once, volumes read once
     log.csv, validation.csv     every step, every validation; tensorboard/ has the same
-    base.state.pt, adapt.state.pt   where a stage stands: what --resume goes on from
+    base.state.pt, adapt.state.pt, score.state.pt
+                                where a stage stands: what --resume goes on from
     base.safetensors            where the recipe trains one
     adapters.safetensors        what was trained last; adapters.best.safetensors at its best Dice
     curves.png, report.json     when it is done
@@ -30,12 +32,18 @@ from samihs_runtime.bundle import sha256_of
 from samihs_runtime.errors import CheckpointError, UsageError
 from samihs_training.base import start_from
 from samihs_training.batches import NumberedBatches, Share
-from samihs_training.checkpoint import load_adapters, load_base, save_adapters, save_base
+from samihs_training.checkpoint import (
+    LoadedAdapters,
+    load_adapters,
+    load_base,
+    save_adapters,
+    save_base,
+)
 from samihs_training.config import Recipe, StageConfig
 from samihs_training.data.sources import Drawing, Task
 from samihs_training.distributed import Processes, processes
 from samihs_training.jsontext import json_text
-from samihs_training.methods import apply_method, count_by_part
+from samihs_training.methods import Frozen, apply_method, count_by_part
 from samihs_training.network.frames import Frame
 from samihs_training.network.initialisation import initialised
 from samihs_training.network.model import SamihsModel
@@ -44,7 +52,7 @@ from samihs_training.output import write_output
 from samihs_training.prompts import prompt_rule
 from samihs_training.run_folder import run_folder
 from samihs_training.runlog import StepReport, ValidationReport, plot_curves, read_log
-from samihs_training.score_stage import ScoreStage
+from samihs_training.score_stage import ScoreStage, ScoreTraining
 from samihs_training.trainer import Report, Trainer
 from samihs_training.training_data import (
     FOLDS_FILE,
@@ -154,8 +162,7 @@ def fit(
         raise CheckpointError(f"no base checkpoint at {recipe.base_checkpoint}: see --base")
     if recipe.start and not Path(recipe.start).is_file():
         raise CheckpointError(f"no base checkpoint at {recipe.start}: see --start")
-    if recipe.adapters and not Path(recipe.adapters).is_file():
-        raise CheckpointError(f"no adapter checkpoint at {recipe.adapters}: see --adapters")
+    given = _given_adapters(recipe) if recipe.adapters else None
     # Tails of softmax and of Gaussians are denormal numbers, on which a CPU is slow: as training
     # sharpens its attention, a step would come to take twice as long.
     torch.set_flush_denormal(True)
@@ -171,8 +178,8 @@ def fit(
         if recipe.base is not None and phantoms is not None and not run.base.is_file():
             _train_base(run, recipe.base, phantoms)
         here.wait()
-        if recipe.adapters:
-            _score_again(run)
+        if given is not None:
+            _score_again(run, given)
         else:
             _adapt(run)
         if here.is_first:
@@ -213,44 +220,83 @@ def _adapt(run: Run) -> None:
             save_adapters(path, sam, method, run.base, about, recipe.frame)
 
     run.train(trainer, stage, "bleeds", run.bleeds, on_best=lambda: save(run.best))
+    about = {}
     if recipe.score is not None:
-        trainer.seconds += _score(run, recipe.score, model, base_sha256)
+        score = _score(run, recipe.score, model)
+        trainer.seconds += 60 * score.minutes
+        about["score"] = asdict(score)
     save(run.adapters)
     if run.processes.is_first:
-        about = _description(recipe, trainer, run.bleeds)
+        about |= _description(recipe, trainer, run.bleeds)
         _write_report(run, {**about, "trained_parameters": count_by_part(sam, trained)})
 
 
-def _score(run: Run, stage: StageConfig, model: SamihsModel, frozen_sha256: str) -> float:
-    """The heads that predict a mask's IoU, on the masks as they now are; seconds of training."""
-    score = ScoreStage(model, run.recipe, stage, run.out, run.processes, frozen_sha256)
+def _score(run: Run, stage: StageConfig, model: SamihsModel) -> ScoreTraining:
+    """The heads that predict a mask's IoU, on the masks as they now are."""
+    score = ScoreStage(model, run.recipe, stage, run.out, run.processes)
     batches = run.batches(stage, "bleeds", run.bleeds)
-    score.run(batches, workers=run.workers, report=run.report)
-    return score.seconds
+    return score.run(batches, workers=run.workers, report=run.report)
 
 
-def _score_again(run: Run) -> None:
+def _score_again(run: Run, loaded: LoadedAdapters) -> None:
     """The score alone, of adapters that are there."""
     recipe = run.recipe
-    loaded = load_adapters(Path(recipe.adapters), run.base)
-    if loaded.window != recipe.windowing():
-        raise UsageError(
-            f"{recipe.adapters} was trained in the window {loaded.window}: the recipe's is "
-            f"{recipe.windowing()}"
-        )
     assert recipe.score is not None  # as Recipe has it
     torch.manual_seed(recipe.seed)
-    seconds = _score(run, recipe.score, loaded.model, loaded.adapter_sha256)
-    if run.processes.is_first:
-        trained = {
-            **run.bleeds.about, "recipe": anonymous(recipe), "minutes": round(seconds / 60, 1),
-            "cores": os.cpu_count(), "torch": torch.__version__,
-        }  # fmt: skip
-        about = {**loaded.description, "score": trained}
-        about.pop("metrics", None)  # of the score that was
-        frame = Frame(**about.get("frame", {}))
-        save_adapters(run.adapters, loaded.model.sam, loaded.method, run.base, about, frame)
-        _write_report(run, about)
+    done = _score(run, recipe.score, loaded.model)
+    if not run.processes.is_first:
+        return
+    trained = {
+        "recipe": anonymous(recipe), **asdict(done), "cores": os.cpu_count(),
+        "torch": torch.__version__,
+    }  # fmt: skip
+    about = {**loaded.description, **_origin(loaded, run.bleeds), "score": trained}
+    about.pop("metrics", None)  # of the score that was
+    frame = Frame(**loaded.description.get("frame", {}))
+    sam = loaded.model.sam
+    save_adapters(run.adapters, sam, loaded.method, run.base, about, frame)
+    counts = count_by_part(sam, loaded.method.trained(sam))
+    _write_report(run, {**about, "trained_parameters": counts})
+
+
+def _given_adapters(recipe: Recipe) -> LoadedAdapters:
+    """Adapters whose score is trained anew.
+
+    Raises:
+        CheckpointError: they are not there, or not of this base.
+        UsageError: the recipe does not suit them.
+    """
+    path = Path(recipe.adapters)
+    if not path.is_file():
+        raise CheckpointError(f"no adapter checkpoint at {path}: see --adapters")
+    loaded = load_adapters(path, Path(recipe.base_checkpoint))
+    if loaded.window != recipe.windowing():
+        raise UsageError(
+            f"{path} was trained in the window {loaded.window}: the recipe's is "
+            f"{recipe.windowing()}"
+        )
+    if loaded.method.name == Frozen.name:
+        raise UsageError(f"{path} holds no score to train: its method, frozen, keeps the decoder")
+    return loaded
+
+
+def _origin(loaded: LoadedAdapters, slices: Slices) -> dict[str, Any]:
+    """What adapters were trained on, and their score.
+
+    Raises:
+        UsageError: patients whom the one held out were seen by the other.
+    """
+    before, now = loaded.description, slices.about
+    data, seen = before.get("data"), now.get("data")
+    if data and seen and any(data[key] != seen[key] for key in ("folds_sha256", "fold")):
+        raise UsageError(
+            "the adapters were trained on other folds than their score would be: no patient "
+            "would be held out from both; give the folds and the fold of before"
+        )
+    text = now["training_data"]
+    if before.get("training_data") != text:
+        text = f"{before.get('training_data')}; its score: {text}"
+    return {"training_data": text, **({"data": data or seen} if data or seen else {})}
 
 
 def _slices(out: Path, recipe: Recipe, progress: Progress | None) -> tuple[Slices | None, Slices]:

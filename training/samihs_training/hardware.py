@@ -12,6 +12,8 @@ _CPU_FEATURES = {
     torch.bfloat16: ("amx_bf16", "avx512_bf16", "sve_bf16", "bf16"),  # the last is ARM's
     torch.float16: ("amx_fp16", "avx512_fp16", "fp16_arith"),
 }
+_NARROW = ("DEFAULT", "NO AVX", "AVX2")
+"""What torch calls an x86 CPU without AVX-512, by how it was built."""
 
 
 def multiplies(device: torch.device, dtype: torch.dtype) -> bool:
@@ -42,6 +44,6 @@ def image_format(device: torch.device) -> torch.memory_format:
     takes four times as long for their weights' gradients so (20 GFLOP/s in place of 80 on two cores
     of a Zen 3, torch 2.13), and keeps channels first.
     """
-    if device.type == "cpu" and torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2"):
+    if device.type == "cpu" and torch.backends.cpu.get_cpu_capability() in _NARROW:
         return torch.contiguous_format
     return torch.channels_last

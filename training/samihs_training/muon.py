@@ -7,21 +7,27 @@ type, the optimiser took 2.4 s of a training step's ten.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from samihs_training.hardware import multiplies
 
 
 class Muon(torch.optim.Muon):
-    """torch's Muon with ``adjust_lr_fn="match_rms_adamw"``: its arguments and its state.
+    """torch's Muon with ``adjust_lr_fn="match_rms_adamw"``, and its state.
 
     A step is an orthogonal matrix of the size that AdamW's have at the same learning rate,
     0.2 sqrt(max(rows, columns)) (arXiv 2502.16982).
     """
+
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.1
+    ) -> None:
+        """``parameters``: matrices."""
+        super().__init__(parameters, lr, weight_decay, adjust_lr_fn="match_rms_adamw")
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

@@ -41,11 +41,13 @@ class Heard:
     """What the score of N answers is made of, and the IoU that it should have been."""
 
     token: Tensor
-    """[N, E], and ..."""
+    """[N, E]: see :class:`~samihs_training.network.model.ScoreInput`."""
     evidence: Tensor
-    """[N, R], of :class:`~samihs_training.network.model.ScoreInput`."""
+    """[N, R]: see there."""
     iou: Tensor
     """[N]."""
+    on_mask: Tensor
+    """bool [N]: whether it is the first answer to a prompt that has a mask."""
 
     def to(self, device: torch.device) -> Heard:
         """On that device."""
@@ -58,7 +60,7 @@ class Heard:
         return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
 
 
-class _Answer(NamedTuple):
+class _Decoded(NamedTuple):
     logits: Tensor
     """[B, 1, M, M], float32."""
     judged: Tensor
@@ -105,13 +107,13 @@ class Objective(nn.Module):
     def heard(self, batch: Batch, correct: bool = False) -> Heard:
         """What the answers to the same prompts tell their score."""
         target = self._target(batch)
-        answers = self._answers(self._encoded(batch), batch, target, correct)
-        return Heard.joined(
-            [
-                Heard(each.known.token.float(), each.known.evidence, mask_iou(each.judged, target))
-                for each in answers
-            ]
-        )
+        has_mask = target.flatten(1).any(1)
+        parts: list[Heard] = []
+        for each in self._answers(self._encoded(batch), batch, target, correct):
+            iou = mask_iou(each.judged, target)
+            on_mask = has_mask & (not parts)
+            parts.append(Heard(each.known.token.float(), each.known.evidence, iou, on_mask))
+        return Heard.joined(parts)
 
     def _encoded(self, batch: Batch) -> Tensor:
         with self._autocast(batch.hu.device):
@@ -119,14 +121,15 @@ class Objective(nn.Module):
 
     def _answers(
         self, embedding: Tensor, batch: Batch, target: Tensor, correct: bool
-    ) -> list[_Answer]:
+    ) -> list[_Decoded]:
         points, labels = batch.points, batch.labels
         size = batch.hu.shape[-1]
         first = self._answer(embedding, points, labels, None, target, size)
         if not correct:
             return [first]
-        wrong = first.judged.detach()
-        points, labels = corrected(points, labels, wrong, target, batch.masks.shape[-1])
+        points, labels = corrected(
+            points, labels, first.judged.detach(), target, batch.masks.shape[-1]
+        )
         return [first, self._answer(embedding, points, labels, first.logits.detach(), target, size)]
 
     def _answer(
@@ -137,16 +140,16 @@ class Objective(nn.Module):
         prior: Tensor | None,
         target: Tensor,
         slice_size: int,
-    ) -> _Answer:
+    ) -> _Decoded:
         with self._autocast(embedding.device):
             logits, known = self.model.answer(
                 embedding, points, labels, prior, slice_size=slice_size
             )
         logits = logits.float()
         judged = logits_at_slice_size(logits, target.shape[-1]) if self.at_slice_size else logits
-        return _Answer(logits, judged, known)
+        return _Decoded(logits, judged, known)
 
-    def _loss_of(self, answer: _Answer, target: Tensor) -> Tensor:
+    def _loss_of(self, answer: _Decoded, target: Tensor) -> Tensor:
         with self._autocast(target.device):
             score = self.model.score(answer.known).float()
         loss = self._mask_loss(answer.judged, target)

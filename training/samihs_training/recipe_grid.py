@@ -79,7 +79,7 @@ def read_recipe_grid(path: Path) -> RecipeGrid:
             "for all: name it with base_checkpoint"
         )
     base = path.parent / recipe.base_checkpoint  # an absolute path stays one
-    recipe = replace(recipe, base_checkpoint=str(base), validate_every=0)
+    recipe = replace(recipe, base_checkpoint=str(base), validate_every=0, score=None)
     axes = {
         axis: tuple(values) if isinstance(values, list) else (values,)
         for axis, values in raw["axes"].items()
@@ -89,6 +89,10 @@ def read_recipe_grid(path: Path) -> RecipeGrid:
             raise UsageError(
                 f"the grid {path}: axis {axis!r} would judge its runs on other slices, whose "
                 "difference says nothing; make a comparison of each"
+            )
+        if axis.startswith("score"):
+            raise UsageError(
+                f"the grid {path}: axis {axis!r} changes no mask, and masks are what is compared"
             )
         if axis == "seed":
             raise UsageError(f"the grid {path}: axis 'seed': expected seeds = [...], which vary it")

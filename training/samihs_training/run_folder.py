@@ -9,14 +9,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 try:
     import fcntl
 except ImportError:  # Windows: nothing is held there
     fcntl = None  # type: ignore[assignment]
 
-from samihs_runtime.errors import OutputError
-from samihs_training.config import Recipe
+from samihs_runtime.errors import OutputError, UsageError
+from samihs_training.config import Recipe, recipe_from
 from samihs_training.data.folds import write_folds
 from samihs_training.output import write_output
 from samihs_training.training_data import FOLDS_FILE, Patients, Progress, open_patients
@@ -106,8 +107,16 @@ def _spare_given(out: Path, recipe: Recipe) -> None:
 def check_recipe(out: Path, recipe: Recipe) -> None:
     """Raise an OutputError where the run in ``out`` is of another recipe."""
     record = json.loads((out / "recipe.json").read_text())
-    if record != json.loads(json.dumps(asdict(recipe))):
+    try:  # one of before may lack what has been added since
+        same = _as_json(recipe_from(record)) == _as_json(recipe)
+    except UsageError:
+        same = False
+    if not same:
         raise OutputError(f"{out} holds a run of another recipe: it cannot go on with this")
+
+
+def _as_json(recipe: Recipe) -> Any:
+    return json.loads(json.dumps(asdict(recipe)))
 
 
 def _claim(out: Path, recipe: Recipe, overwrite: bool) -> None:

@@ -2,37 +2,51 @@
 
 Masks stay as they are in it, and so does all that their score is made of: a token and a few means,
 some 250 numbers a prompt. These take all the time, and are computed once. Then the heads are
-trained on them, in as many passes as it takes.
+trained on them, in as many passes as it takes: there a step of the optimiser is a minibatch of as
+many answers as a step's batch has prompts, and ``warmup`` and ``ema`` count those.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from samihs_runtime.errors import CheckpointError
+from samihs_runtime.errors import SamihsError
 from samihs_training.batches import NumberedBatches, stream
 from samihs_training.config import Recipe, StageConfig
 from samihs_training.data.slices import Batch
 from samihs_training.distributed import CPU, Processes
 from samihs_training.draws import is_corrected, torch_seed
 from samihs_training.hardware import image_format
+from samihs_training.losses import score_error
 from samihs_training.methods import score_heads
 from samihs_training.network.model import SamihsModel, ScoreInput
 from samihs_training.objective import Heard, Objective
 from samihs_training.optimisation import MovingAverage, learning_rate, make_optimiser
 from samihs_training.runlog import RunLog, StepReport
-from samihs_training.tensorfile import write_state
+from samihs_training.tensorfile import restored, write_state
 
 NAME = "score"
 Report = Callable[[StepReport], None]
+
+
+@dataclass(frozen=True)
+class ScoreTraining:
+    """What came of the stage."""
+
+    answers: int
+    """How many the heads were trained on."""
+    error_before: float
+    """Mean squared error of the predicted IoU on them, of the heads as they were."""
+    error: float
+    minutes: float
 
 
 class ScoreStage:
@@ -49,25 +63,28 @@ class ScoreStage:
         stage: StageConfig,
         out: Path,
         processes: Processes | None = None,
-        base_sha256: str = "",
     ) -> None:
-        """``out``: the run's folder; ``base_sha256``: of the base's file, which a state to go on
-        from must have had."""
+        """``out``: the run's folder."""
         self.processes = processes or Processes()
         self.model, self.recipe, self.stage, self.out = model, recipe, stage, out
-        self.base_sha256 = base_sha256
         device = self.processes.device
         model.to(device, memory_format=image_format(device))  # type: ignore[call-overload]
         self.heads = score_heads(model.sam)
         self.objective = Objective(model, recipe, stage)
+        # Whose answers are heard, and by how many processes: what else was heard is another's.
+        self.frozen = f"{_digest(model)} in {self.processes.world}"
         self.heard: list[Heard] = []
         self.seconds = 0.0
         self._restore()
 
     def run(
         self, batches: NumberedBatches, *, workers: int = 0, report: Report = lambda step: None
-    ) -> None:
-        """Hear of the prompts of all steps, then train the heads; the model then has them."""
+    ) -> ScoreTraining:
+        """Hear of the prompts of all steps, then train the heads, which the model then has.
+
+        Raises:
+            SamihsError: what was heard is not finite, or the heads come to be.
+        """
         self.model.eval()
         with RunLog(self.out, NAME, len(self.heard), writes=self.processes.is_first) as log:
             for told in self._hear(batches, workers):
@@ -75,13 +92,21 @@ class ScoreStage:
                 report(told)
         self._save()
         every = self.processes.gathered(Heard.joined(self.heard).to(CPU))
-        self._train(Heard.joined(every).to(self.processes.device))
+        heard = Heard.joined(every).to(self.processes.device)
+        before = self._error_of(heard)
+        self._train(heard)
+        after = self._error_of(heard)
+        if not math.isfinite(before + after):
+            raise SamihsError(
+                f"stage {NAME}: the error of the score is {before} before and {after} after its "
+                "training; lower learning_rate, or train without amp; no checkpoint is written"
+            )
+        return ScoreTraining(len(heard.iou), before, after, self.seconds / 60)
 
     def _hear(self, batches: NumberedBatches, workers: int) -> Iterator[StepReport]:
         pieces = self.stage.accumulate
-        coming = stream(
-            batches, range(len(self.heard) * pieces, self.stage.steps * pieces), workers
-        )
+        numbers = range(len(self.heard) * pieces, self.stage.steps * pieces)
+        coming = stream(batches, numbers, workers)
         saved, last = self.seconds, time.perf_counter()
         while len(self.heard) < self.stage.steps:
             self.heard.append(self._step(coming))
@@ -103,8 +128,7 @@ class ScoreStage:
     def _train(self, heard: Heard) -> None:
         """Passes over all that was heard, each in an order of its own."""
         size, count = self.stage.batch * self.stage.prompts, len(heard.iou)
-        steps = self.stage.passes * math.ceil(count / size)
-        schedule = replace(self.stage, steps=steps)
+        schedule = replace(self.stage, steps=self.stage.passes * math.ceil(count / size))
         parameters = list(self.heads.values())
         optimisers = make_optimiser(self.heads, self.stage)
         average = MovingAverage(parameters, self.stage.ema)
@@ -112,7 +136,8 @@ class ScoreStage:
         for step, chosen in enumerate(_minibatches(count, size, self.stage.passes, order)):
             optimisers.set_rate(learning_rate(schedule, step))
             optimisers.zero_grad()
-            self._error(heard, chosen.to(heard.iou.device)).backward()  # type: ignore[no-untyped-call]
+            error = self._error(heard, chosen.to(heard.iou.device))
+            error.backward()  # type: ignore[no-untyped-call]
             if self.stage.clip:
                 nn.utils.clip_grad_norm_(parameters, self.stage.clip)
             for optimiser in optimisers:
@@ -121,22 +146,24 @@ class ScoreStage:
         average.swap()
 
     def _error(self, heard: Heard, chosen: Tensor | slice) -> Tensor:
-        """Mean squared error of the predicted IoU, as segment-anything trains its IoU head."""
         known = ScoreInput(heard.token[chosen], heard.evidence[chosen])
-        return (self.model.score(known) - heard.iou[chosen]).square().mean()
+        return score_error(self.model.score(known), heard.iou[chosen])
 
     @torch.no_grad()
+    def _error_of(self, heard: Heard) -> float:
+        return self._error(heard, slice(None)).item()
+
     def _report(self, heard: Heard, elapsed: float) -> StepReport:
-        """The error of the heads as they were; IoU and Dice of the masks that are not all wrong."""
-        hit = heard.iou[heard.iou > 0]
+        """Of this process's prompts; the loss is that of the heads as they were."""
+        iou = heard.iou[heard.on_mask]
         return StepReport(
             stage=NAME,
             step=len(self.heard),
             minutes=self.seconds / 60,
             steps=self.stage.steps,
-            loss=self._error(heard, slice(None)).item(),
-            iou=hit.mean().item(),
-            dice=(2 * hit / (1 + hit)).mean().item(),
+            loss=self._error_of(heard),
+            iou=iou.mean().item(),
+            dice=(2 * iou / (1 + iou)).mean().item(),
             learning_rate=0.0,
             samples_per_second=self.stage.batch * self.stage.prompts / elapsed,
         )
@@ -149,31 +176,27 @@ class ScoreStage:
     def _save(self) -> None:
         """What this process has heard: each process has a file of its own."""
         heard = [[getattr(each, field.name) for field in fields(each)] for each in self.heard]
-        write_state(
-            self._state_file,
-            {"frozen": self.base_sha256, "heard": heard, "seconds": self.seconds},
-        )
+        state = {"frozen": self.frozen, "heard": heard, "seconds": self.seconds}
+        write_state(self._state_file, state)
 
     def _restore(self) -> None:
-        if not self._state_file.is_file():
-            return
-        try:
-            state: dict[str, Any] = torch.load(
-                self._state_file, map_location=self.processes.device, weights_only=True
-            )
-            if state["frozen"] != self.base_sha256:
-                raise ValueError("it was trained on another base")
-            self.heard = [Heard(*each) for each in state["heard"]]
-            self.seconds = state["seconds"]
-        except Exception as error:  # torch raises many kinds on a file that is not its own
-            raise CheckpointError(
-                f"{self._state_file} cannot be gone on from ({error}): delete it to begin the "
-                "stage again"
-            ) from error
+        with restored(self._state_file, self.frozen, self.processes.device) as state:
+            if state is not None:
+                self.heard = [Heard(*each) for each in state["heard"]]
+                self.seconds = state["seconds"]
+
+
+def _digest(model: SamihsModel) -> str:
+    """Of all weights: sha256."""
+    digest = hashlib.sha256()
+    for name, each in model.sam.state_dict().items():
+        digest.update(name.encode())
+        digest.update(each.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _minibatches(count: int, size: int, passes: int, order: torch.Generator) -> Iterator[Tensor]:
-    """Indices of each minibatch of ``size``, at most, of ``count`` prompts."""
+    """Indices of each minibatch of ``size``, at most, of ``count`` answers."""
     for _ in range(passes):
         shuffled = torch.randperm(count, generator=order)
         yield from (shuffled[start : start + size] for start in range(0, count, size))

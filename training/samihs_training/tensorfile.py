@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,29 @@ def write_state(path: Path, state: Mapping[str, Any]) -> None:
             torch.save(dict(state), partial)
     except RuntimeError as error:  # how torch's writer tells of a full disk
         raise OutputError(f"cannot write {path}: {error}") from error
+
+
+@contextmanager
+def restored(path: Path, frozen: str, device: torch.device) -> Iterator[dict[str, Any] | None]:
+    """What :func:`write_state` wrote there, to be taken up within; None where there is no file.
+
+    ``frozen``: its entry of that name, which says on what it was trained.
+
+    Raises:
+        CheckpointError: unreadable, trained on something else, or it cannot be taken up.
+    """
+    if not path.is_file():
+        yield None
+        return
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+        if state["frozen"] != frozen:
+            raise ValueError("it was trained on another base")
+        yield state
+    except Exception as error:  # torch raises many kinds on a file that is not its own
+        raise CheckpointError(
+            f"{path} cannot be gone on from ({error}): delete it to begin the stage again"
+        ) from error
 
 
 def read_pth(path: Path) -> dict[str, Tensor]:

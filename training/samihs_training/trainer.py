@@ -7,12 +7,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from samihs_runtime.errors import CheckpointError, SamihsError, UsageError
+from samihs_runtime.errors import SamihsError, UsageError
 from samihs_training.batches import NumberedBatches, stream
 from samihs_training.config import Recipe, StageConfig
 from samihs_training.data.slices import Batch
@@ -26,7 +25,7 @@ from samihs_training.network.pyramid import compile_encoder
 from samihs_training.objective import Answered, Objective
 from samihs_training.optimisation import MovingAverage, learning_rate, make_optimiser
 from samihs_training.runlog import RunLog, StepReport, ValidationReport
-from samihs_training.tensorfile import write_state
+from samihs_training.tensorfile import restored, write_state
 
 Report = Callable[[StepReport], None]
 
@@ -229,28 +228,17 @@ class Trainer:
         write_state(self._state_file, state)
 
     def _restore(self) -> None:
-        if not self._state_file.is_file():
-            return
-        device = self.processes.device
-        try:
-            state: dict[str, Any] = torch.load(
-                self._state_file, map_location=device, weights_only=True
-            )
-            if state["frozen"] != self.base_sha256:
-                raise ValueError("it was trained on another base")
+        with restored(self._state_file, self.base_sha256, self.processes.device) as state:
+            if state is None:
+                return
             self.model.sam.load_state_dict(state["weights"], strict=False)
             if self.bleed_map is not None:
                 self.bleed_map.load_state_dict(state["bleed_map"])
             self.optimisers.load_state_dict(state["optimisers"])
-        except Exception as error:  # torch raises many kinds on a file that is not its own
-            raise CheckpointError(
-                f"{self._state_file} cannot be gone on from ({error}): delete it to begin the "
-                "stage again"
-            ) from error
-        self.average.averages = state["average"]
-        self.scaler.load_state_dict(state["scaler"])
-        self.step_count, self.seconds = state["step"], state["seconds"]
-        self.best_dice = state["best_dice"]
+            self.average.averages = state["average"]
+            self.scaler.load_state_dict(state["scaler"])
+            self.step_count, self.seconds = state["step"], state["seconds"]
+            self.best_dice = state["best_dice"]
 
 
 def _mean(answers: list[Answered]) -> Answered:

@@ -112,9 +112,19 @@ def test_of_two_masks_the_model_scores_the_one_that_it_drew() -> None:
     embedding = torch.randn(1, PYRAMID.embedding_channels, PYRAMID.grid, PYRAMID.grid)
     points, labels = torch.tensor([[[9.0, 9.0]], [[40.0, 50.0]]]), torch.ones(2, 1)
     _, before = model.decode(embedding, points, labels, slice_size=64)
-    nn.init.constant_(sam.mask_decoder.evidence.out.bias, 0.25)
+    evidence = sam.mask_decoder.evidence
+    nn.init.constant_(evidence.out.bias, 0.25)
     _, raised = model.decode(embedding, points, labels, slice_size=64)
     assert torch.allclose(raised, before + 0.25)
+    for weight in (evidence.out.weight, evidence.slice_hidden.weight):
+        nn.init.normal_(weight)
+    _, together = model.decode(embedding, points, labels, slice_size=64)
+    alone = [
+        model.decode(embedding, points[i : i + 1], labels[i : i + 1], slice_size=64)[1]
+        for i in range(2)
+    ]
+    assert torch.allclose(together, torch.cat(alone), atol=1e-5)
+    assert (together[0] - together[1]).abs() > 1e-2
 
 
 def test_squares_are_taken_in_float32_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,7 +141,7 @@ def test_squares_are_taken_in_float32_under_autocast(monkeypatch: pytest.MonkeyP
 
         return note
 
-    for module, name in ((decoder.review, "forward"), (decoder.evidence, "gathered"),
+    for module, name in ((decoder.review, "forward"), (decoder.evidence, "means"),
                          (decoder.evidence, "worth")):  # fmt: skip
         monkeypatch.setattr(module, name, noting(getattr(module, name)))
     embedding = torch.randn(1, PYRAMID.embedding_channels, PYRAMID.grid, PYRAMID.grid)

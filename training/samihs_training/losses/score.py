@@ -18,5 +18,10 @@ def mask_iou(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def score_loss(score: Tensor, logits: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error of the predicted IoU [B], as segment-anything trains its IoU head."""
-    return torch.mean((score - mask_iou(logits.detach(), target)) ** 2)
+    """The error of the predicted IoU [B] of masks [B, 1, H, W]."""
+    return score_error(score, mask_iou(logits.detach(), target))
+
+
+def score_error(score: Tensor, iou: Tensor) -> Tensor:
+    """Mean squared error of a predicted IoU [B], as segment-anything trains its IoU head."""
+    return torch.mean((score - iou) ** 2)

@@ -92,9 +92,9 @@ class Evidence(nn.Module):
     ) -> Tensor:
         """Logits [B, 1, 2S, 2S], cells and detail [B, D, S, S], fine [B, K, 2S, 2S] and where the
         clicks lie [B, S, S] -> [B], float32."""
-        return self.worth(self.gathered(logits, cells, detail, fine, where))
+        return self.worth(self.means(logits, cells, detail, fine, where))
 
-    def gathered(
+    def means(
         self, logits: Tensor, cells: Tensor, detail: Tensor, fine: Tensor, where: Tensor
     ) -> Tensor:
         """The means that :meth:`worth` is of: [B, R]."""

@@ -140,7 +140,7 @@ class SamihsModel(nn.Module):
         # Squares of differences, written out, cancel: half precision has no digits for that.
         with torch.autocast(logits.device.type, enabled=False):
             logits = decoder.review(logits, cells, likened, where, fine_where)
-            evidence = decoder.evidence.gathered(logits, cells, detail, fine, where)
+            evidence = decoder.evidence.means(logits, cells, detail, fine, where)
         return logits, ScoreInput(answers[:, 0], evidence)
 
     def score(self, known: ScoreInput) -> Tensor:
