@@ -1,4 +1,5 @@
-"""pydicom's warnings, kept from user and logs: they quote values, which may name the patient."""
+"""Warnings of pydicom and highdicom, kept from user and logs: they quote values, which may name the
+patient."""
 
 from __future__ import annotations
 
@@ -10,18 +11,19 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, cast
 
-_DECODERS = r"(pydicom|pylibjpeg|libjpeg|openjpeg|rle)(\.|$)"
+_PACKAGES = r"(pydicom|highdicom|pylibjpeg|libjpeg|openjpeg|rle)(\.|$)"
 _QUIET: ContextVar[bool] = ContextVar("quiet_dicom", default=False)
 """Whether this thread (or task) is inside :func:`quiet_dicom`."""
 
 
 @contextmanager
 def quiet_dicom() -> Iterator[None]:
-    """Within it pydicom neither warns nor logs; other packages do.
+    """Within it pydicom neither warns nor logs, and highdicom does not warn; other packages do.
 
     What matters of it (lossy or short pixel data, unusable geometry) the reader finds itself and
-    says in its notes. For any number of threads at once: each one's log is its own affair, and
-    warnings, whose filters Python keeps once for a process, are silent until the last has left.
+    says in its notes; the sources' own flaws are copied as they are. For any number of threads at
+    once: each one's log is its own affair, and warnings, whose filters Python keeps once for a
+    process, are silent until the last has left.
     """
     token = _QUIET.set(True)
     try:
@@ -46,7 +48,7 @@ class _Silence:
     def __enter__(self) -> None:
         with self._lock:
             # Each time: it goes before whatever was put in front of it since.
-            warnings.filterwarnings("ignore", category=UserWarning, module=_DECODERS)
+            warnings.filterwarnings("ignore", category=UserWarning, module=_PACKAGES)
             self._entry = warnings.filters[0]
             self._inside += 1
 

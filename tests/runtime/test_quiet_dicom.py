@@ -10,12 +10,16 @@ import sys
 import threading
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from samihs_runtime.measurement import measure
 from samihs_runtime.quiet_dicom import quiet_dicom
+from samihs_runtime.writers import capture, seg
 
 from .dicom_factory import ct_image, save
+from .series_factory import make_lesion, make_report, make_series
 
 MALFORMED = {
     "SOPInstanceUID": "1.2.826.0.1.0123.77",
@@ -115,3 +119,40 @@ def test_who_reads_nothing_is_not_silenced(caplog: pytest.LogCaptureFixture) -> 
     assert [each.message for each in caplog.records] == [
         "mine", "theirs", "Invalid value: 'QUIRINE'",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["seg", "capture"])
+def test_a_writer_that_ends_leaves_the_others_quiet(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """highdicom quotes a name without ``^``; a reader of another thread comes while it writes."""
+    series = make_series(PatientName="QUIRINE", ReferringPhysicianName="QUIRINE")
+    lesion = make_lesion(series)
+    entered, written = threading.Event(), threading.Event()
+
+    def reader() -> None:
+        with quiet_dicom():
+            entered.set()
+            written.wait(20)
+            say_something()
+
+    thread = threading.Thread(target=reader)
+    module = {"seg": seg, "capture": capture}[kind]
+    real = module.source_datasets
+
+    def meanwhile(*arguments: Any) -> Any:
+        thread.start()
+        assert entered.wait(20)
+        return real(*arguments)
+
+    monkeypatch.setattr(module, "source_datasets", meanwhile)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        if kind == "seg":
+            seg.write_seg(series, lesion, make_report(), tmp_path / "seg.dcm")
+        else:
+            numbers = measure(series, lesion)
+            capture.write_capture(series, lesion, numbers, make_report(), tmp_path / "sc.dcm")
+        written.set()
+        thread.join()
+    assert caught == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from samihs_runtime.deidentify import SAID
 from samihs_runtime.lossy import mark_lossy
+from samihs_runtime.quiet_dicom import quiet_dicom
 from samihs_runtime.writers.contact_sheet import contact_sheet
 from samihs_runtime.writers.furniture import patient_orientation
 from samihs_runtime.writers.naming import CAPTURE_SERIES, lesion_name, series_number
@@ -36,10 +36,8 @@ def write_capture(
     several = len(measurement.slices) > 1
     draw = contact_sheet if several else overlay_image
     picture = np.asarray(draw(series, lesion, measurement, report).convert("RGB"))
-    capture = build_capture(series, lesion, report, picture)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # the source's own flaws, copied as they are
-        capture.save_as(path)
+    with quiet_dicom():
+        build_capture(series, lesion, report, picture).save_as(path)
 
 
 def build_capture(series: CTSeries, lesion: Lesion, report: Report, picture: Any) -> Any:
@@ -48,8 +46,7 @@ def build_capture(series: CTSeries, lesion: Lesion, report: Report, picture: Any
 
     clicked = series.sources[lesion.clicked_slice]
     shown = {lesion.clicked_slice, *(part.index for part in lesion.slices)}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
+    with quiet_dicom():
         capture = hd.sc.SCImage.from_ref_dataset(
             source_datasets(series, [lesion.clicked_slice])[0],
             pixel_array=picture,

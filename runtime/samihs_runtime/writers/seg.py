@@ -15,7 +15,6 @@ highdicom writes the object. Three things are done around it:
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 
 from samihs_runtime.lossy import mark_lossy
 from samihs_runtime.measurement import Mask, masks_by_slice
+from samihs_runtime.quiet_dicom import quiet_dicom
 from samihs_runtime.writers.naming import SEG_SERIES, lesion_name, series_number
 from samihs_runtime.writers.seg_source import decimals, placeholder_uid, source_datasets
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from samihs_runtime.segmentation import Lesion
     from samihs_runtime.series import CTSeries, SlicePlane
 
-"""High, so that viewers list the result behind the scanner's own series."""
 EVEN_SPACING_MM = 0.01
 """Gaps that differ by less are one spacing; positions are often rounded to 0.001 or 0.01 mm."""
 MORPHOLOGICALLY_ABNORMAL = ("49755003", "SCT", "Morphologically abnormal structure")  # CID 7150
@@ -57,11 +56,8 @@ def write_seg(
     Raises:
         OSError: the file cannot be written.
     """
-    segmentation = build_seg(series, lesion, report, fractional=fractional)
-    with warnings.catch_warnings():
-        # The source's own flaws (an odd name, a malformed date) are copied as they are.
-        warnings.simplefilter("ignore", UserWarning)
-        segmentation.save_as(path)
+    with quiet_dicom():
+        build_seg(series, lesion, report, fractional=fractional).save_as(path)
 
 
 def build_seg(series: CTSeries, lesion: Lesion, report: Report, *, fractional: bool = False) -> Any:
@@ -73,8 +69,7 @@ def build_seg(series: CTSeries, lesion: Lesion, report: Report, *, fractional: b
         masks = {lesion.clicked_slice: np.zeros(series.shape, dtype=bool)}
     indices = list(masks)
     types = hd.seg.SegmentationTypeValues
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
+    with quiet_dicom():
         segmentation = hd.seg.Segmentation(
             source_images=source_datasets(series, indices),
             pixel_array=_probabilities(lesion, masks) if fractional else _binary(masks),
