@@ -107,7 +107,7 @@ def test_its_orientation_is_the_clicked_slices(
 def test_flaws_of_the_source_do_not_stop_it(tmp_path: Path) -> None:
     series = make_series(
         SpecificCharacterSet=["", "ISO 2022 IR 87"],
-        PatientName="Yamada^Tarou=山田^太郎",
+        PatientName="Yamada^Tarou=山田^太郎\\Yamada^T",
         PatientBirthDate="19470000",
         StudyTime="256060",
     )

@@ -358,3 +358,10 @@ def test_dcmtk_reads_every_frame(tmp_path: Path) -> None:
         assert re.search(r"\(0028,0008\) IS \[3\]", done.stdout)
         for index in (1, 2, 3):
             assert series.sources[index].sop_instance_uid in done.stdout
+
+
+@pytest.mark.parametrize("name", ["Zzyzxova^Quirine\\Zzyzxova^Ottoline", "\\Ottoline"])
+def test_of_a_name_with_a_backslash_the_first_value_is_taken(name: str, tmp_path: Path) -> None:
+    series = make_series(PatientName=name, ReferringPhysicianName=name)
+    dataset = pydicom.dcmread(written(series, make_lesion(series), tmp_path))
+    assert dataset.PatientName == dataset.ReferringPhysicianName == name.split("\\")[0]

@@ -31,6 +31,8 @@ TYPE_2 = (
 )
 """Demanded, though they may be empty: Patient and General Study modules, PS3.3 C.7.1.1, C.7.2.1."""
 
+PERSON_NAMES = ("PatientName", "ReferringPhysicianName")
+"""One value each (PS3.6): highdicom refuses several, as a backslash in a name makes them."""
 SEX_VALUES = ("M", "F", "O")
 UTF_8 = "ISO_IR 192"  # PS3.3 C.12.1.1.2
 _GROUPS_TO_COPY = (0x0008, 0x0010, 0x0012, 0x0020, 0x0028, 0x0032, 0x0038)
@@ -103,6 +105,10 @@ def _patient_and_study(header: Any) -> Any:
     for keyword in TYPE_2:
         if keyword not in taken:
             setattr(taken, keyword, "")
+    for keyword in PERSON_NAMES:
+        element = taken[keyword]
+        if element.VM > 1:
+            setattr(taken, keyword, element.value[0])
     if taken.PatientSex not in SEX_VALUES:
         taken.PatientSex = ""
     taken.StudyDate = _date(str(taken.StudyDate or ""))
