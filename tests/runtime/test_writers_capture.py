@@ -18,6 +18,7 @@ from samihs_runtime.segmentation import Lesion
 from samihs_runtime.series import CTSeries
 from samihs_runtime.writers.capture import write_capture
 from samihs_runtime.writers.contact_sheet import contact_sheet
+from samihs_runtime.writers.seg import build_seg
 
 from .series_factory import make_lesion, make_report, make_series, not_found
 
@@ -45,6 +46,25 @@ def test_it_belongs_to_the_patient_and_the_study(tmp_path: Path) -> None:
     assert capture.StudyInstanceUID == series.sources[0].header.StudyInstanceUID
     assert capture.SeriesInstanceUID != series.series_uid
     assert "not for clinical use" in capture.DerivationDescription
+
+
+MODULES = {
+    "IssuerOfPatientID": "HOSPITAL-A",
+    "PatientAge": "076Y",
+    "StudyDescription": "CT HEAD WITHOUT",
+    "ClinicalTrialSponsorName": "Sponsor",
+}
+
+
+def test_it_has_the_patient_and_study_modules_as_the_seg_has(tmp_path: Path) -> None:
+    series = make_series(**MODULES)
+    lesion = make_lesion(series)
+    capture = written(series, lesion, tmp_path)
+    seg = build_seg(series, lesion, make_report())
+    for keyword, value in MODULES.items():
+        assert capture[keyword].value == seg[keyword].value == value
+    bare = written(deidentified(series), lesion, tmp_path)
+    assert not [keyword for keyword in MODULES if keyword in bare]
 
 
 @pytest.mark.parametrize("lesion_of", [lambda s: make_lesion(s, (2,)), lambda s: not_found()])

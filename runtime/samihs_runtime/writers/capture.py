@@ -47,8 +47,9 @@ def build_capture(series: CTSeries, lesion: Lesion, report: Report, picture: Any
     clicked = series.sources[lesion.clicked_slice]
     shown = {lesion.clicked_slice, *(part.index for part in lesion.slices)}
     with quiet_dicom():
+        source = source_datasets(series, [lesion.clicked_slice])[0]
         capture = hd.sc.SCImage.from_ref_dataset(
-            source_datasets(series, [lesion.clicked_slice])[0],
+            source,
             pixel_array=picture,
             photometric_interpretation=hd.PhotometricInterpretationValues.RGB,
             bits_allocated=8,
@@ -61,6 +62,8 @@ def build_capture(series: CTSeries, lesion: Lesion, report: Report, picture: Any
             # Of the picture, too: slices are drawn as they are stored.
             patient_orientation=patient_orientation(series.planes[lesion.clicked_slice]),
         )
+        # As in the SEG: from_ref_dataset takes but nine attributes of the two modules.
+        capture.copy_patient_and_study_information(source)
     name = lesion_name(report.lesion_number)
     capture.SeriesDescription = f"{name}, pictures (SAMIHS, research)"
     capture.BodyPartExamined = "HEAD"  # not a paired one: no Laterality is due (PS3.3 C.7.3.1)
