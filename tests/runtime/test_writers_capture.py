@@ -92,6 +92,15 @@ def test_what_the_scanner_burnt_in_stays_said(tmp_path: Path) -> None:
     assert written(clean, make_lesion(clean), tmp_path).BurnedInAnnotation == "NO"
 
 
+def test_what_is_burnt_into_any_slice_shown_is_said(tmp_path: Path) -> None:
+    series = make_series(BurnedInAnnotation="NO")
+    series.sources[3].header.BurnedInAnnotation = "YES"
+    lesion = make_lesion(series, (1, 2, 3), clicked=1)
+    assert written(series, lesion, tmp_path).BurnedInAnnotation == "YES"
+    beside = make_lesion(series, (1, 2), clicked=1)
+    assert written(series, beside, tmp_path).BurnedInAnnotation == "NO"
+
+
 def test_a_deidentified_one_says_so(tmp_path: Path) -> None:
     series = make_series()
     capture = written(deidentified(series), make_lesion(series), tmp_path)

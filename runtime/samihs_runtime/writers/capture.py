@@ -74,5 +74,7 @@ def build_capture(series: CTSeries, lesion: Lesion, report: Report, picture: Any
         if keyword in clicked.header:
             capture[keyword] = clicked.header[keyword]
     # Whether *identity* is burnt in (PS3.3 C.7.6.1.1.1): our text has none, the scanner's may.
-    capture.BurnedInAnnotation = str(clicked.header.get("BurnedInAnnotation") or "NO")
+    burnt = [str(series.sources[index].header.get("BurnedInAnnotation") or "") for index in shown]
+    own = str(clicked.header.get("BurnedInAnnotation") or "NO")
+    capture.BurnedInAnnotation = "YES" if "YES" in burnt else own
     return capture
