@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from samihs_training import muon
+from samihs_training.config import Recipe, StageConfig
+from samihs_training.fit import fit
 from samihs_training.muon import Muon, orthogonal
+from samihs_training.network.sam import PRESETS
+from samihs_training.runlog import StepReport
+from samihs_training.tensorfile import read_safetensors
+
+from .tiny import PYRAMID
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 SHAPES = ((12, 12), (36, 12), (12, 48), (36, 12))
@@ -90,3 +100,32 @@ def test_a_state_of_torchs_own_is_gone_on_with() -> None:
     held = [each.state[parameter]["momentum_buffer"] for each in (ours, theirs)]
     assert torch.equal(*held)
     ours.step()
+
+
+class Stopped(Exception):
+    pass
+
+
+def test_a_stopped_stage_of_muon_goes_on_to_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PRESETS, "pyramid", PYRAMID)
+    stage = StageConfig(steps=1, learning_rate=1e-3, batch=2, prompts=1, correct=0.5)
+    base = replace(stage, steps=4, optimiser="muon", bleed_map=1.0)
+    recipe = Recipe(base=base, adapt=stage, preset="pyramid", slices=3, rank=3)
+    recipe = replace(recipe, checkpoint_minutes=0.0)
+
+    def stop(step: StepReport) -> None:
+        if (step.stage, step.step) == ("base", 3):
+            raise Stopped
+
+    fit(recipe, tmp_path / "whole", workers=0)
+    with pytest.raises(Stopped):
+        fit(recipe, tmp_path / "cut", workers=0, report=stop)
+    fit(recipe, tmp_path / "cut", workers=0, resume=True)
+    for name in ("base.safetensors", "adapters.safetensors"):
+        (whole, _), (cut, _) = (
+            read_safetensors(tmp_path / each / name) for each in ("whole", "cut")
+        )
+        assert whole.keys() == cut.keys()
+        assert all(torch.equal(whole[each], cut[each]) for each in whole), name
