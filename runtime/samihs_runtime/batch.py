@@ -84,8 +84,13 @@ def run_clicks(rows: list[ClickRow], options: Options) -> Path:
         settings = _settings(options, segmenter)
         places = {row.click.study for row in rows}
         studies = {place: _state_of(place, options.out) for place in places}
+        numbers = _lesion_numbers(rows)
+        # The number is in the objects: two of a study never bear the same.
         fingerprints = {
-            row.id: _mixed(row.fingerprint, studies[row.click.study], settings) for row in rows
+            row.id: _mixed(
+                row.fingerprint, str(numbers[row.id]), studies[row.click.study], settings
+            )
+            for row in rows
         }
         kept = {
             name: each for name, each in done.items() if fingerprints.get(name) == each.fingerprint
@@ -95,7 +100,6 @@ def run_clicks(rows: list[ClickRow], options: Options) -> Path:
         if kept:
             screen.say(f"{len(kept)} of {len(rows)} clicks were answered before")
         worker = _Worker(segmenter, options, screen)
-        numbers = _lesion_numbers(rows)
         with screen.counting("clicks", "clicks") as count:
             for position, row in enumerate(rows, start=1):
                 if row.id not in kept:
@@ -147,6 +151,7 @@ class _Worker:
         except NonFiniteError as error:
             return self._failed(row, error, fingerprint)
         except BackendError:
+            self._screen.say(f"{row.id}: the backend failed at this click", "red")
             raise
         except Exception as error:  # a fault of ours over one study costs no other row, either
             return self._failed(row, error, fingerprint)

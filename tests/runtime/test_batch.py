@@ -32,6 +32,9 @@ def table(out: Path) -> dict[str, dict[str, str]]:
         return {row["id"]: row for row in csv.DictReader(stream)}
 
 
+SEG = ("--format", "seg")
+
+
 @pytest.fixture
 def studies(tmp_path: Path) -> Path:
     for name in ("p1", "p2"):
@@ -172,6 +175,7 @@ def test_a_backend_that_fails_stops_the_run(
     result = run(clicks_file(studies, *ROWS), tiny_bundle, studies / "out")
     assert result.exit_code == 2
     assert "the device was lost" in result.stderr
+    assert "b: the backend failed at this click" in result.output
     assert list(table(studies / "out")) == ["a"]
 
 
@@ -265,6 +269,18 @@ def test_lesions_of_one_study_are_told_apart(studies: Path, tiny_bundle: Path) -
         assert segment.SegmentLabel in capture.SeriesDescription
     assert found["a"] == found["c"] == ("hemorrhage 1", 900, 901)
     assert found["b"] == ("hemorrhage 2", 902, 903)
+
+
+def test_lesions_of_one_study_stay_apart_when_a_row_comes_before_another(
+    studies: Path, tiny_bundle: Path
+) -> None:
+    out = studies / "out"
+    assert run(clicks_file(studies, ROWS[1], ROWS[2]), tiny_bundle, out, *SEG).exit_code == 0
+    untouched = (out / "c" / "lesion-seg.dcm").stat().st_mtime_ns
+    assert run(clicks_file(studies, *ROWS), tiny_bundle, out, *SEG).exit_code == 0
+    numbers = [pydicom.dcmread(out / name / "lesion-seg.dcm").SeriesNumber for name in "ab"]
+    assert numbers == [900, 902]
+    assert (out / "c" / "lesion-seg.dcm").stat().st_mtime_ns == untouched
 
 
 def test_a_failed_click_leaves_no_earlier_answer_in_its_folder(
