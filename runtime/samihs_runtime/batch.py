@@ -258,7 +258,7 @@ def _earlier(table: Path, options: Options) -> dict[str, TableRow]:
     if options.write.overwrite or not options.out.exists():
         return {}
     if not table.is_file():
-        if any(options.out.iterdir()):
+        if any(map(_is_of_somebody, options.out.iterdir())):
             raise OutputError(
                 f"{options.out} holds other files and no {TABLE_NAME} to go on from: choose "
                 "another --out, or --overwrite"
@@ -276,6 +276,11 @@ def _earlier(table: Path, options: Options) -> dict[str, TableRow]:
         for row in rows
         if row.status != FAILED and _is_whole(options.out / row.id, options.formats)
     }
+
+
+def _is_of_somebody(path: Path) -> bool:
+    """Not what a system puts into every folder or volume, nor what a run that was killed left."""
+    return not path.name.startswith(".") and path.name != "lost+found"
 
 
 def _is_whole(folder: Path, formats: Iterable[str]) -> bool:

@@ -12,6 +12,7 @@ from samihs_runtime.collector import patient_collector
 from samihs_runtime.errors import UsageError, one_line_errors
 from samihs_runtime.manifest import PRECISIONS
 from samihs_runtime.options import Click, Options
+from samihs_runtime.termination import tidy_termination
 
 FORMATS = ("seg", "overlay", "json", "nifti", "capture", "stl")
 
@@ -94,6 +95,7 @@ FORMATS = ("seg", "overlay", "json", "nifti", "capture", "stl")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 @click.version_option(package_name="samihs")
 @one_line_errors
+@tidy_termination()
 @patient_collector()
 def main(
     study: Path | None,

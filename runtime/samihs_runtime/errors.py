@@ -33,6 +33,7 @@ from typing import NoReturn, ParamSpec, TypeVar
 EXIT_OWN_FAULT = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+EXIT_TERMINATED = 143  # 128 + SIGTERM
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -245,6 +245,14 @@ def test_another_folder_is_not_written_into(studies: Path, tiny_bundle: Path) ->
         assert "no table of clicks" in run(path, tiny_bundle, out).stderr
 
 
+def test_what_lies_in_every_volume_is_nobodys(studies: Path, tiny_bundle: Path) -> None:
+    out = studies / "out"
+    for name in ("lost+found", ".samihs-0a1b2c3d"):
+        (out / name).mkdir(parents=True)
+    (out / ".DS_Store").write_text("x")
+    assert run(clicks_file(studies, *ROWS), tiny_bundle, out).exit_code == 0
+
+
 def test_points_beside_a_clicks_file_are_refused(studies: Path, tiny_bundle: Path) -> None:
     path = clicks_file(studies, *ROWS)
     result = run(path, tiny_bundle, studies / "out", "--point", "1,2")

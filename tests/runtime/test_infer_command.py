@@ -333,3 +333,30 @@ def test_uneven_slices_as_nifti_are_refused_before_anything_is_encoded(
     with opened as segmenter, pytest.raises(OutputError, match="--resample"):
         answer_click(segmenter, series, request, options, {})
     assert backend.encodes == 0
+
+
+def test_a_run_that_is_told_to_end_leaves_nothing_behind(
+    phantom: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    """In a process of its own: the signal would end this one."""
+    script = (
+        "import os, signal, sys\n"
+        "from samihs_runtime.cli import main\n"
+        "from samihs_runtime.writers import report_json\n"
+        "def told(*_):\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "report_json.write_report = told\n"
+        "main(sys.argv[1:])\n"
+    )
+    out = tmp_path / "out"
+    out.mkdir()
+    arguments = [phantom, "--click-file", phantom / "truth.json", "--bundle", tiny_bundle]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments), "--out", str(out), "--format", "json"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 143, done.stderr
+    assert list(out.iterdir()) == []

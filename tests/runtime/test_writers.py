@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -285,6 +286,24 @@ def test_an_error_while_writing_leaves_no_trace(tmp_path: Path) -> None:
     assert names(tmp_path) == set()
     stage_files(tmp_path / "out", {"a": "whole"})
     assert names(tmp_path / "out") == {"a"}
+
+
+def test_what_a_killed_run_left_goes_with_the_next_write(tmp_path: Path) -> None:
+    left = {
+        ".samihs-abandon1": "new/overlay.png",
+        ".samihs-earlier1": "old/overlay.png",  # taken out, and nothing put in its place
+        ".samihs-writing1": "new/overlay.png",
+        ".samihs-settings": "mine.txt",
+        "samihs-abandon12": "new/overlay.png",
+    }
+    for folder, name in left.items():
+        path = tmp_path / folder / name
+        path.parent.mkdir(parents=True)
+        path.write_text("x")
+        if folder != ".samihs-writing1":
+            os.utime(tmp_path / folder, (0, 0))
+    write(make_series(), not_found(), tmp_path, ("json",))
+    assert names(tmp_path) == {*left, "report.json"} - {".samihs-abandon1"}
 
 
 def test_importing_the_writers_loads_no_heavy_library() -> None:

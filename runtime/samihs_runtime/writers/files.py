@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from samihs_runtime.errors import OutputError
+
+_PREFIX = ".samihs-"
+_HIDDEN = re.compile(re.escape(_PREFIX) + r"[a-z0-9_]{8}")
+"""Names as :func:`tempfile.mkdtemp` makes them."""
+_ABANDONED_S = 3600.0
+"""Nobody writes one result for an hour: a hidden folder of that age is of a run that was killed."""
 
 
 @dataclass(eq=False)
@@ -31,7 +39,8 @@ def staged_folder(
     Where the body raises, the destination is as it was before. Where it does not exist, it appears
     with all its files at once; where it does, its files are exchanged one by one, and put back if
     one cannot be. The temporary folder is hidden and lies in the destination itself where that is
-    there: it may be all that can be written, or a file system of its own.
+    there: it may be all that can be written, or a file system of its own. What runs that were
+    killed left beside it goes.
 
     Args:
         destination: the folder the files are for; made where it is not there, with its parents.
@@ -44,6 +53,7 @@ def staged_folder(
     """
     _check_free(destination, names, overwrite)
     root = _hidden_folder(destination)
+    _sweep(root.parent)
     try:
         # A folder of its own inside: mkdtemp's is private (0700), the result's is not.
         stage = Stage(root / "new")
@@ -90,9 +100,26 @@ def _hidden_folder(destination: Path) -> Path:
     absolute = destination.absolute()
     there = next(place for place in (absolute, *absolute.parents) if os.path.exists(place))
     try:
-        return Path(tempfile.mkdtemp(prefix=".samihs-", dir=there))
+        return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=there))
     except OSError as error:
         raise _unwritable(destination, error) from error
+
+
+def _sweep(place: Path) -> None:
+    """Remove hidden folders that nobody writes into any more: they may hold a patient's pictures.
+
+    One that holds an earlier result stays: it was killed between taking that out and putting the
+    new one in.
+    """
+    oldest = time.time() - _ABANDONED_S
+    with suppress(OSError):
+        for path in place.iterdir():
+            with suppress(OSError):  # another process was quicker
+                if not _HIDDEN.fullmatch(path.name) or path.stat().st_mtime > oldest:
+                    continue
+                inside = list(path.iterdir())
+                if all(each.name == "new" or not any(each.iterdir()) for each in inside):
+                    shutil.rmtree(path, ignore_errors=True)
 
 
 def _install(new: Path, destination: Path, names: Sequence[str], old: Path) -> None:
