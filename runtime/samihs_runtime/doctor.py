@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import platform
 import time
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ from samihs_runtime.backends.tensorrt_engines import (
 )
 from samihs_runtime.bundle import Bundle, shipped_bundle
 from samihs_runtime.environment import Conflict, conflicts, installed, unserved_gpu
-from samihs_runtime.errors import SamihsError, one_line_errors
+from samihs_runtime.errors import SamihsError, one_line, one_line_errors, shows_tracebacks
 from samihs_runtime.segmentation import FOREGROUND, NOT_A_POINT
 
 
@@ -143,13 +145,16 @@ def render(diagnosis: Diagnosis, console: Console) -> None:
     help="Bundle to look at.  [default: the shipped one]",
 )
 @click.option("--json", "to_json", is_flag=True, help="Print JSON.")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
 @click.version_option(package_name="samihs")
 @one_line_errors
-def main(bundle_path: Path | None, to_json: bool) -> None:
+def main(bundle_path: Path | None, to_json: bool, debug: bool) -> None:
     """Say which backends work on this machine, and what mends the others.
 
     Exits 0 when at least one works, 1 otherwise.
     """
+    if debug:
+        os.environ["SAMIHS_DEBUG"] = "1"
     diagnosis = diagnose(bundle_path)
     if to_json:
         click.echo(as_json(diagnosis))
@@ -165,6 +170,11 @@ def _try_backend(bundle: Bundle, name: str) -> BackendState:
             return _exercise(bundle, backend, name)
     except SamihsError as error:
         return BackendState(name, False, _cause(error))
+    except Exception as error:  # a fault of ours, or of a library: the other backends may work
+        if shows_tracebacks():
+            traceback.print_exc()
+        words = f"internal error: {type(error).__name__}: {one_line(error)}"
+        return BackendState(name, False, f"{words} (--debug shows where)")
 
 
 def _exercise(bundle: Bundle, backend: Backend, name: str) -> BackendState:

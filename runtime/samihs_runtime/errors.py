@@ -115,15 +115,15 @@ def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
         except (Abort, ClickException, Exit):
             raise
         except SamihsError as error:
-            if _debug():
+            if shows_tracebacks():
                 raise
-            _exit(f"error: {_one_line(error)}", error.exit_code)
+            _exit(f"error: {one_line(error)}", error.exit_code)
         except KeyboardInterrupt:
             _exit("interrupted", EXIT_INTERRUPTED)
         except Exception as error:
-            if _debug():
+            if shows_tracebacks():
                 raise
-            text = f"{type(error).__name__}: {_one_line(error)}"
+            text = f"{type(error).__name__}: {one_line(error)}"
             _exit(f"internal error: {text} (--debug shows where)", EXIT_OWN_FAULT)
 
     return guarded
@@ -136,11 +136,13 @@ def _print_what_the_terminal_can() -> None:
             stream.reconfigure(errors="replace")
 
 
-def _debug() -> bool:
+def shows_tracebacks() -> bool:
+    """Whether ``--debug`` was given."""
     return os.environ.get("SAMIHS_DEBUG") == "1"
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """What an error says, without its line ends."""
     return " ".join(str(error).split())
 
 

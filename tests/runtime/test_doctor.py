@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from samihs_runtime import doctor, environment
+from samihs_runtime.backends.choose import Choice
 from samihs_runtime.backends.probe import Gpu, GpuProbe
 from samihs_runtime.bundle import Bundle
 from samihs_runtime.environment import conflicts
@@ -56,6 +57,28 @@ def test_nothing_works_without_onnxruntime_and_the_command_is_whole(
 
 def missing(name: str) -> str:
     raise environment.metadata.PackageNotFoundError(name)
+
+
+def test_a_backend_that_breaks_is_told_and_hides_no_other(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = doctor.choose
+
+    def choosing(bundle: Bundle, name: str) -> Choice:
+        if name == "tensorrt":
+            raise AttributeError("no such\nattribute")
+        return real(bundle, name)
+
+    monkeypatch.setattr(doctor, "choose", choosing)
+    monkeypatch.setenv("SAMIHS_DEBUG", "0")
+    code, text = run("--bundle", str(tiny_bundle))
+    assert code == 0
+    assert "tensorrt: internal error: AttributeError: no such attribute (--debug" in text
+    assert "cpu: onnxruntime" in text
+    assert "Traceback" not in text
+    code, text = run("--bundle", str(tiny_bundle), "--debug")
+    assert code == 0
+    assert "Traceback" in text
 
 
 def test_a_broken_bundle_is_part_of_the_diagnosis(tiny_bundle: Path) -> None:
