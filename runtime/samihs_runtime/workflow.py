@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -113,17 +113,26 @@ def _locate(segmenter: Segmenter, series: CTSeries, request: Request, say: Say) 
             f"on none of the {len(series)} slices is the clicked spot between {low:g} and "
             f"{high:g} HU, as blood is: name the slice with --slice N or --point x,y,z"
         )
-    located: list[_Located] = []
+    best: _Located | None = None  # of the others nothing is kept: a series may have hundreds
     for done, index in enumerate(candidates, start=1):
         say(f"trying the click on slice {index} ({done} of {len(candidates)})")
         answer = answer_prompt(segmenter, series.hu[index], request.prompt)
-        located.append(_Located(index, answer))
-    best = max(located, key=lambda each: each.answer.score)
-    note = (
-        f"no slice was named: the click could be blood on {len(candidates)} of {len(series)} "
-        f"slices; slice {best.index} has the best score"
+        if best is None or answer.score > best.answer.score:
+            best = _Located(index, answer)
+    assert best is not None
+    return replace(best, notes=_search_notes(len(candidates), len(series), best.index))
+
+
+def _search_notes(tried: int, slices: int, best: int) -> tuple[str, ...]:
+    """What a search for the slice leaves uncertain: the best of many answers is more often one that
+    passes by chance than a single answer is."""
+    found = (
+        f"no slice was named: the click could be blood on {tried} of {slices} slices; "
+        f"slice {best} has the best score"
     )
-    return _Located(best.index, best.answer, (note,))
+    if tried == 1:
+        return (found,)
+    return (found, f"{tried} slices were tried; the score's threshold is meant for one")
 
 
 def _plausible(segmenter: Segmenter) -> tuple[float, float]:

@@ -5,14 +5,18 @@ The series is brain at 30 HU with a ball of blood at 70 HU, so every expectation
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from samihs_runtime import workflow
+from samihs_runtime.answering import SliceAnswer
 from samihs_runtime.backends.fake import FakeBackend
 from samihs_runtime.bundle import Bundle
 from samihs_runtime.errors import PromptError
@@ -71,6 +75,37 @@ def test_without_a_slice_the_best_one_is_found_and_said(segmenter: Segmenter) ->
     assert lesion.found
     assert lesion.clicked_slice in range(2, 7)
     assert "no slice was named" in lesion.notes[0]
+    assert lesion.notes[1] == "9 slices were tried; the score's threshold is meant for one"
+
+
+def test_where_one_slice_alone_qualifies_the_threshold_is_meant_for_it(
+    segmenter: Segmenter,
+) -> None:
+    series = ball_series()
+    hu = np.full_like(series.hu, 400)
+    hu[4] = series.hu[4]
+    lesion = segment_lesion(segmenter, replace(series, hu=hu), parse_request(["36,30"]))
+    assert lesion.clicked_slice == 4
+    assert not any("were tried" in note for note in lesion.notes)
+
+
+def test_of_the_slices_tried_only_the_best_answer_is_kept(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers: list[weakref.ref[SliceAnswer]] = []
+    alive: list[int] = []
+    real = workflow.answer_prompt
+
+    def answering(*arguments: Any) -> SliceAnswer:
+        alive.append(sum(each() is not None for each in answers))
+        answer = real(*arguments)
+        answers.append(weakref.ref(answer))
+        return answer
+
+    monkeypatch.setattr(workflow, "answer_prompt", answering)
+    segment_lesion(segmenter, ball_series(), parse_request(["36,30"]), propagation=False)
+    assert len(answers) == 9
+    assert max(alive) <= 2  # the best one, and the last
 
 
 def test_where_nothing_can_be_blood_the_slice_is_asked_for(segmenter: Segmenter) -> None:
