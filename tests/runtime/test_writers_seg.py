@@ -26,6 +26,7 @@ from samihs_runtime.probability import Evidence
 from samihs_runtime.segmentation import Lesion
 from samihs_runtime.series import CTSeries
 from samihs_runtime.study import read_study
+from samihs_runtime.writers.capture import build_capture
 from samihs_runtime.writers.seg import build_seg, write_seg
 from samihs_runtime.writers.seg_source import decimals
 
@@ -195,6 +196,19 @@ def test_what_a_source_lacks_is_filled_on_a_copy(tmp_path: Path) -> None:
     assert not dataset.PatientID
     assert dataset.FrameOfReferenceUID
     assert [source.header.to_json() for source in series.sources] == before
+
+
+def test_objects_of_one_series_share_the_uids_that_it_lacks() -> None:
+    series = make_series(StudyInstanceUID=None, FrameOfReferenceUID=None)
+    lesions = (make_lesion(series, (1, 2)), make_lesion(series, (3,)))
+    made = [build_seg(series, lesion, make_report()) for lesion in lesions]
+    picture = np.zeros((8, 8, 3), np.uint8)
+    made.append(build_capture(series, lesions[1], make_report(), picture))
+    studies = {each.StudyInstanceUID for each in made}
+    frames = {each.FrameOfReferenceUID for each in made[:2]}  # a picture has none
+    assert len(studies) == len(frames) == len(studies ^ frames) / 2 == 1
+    for other in (replace(series, series_uid="1.2.3"), deidentified(series)):
+        assert build_seg(other, lesions[0], make_report()).StudyInstanceUID not in studies
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """Source slices as highdicom wants them: single frames with every attribute that is demanded.
 
-Copies, made for one SEG and thrown away. What a file lacks is filled with what the standard allows
-for it: an empty value for type 2 attributes, a new UID where a frame of reference was never named.
+Copies, made for one object and thrown away. What a file lacks is filled with what the standard
+allows for it: an empty value for type 2 attributes; where a study or a frame of reference was never
+named, a UID computed from the series', so that all objects of a series share it.
 Text is handed over decoded, to be written as UTF-8: highdicom refuses the usual Japanese and Korean
 character sets, and some that are merely misspelt.
 """
@@ -12,6 +13,8 @@ import re
 from collections.abc import Iterable
 from datetime import date
 from typing import TYPE_CHECKING, Any
+
+from samihs_runtime.deidentify import new_uid
 
 if TYPE_CHECKING:
     from samihs_runtime.series import CTSeries
@@ -49,7 +52,7 @@ def source_datasets(series: CTSeries, indices: list[int]) -> list[Any]:
 
     Each bears :func:`placeholder_uid` of its slice, as frames of one object would share a UID.
     """
-    patient = _patient_and_study(series.sources[indices[0]].header)
+    patient = _patient_and_study(series, series.sources[indices[0]].header)
     return [_source(series, index, indices[0], patient) for index in indices]
 
 
@@ -96,10 +99,8 @@ def _source(series: CTSeries, index: int, first: int, patient: Any) -> Any:
     return copy
 
 
-def _patient_and_study(header: Any) -> Any:
-    """What a SEG takes over from its sources' headers, filled in and mended."""
-    from pydicom.uid import generate_uid
-
+def _patient_and_study(series: CTSeries, header: Any) -> Any:
+    """What an object takes over from its sources' headers, filled in and mended."""
     taken = _decoded(header, filter(_is_taken_over, header.keys()))
     taken.SpecificCharacterSet = UTF_8
     for keyword in TYPE_2:
@@ -116,8 +117,13 @@ def _patient_and_study(header: Any) -> Any:
     taken.StudyTime = _time(str(taken.StudyTime or ""))
     for keyword in ("StudyInstanceUID", "FrameOfReferenceUID"):
         if not taken.get(keyword):
-            setattr(taken, keyword, generate_uid())
+            setattr(taken, keyword, new_uid(f"{keyword}/{_named(series)}"))
     return taken
+
+
+def _named(series: CTSeries) -> str:
+    """The series' UID; its first object's where it has none."""
+    return series.series_uid or series.sources[0].sop_instance_uid
 
 
 def _is_taken_over(tag: Any) -> bool:
