@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from samihs_runtime.quiet_dicom import quiet_dicom
@@ -35,7 +36,6 @@ IDENTIFYING = (
     *PERSON_NAMES,
     "PatientID",
     "OtherPatientIDs",
-    "PatientBirthDate",
     "PatientAddress",
     "PatientTelephoneNumbers",
     "IssuerOfPatientID",
@@ -54,6 +54,11 @@ IDENTIFYING = (
 )
 """Attributes whose values are removed: those of PS3.15 table E.1-1 that CT headers carry as short
 texts or UIDs."""
+
+DATES = (
+    "PatientBirthDate", "StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate",
+)  # fmt: skip
+"""Days: removed as they are stored and as people write them."""
 
 SHORTEST = 3
 """Values of fewer characters are no identity by themselves, and would shred ordinary words; names
@@ -107,6 +112,26 @@ def _header_values(header: Any) -> set[str]:
         for keyword in IDENTIFYING:
             for text in _texts(header, keyword):
                 values |= _name_values(text) if keyword in PERSON_NAMES else _long_enough({text})
+        for keyword in DATES:
+            for text in _texts(header, keyword):
+                values |= _day_values(text)
+        for other in header.get("OtherPatientIDsSequence") or ():
+            values |= _long_enough(set(_texts(other, "PatientID")))
+    return values
+
+
+def _day_values(text: str) -> set[str]:
+    """A day, stored as YYYYMMDD, as it may be written: 1947-08-31, 31.8.47, 8/31/1947 ..."""
+    try:
+        day = datetime.strptime(text[:8], "%Y%m%d")
+    except ValueError:
+        return _long_enough({text})
+    values = {text, f"{day:%Y%m%d}"}
+    years = f"{day:%Y}", f"{day:%y}"
+    for month, date in ((f"{day:%m}", f"{day:%d}"), (f"{day.month}", f"{day.day}")):
+        orders = [(date, month, year) for year in years] + [(month, date, year) for year in years]
+        orders.append((years[0], month, date))
+        values.update(between.join(order) for order in orders for between in ".-/")
     return values
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pydicom.dataset import Dataset
 
 from samihs_runtime.identity import REMOVED, Scrubber, scrubbed
 
@@ -57,6 +58,27 @@ def test_names_are_removed_whole_and_in_part(name: str, text: str, clean: str) -
 )
 def test_ordinary_words_stay(name: str, text: str) -> None:
     assert Scrubber(make_series(PatientName=name)).text(text) == text
+
+
+@pytest.mark.parametrize("keyword", ["PatientBirthDate", "StudyDate", "SeriesDate"])
+@pytest.mark.parametrize(
+    "text",
+    ["19470831", "31.08.1947", "31.8.47", "1947-08-31", "8/31/1947", "31/08/1947", "08-31-47"],
+)
+def test_days_are_removed_as_people_write_them(keyword: str, text: str) -> None:
+    tags = {keyword: "19470831"}
+    assert Scrubber(make_series(**tags)).text(f"CT head {text}, 12 slices") == (
+        f"CT head {X}, 12 slices"
+    )
+    assert scrubbed(f"b. {text}", header(**tags)) == f"b. {X}"
+    other = "31.08.1974, 30.8.47, 1.8.470"
+    assert Scrubber(make_series(**tags)).text(other) == other
+
+
+def test_numbers_of_other_archives_are_removed() -> None:
+    other = Dataset()
+    other.PatientID = "WARD-7-123"
+    assert scrubbed("sent as WARD-7-123", header(OtherPatientIDsSequence=[other])) == f"sent as {X}"
 
 
 @pytest.mark.parametrize(
