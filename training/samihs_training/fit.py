@@ -29,12 +29,11 @@ from typing import Any
 import torch
 
 from samihs_runtime.bundle import sha256_of
-from samihs_runtime.errors import CheckpointError, UsageError
+from samihs_runtime.errors import CheckpointError
 from samihs_training.base import start_from
 from samihs_training.batches import NumberedBatches, Share
 from samihs_training.checkpoint import (
     LoadedAdapters,
-    load_adapters,
     load_base,
     save_adapters,
     save_base,
@@ -42,8 +41,9 @@ from samihs_training.checkpoint import (
 from samihs_training.config import Recipe, StageConfig
 from samihs_training.data.sources import Drawing, Task
 from samihs_training.distributed import Processes, processes
+from samihs_training.given_adapters import given_adapters, origin_of
 from samihs_training.jsontext import json_text
-from samihs_training.methods import Frozen, apply_method, count_by_part
+from samihs_training.methods import apply_method, count_by_part
 from samihs_training.network.frames import Frame
 from samihs_training.network.initialisation import initialised
 from samihs_training.network.model import SamihsModel
@@ -162,7 +162,7 @@ def fit(
         raise CheckpointError(f"no base checkpoint at {recipe.base_checkpoint}: see --base")
     if recipe.start and not Path(recipe.start).is_file():
         raise CheckpointError(f"no base checkpoint at {recipe.start}: see --start")
-    given = _given_adapters(recipe) if recipe.adapters else None
+    given = given_adapters(recipe) if recipe.adapters else None
     # Tails of softmax and of Gaussians are denormal numbers, on which a CPU is slow: as training
     # sharpens its attention, a step would come to take twice as long.
     torch.set_flush_denormal(True)
@@ -242,6 +242,7 @@ def _score_again(run: Run, loaded: LoadedAdapters) -> None:
     """The score alone, of adapters that are there."""
     recipe = run.recipe
     assert recipe.score is not None  # as Recipe has it
+    origin = origin_of(loaded, run.bleeds)
     torch.manual_seed(recipe.seed)
     done = _score(run, recipe.score, loaded.model)
     if not run.processes.is_first:
@@ -250,53 +251,13 @@ def _score_again(run: Run, loaded: LoadedAdapters) -> None:
         "recipe": anonymous(recipe), **asdict(done), "cores": os.cpu_count(),
         "torch": torch.__version__,
     }  # fmt: skip
-    about = {**loaded.description, **_origin(loaded, run.bleeds), "score": trained}
+    about = {**loaded.description, **origin, "score": trained}
     about.pop("metrics", None)  # of the score that was
     frame = Frame(**loaded.description.get("frame", {}))
     sam = loaded.model.sam
     save_adapters(run.adapters, sam, loaded.method, run.base, about, frame)
     counts = count_by_part(sam, loaded.method.trained(sam))
     _write_report(run, {**about, "trained_parameters": counts})
-
-
-def _given_adapters(recipe: Recipe) -> LoadedAdapters:
-    """Adapters whose score is trained anew.
-
-    Raises:
-        CheckpointError: they are not there, or not of this base.
-        UsageError: the recipe does not suit them.
-    """
-    path = Path(recipe.adapters)
-    if not path.is_file():
-        raise CheckpointError(f"no adapter checkpoint at {path}: see --adapters")
-    loaded = load_adapters(path, Path(recipe.base_checkpoint))
-    if loaded.window != recipe.windowing():
-        raise UsageError(
-            f"{path} was trained in the window {loaded.window}: the recipe's is "
-            f"{recipe.windowing()}"
-        )
-    if loaded.method.name == Frozen.name:
-        raise UsageError(f"{path} holds no score to train: its method, frozen, keeps the decoder")
-    return loaded
-
-
-def _origin(loaded: LoadedAdapters, slices: Slices) -> dict[str, Any]:
-    """What adapters were trained on, and their score.
-
-    Raises:
-        UsageError: patients whom the one held out were seen by the other.
-    """
-    before, now = loaded.description, slices.about
-    data, seen = before.get("data"), now.get("data")
-    if data and seen and any(data[key] != seen[key] for key in ("folds_sha256", "fold")):
-        raise UsageError(
-            "the adapters were trained on other folds than their score would be: no patient "
-            "would be held out from both; give the folds and the fold of before"
-        )
-    text = now["training_data"]
-    if before.get("training_data") != text:
-        text = f"{before.get('training_data')}; its score: {text}"
-    return {"training_data": text, **({"data": data or seen} if data or seen else {})}
 
 
 def _slices(out: Path, recipe: Recipe, progress: Progress | None) -> tuple[Slices | None, Slices]:

@@ -1,0 +1,45 @@
+"""What is said of the origin of adapters whose score was trained on something else."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from samihs_runtime.errors import UsageError
+from samihs_training.checkpoint import LoadedAdapters
+from samihs_training.given_adapters import origin_of
+from samihs_training.training_data import Slices
+
+PHANTOMS: dict[str, Any] = {"training_data": "phantoms"}
+PATIENTS: dict[str, Any] = {
+    "training_data": "80 cases", "data": {"folds_sha256": "a1", "fold": 0, "cases": 80},
+}  # fmt: skip
+OTHERS = {**PATIENTS, "data": {**PATIENTS["data"], "fold": 1}}
+
+
+def origin(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    loaded = cast(LoadedAdapters, SimpleNamespace(description=before))
+    return origin_of(loaded, cast(Slices, SimpleNamespace(about=now)))
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "said"),
+    [
+        (PHANTOMS, PHANTOMS, PHANTOMS),
+        (PATIENTS, PATIENTS, PATIENTS),
+        (PHANTOMS, PATIENTS, {**PATIENTS, "training_data": "phantoms; its score: 80 cases"}),
+        (PATIENTS, PHANTOMS, {**PATIENTS, "training_data": "80 cases; its score: phantoms"}),
+    ],
+)
+def test_all_that_was_trained_on_is_told(
+    before: dict[str, Any], now: dict[str, Any], said: dict[str, Any]
+) -> None:
+    """And by which folds: the evaluation refuses to judge by patients that were seen."""
+    assert origin(before, now) == said
+
+
+def test_who_was_held_out_from_the_one_is_held_out_from_the_other() -> None:
+    with pytest.raises(UsageError, match="no patient would be held out from both"):
+        origin(PATIENTS, OTHERS)

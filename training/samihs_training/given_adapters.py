@@ -1,0 +1,52 @@
+"""Adapters that are there already, whose score alone is trained anew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from samihs_runtime.errors import CheckpointError, UsageError
+from samihs_training.checkpoint import LoadedAdapters, load_adapters
+from samihs_training.config import Recipe
+from samihs_training.methods import Frozen
+from samihs_training.training_data import Slices
+
+
+def given_adapters(recipe: Recipe) -> LoadedAdapters:
+    """Adapters whose score is trained anew.
+
+    Raises:
+        CheckpointError: they are not there, or not of this base.
+        UsageError: the recipe does not suit them.
+    """
+    path = Path(recipe.adapters)
+    if not path.is_file():
+        raise CheckpointError(f"no adapter checkpoint at {path}: see --adapters")
+    loaded = load_adapters(path, Path(recipe.base_checkpoint))
+    if loaded.window != recipe.windowing():
+        raise UsageError(
+            f"{path} was trained in the window {loaded.window}: the recipe's is "
+            f"{recipe.windowing()}"
+        )
+    if loaded.method.name == Frozen.name:
+        raise UsageError(f"{path} holds no score to train: its method, frozen, keeps the decoder")
+    return loaded
+
+
+def origin_of(loaded: LoadedAdapters, slices: Slices) -> dict[str, Any]:
+    """What adapters were trained on, and their score.
+
+    Raises:
+        UsageError: patients whom the one held out were seen by the other.
+    """
+    before, now = loaded.description, slices.about
+    data, seen = before.get("data"), now.get("data")
+    if data and seen and any(data[key] != seen[key] for key in ("folds_sha256", "fold")):
+        raise UsageError(
+            "the adapters were trained on other folds than their score would be: no patient "
+            "would be held out from both; give the folds and the fold of before"
+        )
+    text = now["training_data"]
+    if before.get("training_data") != text:
+        text = f"{before.get('training_data')}; its score: {text}"
+    return {"training_data": text, **({"data": data or seen} if data or seen else {})}
