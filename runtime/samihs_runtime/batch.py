@@ -85,7 +85,7 @@ def run_clicks(rows: list[ClickRow], options: Options) -> Path:
         places = {row.click.study for row in rows}
         studies = {place: _state_of(place, options.out) for place in places}
         numbers = _lesion_numbers(rows)
-        # The number is in the objects: two of a study never bear the same.
+        # The number is in the objects: two of a study in one file never bear the same.
         fingerprints = {
             row.id: _mixed(
                 row.fingerprint, str(numbers[row.id]), studies[row.click.study], settings

@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from datetime import datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from samihs_runtime.quiet_dicom import quiet_dicom
@@ -120,19 +121,20 @@ def _header_values(header: Any) -> set[str]:
     return values
 
 
-def _day_values(text: str) -> set[str]:
+@lru_cache(maxsize=16)  # a series' slices share their days
+def _day_values(text: str) -> frozenset[str]:
     """A day, stored as YYYYMMDD, as it may be written: 1947-08-31, 31.8.47, 8/31/1947 ..."""
     try:
         day = datetime.strptime(text[:8], "%Y%m%d")
     except ValueError:
-        return _long_enough({text})
+        return frozenset(_long_enough({text}))
     values = {text, f"{day:%Y%m%d}"}
     years = f"{day:%Y}", f"{day:%y}"
     for month, date in ((f"{day:%m}", f"{day:%d}"), (f"{day.month}", f"{day.day}")):
         orders = [(date, month, year) for year in years] + [(month, date, year) for year in years]
         orders.append((years[0], month, date))
         values.update(between.join(order) for order in orders for between in ".-/")
-    return values
+    return frozenset(values)
 
 
 def _name_values(name: str) -> set[str]:

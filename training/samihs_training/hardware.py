@@ -1,7 +1,7 @@
 """What a device computes fast: types of numbers, and how images should lie in its memory.
 
 A recipe says what is computed. Whether mixed precision gains anything is the machine's affair: a
-CPU without instructions for bfloat16 emulates it, at a quarter of its speed in float32.
+CPU without instructions for bfloat16 emulates it, at a third of its speed in float32.
 """
 
 from __future__ import annotations

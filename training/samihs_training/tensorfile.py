@@ -79,7 +79,7 @@ def restored(path: Path, frozen: str, device: torch.device) -> Iterator[dict[str
     try:
         state = torch.load(path, map_location=device, weights_only=True)
         if state["frozen"] != frozen:
-            raise ValueError("it was trained on another base")
+            raise ValueError("it was trained on another base, or heard by other processes")
         yield state
     except Exception as error:  # torch raises many kinds on a file that is not its own
         raise CheckpointError(

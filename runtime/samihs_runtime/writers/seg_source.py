@@ -34,7 +34,7 @@ TYPE_2 = (
 )
 """Demanded, though they may be empty: Patient and General Study modules, PS3.3 C.7.1.1, C.7.2.1."""
 
-PERSON_NAMES = ("PatientName", "ReferringPhysicianName")
+SINGLE_NAMES = ("PatientName", "ReferringPhysicianName")
 """One value each (PS3.6): highdicom refuses several, as a backslash in a name makes them."""
 SEX_VALUES = ("M", "F", "O")
 UTF_8 = "ISO_IR 192"  # PS3.3 C.12.1.1.2
@@ -106,7 +106,7 @@ def _patient_and_study(series: CTSeries, header: Any) -> Any:
     for keyword in TYPE_2:
         if keyword not in taken:
             setattr(taken, keyword, "")
-    for keyword in PERSON_NAMES:
+    for keyword in SINGLE_NAMES:
         element = taken[keyword]
         if element.VM > 1:
             setattr(taken, keyword, element.value[0])
