@@ -13,6 +13,7 @@ import io
 import time
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from samihs_runtime.atomic_file import atomic_write
 from samihs_runtime.clicks import TABLE_NAME
 from samihs_runtime.console import Screen
 from samihs_runtime.errors import BackendError, NonFiniteError, OutputError, UserError
+from samihs_runtime.folder_lock import held_alone
 from samihs_runtime.identity import Scrubber
 from samihs_runtime.infer import Answer, answer_click, request_on
 from samihs_runtime.options import open_segmenter
@@ -73,12 +75,26 @@ def run_clicks(rows: list[ClickRow], options: Options) -> Path:
     """Answer all rows into ``options.out``; returns the table's path.
 
     Raises:
-        OutputError: the folder holds something else, or cannot be written.
+        OutputError: the folder holds something else, cannot be written, or another run has it.
         UserError: some clicks failed, after all the others were answered.
     """
+    check_destination(options.out)
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make {options.out}: {error.strerror}") from error
+    try:
+        # A second run would write the table anew without the first one's rows.
+        with held_alone(options.out, "answers clicks"):
+            return _run_clicks(rows, options)
+    finally:
+        with suppress(OSError):
+            options.out.rmdir()  # where nothing came to lie in it
+
+
+def _run_clicks(rows: list[ClickRow], options: Options) -> Path:
     screen = Screen()
     table = options.out / TABLE_NAME
-    check_destination(options.out)
     done = _earlier(table, options)
     with open_segmenter(options) as segmenter:
         settings = _settings(options, segmenter)

@@ -35,7 +35,8 @@ DEFAULT_STORE_MB = 4096.0
 class EmbeddingStore:
     """A folder of embeddings, bounded by bytes; the least recently used go first.
 
-    Safe for several threads and several processes: files appear whole, by renaming.
+    Safe for several threads and several processes: files appear whole, by renaming. What others
+    write is counted from time to time: N of them stay within 1 + N / 16 times the bound.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class EmbeddingStore:
             ) from error
         self._sweep()
         self._bytes = sum(size for _, size, _ in self._files())
+        self._since_counted = 0
 
     def get(self, key: str) -> NDArray[np.float32] | None:
         """The embedding [E, G, G], or None where there is none that is intact."""
@@ -109,6 +111,7 @@ class EmbeddingStore:
             return
         with self._lock:
             self._bytes += size
+            self._since_counted += size
         self._prune()
 
     def drop(self, key: str) -> None:
@@ -143,11 +146,11 @@ class EmbeddingStore:
                     path.unlink()
 
     def _prune(self) -> None:
-        if self._bytes <= self.max_bytes:
+        if self._bytes <= self.max_bytes and self._since_counted <= self.max_bytes // 16:
             return
         files = self._files()
         with self._lock:
-            self._bytes = sum(size for _, size, _ in files)
+            self._bytes, self._since_counted = sum(size for _, size, _ in files), 0
         for _, size, path in files:
             if self._bytes <= self.max_bytes:
                 return

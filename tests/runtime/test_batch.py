@@ -15,6 +15,7 @@ from samihs_runtime import batch
 from samihs_runtime.cli import main
 from samihs_runtime.clicks import TABLE_NAME
 from samihs_runtime.errors import BackendError, NonFiniteError, PromptError
+from samihs_runtime.folder_lock import held_alone
 
 from .dicom_factory import write_series
 from .test_clicks import clicks_file
@@ -342,3 +343,16 @@ def test_a_list_of_series_is_another_command(studies: Path, tiny_bundle: Path) -
     done = run(clicks_file(studies, ROWS[0]), tiny_bundle, studies / "out", "--list")
     assert done.exit_code == 2
     assert "--list" in done.output
+
+
+def test_a_second_run_is_refused_while_the_first_one_answers(
+    studies: Path, tiny_bundle: Path
+) -> None:
+    path, out = clicks_file(studies, *ROWS), studies / "out"
+    out.mkdir()
+    with held_alone(out, "answers clicks"):
+        result = run(path, tiny_bundle, out)
+        assert result.exit_code == 2, result.output
+        assert "another process answers clicks in" in result.output
+    assert run(path, tiny_bundle, out).exit_code == 0
+    assert len(table(out)) == len(ROWS)

@@ -70,6 +70,15 @@ def test_the_least_recently_used_go_first(tmp_path: Path) -> None:
     assert store.nbytes <= store.max_bytes
 
 
+def test_what_other_processes_write_is_counted(tmp_path: Path) -> None:
+    """Two stores in one folder, neither of which alone would reach the bound."""
+    stores = [EmbeddingStore(tmp_path, "cpu", "fp32", max_mb=32 * 1200 / 2**20) for _ in range(2)]
+    for number in range(50):
+        stores[number % 2].put(str(number), embedding(number))
+    size = sum(path.stat().st_size for path in tmp_path.iterdir())
+    assert size <= stores[0].max_bytes * (1 + 2 / 16)
+
+
 def test_a_place_that_cannot_be_written_is_an_error(tmp_path: Path, tiny_bundle: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="embeddings cannot be kept in"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,12 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-try:
-    import fcntl
-except ImportError:  # Windows: nothing is held there
-    fcntl = None  # type: ignore[assignment]
-
 from samihs_runtime.errors import OutputError, UsageError
+from samihs_runtime.folder_lock import held_alone
 from samihs_training.config import Recipe, recipe_from
 from samihs_training.data.folds import write_folds
 from samihs_training.output import write_output
@@ -46,7 +41,8 @@ def run_folder(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _not_written(out, error) from error
-    with _alone_in(out):
+    # Two processes in one folder would mix their states and logs, and neither would notice.
+    with held_alone(out, "trains"):
         try:
             _begin(out, recipe, resume, overwrite, progress)
         except BaseException:
@@ -138,28 +134,6 @@ def _clear(out: Path) -> None:
         for path in out.glob(pattern):
             path.unlink()
     shutil.rmtree(out / "tensorboard", ignore_errors=True)
-
-
-@contextmanager
-def _alone_in(out: Path) -> Iterator[None]:
-    """Two processes in one folder would mix their states and logs, and neither would notice.
-
-    The lock ends with the process, however it ends. A file system without locks holds nothing.
-    """
-    if fcntl is None:
-        yield
-        return
-    folder = os.open(out, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise OutputError(f"another process trains in {out}: wait for it, or end it") from None
-        except OSError:
-            pass
-        yield
-    finally:
-        os.close(folder)
 
 
 def _not_written(out: Path, error: OSError) -> OutputError:
