@@ -25,6 +25,7 @@ from torch import nn
 from samihs_training import hardware, optimisation
 from samihs_training.allocation import keep_freed_memory
 from samihs_training.config import read_recipe
+from samihs_training.map_training import MapTraining
 from samihs_training.network.bleed_map import BleedMap
 from samihs_training.network.initialisation import initialised
 from samihs_training.network.model import SamihsModel
@@ -83,15 +84,18 @@ def stepping(way: Way, batch: int) -> Callable[[], object]:
         compile_encoder(model.sam.image_encoder)
     bleed_map = BleedMap(config.channels)
     objective = Objective(model, recipe, recipe.base, bleed_map)
-    trained = dict(model.sam.named_parameters()) | dict(bleed_map.named_parameters("bleed_map"))
+    trained = dict(model.sam.named_parameters())
+    mapping = MapTraining(bleed_map, recipe.base.clip)
     with patch.object(optimisation, "Muon", way.muon):
-        optimisers = optimisation.make_optimiser(trained, recipe.base)
+        optimisers = [*optimisation.make_optimiser(trained, recipe.base), mapping.optimiser]
     asked = disks(batch, recipe.base.prompts)
 
     def step() -> None:
-        optimisers.zero_grad()
+        for optimiser in optimisers:
+            optimiser.zero_grad()
         objective(asked).loss.backward()
         nn.utils.clip_grad_norm_(trained.values(), recipe.base.clip)
+        mapping.clip_gradient()
         for optimiser in optimisers:
             optimiser.step()
 

@@ -11,7 +11,7 @@ from samihs_runtime.manifest import WindowRule
 from samihs_training.batches import NumberedBatches, Share
 from samihs_training.data.cache import CacheSpec, SliceCache, open_cache
 from samihs_training.data.phantom import BleedType, PhantomSlice, Tissue
-from samihs_training.data.slices import Batch, flipped, moved, worn
+from samihs_training.data.slices import Batch, flipped, misread, moved, worn
 from samihs_training.data.sources import Drawing, PhantomSlices, Task
 from samihs_training.data.targets import bleed_target, lesions, structure_target
 from samihs_training.prompts import prompt_rule
@@ -53,6 +53,19 @@ def test_phantoms_are_drawn_by_hand(cache: SliceCache, task: Task) -> None:
             target = draw(sample, found, rng)
             assert batch.points[click].tolist() == [list(target.click), [0.0, 0.0]]
             np.testing.assert_array_equal(batch.masks[click, 0], target.mask)
+
+
+def test_a_misread_window_bends_nothing() -> None:
+    """HU stay a line through what they were, about as often too high as too low."""
+    hu = np.array([-20.0, 40.0, 100.0], np.float32)
+    read = np.stack([misread(hu, np.random.default_rng(seed)) for seed in range(400)])
+    steps = np.diff(read, axis=1)
+    np.testing.assert_allclose(steps[:, 0], steps[:, 1], atol=1e-4)
+    assert (steps > 0).all()
+    offsets = read[:, 1] - 40
+    assert abs(np.median(offsets)) < 1
+    assert offsets.std() == pytest.approx(6, abs=1)
+    assert np.log(steps[:, 0] / 60).std() == pytest.approx(0.12, abs=0.02)
 
 
 def test_a_slice_moves_with_its_labels_and_its_spacing() -> None:

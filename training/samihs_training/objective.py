@@ -91,14 +91,18 @@ class Objective(nn.Module):
         self.dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[recipe.amp_dtype]
         self.amp = recipe.amp
 
-    def forward(self, batch: Batch, correct: bool = False) -> Answered:
-        """First prompts, and with ``correct`` one more click each, on what they left wrong."""
+    def forward(self, batch: Batch, correct: bool = False, map_alone: bool = False) -> Answered:
+        """First prompts, and with ``correct`` one more click each, on what they left wrong.
+
+        ``map_alone``: the map of blood learns, and the model hears nothing of it.
+        """
         target = self._target(batch)
         embedding = self._encoded(batch)
         answers = self._answers(embedding, batch, target, correct)
         loss = torch.stack([self._loss_of(each, target) for each in answers]).mean()
         if self.bleed_map is not None:
-            loss = loss + self.map_weight * self._map_loss(self.bleed_map, embedding, batch)
+            read = embedding.detach() if map_alone else embedding
+            loss = loss + self.map_weight * self._map_loss(self.bleed_map, read, batch)
         first = answers[0].judged.detach()
         with_mask = int(target.flatten(1).any(1).sum())
         return Answered(loss, *_overlap(first, target), len(target), with_mask)

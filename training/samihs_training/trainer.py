@@ -18,6 +18,7 @@ from samihs_training.data.slices import Batch
 from samihs_training.distributed import Processes
 from samihs_training.draws import is_corrected, torch_seed
 from samihs_training.hardware import image_format
+from samihs_training.map_training import MapTraining
 from samihs_training.network.activations import checkpoint_blocks
 from samihs_training.network.bleed_map import BleedMap
 from samihs_training.network.model import SamihsModel
@@ -63,12 +64,11 @@ class Trainer:
         if stage.compile:
             compile_encoder(model.sam.image_encoder)
         self.bleed_map = self._bleed_map()
+        self.map_training = MapTraining(self.bleed_map, stage.clip) if self.bleed_map else None
         objective = Objective(model, recipe, stage, self.bleed_map)
         self.objective = self.processes.wrap(objective) if trained else objective
-        helping = self.bleed_map.named_parameters("bleed_map") if self.bleed_map else ()
-        parameters = self.trained | dict(helping)
-        self.parameters = list(parameters.values())
-        self.optimisers = make_optimiser(parameters, stage)
+        self.parameters = list(self.trained.values())
+        self.optimisers = make_optimiser(self.trained, stage)
         self.average = MovingAverage(self.parameters, stage.ema)
         scaled = recipe.amp and recipe.amp_dtype == "fp16"
         self.scaler = torch.amp.GradScaler(device.type, enabled=scaled)
@@ -117,17 +117,22 @@ class Trainer:
         """One optimiser step on the next batch, in pieces; what came of it, and its rate."""
         rate = learning_rate(self.stage, self.step_count)
         self.optimisers.set_rate(rate)
+        map_alone = False
+        if self.map_training is not None:
+            self.map_training.set_rate(self.step_count, rate)
+            map_alone = self.map_training.is_alone(self.step_count)
         self.model.train()
         seed, step = self.recipe.seed, self.step_count
         torch.manual_seed(torch_seed(seed, step, self.processes.rank))
         correct = is_corrected(seed, step, self.stage.correct)
-        self.optimisers.zero_grad()
+        for optimiser in self._all_optimisers():
+            optimiser.zero_grad()
         pieces = self.stage.accumulate
         answers = []
         for piece in range(pieces):
             batch = next(batches).to(self.processes.device)
             with self.processes.without_sync(self.objective, last=piece == pieces - 1):
-                answered: Answered = self.objective(batch, correct)
+                answered: Answered = self.objective(batch, correct, map_alone)
                 self.scaler.scale(answered.loss / pieces).backward()  # type: ignore[no-untyped-call]
             answers.append(answered)
         self._update()
@@ -148,14 +153,20 @@ class Trainer:
         return replace(mean, loss=loss, iou=iou, dice=dice)
 
     def _update(self) -> None:
-        for optimiser in self.optimisers:
+        for optimiser in self._all_optimisers():
             self.scaler.unscale_(optimiser)
         if self.stage.clip:
             nn.utils.clip_grad_norm_(self.parameters, self.stage.clip)
-        for optimiser in self.optimisers:
+        if self.map_training is not None:
+            self.map_training.clip_gradient()
+        for optimiser in self._all_optimisers():
             self.scaler.step(optimiser)
         self.scaler.update()
         self.average.update(self.step_count)
+
+    def _all_optimisers(self) -> list[torch.optim.Optimizer]:
+        """The model's, and the map's where there is one."""
+        return [*self.optimisers, *([self.map_training.optimiser] if self.map_training else [])]
 
     def _is_due(self) -> bool:
         every = self.recipe.validate_every
@@ -217,7 +228,7 @@ class Trainer:
         state = {
             "frozen": self.base_sha256,  # as states of earlier versions name it
             "weights": self._weights(),
-            "bleed_map": None if self.bleed_map is None else self.bleed_map.state_dict(),
+            "bleed_map": None if self.map_training is None else self.map_training.state_dict(),
             "optimisers": self.optimisers.state_dict(),
             "average": self.average.averages,
             "scaler": self.scaler.state_dict(),
@@ -232,8 +243,8 @@ class Trainer:
             if state is None:
                 return
             self.model.sam.load_state_dict(state["weights"], strict=False)
-            if self.bleed_map is not None:
-                self.bleed_map.load_state_dict(state["bleed_map"])
+            if self.map_training is not None:
+                self.map_training.load_state_dict(state["bleed_map"])
             self.optimisers.load_state_dict(state["optimisers"])
             self.average.averages = state["average"]
             self.scaler.load_state_dict(state["scaler"])

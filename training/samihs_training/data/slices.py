@@ -82,7 +82,14 @@ def worn(hu: NDArray[np.int16], rng: np.random.Generator) -> NDArray[np.float32]
         image = ndimage.gaussian_filter(image, rng.uniform(0.4, 2.0), truncate=3.0)
     draw = rng.random()
     if draw < 0.25:
-        return np.asarray(wear_8bit(image, rng), np.float32)
+        image = np.asarray(wear_8bit(image, rng), np.float32)
+        return image if draw < 0.15 else misread(image, rng)
     if draw < 0.4:
         image += rng.normal(0, rng.uniform(1, 4), image.shape).astype(np.float32)
     return image
+
+
+def misread(image: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    """HU of a picture whose window was guessed: few archives say which one theirs was made with."""
+    gain, offset = np.exp(rng.normal(0.0, 0.12)), rng.normal(0.0, 6.0)
+    return np.asarray((image - 40.0) * gain + 40.0 + offset, np.float32)

@@ -13,14 +13,25 @@ from samihs_training.network.pointwise import Pointwise
 from samihs_training.network.pyramid import Channels, unpack, upsampled_twice
 
 
+NO_BLOOD = -6.0
+"""Logit of every pixel at first: one in four hundred of a head's pixels bleeds."""
+
+
 class BleedMap(nn.Module):
-    """Packed embedding [B, E', G, G] (``pyramid.py``) -> logits [B, 1, 8G, 8G], float32."""
+    """Packed embedding [B, E', G, G] (``pyramid.py``) -> logits [B, 1, 8G, 8G], float32.
+
+    It begins as "no blood anywhere": ``map_training.py`` says why.
+    """
 
     def __init__(self, channels: Channels) -> None:
         super().__init__()
         self.channels = channels
         self.detail = Pointwise(channels.detail, 1)
         self.fine = Pointwise(channels.fine, 1)
+        for each in self.parameters():
+            nn.init.zeros_(each)
+        assert self.fine.bias is not None
+        nn.init.constant_(self.fine.bias, NO_BLOOD)
 
     def forward(self, embedding: Tensor) -> Tensor:
         _, detail, fine = unpack(embedding, self.channels)

@@ -1,0 +1,58 @@
+"""How the map of all blood learns beside the model: alone at first, and then as its teacher.
+
+A map is new with each round, and the model that it reads may be far from new. A map of random
+weights gives logits of any sign; while those of a whole slice turn negative, a cross entropy over
+what little bleeds is a hundred times any other loss (of a model that had trained for hours: 1.2,
+then 36 six steps later). With gradients clipped together the model would be led by that alone. So
+the map begins as "no blood anywhere", learns fast, and is clipped by itself; the model hears of it
+once it knows what the model knew.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from samihs_training.network.bleed_map import BleedMap
+
+ALONE_STEPS = 40
+"""Steps that the map takes before the model hears of it: two half-lives of its own rate."""
+FIRST_RATE = 5e-2
+"""Its learning rate at step 0: a few weights, which read features of 1 to 20."""
+HALVED_EVERY = 20
+"""Steps; it comes down to the stage's own rate, and stays with it."""
+
+
+class MapTraining:
+    """A map of blood with an optimiser of its own."""
+
+    def __init__(self, bleed_map: BleedMap, clip: float) -> None:
+        """``clip``: largest norm of the map's gradient; 0 for none."""
+        self.bleed_map = bleed_map
+        self.clip = clip
+        self.optimiser = torch.optim.AdamW(bleed_map.parameters(), FIRST_RATE)
+
+    def is_alone(self, step: int) -> bool:
+        """Whether the map learns at this step without teaching."""
+        return step < ALONE_STEPS
+
+    def set_rate(self, step: int, rate: float) -> None:
+        """The map's learning rate of step ``step``, at which the stage has ``rate``."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = max(rate, FIRST_RATE * 0.5 ** (step / HALVED_EVERY))
+
+    def clip_gradient(self) -> None:
+        """By the map's own norm: it takes nothing from the model's."""
+        if self.clip:
+            nn.utils.clip_grad_norm_(self.bleed_map.parameters(), self.clip)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights and optimiser."""
+        return {"map": self.bleed_map.state_dict(), "optimiser": self.optimiser.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """What :meth:`state_dict` gave."""
+        self.bleed_map.load_state_dict(state["map"])
+        self.optimiser.load_state_dict(state["optimiser"])
