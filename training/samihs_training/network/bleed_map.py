@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from samihs_training.network.pointwise import Pointwise
 from samihs_training.network.pyramid import Channels, unpack, upsampled_twice
 
-
 NO_BLOOD = -6.0
 """Logit of every pixel at first: one in four hundred of a head's pixels bleeds."""
 
