@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from samihs_runtime.backends.base import Backend
-from samihs_runtime.backends.choose import ORDER, choose
+from samihs_runtime.backends.choose import ORDER, choose, internal_error
 from samihs_runtime.backends.probe import GpuProbe, probe_gpus
 from samihs_runtime.backends.sidecar import EngineSidecar
 from samihs_runtime.backends.tensorrt_engines import (
@@ -30,7 +30,7 @@ from samihs_runtime.backends.tensorrt_engines import (
 )
 from samihs_runtime.bundle import Bundle, shipped_bundle
 from samihs_runtime.environment import Conflict, conflicts, installed, unserved_gpu
-from samihs_runtime.errors import SamihsError, one_line, one_line_errors, shows_tracebacks
+from samihs_runtime.errors import SamihsError, one_line_errors, shows_tracebacks
 from samihs_runtime.segmentation import FOREGROUND, NOT_A_POINT
 
 
@@ -69,6 +69,8 @@ class Diagnosis:
     bundle_opens: bool
     engines: list[EngineState]
     backends: list[BackendState]
+    chosen: str | None
+    """The backend that ``--backend auto`` takes; None where it ends in an error."""
 
     @property
     def works(self) -> bool:
@@ -101,6 +103,7 @@ def diagnose(bundle_path: Path | None = None) -> Diagnosis:
         bundle_opens=bundle is not None,
         engines=_engines(bundle, gpu) if bundle is not None else [],
         backends=[_try_backend(bundle, name) for name in ORDER] if bundle is not None else [],
+        chosen=_chosen(bundle) if bundle is not None else None,
     )
 
 
@@ -130,11 +133,7 @@ def render(diagnosis: Diagnosis, console: Console) -> None:
         _line(console, f"    mend: {conflict.mend}", "bold")
     if diagnosis.backends:
         _render_backends(diagnosis.backends, console)
-    works = [each.name for each in diagnosis.backends if each.works]
-    if works:
-        _line(console, f"samihs-infer will use: {works[0]}", "green")
-    else:
-        _line(console, "nothing works here yet; each line above says what mends it", "red")
+    _line(console, *_verdict(diagnosis))
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -173,8 +172,16 @@ def _try_backend(bundle: Bundle, name: str) -> BackendState:
     except Exception as error:  # a fault of ours, or of a library: the other backends may work
         if shows_tracebacks():
             traceback.print_exc()
-        words = f"internal error: {type(error).__name__}: {one_line(error)}"
-        return BackendState(name, False, f"{words} (--debug shows where)")
+        return BackendState(name, False, internal_error(error))
+
+
+def _chosen(bundle: Bundle) -> str | None:
+    """What ``auto`` opens; that need not be the first that answers a click."""
+    try:
+        with choose(bundle).backend as backend:
+            return backend.name
+    except Exception:  # told already, by the line of the backend that raised it
+        return None
 
 
 def _exercise(bundle: Bundle, backend: Backend, name: str) -> BackendState:
@@ -221,6 +228,17 @@ def _engines(bundle: Bundle, gpu: GpuProbe) -> list[EngineState]:
 
 def _flavour_of(path: Path) -> str:
     return EngineSidecar.read(path).flavour
+
+
+def _verdict(diagnosis: Diagnosis) -> tuple[str, str]:
+    """The last line, and its style."""
+    works = [each.name for each in diagnosis.backends if each.works]
+    if not works:
+        return "nothing works here yet; each line above says what mends it", "red"
+    if diagnosis.chosen in works:
+        return f"samihs-infer will use: {diagnosis.chosen}", "green"
+    taken = f"takes {diagnosis.chosen}, which fails" if diagnosis.chosen else "ends in an error"
+    return f"samihs-infer {taken} as said above: give --backend {works[0]}", "yellow"
 
 
 def _gpu_words(gpu: GpuProbe) -> str:

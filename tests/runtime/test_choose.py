@@ -58,6 +58,28 @@ def test_the_fastest_that_opens_is_taken(bundle: Bundle, monkeypatch: pytest.Mon
         choose(bundle)
 
 
+def test_what_a_library_raises_is_a_reason_and_the_next_is_taken(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(monkeypatch, "cpu")
+    openers = dict(choose_module._openers())
+
+    def broken(bundle: Bundle, timings: Timings) -> FakeBackend:
+        raise AttributeError("no such\nattribute")
+
+    openers["tensorrt"] = broken
+    monkeypatch.setattr(choose_module, "_openers", lambda: openers)
+    monkeypatch.setenv("SAMIHS_DEBUG", "0")
+    choice = choose(bundle)
+    assert choice.backend.name == "cpu"
+    assert choice.reasons[0] == (
+        "tensorrt: internal error: AttributeError: no such attribute (--debug shows where)"
+    )
+    monkeypatch.setenv("SAMIHS_DEBUG", "1")
+    with pytest.raises(AttributeError):
+        choose(bundle)
+
+
 @pytest.mark.parametrize("name", ORDER)
 def test_a_forced_backend_is_never_replaced(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, name: str

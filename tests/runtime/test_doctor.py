@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from samihs_runtime import doctor, environment
+from samihs_runtime.backends import choose
+from samihs_runtime.backends.base import Decoded
 from samihs_runtime.backends.choose import Choice
+from samihs_runtime.backends.fake import FakeBackend
 from samihs_runtime.backends.probe import Gpu, GpuProbe
 from samihs_runtime.bundle import Bundle
 from samihs_runtime.environment import conflicts
@@ -64,7 +68,7 @@ def test_a_backend_that_breaks_is_told_and_hides_no_other(
 ) -> None:
     real = doctor.choose
 
-    def choosing(bundle: Bundle, name: str) -> Choice:
+    def choosing(bundle: Bundle, name: str = "auto") -> Choice:
         if name == "tensorrt":
             raise AttributeError("no such\nattribute")
         return real(bundle, name)
@@ -79,6 +83,28 @@ def test_a_backend_that_breaks_is_told_and_hides_no_other(
     code, text = run("--bundle", str(tiny_bundle), "--debug")
     assert code == 0
     assert "Traceback" in text
+
+
+def test_it_names_what_auto_takes_though_that_fails(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Sick(FakeBackend):
+        name = "tensorrt"
+
+        def decode(self, *_: Any) -> Decoded:
+            raise RuntimeError("no kernel")
+
+    openers = dict(choose._openers())
+    openers["tensorrt"] = lambda bundle, timings: Sick.for_manifest(bundle.manifest)
+    monkeypatch.setattr(choose, "_openers", lambda: openers)
+    code, text = run("--bundle", str(tiny_bundle))
+    assert code == 0  # something does work
+    assert "samihs-infer takes tensorrt, which fails as said above: give --backend cpu" in text
+    data = json.loads(run("--bundle", str(tiny_bundle), "--json")[1])
+    assert data["chosen"] == "tensorrt"
+    del openers["tensorrt"]
+    code, text = run("--bundle", str(tiny_bundle))
+    assert "samihs-infer will use: cpu" in text
 
 
 def test_a_broken_bundle_is_part_of_the_diagnosis(tiny_bundle: Path) -> None:

@@ -1,7 +1,8 @@
 """Which backend serves a bundle on this machine, and why not the others.
 
-``auto`` takes the first that opens, fastest first. A backend that was asked for by name runs or is
-an error: it is never replaced by another.
+``auto`` takes the first that opens, fastest first; one that fails in any way is passed over, as its
+libraries raise what they like. A backend that was asked for by name runs or is an error: it is never
+replaced by another.
 """
 
 from __future__ import annotations
@@ -11,7 +12,13 @@ from dataclasses import dataclass
 
 from samihs_runtime.backends.base import Backend
 from samihs_runtime.bundle import Bundle
-from samihs_runtime.errors import BackendError, BundleError, UsageError
+from samihs_runtime.errors import (
+    BackendError,
+    BundleError,
+    UsageError,
+    one_line,
+    shows_tracebacks,
+)
 from samihs_runtime.timing import Timings
 
 ORDER = ("tensorrt", "cuda", "cpu")
@@ -40,6 +47,7 @@ def choose(bundle: Bundle, wanted: str = "auto", timings: Timings | None = None)
     Raises:
         UsageError: no such backend.
         BackendError: the wanted one cannot run, or, for ``auto``, none can; one line says why.
+        Exception: with ``--debug``, what a library raised in opening one.
     """
     timings = timings if timings is not None else Timings()
     openers = _openers()
@@ -56,7 +64,17 @@ def choose(bundle: Bundle, wanted: str = "auto", timings: Timings | None = None)
             return Choice(openers[name](bundle, timings), tuple(reasons))
         except (BackendError, BundleError) as error:
             reasons.append(f"{name}: {error}")
+        except Exception as error:  # a fault of ours, or of a library: the next may serve
+            if shows_tracebacks():
+                raise
+            reasons.append(f"{name}: {internal_error(error)}")
     raise BackendError(f"no backend can run: {'; '.join(reasons)}")
+
+
+def internal_error(error: Exception) -> str:
+    """One line on what no backend should raise, and how to see more."""
+    text = f"{type(error).__name__}: {one_line(error)}"
+    return f"internal error: {text} (--debug shows where)"
 
 
 def _openers() -> Mapping[str, Opener]:
