@@ -16,6 +16,7 @@ from scipy import ndimage
 from samihs_runtime.answering import SliceAnswer, answer_prompt, box_seeds
 from samihs_runtime.backends.fake import FakeBackend
 from samihs_runtime.bundle import Bundle
+from samihs_runtime.errors import BundleError
 from samihs_runtime.segmentation import BACKGROUND, FOREGROUND, Prediction, Prompt
 from samihs_runtime.segmenter import Segmenter
 from samihs_runtime.trained_prompts import TrainedPrompts
@@ -71,6 +72,14 @@ def test_a_model_of_which_nothing_is_known_is_asked_everything_at_once(tiny_bund
         assert segmenter.bundle.trained_prompts == TrainedPrompts(points=None, boxes=True)
         answer_prompt(segmenter, HU, prompt)
         assert segmenter.asked == [(prompt, False)]
+
+
+@pytest.mark.parametrize(
+    "stated", [{}, {"points": 2}, {"boxes": True}, {"points": "2", "boxes": 1}]
+)
+def test_prompts_that_are_stated_in_part_are_a_fault_of_the_bundle(stated: dict[str, Any]) -> None:
+    with pytest.raises(BundleError, match=r"provenance\.prompts is .*export the bundle again"):
+        TrainedPrompts.of({"prompts": stated})
 
 
 def test_more_points_than_it_knows_are_asked_alone_and_united(one_click: Asked) -> None:
