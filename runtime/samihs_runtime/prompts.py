@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from samihs_runtime.errors import PromptError
-from samihs_runtime.geometry import is_inside
+from samihs_runtime.preprocessing import check_prompt
 from samihs_runtime.segmentation import BACKGROUND, FOREGROUND, Prompt
 
 
@@ -53,7 +53,7 @@ def parse_request(
 
 
 def check_inside(request: Request, shape: tuple[int, int], slices: int) -> None:
-    """Refuse clicks outside the image.
+    """Refuse clicks outside the series.
 
     Args:
         request: what was asked.
@@ -63,17 +63,9 @@ def check_inside(request: Request, shape: tuple[int, int], slices: int) -> None:
     Raises:
         PromptError: naming what is outside, and the range that is inside.
     """
-    rows, columns = shape
-    prompt, index = request.prompt, request.slice_index
-    corners = () if prompt.box is None else (prompt.box[:2], prompt.box[2:])
-    for x, y in (*prompt.points, *corners):
-        if not is_inside(x, y, shape):
-            raise PromptError(
-                f"the point {x:g},{y:g} lies outside the image: x is 0 to {columns - 1}, "
-                f"y is 0 to {rows - 1}"
-            )
-    if index is not None:
-        check_slice(index, slices)
+    check_prompt(request.prompt, *shape)
+    if request.slice_index is not None:
+        check_slice(request.slice_index, slices)
 
 
 def check_slice(index: int, slices: int) -> None:

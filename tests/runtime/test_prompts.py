@@ -58,11 +58,11 @@ def test_nothing_clicked_is_refused() -> None:
 @pytest.mark.parametrize(
     ("request_", "match"),
     [
-        (parse_request(["64,0"]), "x is 0 to 63"),
+        (parse_request(["64,0"]), r"point 64,0 .* of 64 columns and 32 rows.* 0 to 63"),
         (parse_request(["0,-1"]), "outside the image"),
         (parse_request(["0,0,5"]), "0 to 4"),
         (parse_request(["0,0"], slice_index=-1), "out of range"),
-        (parse_request([], box="0,0,99,9"), "outside the image"),
+        (parse_request([], box="0,0,99,9"), "box corner 99,9 lies outside the image"),
     ],
 )
 def test_what_lies_outside_is_refused(request_: Request, match: str) -> None:
