@@ -19,7 +19,7 @@ are united, as propagation unites those to its own clicks. A box becomes clicks 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -60,6 +60,8 @@ class SliceAnswer:
     score: float
     """Estimate of the mask's IoU, comparable with the bundle's threshold."""
     notes: tuple[str, ...] = ()
+    within: Mask | None = None
+    """[rows, columns]: where the lesion may lie, for a box that bounds it; None where anywhere."""
 
 
 def answer_prompt(segmenter: Segmenter, hu: Slice, prompt: Prompt) -> SliceAnswer:
@@ -78,9 +80,7 @@ def answer_prompt(segmenter: Segmenter, hu: Slice, prompt: Prompt) -> SliceAnswe
         answer = _at_once(segmenter, encoded, prompt)
     else:
         answer = _within_box(segmenter, encoded, hu, prompt, prompt.box, trained.points)
-    return SliceAnswer(
-        answer.mask, answer.logits, answer.score, (*answer.notes, *_contradicted(answer, prompt))
-    )
+    return replace(answer, notes=(*answer.notes, *_contradicted(answer, prompt)))
 
 
 def _at_once(segmenter: Segmenter, encoded: EncodedSlice, prompt: Prompt) -> SliceAnswer:
@@ -161,7 +161,8 @@ def _within_box(
         best = seeds[int(np.argmax(fits))]
         points = Prompt((best, *prompt.points), (FOREGROUND, *prompt.labels))
     answer = _point_by_point(segmenter, encoded, points, most)
-    return SliceAnswer(_inside(answer.mask, box), answer.logits, answer.score)
+    within = _reach(hu.shape, box)
+    return replace(answer, mask=answer.mask & within, within=within)
 
 
 def box_seeds(hu: Slice, box: Box, plausible_hu: tuple[float, float]) -> list[Point]:
@@ -203,15 +204,15 @@ def _fit(mask: Mask, box: Box) -> float:
     return float(width * height / (sum(areas) - width * height))
 
 
-def _inside(mask: Mask, box: Box) -> Mask:
-    """The part of the mask in the box and its margin."""
+def _reach(shape: tuple[int, ...], box: Box) -> Mask:
+    """The box and its margin on a slice of (rows, columns)."""
     x0, y0, x1, y1 = box
     across, down = (MARGIN * side + MARGIN_PX for side in (x1 - x0, y1 - y0))
     rows = slice(max(round(y0 - down), 0), max(round(y1 + down), 0) + 1)
     columns = slice(max(round(x0 - across), 0), max(round(x1 + across), 0) + 1)
-    kept = np.zeros_like(mask)
-    kept[rows, columns] = mask[rows, columns]
-    return kept
+    reach = np.zeros(shape, dtype=bool)
+    reach[rows, columns] = True
+    return reach
 
 
 def _contradicted(answer: SliceAnswer, prompt: Prompt) -> list[str]:

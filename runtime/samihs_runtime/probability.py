@@ -22,16 +22,21 @@ class Evidence:
     logits: NDArray[np.float32]
     """[M, M], over the whole S x S slice; positive where the model sees hemorrhage."""
     frame: SliceFrame
+    within: NDArray[np.bool_] | None = None
+    """[rows, columns] of the stored slice: where the lesion may lie; None where anywhere."""
 
     def probability(self, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
         """The sigmoid of the logits [rows, columns], for the lesion in ``mask`` only.
 
         Other things that the model drew on the slice are no part of the lesion: what hangs
-        together above :data:`FAINT` without touching the mask is zero.
+        together above :data:`FAINT` without touching the mask is zero, and so is all that lies
+        beyond what a box allowed.
         """
         from scipy import ndimage, special
 
         soft = special.expit(self.frame.logits_to_slice(self.logits))
+        if self.within is not None:
+            soft = np.where(self.within, soft, 0.0)
         regions, _ = ndimage.label(soft >= FAINT, structure=np.ones((3, 3)))
         own = np.unique(regions[mask])
         belongs = np.isin(regions, own[own > 0]) | mask

@@ -20,6 +20,7 @@ from samihs_runtime.segmentation import FOREGROUND, Lesion, Prompt, SliceMask
 if TYPE_CHECKING:
     from samihs_runtime.segmenter import Segmenter
     from samihs_runtime.series import CTSeries
+    from samihs_runtime.slice_encoder import Slice
 
 Say = Callable[[str], None]
 
@@ -30,7 +31,14 @@ class _Located:
 
     index: int
     answer: SliceAnswer
+    why_not: str | None
+    """Why the answer is no hemorrhage; None where it is one."""
     notes: tuple[str, ...] = ()
+
+    @property
+    def rank(self) -> tuple[bool, float]:
+        """Better is higher: what is a hemorrhage before what is none, then by score."""
+        return self.why_not is None, self.answer.score
 
 
 def segment_lesion(
@@ -57,8 +65,7 @@ def segment_lesion(
     located = _locate(segmenter, series, request, say)
     answer, index = located.answer, located.index
     notes = (*located.notes, *answer.notes)
-    why_not = _rejected(segmenter, series, located)
-    if why_not:
+    if why_not := located.why_not:
         return Lesion(
             found=False,
             score=answer.score,
@@ -66,9 +73,8 @@ def segment_lesion(
             slices=(),
             notes=(*notes, f"no hemorrhage found at this click: {why_not}"),
         )
-    evidence = Evidence(
-        answer.logits, SliceFrame(*series.shape, segmenter.bundle.manifest.slice_size)
-    )
+    frame = SliceFrame(*series.shape, segmenter.bundle.manifest.slice_size)
+    evidence = Evidence(answer.logits, frame, answer.within)
     clicked = SliceMask(index, answer.mask, answer.score, "clicked", request.prompt, evidence)
     slices: tuple[SliceMask, ...] = (clicked,)
     stops: tuple[str, ...] = ()
@@ -90,22 +96,25 @@ def segment_lesion(
     )
 
 
-def _rejected(segmenter: Segmenter, series: CTSeries, located: _Located) -> str | None:
-    """Why an answer is no hemorrhage; None where it is one."""
-    answer, threshold = located.answer, segmenter.bundle.manifest.score_threshold
+def _rejected(segmenter: Segmenter, hu: Slice, answer: SliceAnswer) -> str | None:
+    """Why an answer on a slice [rows, columns] is no hemorrhage; None where it is one."""
+    threshold = segmenter.bundle.manifest.score_threshold
     if not answer.mask.any():
         return f"the model drew no mask at the click (score {answer.score:.3f})"
     if answer.score < threshold:
         return f"score {answer.score:.3f}, at least {threshold:.3f} was needed"
-    return not_blood(series.hu[located.index][answer.mask], _plausible(segmenter))
+    return not_blood(hu[answer.mask], _plausible(segmenter))
 
 
 def _locate(segmenter: Segmenter, series: CTSeries, request: Request, say: Say) -> _Located:
-    """Predict on the slice that was named, the only one there is, or the best that qualifies."""
+    """Predict on the slice that was named, the only one there is, or the best that qualifies.
+
+    The best of several is that of the best score which is accepted; of all, where none is.
+    """
     if request.slice_index is not None or len(series) == 1:
         index = request.slice_index or 0
         say(f"encoding slice {index}")
-        return _Located(index, answer_prompt(segmenter, series.hu[index], request.prompt))
+        return _located(segmenter, series, index, request.prompt)
     candidates = _candidate_slices(series, request.prompt, _plausible(segmenter))
     if not candidates:
         low, high = _plausible(segmenter)
@@ -116,19 +125,26 @@ def _locate(segmenter: Segmenter, series: CTSeries, request: Request, say: Say) 
     best: _Located | None = None  # of the others nothing is kept: a series may have hundreds
     for done, index in enumerate(candidates, start=1):
         say(f"trying the click on slice {index} ({done} of {len(candidates)})")
-        answer = answer_prompt(segmenter, series.hu[index], request.prompt)
-        if best is None or answer.score > best.answer.score:
-            best = _Located(index, answer)
+        tried = _located(segmenter, series, index, request.prompt)
+        if best is None or tried.rank > best.rank:
+            best = tried
     assert best is not None
-    return replace(best, notes=_search_notes(len(candidates), len(series), best.index))
+    return replace(best, notes=_search_notes(len(candidates), len(series), best))
 
 
-def _search_notes(tried: int, slices: int, best: int) -> tuple[str, ...]:
+def _located(segmenter: Segmenter, series: CTSeries, index: int, prompt: Prompt) -> _Located:
+    hu = series.hu[index]
+    answer = answer_prompt(segmenter, hu, prompt)
+    return _Located(index, answer, _rejected(segmenter, hu, answer))
+
+
+def _search_notes(tried: int, slices: int, best: _Located) -> tuple[str, ...]:
     """What a search for the slice leaves uncertain: the best of many answers is more often one that
     passes by chance than a single answer is."""
+    of = "all of them, as none is accepted" if best.why_not else "those that are accepted"
     found = (
         f"no slice was named: the click could be blood on {tried} of {slices} slices; "
-        f"slice {best} has the best score"
+        f"slice {best.index} has the best score of {of}"
     )
     if tried == 1:
         return (found,)

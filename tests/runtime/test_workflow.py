@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 from numpy.typing import NDArray
 
@@ -25,8 +26,9 @@ from samihs_runtime.propagation import PropagationOptions, deepest_point, propag
 from samihs_runtime.segmenter import Segmenter
 from samihs_runtime.series import CTSeries
 from samihs_runtime.workflow import segment_lesion
+from samihs_runtime.writers.seg import write_seg
 
-from .series_factory import make_series
+from .series_factory import make_report, make_series
 
 BALL = (4, 30, 36)  # slice, row, column of its centre
 RADIUS = 12  # pixels; 2.5 mm slices of 0.5 mm pixels, so 5 pixels a slice
@@ -74,8 +76,39 @@ def test_without_a_slice_the_best_one_is_found_and_said(segmenter: Segmenter) ->
     lesion = segment_lesion(segmenter, ball_series(), parse_request(["36,30"]))
     assert lesion.found
     assert lesion.clicked_slice in range(2, 7)
-    assert "no slice was named" in lesion.notes[0]
+    assert lesion.notes[0] == (
+        "no slice was named: the click could be blood on 9 of 9 slices; "
+        f"slice {lesion.clicked_slice} has the best score of those that are accepted"
+    )
     assert lesion.notes[1] == "9 slices were tried; the score's threshold is meant for one"
+
+
+def test_a_refused_answer_of_a_better_score_does_not_hide_an_accepted_one(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mask on slice 2 has the best score, and the HU of bone."""
+    series, scores = ball_series(), {2: 0.99, 4: 0.8}
+    hu = np.full_like(series.hu, 400)
+    for index in scores:
+        hu[index] = 30  # the spot could be blood
+    hu[2, 20:30, 20:30] = 400
+    hu[4, 20:30, 20:30] = 70
+    mask = hu[4] == 70
+
+    def answering(_: Segmenter, plane: NDArray[np.int16], *__: Any) -> SliceAnswer:
+        (index,) = (each for each in scores if np.array_equal(plane, hu[each]))
+        return SliceAnswer(mask, np.zeros((16, 16), np.float32), scores[index])
+
+    monkeypatch.setattr(workflow, "answer_prompt", answering)
+    bundle = Bundle.open(tiny_bundle)
+    with Segmenter(bundle, FakeBackend.for_manifest(bundle.manifest)) as segmenter:
+        asked = (segmenter, replace(series, hu=hu), parse_request(["36,40"]))
+        lesion = segment_lesion(*asked, propagation=False)
+        assert (lesion.found, lesion.clicked_slice) == (True, 4)
+        hu[4, 20:30, 20:30] = 401
+        lesion = segment_lesion(*asked, propagation=False)
+    assert (lesion.found, lesion.clicked_slice) == (False, 2)
+    assert lesion.notes[0].endswith("best score of all of them, as none is accepted")
 
 
 def test_where_one_slice_alone_qualifies_the_threshold_is_meant_for_it(
@@ -233,6 +266,25 @@ def test_confidence_is_given_slice_by_slice(segmenter: Segmenter) -> None:
         assert part.evidence is not None
         probability = part.evidence.probability(part.mask)
         assert probability[part.mask].mean() > 0.5 > probability[~part.mask].mean()
+
+
+def test_a_box_bounds_the_probability_as_it_does_the_mask(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    """The box takes in the left half of the ball: a FRACTIONAL SEG must not show the right one."""
+    bundle = Bundle.open(tiny_bundle)
+    told = {**bundle.manifest.provenance, "prompts": {"points": 2, "boxes": False}}
+    bundle = replace(bundle, manifest=replace(bundle.manifest, provenance=told))
+    series, request = ball_series(), parse_request([], box="24,18,36,42", slice_index=4)
+    with Segmenter(bundle, FakeBackend.for_manifest(bundle.manifest)) as segmenter:
+        lesion = segment_lesion(segmenter, series, request, propagation=False)
+    write_seg(series, lesion, make_report(), tmp_path / "seg.dcm", fractional=True)
+    probable = pydicom.dcmread(tmp_path / "seg.dcm").pixel_array.reshape(64, 64) / 255 >= 0.5
+    reach = np.zeros((64, 64), bool)
+    reach[14:47, 21:40] = True  # the box, a tenth of its sides and 2 pixels
+    assert (truth(series)[4] & ~reach).any()
+    assert probable[reach & truth(series)[4]].mean() > 0.9
+    assert not (probable & ~reach).any()
 
 
 @pytest.mark.parametrize("plausible", [(10.0, 60.0), (80.0, 110.0)])
