@@ -1,8 +1,8 @@
 """Which backend serves a bundle on this machine, and why not the others.
 
-``auto`` takes the first that opens, fastest first; one that fails in any way is passed over, as its
-libraries raise what they like. A backend that was asked for by name runs or is an error: it is never
-replaced by another.
+``auto`` takes the first that opens, fastest first; one that fails in any way is passed over, as
+libraries raise what they like. A backend that was asked for by name runs or is an error: it is
+never replaced by another.
 """
 
 from __future__ import annotations
