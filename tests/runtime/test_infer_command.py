@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from samihs_runtime.infer import answer_click
 from samihs_runtime.options import Options
 from samihs_runtime.prompts import parse_request
 from samihs_runtime.segmenter import Segmenter
+from samihs_runtime.series import CTSeries
 from samihs_runtime.study import read_study
 from samihs_runtime.writers import WriteOptions
 from samihs_training.data.phantom import BleedType, PhantomOptions, generate_study, write_dicom
@@ -321,16 +323,31 @@ def test_without_a_study_the_way_out_is_named() -> None:
     assert "no STUDY" in result.stderr
 
 
-def test_uneven_slices_as_nifti_are_refused_before_anything_is_encoded(
-    tiny_bundle: Path, tmp_path: Path
+def _shifted_slices() -> CTSeries:
+    """The third one has slid 3 mm within its plane."""
+    series = make_series((0, 4, 8, 12), thickness=4.0)
+    x, y, z = series.planes[2].position
+    moved = replace(series.planes[2], position=(x + 3.0, y, z))
+    return replace(series, planes=(*series.planes[:2], moved, series.planes[3]))
+
+
+@pytest.mark.parametrize(
+    ("series", "resample", "match"),
+    [
+        (make_series((0, 4, 8, 9.08, 16.08), thickness=4.0), False, "--resample"),
+        (_shifted_slices(), True, "evens out distances only.*3.00 mm"),
+    ],
+)
+def test_what_nifti_cannot_hold_is_refused_before_anything_is_encoded(
+    series: CTSeries, resample: bool, match: str, tiny_bundle: Path, tmp_path: Path
 ) -> None:
     bundle = Bundle.open(tiny_bundle)
     backend = FakeBackend.for_manifest(bundle.manifest)
-    options = Options(None, "auto", tmp_path / "out", ("seg", "nifti"), True, WriteOptions())
-    series = make_series((0, 4, 8, 9.08, 16.08), thickness=4.0)
+    write = WriteOptions(resample=resample)
+    options = Options(None, "auto", tmp_path / "out", ("seg", "nifti"), True, write)
     request = parse_request(["20,20,2"])
     opened = Segmenter(bundle, backend)
-    with opened as segmenter, pytest.raises(OutputError, match="--resample"):
+    with opened as segmenter, pytest.raises(OutputError, match=match):
         answer_click(segmenter, series, request, options, {})
     assert backend.encodes == 0
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from samihs_runtime.errors import OutputError
 from samihs_runtime.geometry import Grid, affine_ras, fit_grid, to_ras
-from samihs_runtime.writers.resampling import resampled
+from samihs_runtime.writers.resampling import resampled, slice_line
 
 if TYPE_CHECKING:
     from samihs_runtime.report import Report
@@ -29,7 +29,8 @@ def check_grid(series: CTSeries, *, resample: bool) -> Grid:
     """How the slices lie; with ``resample`` it need not be an even grid.
 
     Raises:
-        OutputError: the slices are unevenly spaced or not parallel.
+        OutputError: the slices are unevenly spaced or not parallel; with ``resample``, turned,
+            scaled or shifted within their planes.
     """
     grid = fit_grid(series.planes)
     if not grid.uniform and not resample:
@@ -37,6 +38,8 @@ def check_grid(series: CTSeries, *, resample: bool) -> Grid:
             f"NIfTI cannot hold this series: {grid.reason}; give --resample, which evens out "
             "distances, or take the DICOM SEG, which holds each slice's own place"
         )
+    if not grid.uniform:
+        slice_line(series)
     return grid
 
 

@@ -46,7 +46,7 @@ def resampled(
     Raises:
         OutputError: slices of several orientations or spacings, or shifted within their planes.
     """
-    line = _line(series)
+    line = slice_line(series)
     places = along_normal(series.planes) - along_normal(series.planes)[0]
     ends = places[-1] + series.extents_mm[-1] - _half_gap(places, -1)
     begin = -(series.extents_mm[0] - _half_gap(places, 0))
@@ -61,8 +61,12 @@ def resampled(
     return volume[nearest], affine
 
 
-def _line(series: CTSeries) -> Array:
-    """What a step of 1 mm along the normal moves the first pixel by, mm: longer under tilt."""
+def slice_line(series: CTSeries) -> Array:
+    """What a step of 1 mm along the normal moves the first pixel by [3], mm: longer under tilt.
+
+    Raises:
+        OutputError: slices of several orientations or spacings, or shifted within their planes.
+    """
     planes = series.planes
     positions = np.array([plane.position for plane in planes], dtype=np.float64)
     places = along_normal(planes) - along_normal(planes)[0]
