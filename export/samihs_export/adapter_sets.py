@@ -7,10 +7,8 @@ these tensors in place, put there as the runtime does it.
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -27,7 +25,8 @@ from samihs_export.proof import Proof
 from samihs_export.refit import refittable
 from samihs_export.verify import REFERENCE
 from samihs_runtime.backends.exchange import exchanged_graph, of_part
-from samihs_runtime.bundle import ADAPTERS, AdapterSet, Bundle, GraphEntry, Manifest, add_files
+from samihs_runtime.bundle import ADAPTERS, AdapterSet, Bundle, GraphEntry, Manifest
+from samihs_runtime.bundle_sets import add_set
 from samihs_runtime.errors import BundleError, ExportError, OutputError
 from samihs_runtime.manifest import AdapterTensors, check_set_name
 from samihs_runtime.tensor_file import read_tensors
@@ -63,7 +62,8 @@ def add_adapters(
         ExportError: another base or preset, a name in use, or a method that changes more layers
             than a set holds.
         ParityError: a gate failed. In every case the bundle is as it was.
-        OutputError: the bundle cannot be written.
+        BundleError: it was exported anew meanwhile, or has a set of that name by now.
+        OutputError: the bundle cannot be written, or another process changes it.
     """
     options = options or ExportOptions()
     _check(bundle, model, about, replace)
@@ -93,7 +93,7 @@ def add_adapters(
             kept = slice(options.reference_slices)
             save_reference(scratch / REFERENCE, cases[kept], proof.reference[kept])
             made = _described(manifest, about, folder, report, proof, results)
-            return _written(bundle, made, files)
+            return add_set(bundle, made, files, replace=replace)
     except OSError as error:
         raise OutputError(f"the adapters could not be written: {error}") from error
 
@@ -207,22 +207,3 @@ def _prove(
             except BundleError as error:
                 raise ExportError(str(error)) from error
         return proof.prove_graph(Path(folder), entry, merged)
-
-
-def _written(bundle: Bundle, made: AdapterSet, files: Mapping[str, Path]) -> Bundle:
-    """Commit the set; the files of one it replaces go last, when nothing names them any more."""
-    manifest = bundle.manifest
-    old = [each for each in manifest.adapter_sets if each.name == made.name]
-    kept = [each for each in manifest.adapter_sets if each.name != made.name]
-    gone = {name for each in old for name in each.files}
-    listed = dataclasses.replace(
-        manifest,
-        adapter_sets=(*kept, made),
-        files={name: entry for name, entry in manifest.files.items() if name not in gone},
-    )
-    written = add_files(bundle, files, listed)
-    for name in gone:
-        with contextlib.suppress(OSError):
-            (bundle.root / name).unlink()
-            (bundle.root / name).parent.rmdir()
-    return written

@@ -14,19 +14,17 @@ it. Engines are code of the machine's own, and trusted as such.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Self
 
-from samihs_runtime.atomic_file import atomic_write
 from samihs_runtime.bundle_checks import (
     MANIFEST,
     check_file,
@@ -36,13 +34,13 @@ from samihs_runtime.bundle_checks import (
     sha256_of,
 )
 from samihs_runtime.errors import BundleError, OutputError
+from samihs_runtime.folder_lock import held_alone
 from samihs_runtime.manifest import (
     AdapterSet,
     FileEntry,
     GraphEntry,
     Manifest,
     WindowRule,
-    check_relative,
 )
 from samihs_runtime.trained_prompts import TrainedPrompts
 
@@ -57,7 +55,6 @@ __all__ = [
     "GraphFiles",
     "Manifest",
     "WindowRule",
-    "add_files",
     "sha256_of",
     "shipped_bundle",
     "write_bundle",
@@ -87,6 +84,8 @@ class Bundle:
     where others than the bundle's own are asked for."""
     adapters: AdapterSet | None = None
     """The set that takes the place of the bundle's own adapters (:meth:`with_adapters`)."""
+    precision: str | None = None
+    """The one asked for (:meth:`with_precision`); None where all graphs may answer."""
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Self:
@@ -139,7 +138,7 @@ class Bundle:
             )
         manifest = dataclasses.replace(self.manifest, graphs=graphs)
         identity = hashlib.sha256(f"{self.id} {precision}".encode()).hexdigest()
-        return dataclasses.replace(self, manifest=manifest, id=identity)
+        return dataclasses.replace(self, manifest=manifest, id=identity, precision=precision)
 
     def with_adapters(self, name: str | None) -> Self:
         """The same bundle with another site's adapters; None gives it as it is.
@@ -201,7 +200,7 @@ def write_bundle(
     """Make a bundle of a folder's files; a bundle already at the destination is replaced.
 
     The new one is built and verified under a temporary name beside the destination, then renamed:
-    a failure leaves the old one as it was.
+    a failure leaves the old one as it was, an interruption too.
 
     Args:
         folder: the files as the manifest's graphs name them. A manifest in it is left out; its
@@ -211,7 +210,8 @@ def write_bundle(
 
     Raises:
         BundleError: the manifest does not fit the files.
-        OutputError: the destination is something else than a bundle, or cannot be written.
+        OutputError: the destination is something else than a bundle, or cannot be written, or
+            another process changes it.
     """
     source, target = Path(folder), Path(destination)
     if target.exists() and not (target / MANIFEST).is_file() and not _is_empty_folder(target):
@@ -224,8 +224,8 @@ def write_bundle(
         scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     except OSError as error:
         raise OutputError(f"cannot write beside {target}: {error.strerror}") from error
+    fresh, old = scratch / "new", scratch / "old"
     try:
-        fresh = scratch / "new"
         shutil.copytree(source, fresh, ignore=_ignore_manifest(source))
         files = {
             name: FileEntry(sha256_of(fresh / name), (fresh / name).stat().st_size)
@@ -234,51 +234,15 @@ def write_bundle(
         listed = dataclasses.replace(manifest, files=files)
         (fresh / MANIFEST).write_text(listed.to_json(), encoding="utf-8")
         Bundle.open(fresh)
-        _swap(fresh, target, scratch / "old")
+        _swap(fresh, target, old)
+        shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
-        raise OutputError(f"cannot write the bundle {target}: {error}") from error
+        rest = f"; the one that was there is now {old}" if old.exists() else ""
+        raise OutputError(f"cannot write the bundle {target}: {error}{rest}") from error
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        if not old.exists():  # else it is the only copy of the old bundle
+            shutil.rmtree(scratch, ignore_errors=True)
     return Bundle.open(target)
-
-
-def add_files(bundle: Bundle, files: Mapping[str, Path], manifest: Manifest) -> Bundle:
-    """Add files to a bundle, and replace its manifest; graphs and engines stay as they lie.
-
-    The new manifest is the last thing written, in one step: before it the bundle is the old one.
-
-    Args:
-        bundle: an opened bundle.
-        files: path in the bundle, of which none may exist, -> the file to copy there.
-        manifest: the new one; its ``files`` are the old ones, less those that nothing names.
-
-    Returns:
-        The bundle, opened anew.
-
-    Raises:
-        BundleError: the manifest does not fit the files; nothing was changed.
-        OutputError: it cannot be written; nothing was changed.
-    """
-    root, written = bundle.root, []
-    try:
-        for name, source in files.items():
-            check_relative(name)
-            if (root / name).exists():
-                raise OutputError(f"{root / name} exists already: it is not replaced")
-            written.append(root / name)
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, root / name)
-        added = {name: FileEntry(sha256_of(p), p.stat().st_size) for name, p in files.items()}
-        listed = dataclasses.replace(manifest, files={**manifest.files, **added})
-        check_graphs_listed(root, listed)
-        check_sets_listed(root, listed)
-        atomic_write(root / MANIFEST, listed.to_json())
-    except BaseException as error:
-        _undo(root, written)
-        if isinstance(error, OSError):
-            raise OutputError(f"cannot write into the bundle {root}: {error}") from error
-        raise
-    return Bundle.open(root)
 
 
 def shipped_bundle() -> Path:
@@ -296,16 +260,6 @@ def shipped_bundle() -> Path:
             "install samihs again, or name a bundle with --bundle"
         )
     return found[0]
-
-
-def _undo(root: Path, paths: list[Path]) -> None:
-    """Take back what was written, and the folders that are empty without it."""
-    for path in paths:
-        with contextlib.suppress(OSError):
-            path.unlink()
-        for folder in path.relative_to(root).parents[:-1]:
-            with contextlib.suppress(OSError):
-                (root / folder).rmdir()
 
 
 def _files_below(root: Path) -> list[str]:
@@ -326,13 +280,15 @@ def _is_empty_folder(path: Path) -> bool:
 
 
 def _swap(fresh: Path, target: Path, old: Path) -> None:
-    """Put ``fresh`` in the target's place; put the old one back where that fails."""
+    """Put ``fresh`` in the target's place; where that fails or is broken off, the old one again."""
     if not target.exists():
         fresh.rename(target)
         return
-    target.rename(old)
-    try:
-        fresh.rename(target)
-    except OSError:
-        old.rename(target)
-        raise
+    with held_alone(target, "changes the bundle"):  # nobody adds adapters to it meanwhile
+        try:
+            target.rename(old)
+            fresh.rename(target)
+        except BaseException:
+            if old.exists() and not target.exists():
+                old.rename(target)
+            raise

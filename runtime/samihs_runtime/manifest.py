@@ -10,6 +10,7 @@ Tensor contract of every graph, at every precision::
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -210,7 +211,7 @@ class Manifest:
         """
         try:
             raw = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BundleError(
                 f"manifest.json is no JSON ({error}); export the bundle again"
             ) from error
@@ -295,9 +296,11 @@ def _integer(key: str, value: Any) -> int:
 
 
 def _number(key: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise _wrong(key, value, "a finite number")
-    return float(value)
+    if not isinstance(value, bool) and isinstance(value, int | float):
+        with contextlib.suppress(OverflowError):  # an integer beyond every float
+            if math.isfinite(value):
+                return float(value)
+    raise _wrong(key, value, "a finite number")
 
 
 def _mapping(key: str, value: Any) -> dict[str, Any]:

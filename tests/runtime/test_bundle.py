@@ -50,6 +50,7 @@ def test_manifest_survives_a_round_trip(tiny_bundle: Path) -> None:
         (lambda raw: raw.update(grid=0), "grid is 0, expected a positive"),
         (lambda raw: raw.update(clinical_use=0), "clinical_use is 0, expected true or false"),
         (lambda raw: raw.update(score_threshold=float("nan")), "expected a finite number"),
+        (lambda raw: raw.update(score_threshold=10**400), "expected a finite number"),
         (lambda raw: raw["window"].update(rule="auto"), "window.rule is 'auto'"),
         (lambda raw: raw["window"].update(low=200), "expected low below high"),
         (lambda raw: raw.update(plausible_hu=[1]), r"expected \[low, high\]"),
@@ -122,6 +123,9 @@ def test_what_is_no_bundle_is_named(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("not json")
     with pytest.raises(BundleError, match="is no JSON"):
         Bundle.open(tmp_path)
+    (tmp_path / "manifest.json").write_text("[" * 100_000)
+    with pytest.raises(BundleError, match="is no JSON"):
+        Bundle.open(tmp_path)
     (tmp_path / "manifest.json").write_text("[]")
     with pytest.raises(BundleError, match="expected a JSON object"):
         Bundle.open(tmp_path)
@@ -190,22 +194,43 @@ def test_a_failed_write_leaves_the_old_bundle(
     assert sorted(each.name for each in tmp_path.iterdir()) == ["a", "b", "bundle", "empty"]
 
 
+def fail_renames(monkeypatch: pytest.MonkeyPatch, faults: dict[str, type[BaseException]]) -> None:
+    """Renames of what is called so raise."""
+    rename = Path.rename
+
+    def failing(self: Path, target: Path) -> Path:
+        if self.name in faults:
+            raise faults[self.name]("broken off")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+
+
+@pytest.mark.parametrize(("fault", "said"), [(OSError, OutputError), (KeyboardInterrupt,) * 2])
 def test_the_old_bundle_comes_back_when_the_rename_fails(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: type[BaseException],
+    said: type[BaseException],
+) -> None:
+    destination = tmp_path / "bundle"
+    old = write_tiny_bundle(tmp_path / "a", destination)
+    fail_renames(monkeypatch, {"new": fault})
+    with pytest.raises(said, match="broken off"):
+        write_tiny_bundle(tmp_path / "b", destination, version="1")
+    assert Bundle.open(destination).id == old.id
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["a", "b", "bundle"]
+
+
+def test_an_old_bundle_that_cannot_come_back_is_kept_and_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     destination = tmp_path / "bundle"
     old = write_tiny_bundle(tmp_path / "a", destination)
-    rename = Path.rename
-
-    def fails_for_the_new_one(self: Path, target: Path) -> Path:
-        if self.name == "new":
-            raise OSError(13, "Permission denied")
-        return rename(self, target)
-
-    monkeypatch.setattr(Path, "rename", fails_for_the_new_one)
-    with pytest.raises(OutputError, match="Permission denied"):
+    fail_renames(monkeypatch, {"new": KeyboardInterrupt, "old": OSError})
+    with pytest.raises(OutputError, match="the one that was there is now ") as raised:
         write_tiny_bundle(tmp_path / "b", destination, version="1")
-    assert Bundle.open(destination).id == old.id
+    assert Bundle.open(str(raised.value).partition(" is now ")[2]).id == old.id
 
 
 def test_the_shipped_bundle_is_the_only_one(

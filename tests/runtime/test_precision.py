@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from samihs_runtime.backends.choose import choose
-from samihs_runtime.bundle import Bundle, add_files
+from samihs_runtime.bundle import Bundle, write_bundle
 from samihs_runtime.cli import main
 from samihs_runtime.errors import BackendError, BundleError
 from samihs_runtime.manifest import GraphEntry
@@ -26,18 +26,17 @@ from .planted_gpu import PlantedCuda, plant_engines, plant_tensorrt
 @pytest.fixture
 def both(bundle: Bundle, tmp_path: Path) -> Bundle:
     """With graphs called int8 beside the float32 ones: their mask is half as wide a spread."""
-    files = {}
-    for part in ("encoder", "decoder"):
+    names = [f"onnx/{part}.int8.onnx" for part in ("encoder", "decoder")]
+    for name, part in zip(names, ("encoder", "decoder"), strict=True):
         model = onnx.load(getattr(bundle.graph("onnx"), part))
         for tensor in model.graph.initializer:
             if (part, tensor.name) == ("decoder", "spread"):
                 half = np.asarray(numpy_helper.to_array(tensor) / 2)
                 tensor.CopyFrom(numpy_helper.from_array(half, tensor.name))
-        files[f"onnx/{part}.int8.onnx"] = tmp_path / f"{part}.onnx"
-        onnx.save(model, files[f"onnx/{part}.int8.onnx"])
-    entry = GraphEntry("onnx", "int8", *files)
-    graphs = (*bundle.manifest.graphs, entry)
-    return add_files(bundle, files, dataclasses.replace(bundle.manifest, graphs=graphs))
+        onnx.save(model, bundle.root / name)
+    graphs = (*bundle.manifest.graphs, GraphEntry("onnx", "int8", *names))
+    manifest = dataclasses.replace(bundle.manifest, graphs=graphs)
+    return write_bundle(bundle.root, manifest, tmp_path / "both")
 
 
 def logits(bundle: Bundle, hu: NDArray[np.float32], precision: str | None) -> NDArray[np.float32]:
