@@ -21,9 +21,11 @@ from safetensors.numpy import save_file
 from samihs_runtime.backends.choose import choose
 from samihs_runtime.backends.exchange import exchanged_graph, exchanged_tensors
 from samihs_runtime.backends.sidecar import EngineSidecar
-from samihs_runtime.bundle import Bundle, WindowRule, add_files, write_bundle
+from samihs_runtime.bundle import Bundle, WindowRule, write_bundle
+from samihs_runtime.bundle_sets import add_set
 from samihs_runtime.cli import main
 from samihs_runtime.errors import BackendError, BundleError, OutputError
+from samihs_runtime.folder_lock import held_alone
 from samihs_runtime.manifest import AdapterSet, AdapterTensors, Manifest
 from samihs_runtime.segmentation import Prompt
 from samihs_runtime.segmenter import Segmenter
@@ -62,9 +64,7 @@ def files(folder: Path, changed: dict[str, float] = CHANGED) -> dict[str, Path]:
 
 @pytest.fixture
 def bundle(tiny_bundle: Path, tmp_path: Path) -> Bundle:
-    opened = Bundle.open(tiny_bundle)
-    manifest = dataclasses.replace(opened.manifest, adapter_sets=(SITE,))
-    return add_files(opened, files(tmp_path), manifest)
+    return add_set(Bundle.open(tiny_bundle), SITE, files(tmp_path))
 
 
 def rewritten(bundle: Bundle, part: str) -> bytes:
@@ -198,13 +198,80 @@ def test_a_full_disk_leaves_the_old_bundle(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     opened, before = Bundle.open(tiny_bundle), contents(tiny_bundle)
-    manifest = dataclasses.replace(opened.manifest, adapter_sets=(SITE,))
     given = files(tmp_path)
     monkeypatch.setattr(shutil if call == "copyfile" else os, call, full)
     with pytest.raises(OutputError, match="No space left on device"):
-        add_files(opened, given, manifest)
+        add_set(opened, SITE, given)
     assert contents(tiny_bundle) == before
     assert not (tiny_bundle / "adapters").exists()
+
+
+def south(folder: Path) -> tuple[AdapterSet, dict[str, Path]]:
+    """Another set, and its files."""
+    made = dataclasses.replace(
+        SITE,
+        name="south",
+        tensors=tuple(
+            dataclasses.replace(each, path="adapters/south/fp32.safetensors")
+            for each in SITE.tensors
+        ),
+        reference="adapters/south/reference.npz",
+    )
+    given = {name.replace("north", "south"): path for name, path in files(folder).items()}
+    return made, given
+
+
+def test_a_set_that_was_added_meanwhile_stays(tiny_bundle: Path, tmp_path: Path) -> None:
+    """Both began with the same manifest, which lists neither."""
+    opened = Bundle.open(tiny_bundle)
+    add_set(opened, SITE, files(tmp_path))
+    both = add_set(opened, *south(tmp_path))
+    assert [each.name for each in both.manifest.adapter_sets] == ["north", "south"]
+    with pytest.raises(BundleError, match="has adapters north by now"):
+        add_set(opened, SITE, files(tmp_path))
+
+
+def test_a_set_for_what_is_another_bundle_by_now_is_refused(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    opened = Bundle.open(tiny_bundle)
+    write_tiny_bundle(tmp_path / "anew", tiny_bundle, version="1")
+    before = contents(tiny_bundle)
+    with pytest.raises(BundleError, match="exported anew since it was opened"):
+        add_set(opened, SITE, files(tmp_path))
+    assert contents(tiny_bundle) == before
+
+
+def test_a_bundle_that_another_process_changes_is_left_alone(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    before = contents(bundle.root)
+    with held_alone(bundle.root, "changes the bundle"):
+        with pytest.raises(OutputError, match="another process changes the bundle"):
+            add_set(bundle, *south(tmp_path))
+        with pytest.raises(OutputError, match="another process changes the bundle"):
+            write_tiny_bundle(tmp_path / "anew", bundle.root, version="1")
+    assert contents(bundle.root) == before
+
+
+def test_what_an_attempt_left_that_was_killed_does_not_block_the_next(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    left = tiny_bundle / SITE.tensors[0].path
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"in par")
+    made = add_set(Bundle.open(tiny_bundle), SITE, files(tmp_path))
+    assert made.with_adapters("north").adapters == SITE
+    with pytest.raises(OutputError, match="listed already"):
+        add_set(made, SITE, files(tmp_path), replace=True)
+    assert Bundle.open(tiny_bundle).id == made.id
+
+
+def test_a_set_that_gives_way_leaves_no_files(bundle: Bundle, tmp_path: Path) -> None:
+    made, given = south(tmp_path)
+    after = add_set(bundle, dataclasses.replace(made, name="north"), given, replace=True)
+    assert [each.files for each in after.manifest.adapter_sets] == [made.files]
+    assert sorted(each.name for each in (bundle.root / "adapters").iterdir()) == ["south"]
 
 
 def test_tensors_that_do_not_fit_the_graph(bundle: Bundle) -> None:
@@ -217,6 +284,11 @@ def test_tensors_that_do_not_fit_the_graph(bundle: Bundle) -> None:
     for words, given in faults.items():
         with pytest.raises(BundleError, match=words):
             exchanged_graph(path, given)
+    model = onnx.load(path)
+    beside = path.with_name("beside.onnx")
+    onnx.save(model, beside, save_as_external_data=True, size_threshold=0)
+    with pytest.raises(BundleError, match="keeps its weights in a file beside it"):
+        exchanged_graph(beside, {"spread": RawTensor("F32", (), b"abcd")})
     chosen = exchanged_tensors(bundle.with_adapters("north"), "onnx", "fp32", "decoder")
     assert chosen is not None
     assert exchanged_graph(path, chosen) == rewritten(bundle, "decoder")

@@ -12,10 +12,11 @@ from samihs_runtime.backends import choose as choose_module
 from samihs_runtime.backends import sidecar as sidecar_module
 from samihs_runtime.backends import tensorrt as tensorrt_backend
 from samihs_runtime.backends.tensorrt import open_tensorrt
-from samihs_runtime.backends.tensorrt_engines import find_engines
+from samihs_runtime.backends.tensorrt_engines import find_engines, refusal_of
 from samihs_runtime.backends.tensorrt_program import _deserialise
-from samihs_runtime.bundle import Bundle, GraphEntry, write_bundle
+from samihs_runtime.bundle import Bundle, GraphEntry, sha256_of, write_bundle
 from samihs_runtime.errors import BackendError, BundleError
+from samihs_runtime.graph_identity import graph_sha256
 from samihs_runtime.timing import Timings
 
 from .planted_gpu import GPU, PlantedCuda, PlantedTensorRT, plant_engines
@@ -81,6 +82,35 @@ def test_a_compatible_engine_serves_where_its_flags_say(
         pass
     allowed = [getattr(each, "engine_host_code_allowed", False) for each in runtimes]
     assert allowed == [changes["flags"] == ("version_compatible",)] * 2
+
+
+def test_an_engine_of_other_weights_beside_the_same_graph_is_refused(
+    bundle: Bundle, trt: PlantedTensorRT, tmp_path: Path
+) -> None:
+    """As ViT-H has it in float32: the ``.onnx`` names its weights by file and place alone."""
+    hashes = []
+    for weights in (b"these", b"others"):
+        (bundle.root / "onnx/encoder.onnx.data").write_bytes(weights)
+        bundle = write_bundle(bundle.root, bundle.manifest, bundle.root)
+        hashes.append(graph_sha256(bundle.manifest, "onnx/encoder.onnx"))
+    for onnx_sha256 in (hashes[0], sha256_of(bundle.root / "onnx/encoder.onnx")):
+        plant_engines(bundle, onnx_sha256=onnx_sha256)
+        with pytest.raises(BackendError, match="encoder: built from another graph"):
+            open_tensorrt(bundle, Timings())
+    plant_engines(bundle, onnx_sha256=hashes[1])
+    assert (
+        refusal_of(bundle, bundle.engines / "encoder.json", "tensorrt_rtx", "1.7.1", "8.9")[1]
+        is None
+    )
+
+
+def test_the_mend_is_for_the_precision_that_was_asked_for(bundle: Bundle) -> None:
+    with pytest.raises(
+        BackendError, match=r"build them with samihs-export engines \S+ --precision fp32$"
+    ):
+        find_engines(bundle.with_precision("fp32"), "8.9")
+    with pytest.raises(BackendError, match=r"build them with samihs-export engines \S+$"):
+        find_engines(bundle, "8.9")
 
 
 def truncate(engine: Path) -> None:

@@ -19,7 +19,7 @@ Tensors = Mapping[str, RawTensor]
 
 # Field numbers of onnx.proto3.
 _MODEL_GRAPH, _GRAPH_INITIALIZER = 7, 5
-_TENSOR_TYPE, _TENSOR_NAME, _TENSOR_RAW = 2, 8, 9
+_TENSOR_TYPE, _TENSOR_NAME, _TENSOR_RAW, _TENSOR_EXTERNAL = 2, 8, 9, 13
 _TYPES = {"F32": 1, "F16": 10, "BF16": 16}
 """``TensorProto.DataType`` of each safetensors type."""
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
@@ -56,7 +56,7 @@ def exchanged_graph(path: Path, tensors: Tensors) -> bytes:
         content = bytearray(path.read_bytes())
     except OSError as error:
         raise BundleError(f"cannot read {path}: {error.strerror or error}") from error
-    places = dict(_initializers(memoryview(content)))
+    places = dict(_initializers(path, memoryview(content)))
     for name, tensor in tensors.items():
         if name not in places:
             raise _misfit(path, name, "is not stored in the graph")
@@ -71,8 +71,8 @@ def _misfit(path: Path, name: str, fault: str) -> BundleError:
     return BundleError(f"{path}: {name} {fault}: add the adapters to the bundle again")
 
 
-def _initializers(model: memoryview) -> Iterator[tuple[str, tuple[int, Span]]]:
-    """(name, (type, where its bytes lie)) of each initializer that lies in the file."""
+def _initializers(path: Path, model: memoryview) -> Iterator[tuple[str, tuple[int, Span]]]:
+    """(name, (type, where its bytes lie)) of each initializer. Raises where one lies elsewhere."""
     for number, graph in _fields(model, (0, len(model))):
         if number != _MODEL_GRAPH or isinstance(graph, int):
             continue
@@ -80,6 +80,11 @@ def _initializers(model: memoryview) -> Iterator[tuple[str, tuple[int, Span]]]:
             if inner != _GRAPH_INITIALIZER or isinstance(tensor, int):
                 continue
             found = dict(_fields(model, tensor))
+            if _TENSOR_EXTERNAL in found:
+                raise BundleError(
+                    f"{path} keeps its weights in a file beside it, where they cannot be "
+                    "exchanged: adapters for it need a bundle of their own"
+                )
             name, kind, raw = (found.get(n) for n in (_TENSOR_NAME, _TENSOR_TYPE, _TENSOR_RAW))
             if isinstance(name, tuple) and isinstance(kind, int) and isinstance(raw, tuple):
                 yield bytes(model[slice(*name)]).decode(), (kind, raw)

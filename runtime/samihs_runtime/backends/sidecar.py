@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from samihs_runtime.atomic_file import atomic_write
 from samihs_runtime.bundle import sha256_of
 from samihs_runtime.errors import BackendError
 
@@ -44,7 +45,8 @@ class EngineSidecar:
     """``encoder`` or ``decoder``."""
     engine_sha256: str
     onnx_sha256: str
-    """Of the bundle's graph that the engine was built from."""
+    """Of the bundle's graph that the engine was built from, with the weights beside it
+    (``graph_identity``)."""
     flavour: str
     """``tensorrt`` or ``tensorrt_rtx``: their engines are not interchangeable."""
     version: str
@@ -88,9 +90,8 @@ class EngineSidecar:
         return sidecar
 
     def write(self, path: Path) -> None:
-        """Write ``<name>.json``."""
-        text = json.dumps(dataclasses.asdict(self), indent=2) + "\n"
-        path.write_text(text, encoding="utf-8")
+        """Write ``<name>.json``, whole or not at all."""
+        atomic_write(path, json.dumps(dataclasses.asdict(self), indent=2) + "\n")
 
     def mismatch(
         self, engine: Path, onnx_sha256: str, flavour: str, version: str, compute_capability: str
@@ -99,7 +100,7 @@ class EngineSidecar:
 
         Args:
             engine: the engine file, which is hashed last, since that takes longest.
-            onnx_sha256: of the bundle's graph.
+            onnx_sha256: of the bundle's graph, as :func:`graph_sha256` gives it.
             flavour: module in hand.
             version: its version.
             compute_capability: of the GPU in hand, such as ``8.9``.

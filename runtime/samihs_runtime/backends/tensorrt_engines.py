@@ -15,6 +15,7 @@ from typing import Any
 from samihs_runtime.backends.sidecar import FLAVOURS, EngineSidecar
 from samihs_runtime.bundle import Bundle
 from samihs_runtime.errors import BackendError, BundleError
+from samihs_runtime.graph_identity import graph_sha256
 
 PACKAGES = {"tensorrt": "samihs[tensorrt]", "tensorrt_rtx": "samihs[gpu]"}
 """What brings each flavour's module."""
@@ -47,9 +48,10 @@ def sidecars(bundle: Bundle) -> list[Path]:
 
 
 def mend_command(bundle: Bundle) -> str:
-    """What builds the engines anew."""
+    """What builds the engines anew: those of the precision and for the adapters asked for."""
+    precision = "" if bundle.precision is None else f" --precision {bundle.precision}"
     refit = "" if bundle.adapters is None else " --refittable"
-    return f"samihs-export engines {bundle.root}{refit}"
+    return f"samihs-export engines {bundle.root}{precision}{refit}"
 
 
 def import_flavour(flavour: str) -> Any:
@@ -124,7 +126,7 @@ def refusal_of(
         wanted = ", ".join(usable)
         return sidecar, f"its precision is {sidecar.precision}, only {wanted} can be used"
     hashes = {
-        bundle.manifest.files[getattr(each, sidecar.part)].sha256
+        graph_sha256(bundle.manifest, getattr(each, sidecar.part))
         for each in bundle.manifest.graphs
         if each.precision == sidecar.precision
     }
