@@ -30,8 +30,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def atomic_write(path: Path, content: str | bytes) -> None:
-    """Write text (UTF-8) or bytes; see :func:`atomic_path`."""
+def atomic_write(path: Path, content: str | bytes, mode: int = 0o666) -> None:
+    """Write text (UTF-8) or bytes, readable by whom ``mode`` less the umask says.
+
+    Raises:
+        OSError: as :func:`atomic_path`.
+    """
     data = content.encode("utf-8") if isinstance(content, str) else content
     with atomic_path(path) as partial:
-        partial.write_bytes(data)
+        # Never for a moment with more than the mode, as a chmod afterwards would have it.
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with open(descriptor, "wb") as stream:
+            stream.write(data)

@@ -1,10 +1,11 @@
 """Embeddings on disk: a study opened again is not encoded again.
 
-One file for each slice, named by the hash of its pixels and of the bundle, and by the backend that
-made it and its precision: ``<key>.<backend>.<precision>.embedding``. It holds the blake2b digest
-(32 bytes) of a ``.npy`` file and that file; whatever does not match is dropped and encoded anew. No
-name or number of a patient is in it, but a picture could be drawn from it: the folder is made for
-its owner alone (mode 700).
+One file for each slice, named by the hash of its pixels and of the bundle, and by what made it:
+``<key>.<backend>.<precision>.<software>.embedding``. After an update of samihs or of a library it
+is another name, and what lies there ages out. The file holds the blake2b digest (32 bytes) of a
+``.npy`` file and that file; whatever does not match is dropped and encoded anew. No name or number
+of a patient is in it, but a picture could be drawn from it: the folder, where it is made here, and
+each file are for their owner alone (modes 700 and 600).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samihs_runtime.atomic_file import atomic_write
+from samihs_runtime.environment import software
 from samihs_runtime.errors import OutputError
 
 _DIGEST_BYTES = 32
@@ -60,7 +62,7 @@ class EmbeddingStore:
         """
         self.folder = Path(folder)
         self.max_bytes = int(max_mb * 2**20)
-        self._made_by = f"{backend}.{precision}"
+        self._made_by = f"{backend}.{precision}.{software()}"
         self._lock = threading.Lock()
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -106,7 +108,7 @@ class EmbeddingStore:
         if size > self.max_bytes or os.path.exists(path):
             return
         try:
-            atomic_write(path, _digest(body) + body)
+            atomic_write(path, _digest(body) + body, mode=0o600)
         except OSError:
             return
         with self._lock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ ACCELERATION = (
     "nvidia-cudnn-cu12",
     "nvidia-cudnn-cu13",
 )
+COMPUTING = ("samihs", "numpy", "scipy", *ACCELERATION)
+"""All that the numbers of an embedding come from."""
 RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 """Compute capabilities that TensorRT-RTX 1.7 builds for (its ``ComputeCapability``)."""
 _INSTALL_TENSORRT = "pip install 'samihs[tensorrt]' --extra-index-url https://pypi.nvidia.com"
@@ -53,6 +56,12 @@ def installed(names: tuple[str, ...] = (*BASE, *ACCELERATION)) -> dict[str, str]
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def software() -> str:
+    """8 hexadecimal digits of the versions of what computes: others may give other numbers."""
+    told = "|".join(f"{name} {version}" for name, version in installed(COMPUTING).items())
+    return hashlib.blake2b(told.encode(), digest_size=4).hexdigest()
 
 
 def conflicts(packages: Mapping[str, str], driver_cuda: tuple[int, int] | None) -> list[Conflict]:

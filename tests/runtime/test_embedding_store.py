@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from samihs_runtime import environment
 from samihs_runtime.backends.fake import FakeBackend
 from samihs_runtime.embedding_store import EmbeddingStore
+from samihs_runtime.environment import software
 from samihs_runtime.errors import OutputError
 from samihs_runtime.segmenter import Segmenter
 
@@ -43,6 +45,29 @@ def test_another_precisions_embeddings_are_not_taken(
             segmenter.encode(hu)
             assert isinstance(segmenter.backend, FakeBackend)
             assert segmenter.backend.encodes == expected
+
+
+@pytest.mark.parametrize("package", ["samihs", "onnxruntime", "scipy"])
+def test_another_versions_embeddings_are_not_taken(
+    tmp_path: Path, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = EmbeddingStore(tmp_path, "cpu", "fp32")
+    store.put("a", embedding(1))
+    real = environment.metadata.version
+    monkeypatch.setattr(
+        environment.metadata, "version", lambda name: "99.0" if name == package else real(name)
+    )
+    updated = EmbeddingStore(tmp_path, "cpu", "fp32")
+    assert updated.get("a") is None
+    assert updated.nbytes == store.nbytes > 0  # it ages out with the rest
+
+
+def test_files_are_for_their_owner_in_a_folder_that_is_for_all(tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared").chmod(0o755)
+    EmbeddingStore(tmp_path / "shared", "cpu", "fp32").put("a", embedding(1))
+    (path,) = (tmp_path / "shared").iterdir()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
 @pytest.mark.parametrize("change", [lambda b: b[:-1], lambda b: b[:-1] + b"\x7f", lambda b: b""])
@@ -128,7 +153,7 @@ def test_what_was_cut_off_while_it_was_written_is_removed_later(
     os.utime(tmp_path / ".notes", (hours_ago, hours_ago))
     EmbeddingStore(tmp_path, "cpu", "fp32").put("b", embedding(2))
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {".notes", "b.cpu.fp32.embedding"}
+    assert names == {".notes", f"b.cpu.fp32.{software()}.embedding"}
 
 
 def test_a_full_disk_costs_the_copy_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
