@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from samihs_runtime.errors import OutputError
+from samihs_runtime.folder_lock import held_alone
 from samihs_runtime.measurement import measure
 from samihs_runtime.segmentation import Lesion
 from samihs_runtime.series import CTSeries
@@ -208,6 +209,72 @@ def test_an_interrupted_exchange_puts_the_old_files_back(
     assert (out / "a").read_text() == "old"
 
 
+@pytest.mark.parametrize("last", ["a", "b"])
+def test_a_signal_after_a_file_is_moved_leaves_no_half_of_a_result(
+    last: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python hears of it as the call returns: the file is in its place already."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "a").write_text("old")
+    from samihs_runtime.writers import files
+
+    real = files.os.replace
+
+    def told_to_end(source: Path, target: Path) -> None:
+        real(source, target)
+        if Path(source).parent.name == "new" and Path(target).name == last:
+            raise SystemExit(143)
+
+    monkeypatch.setattr(files.os, "replace", told_to_end)
+    with pytest.raises(SystemExit):
+        stage_files(out, {"a": "new", "b": "new"})
+    assert names(out) == {"a"}
+    assert (out / "a").read_text() == "old"
+
+
+def test_of_two_processes_that_exchange_files_one_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    stage_files(out, {"a": "first"})
+    with held_alone(out, "writes"), pytest.raises(OutputError, match="another process writes in"):
+        stage_files(out, {"a": "second", "b": "second"})
+    assert names(out) == {"a"}
+    stage_files(out, {"b": "third"})
+    assert names(out) == {"b"}
+
+
+def test_what_a_killed_run_had_taken_out_comes_back(tmp_path: Path) -> None:
+    """Killed (SIGKILL) before any file of the new result was in."""
+    out = tmp_path / "out"
+    left_aside(out, "a", "b")
+    with pytest.raises(OutputError, match="already holds a, b"):
+        check_destination(out, ("a", "b", "c"))
+    assert names(out) == {"a", "b"}
+    assert (out / "b").read_text() == "earlier"
+
+
+def test_what_a_killed_run_left_half_done_is_told_and_goes_when_it_is_overwritten(
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "out"
+    hidden = left_aside(out, "a", "b")
+    (out / "c").write_text("of the new result")
+    with pytest.raises(OutputError, match=rf"already holds c.*lies in .*{hidden.name}/old"):
+        check_destination(out, ("a", "b", "c"))
+    stage_files(out, {"a": "third"})
+    assert names(out) == {"a"}
+
+
+def left_aside(out: Path, *taken: str) -> Path:
+    """What a run leaves that is killed in the midst of an exchange, an hour later."""
+    hidden = out / ".samihs-0a1b2c3d"
+    (hidden / "old").mkdir(parents=True)
+    for name in taken:
+        (hidden / "old" / name).write_text("earlier")
+    os.utime(hidden, (0, 0))
+    return hidden
+
+
 def test_a_folder_is_enough_its_parent_need_not_be_writable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -291,7 +358,6 @@ def test_an_error_while_writing_leaves_no_trace(tmp_path: Path) -> None:
 def test_what_a_killed_run_left_goes_with_the_next_write(tmp_path: Path) -> None:
     left = {
         ".samihs-abandon1": "new/overlay.png",
-        ".samihs-earlier1": "old/overlay.png",  # taken out, and nothing put in its place
         ".samihs-writing1": "new/overlay.png",
         ".samihs-settings": "mine.txt",
         "samihs-abandon12": "new/overlay.png",

@@ -13,7 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from samihs_runtime.errors import OutputError
+from samihs_runtime.folder_lock import held_alone
 
+NEW, OLD = "new", "old"
+"""What a hidden folder holds: files on their way in, files taken out of the folder it lies in."""
 _PREFIX = ".samihs-"
 _HIDDEN = re.compile(re.escape(_PREFIX) + r"[a-z0-9_]{8}")
 """Names as :func:`tempfile.mkdtemp` makes them."""
@@ -37,10 +40,11 @@ def staged_folder(
     """Prepare files in a temporary folder, and move them into ``destination`` at the end.
 
     Where the body raises, the destination is as it was before. Where it does not exist, it appears
-    with all its files at once; where it does, its files are exchanged one by one, and put back if
-    one cannot be. The temporary folder is hidden and lies in the destination itself where that is
-    there: it may be all that can be written, or a file system of its own. What runs that were
-    killed left beside it goes.
+    with all its files at once; where it does, its files are exchanged one by one, by one process at
+    a time, and put back if one cannot be. The temporary folder is hidden and lies in the
+    destination itself where that is there: it may be all that can be written, or a file system of
+    its own. What runs that were killed left beside it goes; an earlier result that one had taken
+    out comes back first.
 
     Args:
         destination: the folder the files are for; made where it is not there, with its parents.
@@ -49,20 +53,20 @@ def staged_folder(
         overwrite: see ``names``.
 
     Raises:
-        OutputError: the destination is no folder, cannot be written, or holds one of the names.
+        OutputError: the destination is no folder, cannot be written, holds one of the names, or
+            another process is putting files in.
     """
+    _sweep(_nearest(destination), names)
     _check_free(destination, names, overwrite)
     root = _hidden_folder(destination)
-    _sweep(root.parent)
     try:
         # A folder of its own inside: mkdtemp's is private (0700), the result's is not.
-        stage = Stage(root / "new")
+        stage = Stage(root / NEW)
         stage.folder.mkdir()
         yield stage
         files = sorted(stage.folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)
         order = [path.name for path in files]
-        _check_free(destination, names, overwrite)  # another process may have been faster
-        _install(stage.folder, destination, names, root / "old")
+        _install(stage.folder, destination, names, overwrite)
         stage.written.update({name: destination / name for name in order})
     except OSError as error:
         raise _unwritable(destination, error) from error
@@ -73,11 +77,13 @@ def staged_folder(
 def check_destination(
     destination: Path, names: Sequence[str] = (), *, overwrite: bool = False
 ) -> None:
-    """Refuse at once what :func:`staged_folder` would refuse after the work; leaves nothing.
+    """Refuse at once what :func:`staged_folder` would refuse after the work; writes nothing.
 
     Raises:
         OutputError: the destination is no folder, cannot be written, or holds one of the names.
     """
+    if names:
+        _sweep(_nearest(destination), names)
     _check_free(destination, names, overwrite)
     # Tried, not asked for: permission bits do not say what a network folder allows.
     _hidden_folder(destination).rmdir()
@@ -90,44 +96,91 @@ def _check_free(destination: Path, names: Sequence[str], overwrite: bool) -> Non
     if taken and not overwrite:
         raise OutputError(
             f"{destination} already holds {', '.join(taken)}: name another folder, or give "
-            "--overwrite to replace them"
+            f"--overwrite to replace them{_told_aside(destination)}"
         )
 
 
-def _hidden_folder(destination: Path) -> Path:
-    """A new one, in the destination or in the nearest place above it that is there: on its file
-    system, most likely."""
+def _nearest(destination: Path) -> Path:
+    """The destination, or the nearest place above it that is there: on its file system, most
+    likely."""
     absolute = destination.absolute()
-    there = next(place for place in (absolute, *absolute.parents) if os.path.exists(place))
+    return next(place for place in (absolute, *absolute.parents) if os.path.exists(place))
+
+
+def _hidden_folder(destination: Path) -> Path:
+    """A new one, in the nearest place."""
     try:
-        return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=there))
+        return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_nearest(destination)))
     except OSError as error:
         raise _unwritable(destination, error) from error
 
 
-def _sweep(place: Path) -> None:
+def _sweep(place: Path, names: Sequence[str]) -> None:
     """Remove hidden folders that nobody writes into any more: they may hold a patient's pictures.
 
-    One that holds an earlier result stays: it was killed between taking that out and putting the
-    new one in.
+    An earlier result in one goes back to ``place``, where nothing has taken its place; else it
+    stays (:func:`_told_aside`) until it is overwritten.
     """
+    for hidden in _abandoned(place):
+        with suppress(OSError):  # another process was quicker
+            earlier = _taken_out(hidden)
+            if earlier and _any_there(place, (*names, *(path.name for path in earlier))):
+                continue
+            for path in earlier:
+                os.replace(path, place / path.name)
+            shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _abandoned(place: Path) -> list[Path]:
+    """Hidden folders of runs that were killed; none where the place cannot be looked into."""
     oldest = time.time() - _ABANDONED_S
+    found = []
     with suppress(OSError):
         for path in place.iterdir():
-            with suppress(OSError):  # another process was quicker
+            with suppress(OSError):
                 if not _HIDDEN.fullmatch(path.name) or path.stat().st_mtime > oldest:
                     continue
-                inside = list(path.iterdir())
-                if all(each.name == "new" or not any(each.iterdir()) for each in inside):
-                    shutil.rmtree(path, ignore_errors=True)
+                if all(each.name in (NEW, OLD) for each in path.iterdir()):
+                    found.append(path)
+    return found
 
 
-def _install(new: Path, destination: Path, names: Sequence[str], old: Path) -> None:
-    """Move the new files in; put the old ones back where that fails."""
+def _taken_out(hidden: Path) -> list[Path]:
+    """Files of an earlier result that a run took out, and was killed before the new one was in."""
+    return sorted((hidden / OLD).iterdir()) if (hidden / OLD).is_dir() else []
+
+
+def _told_aside(destination: Path) -> str:
+    """Where such files lie; the end of a message."""
+    places = [hidden / OLD for hidden in _abandoned(destination) if _taken_out(hidden)]
+    if not places:
+        return ""
+    named = ", ".join(map(str, places))
+    return f"; what a run that was killed took out of an earlier result lies in {named}"
+
+
+def _any_there(place: Path, names: Sequence[str]) -> bool:
+    return any(os.path.lexists(place / name) for name in names)
+
+
+def _install(new: Path, destination: Path, names: Sequence[str], overwrite: bool) -> None:
+    """Move the new files in, one process at a time: else two results would end up mixed."""
     if not destination.exists():
         destination.parent.mkdir(parents=True, exist_ok=True)
         os.rename(new, destination)
         return
+    with held_alone(destination, "writes"):
+        _check_free(destination, names, overwrite)  # another process may have been faster
+        _exchange(new, destination, names)
+        if overwrite:
+            for hidden in _abandoned(destination):
+                shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _exchange(new: Path, destination: Path, names: Sequence[str]) -> None:
+    """Put the new files in the place of the old ones; put those back where that fails."""
+    aside = _hidden_folder(destination)
+    old = aside / OLD
     old.mkdir()
     placed: list[str] = []
     try:
@@ -135,14 +188,17 @@ def _install(new: Path, destination: Path, names: Sequence[str], old: Path) -> N
             if os.path.lexists(destination / name):
                 os.replace(destination / name, old / name)
         for path in sorted(new.iterdir()):
+            placed.append(path.name)  # first: a signal may come while the file is moved
             os.replace(path, destination / path.name)
-            placed.append(path.name)
     except BaseException:  # of an interrupted exchange, too, the old files are not lost
         for name in placed:
-            (destination / name).unlink()
+            if not os.path.lexists(new / name):
+                (destination / name).unlink()
         for path in old.iterdir():
             os.replace(path, destination / path.name)
+        shutil.rmtree(aside, ignore_errors=True)
         raise
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _unwritable(destination: Path, error: OSError) -> OutputError:
