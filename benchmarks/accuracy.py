@@ -6,7 +6,7 @@ intervals resample whole studies: the slices of one patient are alike.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from record import Record, Series
@@ -15,12 +15,16 @@ from samihs_training.data.clicks import Mask
 from samihs_training.evaluation.metrics import Estimate, estimate, mask_metrics
 
 if TYPE_CHECKING:  # a report is made without them
+    from samihs_training.data.clicks import Point
     from samihs_training.data.studies import StudySlice
     from samihs_training.data.targets import Target
+    from samihs_training.evaluation.predictors import Predictor
 
 MEASURES = {"Dice": "", "HD95": "mm", "volume error": "mL"}
 """Quantity -> unit. The volume error is that of the slice: predicted minus true area times what
 the slice stands for along the normal."""
+BENCHMARKS = ("mask-grid", "methods", "patients", "precisions", "propagation", "robustness")
+"""Whose samples are clicks, slices or lesions; ``methods-adaptation`` is one of ``methods``."""
 ACCEPTED = "accepted"
 """Measure of benchmarks that heed the score: 1 where it reaches its threshold, 0 where not."""
 ALL = "all"
@@ -80,10 +84,35 @@ class Tally:
             self._taken.setdefault((subject, f"{measure}, {kind}", unit), []).append(value)
 
 
+def judge(
+    study_slice: StudySlice,
+    predictors: Mapping[str, Predictor],
+    tally: Tally,
+    others: Callable[[Point], Mapping[str, Mask]] | None = None,
+) -> None:
+    """Ask all of them for every lesion of the slice; ``others``: masks at a click, by subject."""
+    from samihs_training.data.studies import is_bleed
+
+    targets = [each for each in study_slice.clicks if is_bleed(each)]
+    clicks = [each.click for each in targets]
+    answers = {name: each.answer(study_slice.hu, clicks) for name, each in predictors.items()}
+    for number, target in enumerate(targets):
+        masks = {name: each[number][0] for name, each in answers.items()}
+        tally.add(study_slice, target, {**masks, **(others(target.click) if others else {})})
+
+
+def is_accuracy(record: Record) -> bool:
+    """Whether its samples are accuracies."""
+    return record.benchmark.startswith(BENCHMARKS)
+
+
 def mean_of(record: Record, subject: str, measure: str, kind: str) -> Estimate | None:
-    """The mean over clicks with its 95 % interval over studies; None where it was not measured."""
-    series, studies = _series(record, subject, measure, kind), _studies(record, kind)
-    return None if series is None else estimate(series, studies)
+    """The mean over clicks with its 95 % interval over studies; None where it was not measured.
+
+    No interval where the record does not say whose the clicks are.
+    """
+    series = _series(record, subject, measure, kind)
+    return None if series is None else estimate(series, _studies(record, kind, len(series)))
 
 
 def difference(
@@ -97,7 +126,7 @@ def difference(
     if own is None or other is None:
         return None
     differences = [mine - theirs for mine, theirs in zip(own, other, strict=True)]
-    return estimate(differences, _studies(record, kind))
+    return estimate(differences, _studies(record, kind, len(differences)))
 
 
 def _series(record: Record, subject: str, measure: str, kind: str) -> tuple[float, ...] | None:
@@ -105,8 +134,7 @@ def _series(record: Record, subject: str, measure: str, kind: str) -> tuple[floa
     return None if found is None else found.samples
 
 
-def _studies(record: Record, kind: str) -> list[int]:
+def _studies(record: Record, kind: str, count: int) -> list[int]:
+    """Whose each of ``count`` clicks is; all of one study where the record does not say."""
     found = record.find(CLICKS, f"study, {kind}")
-    if found is None:
-        raise ValueError(f"{record.benchmark}: no series says whose clicks {kind!r} are")
-    return [int(each) for each in found.samples]
+    return [0] * count if found is None else [int(each) for each in found.samples]

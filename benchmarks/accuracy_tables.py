@@ -21,7 +21,7 @@ def accuracies(record: Record) -> list[str]:
     lines = [f"Means over {per}s, with 95 % intervals over {over}.", ""]
     subjects = list(dict.fromkeys(s.subject for s in record.series if s.subject != CLICKS))
     for measure, unit in _measured(record).items():
-        kinds = [q.split(", ")[1] for q in record.quantities() if q.startswith(f"{measure}, ")]
+        kinds = [q.partition(", ")[2] for q in record.quantities() if q.startswith(f"{measure}, ")]
         head = f"{measure}, {unit}".rstrip(", ")
         rows = [
             (name, *(_interval(mean_of(record, name, measure, kind)) for kind in kinds))

@@ -108,7 +108,8 @@ def measure(batch: int = 6, rounds: int = 3) -> Record:
     torch.set_flush_denormal(True)
     taken = interleaved({name: stepping(way, batch) for name, way in ways().items()}, rounds)
     series = tuple(Series(name, "base step", "s", seconds) for name, seconds in taken.items())
-    return Record("base-step", series, {"batch": batch, "threads": torch.get_num_threads()})
+    settings = {"batch": batch, "threads": torch.get_num_threads(), "reference": OURS}
+    return Record("base-step", series, settings)
 
 
 def main() -> None:

@@ -31,18 +31,21 @@ COMMANDS = {
 }
 EXTRAS = ("", "cpu", "train", "export", "dev", "gpu", "tensorrt", "pycuda")
 """All of ``pyproject.toml``: none needs a GPU to be installed."""
+FLOOR = "python"
+"""What start-up is held against: a Python that does nothing."""
 
 
 def measure(runs: int = 5, install: bool = False, budget: Budget = UNLIMITED) -> Record:
     """Start-up of each command, and with ``install`` size and time of each extra."""
     works = {name: [sys.executable, "-m", module, "--help"] for name, module in COMMANDS.items()}
-    works["python"] = [sys.executable, "-c", "pass"]
+    works[FLOOR] = [sys.executable, "-c", "pass"]
     series = []
     for name, pairs in processes(works, runs, budget).items():
         series.append(Series(name, "start-up", "s", tuple(wall for wall, _ in pairs)))
         series.append(Series(name, "start-up, peak memory", "MB", tuple(mb for _, mb in pairs)))
     imports = {name: imported(works[name]) for name in COMMANDS}
     settings = {"runs": runs, "imports_ms": imports, "shortened": budget.shortened}
+    settings |= {"reference": FLOOR}
     refused: dict[str, str] = {}
     if install:
         series += _installed(refused)

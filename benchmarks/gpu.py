@@ -8,10 +8,11 @@ ONNX Runtime refuses them, and without as ``cuda-plain``) and segment-anything i
 autocast fp16 and bf16, torch.compile bf16). Columns: cold start, encode at batch 1, 4 and 8, click
 end to end for 1, 2 and 8 prompts, 32 slices from a DICOM folder to all embeddings, device memory
 (what the card holds more than before the process used it, CUDA's context and an allocator's spare
-blocks included), and parity with eager fp32; in the report, encoding also beside the least that the
-card's measured bf16 matrix rate and memory bandwidth allow. Each row has a process of its own, one
-after the other. A row that cannot run says why; one that the time does not reach says that. Written
-to ``benchmarks/results/backends-<model>-<gpu>-gpu-<date>.json``.
+blocks included), and parity with eager fp32; in the report, encoding in 16 bits also beside the
+least that the card's measured bf16 matrix rate and memory bandwidth allow. Each row has a process
+of its own, one after the other. A row that cannot run says why; one that the time does not reach,
+or that is stopped when the time ends, says that. Written to
+``benchmarks/results/backends-<model>-<gpu>-gpu-<date>.json``.
 
 ``--device cpu --model tiny --brief`` runs the same code without a GPU: that is its test, and its
 figures mean nothing. ``--brief`` writes to a temporary folder unless ``--out`` names one.
@@ -180,7 +181,8 @@ def _record(
             "weights": "given" if options.adapters else "random, seed 0",
             "slice_size": options.slice_size,
             "order": "rows one after the other, each in a process of its own",
-            "work": _work(rows[REFERENCE], options.slice_size),
+            "reference": subject_of(REFERENCE),
+            "work": _work(rows, options.slice_size),
             "runs_on": {name: figures["runs_on"] for name, figures in measured.items()},
             "parity": {name: each["parity"] for name, each in measured.items() if "parity" in each},
             "engines_refused": refused,
@@ -226,18 +228,24 @@ def _series(row: str, figures: Figures) -> Iterator[Series]:
             yield Series(MACHINE, quantity, unit, tuple(figures[key]))
 
 
-def _work(reference: Figures, size: int) -> dict[str, dict[str, Any]]:
-    """What an encode must compute and move at least: each row is held against the bf16 rate.
+def _work(rows: dict[str, Figures], size: int) -> dict[str, dict[str, Any]]:
+    """What an encode must compute and move at least, of each row that computes in 16 bits.
 
-    Bytes: the weights in 16 bits once, and the slices in fp32.
+    fp16 and bf16 have one rate on these cards; that of fp32 is not measured. Bytes: the weights in
+    16 bits once, and the slices in fp32.
     """
+    reference = rows[REFERENCE]
     if "encode_flop" not in reference:
         return {}
+    halves = [subject_of(row) for row in rows if row.split()[1] in ("fp16", "bf16")]
     return {
         f"encode, batch {batch}": {
-            "flop": batch * reference["encode_flop"],
-            "bytes": 2 * reference["encoder_weights"] + 4 * batch * size * size,
-            "type": "bf16",
+            subject: {
+                "flop": batch * reference["encode_flop"],
+                "bytes": 2 * reference["encoder_weights"] + 4 * batch * size * size,
+                "type": "bf16",
+            }
+            for subject in halves
         }
         for batch in ENCODE_BATCHES
     }
@@ -293,7 +301,7 @@ def _options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--adapters", type=Path, help="trained adapters, with --base")
     parser.add_argument("--base", type=Path, help="what they were trained on")
     parser.add_argument("--slice-size", type=int, default=512)
-    parser.add_argument("--minutes", type=float, default=6.0, help="rows begin until then")
+    parser.add_argument("--minutes", type=float, default=6.0, help="then what runs is stopped")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     brief = "a few runs each, for tests: into a temporary folder unless --out names one"
     parser.add_argument("--brief", action="store_true", help=brief)

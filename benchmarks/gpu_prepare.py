@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from gpu_work import WINDOW, Work
-from trial_bundle import manifest_of
+from trial_bundle import TINY, manifest_of
 
 from samihs_export.families import write_graphs
 from samihs_export.float_types import Precision
@@ -22,24 +22,11 @@ from samihs_runtime.errors import SamihsError
 from samihs_training.checkpoint import load_adapters
 from samihs_training.data.phantom import BleedType, PhantomOptions, generate_study, write_dicom
 from samihs_training.network.model import SamihsModel
-from samihs_training.network.sam import SamConfig, build_sam, preset
+from samihs_training.network.sam import build_sam, preset
 
-TINY = SamConfig(
-    "tiny",
-    width=48,
-    depth=2,
-    heads=3,
-    global_blocks=(1,),
-    image_size=128,
-    window=5,
-    prompt_width=32,
-    decoder_depth=1,
-    decoder_heads=4,
-    decoder_mlp=64,
-    score_hidden=32,
-)
-"""For the benchmark's own test."""
 SLICES = 32
+TRIAL_SIZE = 128
+"""Frame of the model by which the benchmark is tested, pixels."""
 
 
 def prepare(
@@ -62,7 +49,7 @@ def prepare(
     """
     config = model.config
     settings = {
-        "config": dataclasses.asdict(config),
+        "config": asdict(config),
         "slice_size": slice_size,
         "device": device,
         "brief": brief,
@@ -99,7 +86,7 @@ def load_model(name: str, adapters: Path | None, base: Path | None) -> SamihsMod
     if adapters is not None and base is not None:
         return merge(load_adapters(adapters, base).model)[0]
     torch.manual_seed(0)
-    config = TINY if name == "tiny" else preset(name)
+    config = replace(TINY, image_size=TRIAL_SIZE) if name == TINY.name else preset(name)
     return SamihsModel(build_sam(config), config).eval()
 
 

@@ -20,6 +20,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import floors
 import numpy as np
@@ -27,6 +28,7 @@ import peers
 from imports import imported
 from record import Record, Series, command_line
 from stopwatch import UNLIMITED, Budget, interleaved, process, seconds
+from weights import of_bundle
 
 from samihs_runtime.bundle import Bundle
 from samihs_runtime.propagation import deepest_point
@@ -41,7 +43,8 @@ PROMPTS = (1, 2, 8)
 CLICKS = 200
 """Of each number of prompts: a 99th percentile wants hundreds."""
 INFER, FLOOR = "samihs-infer", "python + numpy"
-FIRST_MASK = f"cold, folder of {SLICES}, first mask"
+WHOLE = f"cold, folder of {SLICES}"
+ONE_SLICE = f"{WHOLE}, --no-propagation"
 OUTSIDE = ", outside reading and encoding"
 
 
@@ -77,13 +80,13 @@ def measure(
         given = _given(Path(scratch) / "study", bundle, backend)
         series, out = floors.rates(min(runs, 5)), Path(scratch) / "out"
         cold, stages = _cold(given, out, runs, budget.part(0.7))
-        imports = {FIRST_MASK: imported(_commands(given, out)[FIRST_MASK][1])}
-        warm, work = _warm(given, runs, clicks, budget)
+        imports = {ONE_SLICE: imported(_commands(given, out)[ONE_SLICE][1])}
+        warm, work, weights = _warm(given, runs, clicks, budget)
     settings = {
         "slices": SLICES, "backend": backend, "runs": runs, "work": work, "stages_s": stages,
         "imports_ms": imports, "shortened": budget.shortened,
     }  # fmt: skip
-    return Record(_name(bundle), (*series, *cold, *warm), settings)
+    return Record(_name(bundle), (*series, *cold, *warm), settings, weights=weights)
 
 
 def _name(bundle: Path | None) -> str:
@@ -146,8 +149,8 @@ def _commands(given: Given, out: Path) -> dict[str, tuple[str, list[str]]]:
     whole = [*infer, str(given.folder), "--point", f"{x:g},{y:g},{given.index}", *common]
     return {
         "cold, one slice": (ours, [*infer, str(one), "--point", f"{x:g},{y:g}", *common]),
-        f"cold, folder of {SLICES}, whole lesion": (ours, whole),
-        FIRST_MASK: (ours, [*whole, "--no-propagation"]),
+        WHOLE: (ours, whole),
+        ONE_SLICE: (ours, [*whole, "--no-propagation"]),
         "cold, --help": (ours, [*infer, "--help"]),
         "cold": (FLOOR, [sys.executable, "-c", "import numpy"]),
     }
@@ -155,10 +158,10 @@ def _commands(given: Given, out: Path) -> dict[str, tuple[str, list[str]]]:
 
 def _warm(
     given: Given, runs: int, clicks: int, budget: Budget
-) -> tuple[list[Series], dict[str, dict[str, float]]]:
+) -> tuple[list[Series], dict[str, Any], dict[str, str]]:
     """Within one process: load, encode, click, first mask of a folder, all its embeddings.
 
-    With them the work that an encode and a click are.
+    With them the work that an encode and a click are, and whose weights they were.
     """
     taken = interleaved({"load the model": partial(_load, given)}, runs, budget=budget.part(0.2))
     with Segmenter.from_bundle(given.bundle, given.backend) as segmenter:
@@ -178,8 +181,9 @@ def _warm(
     }
     series = [Series(subject, quantity, "s", samples) for quantity, samples in taken.items()]
     measured = {"encode": "encode, batch 1", "click": "click, 1 prompt"}
-    work = {measured[part]: each for part, each in floors.work_of_bundle(bundle).items()}
-    return series, work
+    counted = floors.work_of_bundle(bundle).items()
+    work = {measured[part]: {subject: each} for part, each in counted}
+    return series, work, of_bundle(bundle)
 
 
 def _load(given: Given) -> None:

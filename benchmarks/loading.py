@@ -37,7 +37,8 @@ def measure(slices: int = 300, runs: int = 3, coding: str = "jpeg-lossless") -> 
         works = {OURS: lambda: read_study(files[0].parent), FLOOR: lambda: _decode(files)}
         taken = interleaved(works, runs)
     series = tuple(Series(subject, what, "s", samples) for subject, samples in taken.items())
-    return Record(f"loading-{coding}", series, {"slices": slices, "runs": runs, "coding": coding})
+    settings = {"slices": slices, "runs": runs, "coding": coding, "reference": FLOOR}
+    return Record(f"loading-{coding}", series, settings)
 
 
 def _series(folder: Path, count: int, coding: str) -> list[Path]:

@@ -10,6 +10,7 @@ itself. Logits that follow the share of a cell that is covered do better (docs/m
 from __future__ import annotations
 
 import torch
+from accuracy import ALL, CLICKS
 from record import Record, Series, command_line
 from torch import Tensor
 
@@ -21,21 +22,24 @@ SIDES = (128, 192, 256)
 
 
 def measure(studies: int = 30) -> Record:
-    """Dice of every lesion at every mask size; ``subject`` is the type of bleed."""
+    """Dice of every lesion at every mask size, which is the subject."""
     torch.set_num_threads(1)  # the studies are made beside it
     taken: dict[tuple[str, str, str], list[float]] = {}
     for each in study_slices(StudySpec(studies), workers=2):
         for target in filter(is_bleed, each.clicks):
             truth = torch.from_numpy(target.mask[None, None])
-            kind = target.kind.name.lower()
-            area = float(target.mask.sum()) * each.spacing_mm**2
-            taken.setdefault((kind, "area of a lesion on a slice", "mm2"), []).append(area)
+            figures = {
+                (CLICKS, "study", ""): float(each.study),
+                (CLICKS, "area", "mm2"): float(target.mask.sum()) * each.spacing_mm**2,
+            }
             for side in SIDES:
-                dice = _dice(mask_at_slice_size(_drawn(truth, side), truth.shape[-1]), truth)
-                for subject in (kind, "all"):
-                    taken.setdefault((subject, f"Dice, {side} cells", ""), []).append(dice)
+                drawn = mask_at_slice_size(_drawn(truth, side), truth.shape[-1])
+                figures[f"{side} x {side} cells", "Dice", ""] = _dice(drawn, truth)
+            for (subject, measure, unit), value in figures.items():
+                for kind in (target.kind.name.lower(), ALL):
+                    taken.setdefault((subject, f"{measure}, {kind}", unit), []).append(value)
     series = [Series(name, what, unit, tuple(v)) for (name, what, unit), v in taken.items()]
-    return Record("mask-grid", tuple(series), {"studies": studies})
+    return Record("mask-grid", tuple(series), {"studies": studies, "per": "lesion"})
 
 
 def _drawn(truth: Tensor, side: int) -> Tensor:

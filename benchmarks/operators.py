@@ -29,6 +29,7 @@ from record import Record, Series, command_line
 from stopwatch import seconds
 from tables import EAGER
 from traces import Profile
+from weights import of_shipped
 
 from samihs_runtime.backends.onnx_runtime import CpuBackend, SessionMaker, import_onnxruntime
 from samihs_runtime.bundle import Bundle, shipped_bundle
@@ -156,7 +157,8 @@ def measure(model: str = "vit_b", rounds: int = 5) -> Record:
         replace(each[0], samples=tuple(one.samples[0] for one in each))
         for each in zip(*rates, strict=True)
     ]
-    return Record(f"operators-{model}", (*series, *machine), settings)
+    weights = of_shipped() if model == SHIPPED else {}
+    return Record(f"operators-{model}", (*series, *machine), settings, weights=weights)
 
 
 def main() -> None:

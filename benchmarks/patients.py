@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from accuracy import ALL, Tally
-from methods import CLASSICAL
+from classical import CLASSICAL
 from record import Record, command_line
 
 from samihs_runtime.errors import DataError, SamihsError
@@ -90,7 +90,8 @@ def main() -> None:
         "data": options.name, "cases": len(cases), "click": options.click,
         "per": "slice", "over": "cases",
     }  # fmt: skip
-    record = Record(f"patients{suffix}", tally.series(), settings)
+    weights = predictor.weights
+    record = Record(f"patients{suffix}", tally.series(), settings, weights=weights)
     print(f"written  {record.write(options.results)}")
 
 

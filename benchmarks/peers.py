@@ -14,6 +14,8 @@ in the result.
 Each lives in a process of its own (``peers_worker.py``), which waits for the others' turns to end:
 A B C A B C. A click goes from its coordinates to a mask at the slice's size. Weights are random:
 what a model costs does not depend on them. All are given the same pictures (``peers_inputs.py``).
+What a subject needs other files for is made before it starts: this project's graphs, the ONNX
+decoder, the weights under the transformers library's names.
 Before anything is timed, the logits of one click are held against SamPredictor's, where it is among
 the subjects: whoever computes the same in float32 (``EQUAL``, this project's graphs among them) and
 answers otherwise is not measured. The cold start is a process's first encode and click with all it
@@ -28,7 +30,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -36,45 +38,56 @@ from typing import Any
 
 import floors
 import numpy as np
+import peers_predictor
+import peers_transformers
 from peers_copies import COPIES
 from peers_inputs import FRAMES, SIZE, write_random
 from record import Record, Series, command_line
 from stopwatch import UNLIMITED, Budget, seconds
 from tables import EAGER
-from trial_bundle import manifest_of
+from trial_bundle import TINY, manifest_of
 
 from samihs_export.families import write_graphs
 from samihs_export.float_types import Precision
-from samihs_runtime.bundle import WindowRule, write_bundle
+from samihs_runtime.bundle import Bundle, WindowRule, write_bundle
 from samihs_training.network.model import SamihsModel
 from samihs_training.network.sam import SamConfig, preset
 
 WINDOW = WindowRule("fixed", -20.0, 100.0)
 OURS = ("samihs fp32", "samihs int8")
+AUTOCAST, COMPILED = "SamPredictor bf16 autocast", "SamPredictor compiled"
+DECODER, TRANSFORMERS = "segment-anything ONNX decoder", "transformers SamModel"
 RIVALS = (
-    "SamPredictor eager fp32",
-    "SamPredictor bf16 autocast",
-    "SamPredictor compiled",
-    "segment-anything ONNX decoder",
-    "transformers SamModel",
+    EAGER,
+    AUTOCAST,
+    COMPILED,
+    DECODER,
+    TRANSFORMERS,
     "segment-anything-fast",
     "MobileSAM",
 )
-EQUAL = (OURS[0], "SamPredictor compiled", "transformers SamModel")
+EQUAL = (OURS[0], COMPILED, TRANSFORMERS)
 """The same weights, pictures and type as SamPredictor's: the logits must be the same."""
-OTHERWISE = ("segment-anything ONNX decoder", "MobileSAM")
+OTHERWISE = (DECODER, "MobileSAM")
 """Not to be compared: one answers a single click with the best of three masks, whatever is asked
 (``SamOnnxModel.select_masks``); the other has weights of its own."""
+SAME_ENCODE = {
+    EAGER: "fp32",
+    AUTOCAST: "bf16",
+    COMPILED: "fp32",
+    DECODER: "fp32",
+    TRANSFORMERS: "fp32",
+    "segment-anything-fast": "bf16",
+}
+"""Whose encode is segment-anything's own arithmetic -> the type of its products."""
+SAME_CLICK = (EAGER, AUTOCAST, COMPILED)
+"""Whose click is segment-anything's own in float32: ``SamPredictor.predict``, never under autocast.
+This project's have a count of their own graphs; of all others nobody counted: no floor."""
 MOST_DIFFERENT = 1e-3
 """Of the logits, relative to the largest: float32 in another order of summation (gates.py)."""
 CLICKS = {1: 20, 2: 10, 8: 5}
 """Prompts -> how often they are asked in a round."""
-TINY = SamConfig(
-    "tiny", width=48, depth=2, heads=3, global_blocks=(1,), image_size=512, window=5,
-    prompt_width=32, decoder_depth=2, decoder_heads=4, decoder_mlp=64, score_hidden=32,
-)  # fmt: skip
-"""For a try of the machinery: ViT-B takes minutes to export."""
-USUAL = (*OURS, RIVALS[0], RIVALS[1], RIVALS[3])
+USUAL = (*OURS, EAGER, AUTOCAST, DECODER)
 """What `make bench` has the time for: compiling alone takes a minute."""
 
 
@@ -134,7 +147,8 @@ def measure(
     refused: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="samihs-peers-") as scratch:
         folder = Path(scratch)
-        prepare(folder, config, [each for each in OURS if each in subjects])
+        bundles = prepare(folder, config, [each for each in OURS if each in subjects])
+        prepare_rivals(folder, subjects)
         with _started(folder, subjects, refused) as (workers, cold):
             agreed = _agreed(folder, workers, refused)
             series = [Series(name, "cold start", "s", (cold[name],)) for name in workers]
@@ -143,13 +157,14 @@ def measure(
             series += _asked(workers, refused, {"memory": ("peak memory", "MB")})
             larger = {f"batch {n}": (f"encode, batch {n}", "s") for n in batches}
             series += _asked(workers, refused, larger)  # after the peak: they have one of their own
+        work = _work(config, bundles)
     series += floors.rates(min(rounds, 5))
     name = f"peers-{model}" + (f"-{image_size}" if image_size else "")
-    return Record(name, tuple(series), _settings(config, rounds, budget), refused)
+    settings = {**_settings(config, rounds, budget), "work": work}
+    return Record(name, tuple(series), settings, refused)
 
 
 def _settings(config: SamConfig, rounds: int, budget: Budget) -> dict[str, Any]:
-    work = floors.work_of(config, SIZE)
     return {
         "model": config.name,
         "image_size": config.image_size,
@@ -157,13 +172,26 @@ def _settings(config: SamConfig, rounds: int, budget: Budget) -> dict[str, Any]:
         "rounds": rounds,
         "threads": len(os.sched_getaffinity(0)),
         "weights": "random, seed 0",
-        "work": {"encode": work["encode"], "click, 1 prompt": work["click"]},
+        "reference": EAGER,
         "shortened": budget.shortened,
     }
 
 
+def _work(config: SamConfig, bundles: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+    """Quantity -> subject -> what it must do at least, in which type."""
+    theirs = floors.work_of(config, SIZE)
+    encode = {name: {**theirs["encode"], "type": kind} for name, kind in SAME_ENCODE.items()}
+    click = dict.fromkeys(SAME_CLICK, theirs["click"])
+    for name, bundle in bundles.items():
+        own = floors.work_of_bundle(Bundle.open(bundle))
+        click[name] = own["click"]
+        if "encode" in own:
+            encode[name] = own["encode"]
+    return {"encode": encode, "click, 1 prompt": click}
+
+
 def config_named(model: str) -> SamConfig:
-    """A preset, or :data:`TINY`."""
+    """A preset, or :data:`trial_bundle.TINY`."""
     return TINY if model == TINY.name else preset(model)
 
 
@@ -180,6 +208,15 @@ def prepare(folder: Path, config: SamConfig, ours: Sequence[str] = OURS) -> dict
         bundles[name] = folder / f"bundle-{entry.precision}"
         write_bundle(files, manifest, bundles[name])
     return bundles
+
+
+def prepare_rivals(folder: Path, subjects: Sequence[str]) -> None:
+    """What some rivals need beside the state dict; a start of theirs reads it, as ours reads a
+    bundle."""
+    if DECODER in subjects:
+        peers_predictor.write_decoder(folder)
+    if TRANSFORMERS in subjects:
+        peers_transformers.write_weights(folder)
 
 
 @contextmanager

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from peers_inputs import SIZE, picture_of, points_of, sam_of
 
+DECODER = "their-decoder.onnx"
+
 
 class Predictor:
     """A ``SamPredictor``, as segment-anything's README has one use it."""
@@ -50,33 +52,39 @@ def eager(folder: Path, manner: str) -> Predictor:
     return Predictor(own, autocast=manner == "bf16 autocast")
 
 
+def write_decoder(folder: Path) -> None:
+    """segment-anything's own ONNX export of the decoder, which :class:`OnnxDecoder` runs."""
+    import torch
+
+    model = segment_anything("utils.onnx").SamOnnxModel(sam_of(folder), return_single_mask=True)
+    encoder = model.model.prompt_encoder
+    dim, grid, low = encoder.embed_dim, encoder.image_embedding_size, encoder.mask_input_size
+    inputs = {
+        "image_embeddings": torch.randn(1, dim, *grid),
+        "point_coords": torch.zeros(1, 2, 2),
+        "point_labels": torch.ones(1, 2),
+        "mask_input": torch.randn(1, 1, *low),
+        "has_mask_input": torch.zeros(1),
+        "orig_im_size": torch.tensor([SIZE, SIZE], dtype=torch.float),
+    }
+    torch.onnx.export(
+        model, tuple(inputs.values()), str(folder / DECODER), input_names=list(inputs),
+        output_names=["masks", "iou_predictions", "low_res_masks"], opset_version=17, dynamo=False,
+        dynamic_axes={"point_coords": {1: "points"}, "point_labels": {1: "points"}},
+    )  # fmt: skip
+
+
 class OnnxDecoder:
     """segment-anything's eager encoder, and its own ONNX export of the decoder."""
 
     def __init__(self, folder: Path) -> None:
+        """``folder`` holds what :func:`write_decoder` wrote."""
         import onnxruntime
-        import torch
 
         self.eager = eager(folder, "eager fp32")
-        model = segment_anything("utils.onnx").SamOnnxModel(sam_of(folder), return_single_mask=True)
-        encoder = model.model.prompt_encoder
-        dim, grid, low = encoder.embed_dim, encoder.image_embedding_size, encoder.mask_input_size
-        inputs = {
-            "image_embeddings": torch.randn(1, dim, *grid),
-            "point_coords": torch.zeros(1, 2, 2),
-            "point_labels": torch.ones(1, 2),
-            "mask_input": torch.randn(1, 1, *low),
-            "has_mask_input": torch.zeros(1),
-            "orig_im_size": torch.tensor([SIZE, SIZE], dtype=torch.float),
-        }
-        path = folder / "their-decoder.onnx"
-        torch.onnx.export(
-            model, tuple(inputs.values()), str(path), input_names=list(inputs), dynamo=False,
-            output_names=["masks", "iou_predictions", "low_res_masks"], opset_version=17,
-            dynamic_axes={"point_coords": {1: "points"}, "point_labels": {1: "points"}},
-        )  # fmt: skip
-        self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        self.low = low
+        path = str(folder / DECODER)
+        self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        self.low = self.eager.predictor.model.prompt_encoder.mask_input_size
 
     def encode(self, turn: int) -> None:
         self.eager.encode(turn)

@@ -43,6 +43,7 @@ NAMES = (
 HEADS = ("iou_prediction_head.", "output_hypernetworks_mlps.")
 """Perceptrons of three layers, whose first and last have names of their own there."""
 LAYERS = ((".layers.0.", ".proj_in."), (".layers.1.", ".layers.0."), (".layers.2.", ".proj_out."))
+WEIGHTS = "transformers.pt"
 SHARED = "prompt_encoder.shared_embedding.positional_embedding"
 
 
@@ -96,10 +97,18 @@ def options_of(config: SamConfig) -> dict[str, dict[str, Any]]:
     }
 
 
+def write_weights(folder: Path) -> None:
+    """The weights under the library's names, as a file that it is given."""
+    import torch
+
+    torch.save(renamed(sam_of(folder).state_dict()), folder / WEIGHTS)
+
+
 class Transformers:
     """``SamModel`` in float32, with its own image processor."""
 
     def __init__(self, folder: Path) -> None:
+        """``folder`` holds what :func:`write_weights` wrote."""
         import torch
 
         try:
@@ -112,7 +121,7 @@ class Transformers:
         self.torch, self.config = torch, config_of(folder)
         configured = transformers.SamConfig(**options_of(self.config))
         self.model = transformers.SamModel(configured).eval()
-        self.model.load_state_dict(renamed(sam_of(folder).state_dict()))
+        self.model.load_state_dict(torch.load(folder / WEIGHTS, weights_only=True))
         side = self.config.image_size
         # Without torchvision: from 5.0 on the plain name needs it.
         kind = getattr(transformers, "SamImageProcessorPil", None) or transformers.SamImageProcessor

@@ -1,12 +1,16 @@
-"""Pictures of a record: bars of quantities that several subjects have, lines of a scaling."""
+"""Pictures of a record: bars of quantities that several subjects have, lines of a scaling.
+
+Of times and memory medians with their quartiles, of accuracies means with 95 % intervals.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
+from accuracy import CLICKS, is_accuracy, mean_of
 from record import Record, Series
 from scaling_tables import MEMORY, exponent
 from tables import SCALE, unit_of
@@ -15,7 +19,8 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 SHOWN: dict[str, tuple[str, ...]] = {
-    "robustness": ("Dice, all",),  # accepted or not: its median says nothing
+    "robustness": ("Dice, all", "accepted, all"),
+    "mask-grid": ("Dice, all",),
     "latency": (),
     "operators": (),
     "peers": ("encode", "click, 1 prompt", "peak memory", "cold start"),
@@ -26,6 +31,16 @@ SHOWN: dict[str, tuple[str, ...]] = {
 """Benchmark (up to a hyphen) -> what its picture shows; the first four of any other."""
 MOST = 4
 INCHES_PER_BAR, INCHES_OF_FRAME = 0.26, 0.9
+
+
+@dataclass(frozen=True)
+class Bar:
+    """What is drawn of one subject; the ends NaN where nothing is known of them."""
+
+    name: str
+    middle: float
+    low: float
+    high: float
 
 
 def picture(name: str, record: Record, out: Path) -> Path | None:
@@ -42,40 +57,59 @@ def picture(name: str, record: Record, out: Path) -> Path | None:
 
 def _bars(record: Record) -> plt.Figure | None:
     """One frame below the other: subjects' names are long."""
-    wanted = SHOWN.get(record.benchmark.partition("-")[0], tuple(record.quantities()))
-    frames = {each: record.beside(each) for each in wanted}
-    frames = {quantity: chosen for quantity, chosen in frames.items() if len(chosen) > 1}
+    names = (record.benchmark, record.benchmark.partition("-")[0])
+    wanted = next((SHOWN[each] for each in names if each in SHOWN), tuple(record.quantities()))
+    frames = {each: _bars_of(record, each) for each in wanted}
+    frames = {quantity: bars for quantity, bars in frames.items() if len(bars) > 1}
     frames = dict(list(frames.items())[:MOST])
     if not frames:
         return None
-    heights = [INCHES_OF_FRAME + INCHES_PER_BAR * len(chosen) for chosen in frames.values()]
+    heights = [INCHES_OF_FRAME + INCHES_PER_BAR * len(bars) for bars in frames.values()]
     figure, axes = plt.subplots(
         len(frames), 1, figsize=(8, sum(heights)), layout="constrained", squeeze=False,
         height_ratios=heights,
     )  # fmt: skip
-    for axis, (quantity, chosen) in zip(axes[:, 0], frames.items(), strict=True):
-        _frame(axis, quantity, chosen)
+    what = "mean and 95 % interval" if is_accuracy(record) else "median and quartiles"
+    for axis, (quantity, bars) in zip(axes[:, 0], frames.items(), strict=True):
+        unit = unit_of(record.beside(quantity)[0])
+        _frame(axis, f"{f'{quantity}, {unit}'.rstrip(', ')}: {what}", bars)
     return figure
 
 
-def _frame(axis: plt.Axes, quantity: str, chosen: list[Series]) -> None:
-    """Medians with their quartiles, and the figure beside each bar."""
-    factor = SCALE[chosen[0].unit]
-    defined = [_defined(each) for each in chosen]
-    middle = [factor * each.median for each in defined]
-    spread = [
-        [abs(factor * q - m) for q in each.quartiles]
-        for each, m in zip(defined, middle, strict=True)
+def _bars_of(record: Record, quantity: str) -> list[Bar]:
+    """One of each subject."""
+    if not is_accuracy(record):
+        return [_median(each) for each in record.beside(quantity)]
+    measure, _, kind = quantity.partition(", ")
+    subjects = [each.subject for each in record.beside(quantity) if each.subject != CLICKS]
+    means = {name: mean_of(record, name, measure, kind) for name in subjects}
+    return [
+        Bar(name, each.mean, each.low, each.high)
+        for name, each in means.items()
+        if each is not None and each.count
     ]
-    names = [each.subject for each in chosen]
-    bars = axis.barh(
-        names, middle, xerr=np.transpose(spread), color="#7ba3cc", error_kw={"linewidth": 0.8}
-    )
-    axis.bar_label(bars, [_short(each) for each in middle], fontsize=7, padding=3)
+
+
+def _median(series: Series) -> Bar:
+    """With its quartiles, as printed."""
+    factor = SCALE[series.unit]
+    low, high = series.quartiles
+    return Bar(series.subject, factor * series.median, factor * low, factor * high)
+
+
+def _frame(axis: plt.Axes, title: str, bars: list[Bar]) -> None:
+    """Each with its ends, and the figure beside it."""
+    middle = [each.middle for each in bars]
+    # no interval: nothing is drawn
+    ends = [(each.middle - each.low, each.high - each.middle) for each in bars]
+    drawn = axis.barh(
+        [each.name for each in bars], middle, xerr=np.nan_to_num(np.transpose(ends)),
+        color="#7ba3cc", error_kw={"linewidth": 0.8},
+    )  # fmt: skip
+    axis.bar_label(drawn, [_short(each) for each in middle], fontsize=7, padding=3)
     axis.margins(x=0.12)
     axis.invert_yaxis()
-    title = f"{quantity}, {unit_of(chosen[0])}".rstrip(", ")
-    axis.set_title(f"{title}: median and quartiles", fontsize=9, loc="left")
+    axis.set_title(title, fontsize=9, loc="left")
     axis.tick_params(labelsize=8)
     axis.spines[["top", "right"]].set_visible(False)
 
@@ -83,11 +117,6 @@ def _frame(axis: plt.Axes, quantity: str, chosen: list[Series]) -> None:
 def _short(value: float) -> str:
     """Three digits, and never an exponent for a large one."""
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def _defined(series: Series) -> Series:
-    """Without samples that have no value: HD95 of an empty mask."""
-    return replace(series, samples=tuple(each for each in series.samples if each == each))
 
 
 def _lines(record: Record) -> plt.Figure:

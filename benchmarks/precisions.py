@@ -30,7 +30,7 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
-from accuracy import Tally
+from accuracy import Tally, judge
 from numpy.typing import NDArray
 from record import Record, command_line
 from torch import Tensor
@@ -52,7 +52,7 @@ from samihs_runtime.segmentation import FOREGROUND, Prompt
 from samihs_training.checkpoint import load_adapters
 from samihs_training.data.clicks import Mask
 from samihs_training.data.phantom import PhantomOptions
-from samihs_training.data.studies import StudySlice, StudySpec, is_bleed, study_slices
+from samihs_training.data.studies import StudySpec, study_slices
 from samihs_training.evaluation.predictors import (
     Clicks,
     Predictor,
@@ -103,20 +103,9 @@ def measure(
         "studies": studies,
         "click": "deepest",
         "preset": merged.config.name,
-        "base_sha256": loaded.base_sha256,
-        "adapter_sha256": loaded.adapter_sha256,
         "calibration_slices": CALIBRATION_SLICES,
     }
-    return Record("precisions", tally.series(), settings, refused)
-
-
-def judge(study_slice: StudySlice, predictors: Mapping[str, Predictor], tally: Tally) -> None:
-    """Ask all of them for every lesion of the slice."""
-    targets = [each for each in study_slice.clicks if is_bleed(each)]
-    clicks = [each.click for each in targets]
-    answers = {name: each.answer(study_slice.hu, clicks) for name, each in predictors.items()}
-    for number, target in enumerate(targets):
-        tally.add(study_slice, target, {name: each[number][0] for name, each in answers.items()})
+    return Record("precisions", tally.series(), settings, refused, weights=torchs_own.weights)
 
 
 def _written(

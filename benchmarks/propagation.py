@@ -1,4 +1,4 @@
-"""One click followed through the lesion, against a click on every slice and 3D region growing.
+"""One click followed through the lesion, against a click on every slice and a 3D blood window.
 
     python benchmarks/propagation.py [--bundle DIR] [--backend cpu] [--seeds 4]
         [--geometry "5 mm"] [--type epidural]
@@ -6,9 +6,9 @@
 Phantoms of all five bleed types at 5, 2.5 and 1 mm and at 5 mm with gantry tilt, one bleed each and
 no distractors beside it. Every method gets the same first click: the deepest point of the truth on
 its largest slice. The click on every slice gets the deepest point of the truth on each slice, which
-only somebody who knows the answer can give; region growing takes what hangs together around the
-click within the HU range of blood. One JSON file in ``benchmarks/results/``; a table on the
-terminal.
+only somebody who knows the answer can give; the 3D blood window takes what hangs together around
+the click within the HU range of blood (``classical.py``). One JSON file in
+``benchmarks/results/``; a table on the terminal.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from accuracy import CLICKS
+from classical import blood_window_3d
 from numpy.typing import NDArray
 from record import Record, Series, command_line
 from rich.console import Console
 from rich.table import Table
-from scipy import ndimage
+from weights import of_bundle
 
 from samihs_runtime.errors import PromptError
 from samihs_runtime.geometry import slice_extents
@@ -47,9 +49,6 @@ GEOMETRIES = {
 THICK, THIN = ("5 mm", "5 mm, tilt 18"), ("2.5 mm", "1 mm")
 FIRST_SEED = 90_000
 """None of training's."""
-BLOOD_HU = (45.0, 95.0)
-"""What region growing accepts: fresh blood, of which adult grey matter (32 to 42) is no part."""
-
 Mask = NDArray[np.bool_]
 
 
@@ -87,24 +86,25 @@ def measure(
             print(f"{geometry:14} {kind:17} seed {seed}: {_line(rows[-len(METHODS) :])}")
         settings = {
             "bundle": f"{segmenter.bundle.manifest.name} {segmenter.bundle.manifest.version}",
-            "bundle_sha256": segmenter.bundle.id,
             "backend": segmenter.backend.description,
+            "per": "phantom",
+            "over": "phantoms",
             "rows": rows,
         }
+        weights = of_bundle(segmenter.bundle)
     thin = "-thin" if set(geometries) <= set(THIN) else ""  # beside the thick ones, not over them
-    return Record(f"propagation{thin}", tuple(_all_series(rows)), settings)
+    return Record(f"propagation{thin}", tuple(_all_series(rows)), settings, weights=weights)
 
 
 def _all_series(rows: list[dict[str, Any]]) -> Iterator[Series]:
-    """Dice by method and geometry, and of all geometries; the rows say the rest."""
-    for method in METHODS:
-        for geometry in (*dict.fromkeys(row["geometry"] for row in rows), "all"):
-            samples = tuple(
-                row["dice"]
-                for row in rows
-                if row["method"] == method and geometry in (row["geometry"], "all")
-            )
-            yield Series(method, f"Dice, {geometry}", "", samples)
+    """Dice by method and geometry, and of all geometries; whose each is; the rows say the rest."""
+    for geometry in (*dict.fromkeys(row["geometry"] for row in rows), "all"):
+        chosen = [row for row in rows if geometry in (row["geometry"], "all")]
+        for method in METHODS:
+            own = [row for row in chosen if row["method"] == method]
+            yield Series(method, f"Dice, {geometry}", "", tuple(row["dice"] for row in own))
+        seeds = tuple(row["seed"] for row in chosen if row["method"] == next(iter(METHODS)))
+        yield Series(CLICKS, f"study, {geometry}", "", seeds)
 
 
 # ---- the phantoms ------------------------------------------------------------------------------
@@ -180,22 +180,17 @@ def a_click_on_every_slice(segmenter: Segmenter, case: Case) -> Mask:
     return mask
 
 
-def region_growing(segmenter: Segmenter, case: Case) -> Mask:
-    """What hangs together in 3D around the click, in blood's HU after a 3 x 3 mean."""
+def blood_window(segmenter: Segmenter, case: Case) -> Mask:
+    """What hangs together in 3D around the click, in blood's HU."""
     del segmenter
-    smooth = ndimage.uniform_filter(case.series.hu.astype(np.float32), size=(1, 3, 3))
-    x, y = case.clicks[case.first]
-    seed = (case.first, round(y), round(x))
-    like = (smooth >= BLOOD_HU[0]) & (smooth <= BLOOD_HU[1])
-    labels, _ = ndimage.label(like)
-    return np.asarray((labels == labels[seed]) & like[seed])
+    return blood_window_3d(case.series.hu, case.first, case.clicks[case.first])
 
 
 METHODS: dict[str, Method] = {
     "one click": one_click,
     "one click, prior": one_click_with_prior,
     "every slice": a_click_on_every_slice,
-    "region growing": region_growing,
+    "3D blood window": blood_window,
 }
 
 

@@ -3,9 +3,10 @@
 One schema for all: ``benchmarks/results/<benchmark>-<cpu or gpu>-<date>.json``. ``report.py`` makes
 the report from these files alone, so nothing is worked out here that it could work out.
 
-Of two records of a benchmark the one with more samples counts: a run that was cut short, or of
-fewer studies or subjects, neither replaces a fuller one of its day nor takes its place in the
-report, which says what it passes over. To have the smaller one reported, remove the fuller file.
+Of records of a benchmark that are of the same weights the one with most samples counts: a run that
+was cut short, or of fewer studies or subjects, neither replaces a fuller one of its day nor takes
+its place in the report, which says what it passes over. To have the smaller one reported, remove
+the fuller file. Of records of different weights the newest counts, whatever its size.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from weights import same
 
 from samihs_runtime.atomic_file import atomic_write
 
@@ -86,6 +89,8 @@ class Record:
     commit: str = field(default_factory=lambda: _commit())
     machine: Mapping[str, Any] = field(default_factory=lambda: machine())
     versions: Mapping[str, str] = field(default_factory=lambda: versions())
+    weights: Mapping[str, str] = field(default_factory=dict)
+    """What answered or was timed (``weights.py``); empty where no trained model was."""
 
     @property
     def size(self) -> int:
@@ -110,13 +115,14 @@ class Record:
     def write(self, folder: Path = RESULTS) -> Path:
         """Write it, whole or not at all; returns the file.
 
-        One of the same day is replaced; beside one with more samples its name ends in its size.
+        One of the same day and weights is replaced; beside one with more samples, or of other
+        weights, its name ends in its size.
         """
         folder.mkdir(parents=True, exist_ok=True)
         kind = "gpu" if self.machine.get("gpus") else "cpu"
         path = folder / f"{self.benchmark}-{kind}-{self.date[:10]}.json"
         there = read_record(path) if path.is_file() else None
-        if there is not None and there.size > self.size:
+        if there is not None and (there.size > self.size or not same(there.weights, self.weights)):
             path = path.with_stem(f"{path.stem}-{self.size}-samples")
         content = {"schema": SCHEMA, **dataclasses.asdict(self)}
         atomic_write(path, json.dumps(content, indent=1) + "\n")
@@ -133,16 +139,24 @@ def read_record(path: Path) -> Record | None:
 
 
 def ranked(paths: Iterable[Path]) -> dict[str, list[Record]]:
-    """Benchmark, on a GPU or not (``latency-cpu``) -> its records: first that with most samples,
-    of several the newest."""
+    """Benchmark, on a GPU or not (``latency-cpu``) -> its records: first those of the newest's
+    weights, and of the same weights first that with most samples, of several the newest."""
     found: dict[str, list[Record]] = {}
     for path in sorted(paths):
         record = read_record(path)
         if record is not None:
             found.setdefault(DATED.sub("", path.stem), []).append(record)
-    for records in found.values():
-        records.sort(key=lambda each: (each.size, each.date), reverse=True)
-    return found
+    return {name: _in_order(records) for name, records in found.items()}
+
+
+def _in_order(records: Sequence[Record]) -> list[Record]:
+    """By the date of the newest of the same weights, then by size, then by its own date."""
+
+    def rank(record: Record) -> tuple[str, int, str]:
+        newest = max(each.date for each in records if same(each.weights, record.weights))
+        return newest, record.size, record.date
+
+    return sorted(records, key=rank, reverse=True)
 
 
 def ratios(subject: Sequence[float], reference: Sequence[float]) -> Series:

@@ -1,18 +1,21 @@
-"""``REPORT.md`` and its pictures, made from ``benchmarks/results/*.json`` and nothing else.
+"""``REPORT.md`` and its pictures, made from ``benchmarks/results/*.json``.
 
     python benchmarks/report.py [--results DIR] [--out DIR]
 
 Medians stand with their quartiles. A ratio is worked out round by round and is called faster or
-slower only where both its quartiles are on that side of 1. Of several records of a benchmark that
-with most samples is shown; newer ones beside it are named.
+slower only where both its quartiles are on that side of 1. Accuracies are means with 95 %
+intervals. Of several records of a benchmark one is shown (``record.py``); newer ones beside it are
+named. Records of other weights than the shipped bundle's are marked. Why a target is missed was
+written by hand (``targets.py``).
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from accuracy import is_accuracy
 from accuracy_tables import accuracies
 from operator_tables import operators
 from plots import picture
@@ -20,21 +23,21 @@ from record import RESULTS, Record, ranked
 from scaling_tables import exponents
 from tables import floors, imports, quantiles, quantities, stages
 from targets import targets
+from weights import of_shipped, same
 
 HERE = Path(__file__).parent
-ACCURACIES = ("methods", "patients", "precisions", "robustness")
-"""Benchmarks (up to a hyphen) whose samples are clicks or slices (``accuracy.Tally``)."""
 
 
 def write(results: Path, out: Path) -> Path:
     """The report of the record of each benchmark that counts; returns its file."""
     found = ranked(results.glob("*.json"))
     records = {name: first for name, (first, *_) in found.items()}
+    shipped = of_shipped()
     lines = ["# Benchmarks", "", "Made by `python benchmarks/report.py` from the result files.", ""]
     lines += ["## Targets", "", *targets(records), ""]
     for name, record in records.items():
         newer = [each for each in found[name] if each.date > record.date]
-        lines += [*_section(name, record, newer), ""]
+        lines += [*_section(name, record, newer, shipped), ""]
         drawn = picture(name, record, out)
         if drawn is not None:
             lines += [f"![{name}]({drawn.relative_to(out).as_posix()})", ""]
@@ -43,10 +46,13 @@ def write(results: Path, out: Path) -> Path:
     return path
 
 
-def _section(name: str, record: Record, newer: Sequence[Record]) -> list[str]:
+def _section(
+    name: str, record: Record, newer: Sequence[Record], shipped: Mapping[str, str]
+) -> list[str]:
     """Command, machine, versions and settings, then the tables, then what is not there.
 
-    ``newer``: records that are passed over, since they have fewer samples.
+    ``newer``: records of the same weights that are passed over, since they have fewer samples;
+    ``shipped``: the hashes of the shipped bundle's weights.
     """
     machine = record.machine
     where = f"{machine['processor']}, {machine['cores']} cores"
@@ -61,6 +67,7 @@ def _section(name: str, record: Record, newer: Sequence[Record]) -> list[str]:
         f"`{record.command}` on {where}; {record.date[:10]}, commit {record.commit}. {versions}.",
         *(["", f"Settings: {settings}."] if settings else []),
         "",
+        *_of_others(record.weights, shipped),
     ]
     for each in newer:
         lines += [
@@ -72,7 +79,7 @@ def _section(name: str, record: Record, newer: Sequence[Record]) -> list[str]:
         lines += exponents(record)
     elif record.benchmark.startswith("operators-"):
         lines += operators(record)
-    elif record.benchmark.split("-")[0] in ACCURACIES:
+    elif is_accuracy(record):
         lines += accuracies(record)
     else:
         for part in (quantities, quantiles, floors, stages, imports):
@@ -81,6 +88,14 @@ def _section(name: str, record: Record, newer: Sequence[Record]) -> list[str]:
     lines += [f"- cut short by the time allowed: {each}" for each in short]
     lines += [f"- {subject}: not measured: {why}" for subject, why in record.not_measured.items()]
     return lines
+
+
+def _of_others(weights: Mapping[str, str], shipped: Mapping[str, str]) -> list[str]:
+    """That the record is of another model than the shipped one; nothing where none was asked."""
+    if not weights or same(weights, shipped):
+        return []
+    told = ", ".join(f"{key} {value[:12]}" for key, value in weights.items())
+    return [f"**Of other weights than the shipped bundle's**: {told}.", ""]
 
 
 def main() -> None:

@@ -173,9 +173,8 @@ def measure(bundle: Path | None = None, backend: str = "auto", studies: int = 20
     with bundle_predictor(bundle, backend) as predictor:
         for each in study_slices(StudySpec(studies, elsewhere=0), workers=2):
             judge(each, predictor, tally)
-        settings = {"model": predictor.name, **predictor.weights}
-    settings |= {"studies": studies, "click": "deepest"}
-    return Record("robustness", tally.series(), settings)
+    settings = {"model": predictor.name, "studies": studies, "click": "deepest"}
+    return Record("robustness", tally.series(), settings, weights=predictor.weights)
 
 
 def judge(study_slice: StudySlice, predictor: Predictor, tally: Tally) -> None:

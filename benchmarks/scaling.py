@@ -21,6 +21,7 @@ import numpy as np
 from record import Record, Series, command_line
 from scaling_tables import MEMORY
 from stopwatch import UNLIMITED, Budget, interleaved, process
+from weights import of_shipped
 
 from samihs_runtime.segmentation import FOREGROUND, Prompt
 from samihs_runtime.segmenter import Segmenter
@@ -67,7 +68,7 @@ def measure(
             series += [Series(axis, value, "s", samples) for value, samples in times.items()]
             series += _peaks(axis, kept, studies, backend)
     settings = {"rounds": rounds, "backend": backend, "shortened": budget.shortened}
-    return Record("scaling", tuple(series), settings)
+    return Record("scaling", tuple(series), settings, weights=of_shipped())
 
 
 def _peaks(axis: str, values: list[str], studies: Path, backend: str) -> list[Series]:

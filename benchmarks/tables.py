@@ -9,8 +9,8 @@ from record import Record, Series, ratios
 
 EAGER = "SamPredictor eager fp32"
 """What peers are held against: the subject of ``peers.py`` by that name."""
-REFERENCES = (EAGER, "torch eager fp32")
-"""What others stand beside, the second on a GPU (``gpu.py``)."""
+REFERENCE = "reference"
+"""Setting that names the subject which the others of a quantity are held against."""
 SCALE = {
     "": 1.0, "s": 1e3, "MB": 1.0, "mm": 1.0, "mm2": 1.0, "mL": 1.0, "x": 1.0,
     "GFLOP/s": 1.0, "GB/s": 1.0,
@@ -20,8 +20,6 @@ COSTS = ("s", "MB")
 """Units of which less is better: where a ratio says how many times."""
 MACHINE = "this machine"
 """Subject of the rates that floors are made of (``floors.py``)."""
-TYPES = ("int8", "bf16")
-"""Named in a subject that computes in another type than its work is given for."""
 FLOORS = {"s": "cold", "MB": "cold, peak memory"}
 """Unit -> the quantity of a process that only imports numpy (``latency.FLOOR``)."""
 
@@ -36,7 +34,7 @@ def quantities(record: Record) -> list[str]:
     lines = _singles(single) if single else []
     for quantity, chosen in by_quantity.items():
         if len(chosen) > 1:
-            lines += _compared(quantity, chosen)
+            lines += _compared(quantity, chosen, record.settings.get(REFERENCE))
     return lines
 
 
@@ -64,22 +62,20 @@ def _singles(chosen: list[Series]) -> list[str]:
     return [*table((*head, name) if floors else head, rows), ""]
 
 
-def _compared(quantity: str, chosen: list[Series]) -> list[str]:
-    """A table of one quantity: every subject, beside the last one or segment-anything's own."""
-    reference = next((each for each in chosen if each.subject in REFERENCES), chosen[-1])
-    rows = []
-    for each in chosen:
-        plain = each is reference or each.unit not in COSTS  # a Dice has nothing to divide
-        against = "" if plain else verdict(ratios(each.samples, reference.samples))
-        rows.append((each.subject, spread(each), str(len(each.samples)), against))
-    head = (
-        quantity,
-        f"median (quartiles), {unit_of(chosen[0])}".rstrip(", "),
-        "n",
-    )
-    if chosen[0].unit in COSTS:
-        return [*table((*head, f"{reference.subject} / this"), rows), ""]
-    return [*table(head, [row[:-1] for row in rows]), ""]
+def _compared(quantity: str, chosen: list[Series], named: str | None) -> list[str]:
+    """A table of one quantity: every subject, beside the one ``named`` where it is there."""
+    costs = chosen[0].unit in COSTS  # a Dice has nothing to divide
+    reference = next((each for each in chosen if costs and each.subject == named), None)
+    head = (quantity, f"median (quartiles), {unit_of(chosen[0])}".rstrip(", "), "n")
+    rows = [(each.subject, spread(each), str(len(each.samples))) for each in chosen]
+    if reference is None:
+        return [*table(head, rows), ""]
+    against = [
+        "" if each is reference else verdict(ratios(each.samples, reference.samples))
+        for each in chosen
+    ]
+    beside = [(*row, each) for row, each in zip(rows, against, strict=True)]
+    return [*table((*head, f"{reference.subject} / this"), beside), ""]
 
 
 def quantiles(record: Record) -> list[str]:
@@ -96,14 +92,18 @@ def quantiles(record: Record) -> list[str]:
 
 
 def floors(record: Record) -> list[str]:
-    """Measured medians beside the least that this machine can do them in."""
+    """Measured medians beside the least that this machine can do them in.
+
+    Of subjects whose work the record says, in the type that it is done in (``work`` in the
+    settings: quantity -> subject -> ``flop``, ``bytes``, ``type``).
+    """
     rows = []
-    for quantity, work in record.settings.get("work", {}).items():
-        for each in record.beside(quantity):
-            kind = next((kind for kind in TYPES if kind in each.subject), work["type"])
+    for quantity, of_subjects in record.settings.get("work", {}).items():
+        for subject, work in of_subjects.items():
+            each, kind = record.find(subject, quantity), work["type"]
             rate = record.find(MACHINE, f"matrix rate, {kind}")
             bandwidth = record.find(MACHINE, "memory bandwidth")
-            if rate is None or bandwidth is None:
+            if each is None or rate is None or bandwidth is None:
                 continue
             computed, moved = (
                 work["flop"] / rate.median / 1e6,
@@ -111,7 +111,7 @@ def floors(record: Record) -> list[str]:
             )
             floor = max(computed, moved)
             rows.append((
-                quantity, each.subject,
+                quantity, subject,
                 f"{work['flop'] / 1e9:.4g} at {rate.median:.4g}/s ({kind}): {computed:.4g} ms",
                 f"{work['bytes'] / 1e6:.4g} at {1e3 * bandwidth.median:.4g}/s: {moved:.4g} ms",
                 f"{1e3 * each.median:.4g}", _times(1e3 * each.median / floor),
@@ -121,8 +121,8 @@ def floors(record: Record) -> list[str]:
 
 
 def _times(floor: float) -> str:
-    """So many times the floor, which nothing can go below."""
-    return f"{floor:.2f}" + ("" if floor >= 1 else ": its rate was taken in a slower minute")
+    """So many times the floor; below 1 where the rate, taken in other minutes, was a slower one."""
+    return f"{floor:.2f}" + ("" if floor >= 1 else ": faster than the rate that was measured")
 
 
 def imports(record: Record) -> list[str]:

@@ -94,7 +94,12 @@ def measure(plan: Plan) -> Record:
             done = subprocess.run(child, stdout=subprocess.PIPE, text=True, check=True)
             samples[way].append(json.loads(done.stdout.splitlines()[-1]))
     name = f"training-{plan.preset}-{plan.image_size or 'own'}"
-    settings = {**asdict(plan), "threads": torch.get_num_threads(), "load": os.getloadavg()[0]}
+    settings = {
+        **asdict(plan),
+        "threads": torch.get_num_threads(),
+        "load": os.getloadavg()[0],
+        "reference": LOOP,
+    }
     return Record(name, tuple(_all_series(samples)), settings)
 
 

@@ -1,4 +1,4 @@
-"""The manifest of a bundle that lives as long as a benchmark."""
+"""A bundle that lives as long as a benchmark: its manifest, and the sizes of a trial's model."""
 
 from __future__ import annotations
 
@@ -6,6 +6,12 @@ from collections.abc import Sequence
 
 from samihs_runtime.bundle import GraphEntry, Manifest, WindowRule
 from samihs_training.network.sam import SamConfig
+
+TINY = SamConfig(
+    "tiny", width=48, depth=2, heads=3, global_blocks=(1,), image_size=512, window=5,
+    prompt_width=32, decoder_depth=2, decoder_heads=4, decoder_mlp=64, score_hidden=32,
+)  # fmt: skip
+"""For a try of the machinery: ViT-B takes minutes to export."""
 
 
 def manifest_of(

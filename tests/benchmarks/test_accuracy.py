@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import report
 from accuracy import Tally, difference, mean_of
-from record import Record
+from plots import _bars_of
+from record import Record, Series
 
 from samihs_runtime.segmentation import FOREGROUND, Prompt
 from samihs_training.data.phantom import BleedType
@@ -86,3 +87,19 @@ def test_the_report_has_a_row_of_each_subject_and_its_difference(
     assert "| less perfect, same clicks | Dice | HD95, mm | volume error, mL |" in text
     assert "| nothing | -1.000 (-1.000 to -1.000) |  | -0.100 (-0.100 to -0.100) |" in text
     assert "| click |" not in text
+
+
+def test_means_stand_without_an_interval_where_nobody_says_whose_the_clicks_are() -> None:
+    lesions = Record("mask-grid", (Series("128 x 128 cells", "Dice, all", "", (0.5, 1.0)),))
+    found = mean_of(lesions, "128 x 128 cells", "Dice", "all")
+    assert found is not None
+    assert found.mean == 0.75
+    assert found.interval() == "no interval"
+    (bar,) = _bars_of(lesions, "Dice, all")
+    assert (bar.name, bar.middle) == ("128 x 128 cells", 0.75)
+
+
+def test_a_picture_of_accuracies_is_of_means(record: Record) -> None:
+    bars = {each.name: each for each in _bars_of(record, "Dice, all")}
+    assert set(bars) == {"perfect", "half", "nothing"}
+    assert (bars["half"].middle, bars["half"].low) == pytest.approx((5 / 6, 2 / 3))

@@ -59,3 +59,13 @@ def test_memory_is_what_a_row_adds_to_the_cards(monkeypatch: pytest.MonkeyPatch)
     assert gpu_work.memory_taken_mb(None) is None
     monkeypatch.setattr(gpu_work, "device_memory_mb", lambda: None)
     assert gpu_work.memory_taken_mb(300.0) is None
+
+
+def test_only_rows_of_16_bits_are_held_against_the_16_bit_rate() -> None:
+    rows = {"eager fp32": {"encode_flop": 3.0, "encoder_weights": 5}, "autocast bf16": {}}
+    rows |= {"tensorrt fp16": {}, "cuda-graph fp32": {}}
+    work = gpu._work(rows, 2)
+    assert list(work["encode, batch 4"]) == ["torch autocast bf16", "tensorrt fp16"]
+    expected = {"flop": 12.0, "bytes": 74, "type": "bf16"}
+    assert work["encode, batch 4"]["tensorrt fp16"] == expected
+    assert gpu._work({"eager fp32": {}}, 2) == {}

@@ -10,7 +10,8 @@ import methods
 import numpy as np
 import pytest
 from accuracy import Tally
-from methods import CLASSICAL, Learned, read_checkpoints, read_learned
+from classical import CLASSICAL, blood_window, blood_window_3d
+from methods import Learned, read_checkpoints, read_learned
 from record import Record
 
 from samihs_runtime.errors import UsageError
@@ -40,6 +41,16 @@ def test_a_plain_disk_is_found_by_each_classical_method(study_slice: StudySlice,
     truth = study_slice.clicks[0].mask
     mask = CLASSICAL[name](study_slice.hu, study_slice.clicks[0].click)
     assert 2 * (mask & truth).sum() / (mask.sum() + truth.sum()) > 0.85
+
+
+def test_a_blood_window_stays_within_blood_in_two_and_three_dimensions() -> None:
+    hu = np.full((3, 9, 9), 30, np.int16)
+    hu[:, 2:7, 2:7] = 70
+    found = blood_window_3d(hu, 1, (4.0, 4.0))
+    assert found[:, 3:6, 3:6].all()
+    assert found.sum() <= 3 * 25
+    assert not blood_window_3d(hu, 1, (0.0, 0.0)).any()  # brain was clicked
+    assert not blood_window(hu[1], (0.0, 0.0)).any()
 
 
 def test_all_subjects_are_judged_at_the_same_clicks_on_bleeds(study_slice: StudySlice) -> None:

@@ -72,7 +72,7 @@ def test_the_report_shows_means_by_slice(tmp_path: Path) -> None:
     settings = {"per": "slice", "over": "cases", "data": "squares"}
     machine = {"processor": "a", "cores": 2, "system": "", "python": "3.11", "gpus": []}
     record = Record("patients", tally.series(), settings, commit="abc", machine=machine)
-    text = "\n".join(_section("patients-cpu", record, []))
+    text = "\n".join(_section("patients-cpu", record, [], {}))
     assert "Means over slices, with 95 % intervals over cases." in text
     assert "less SAMIHS, none, same slices" in text
 

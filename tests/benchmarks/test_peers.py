@@ -13,6 +13,7 @@ import peers
 import peers_copies
 import pytest
 import torch
+import trial_bundle
 from peers_inputs import (
     FRAMES,
     SIZE,
@@ -24,8 +25,8 @@ from peers_inputs import (
     slice_of,
     write_random,
 )
-from peers_predictor import OnnxDecoder, eager
-from peers_transformers import Transformers, name_of, renamed
+from peers_predictor import OnnxDecoder, eager, write_decoder
+from peers_transformers import Transformers, name_of, renamed, write_weights
 from PIL import Image
 from tables import EAGER
 
@@ -70,6 +71,7 @@ def test_autocast_answers_nearly_the_same(folder: Path, reference: np.ndarray) -
 
 @pytest.mark.filterwarnings("ignore")  # torch's older exporter, which segment-anything's code wants
 def test_their_onnx_decoder_answers_with_the_best_of_three_masks(folder: Path) -> None:
+    write_decoder(folder)
     subject = OnnxDecoder(folder)
     subject.encode(0)
     subject.click(2, 0)
@@ -106,6 +108,7 @@ def test_the_transformers_library_answers_the_same(
     for name in [each for each in sys.modules if each.partition(".")[0] == "torchvision"]:
         monkeypatch.delitem(sys.modules, name)  # a stand-in; a worker of this subject has none
     pytest.importorskip("transformers")
+    write_weights(folder)
     subject = Transformers(folder)
     subject.encode(0)
     subject.click(2, 0)
@@ -199,7 +202,7 @@ def test_this_projects_model_is_given_the_same_and_answers_the_same(
     side: int, tmp_path: Path
 ) -> None:
     """The model, which exported graphs are held against in their own tests."""
-    config = replace(peers.TINY, image_size=side)
+    config = replace(trial_bundle.TINY, image_size=side)
     model = SamihsModel(write_random(tmp_path, config), config).eval()
     theirs = eager(tmp_path, "eager fp32")
     theirs.encode(0)

@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 import precisions
 import pytest
-from accuracy import Tally, difference
+from accuracy import Tally, difference, judge
 from precisions import (
     ADAPTERS,
     BASE,
     REFERENCE,
     SIZE,
     Graphs,
-    judge,
     onnx_graphs,
     predictor_of,
     read_precisions,

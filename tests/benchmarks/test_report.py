@@ -14,6 +14,7 @@ import tables
 import targets
 from record import Record, Series, command_of, ranked, ratios, read_record
 from stopwatch import Budget, interleaved
+from weights import UNKNOWN
 
 MACHINE = {
     "processor": "a processor", "cores": 2, "system": "a system", "python": "3.11.7", "gpus": [],
@@ -24,7 +25,7 @@ def result(benchmark: str, *series: Series, date: str = "2026-01-02T03:04:05+00:
     return Record(
         benchmark,
         series,
-        {"rounds": 3},
+        {"rounds": 3, "reference": tables.EAGER},
         {},
         "python x.py",
         date,
@@ -92,7 +93,7 @@ def test_the_report_says_what_was_met_missed_and_not_measured(tmp_path: Path) ->
     assert "| 2.5 | met |" in rows[0]
     assert "not measured" in rows[1]
     assert "| 1.5 | **missed** |" in rows[2]
-    assert "| samihs fp32 | 1000 (1000 to 1500) | 3 | 2.50 x |" in text
+    assert "| samihs fp32 | 1000 (1000 to 1500) | 3 | 2.50 x |" in text  # the named reference
     assert (tmp_path / "plots/peers-vit_b-cpu.png").stat().st_size > 1000
 
 
@@ -175,13 +176,65 @@ def test_a_floor_is_the_slower_of_computing_and_moving(tmp_path: Path) -> None:
         Series(tables.MACHINE, "memory bandwidth", "GB/s", (10.0,)),
         Series("cpu", "encode, batch 1", "s", (0.05,)),
     )
-    work = {"encode, batch 1": {"flop": 2e9, "bytes": 1e8, "type": "fp32"}}
+    work = {"encode, batch 1": {"cpu": {"flop": 2e9, "bytes": 1e8, "type": "fp32"}}}
     dataclasses.replace(written, settings={"work": work}).write(tmp_path / "results")
     text = report.write(tmp_path / "results", tmp_path).read_text()
     row = next(line for line in text.splitlines() if "2 at 100/s" in line)
     assert row == (
         "| encode, batch 1 | cpu | 2 at 100/s (fp32): 20 ms | 100 at 1e+04/s: 10 ms | 50 | 2.50 |"
     )
+
+
+def test_floors_are_of_subjects_whose_work_is_known(tmp_path: Path) -> None:
+    """In the type that each works in, and nothing of others; a slow rate is said."""
+    written = result(
+        "peers-vit_b",
+        Series(tables.MACHINE, "matrix rate, fp32", "GFLOP/s", (100.0,)),
+        Series(tables.MACHINE, "matrix rate, bf16", "GFLOP/s", (400.0,)),
+        Series(tables.MACHINE, "memory bandwidth", "GB/s", (10.0,)),
+        Series("eager", "encode", "s", (0.015,)),
+        Series("autocast", "encode", "s", (0.015,)),
+        Series("samihs int8", "encode", "s", (0.015,)),
+    )
+    work = {name: {"flop": 2e9, "bytes": 0, "type": kind} for name, kind in
+            (("eager", "fp32"), ("autocast", "bf16"), ("absent", "fp32"))}  # fmt: skip
+    rows = tables.floors(dataclasses.replace(written, settings={"work": {"encode": work}}))[2:-1]
+    assert rows[0].endswith("| 15 | 0.75: faster than the rate that was measured |")
+    assert rows[1].endswith("| 15 | 3.00 |")
+    assert len(rows) == 2
+
+
+def test_nothing_is_divided_without_a_reference() -> None:
+    written = dataclasses.replace(result("training", *ENCODES), settings={})
+    assert tables.quantities(written)[0] == "| encode | median (quartiles), ms | n |"
+    named = dataclasses.replace(written, settings={"reference": "samihs fp32"})
+    assert tables.quantities(named)[0].endswith("| n | samihs fp32 / this |")
+
+
+OLD, NEW = ({"adapters_sha256": each, "base_sha256": "b", "bundle_id": each} for each in "on")
+
+
+def test_of_other_weights_the_newest_counts_whatever_its_size(tmp_path: Path) -> None:
+    full = dataclasses.replace(result("peers-vit_b", *ENCODES), weights=OLD)
+    later = "2026-01-02T23:04:05+00:00"
+    smaller = dataclasses.replace(result("peers-vit_b", ENCODES[0], date=later), weights=NEW)
+    full.write(tmp_path)
+    smaller.write(tmp_path)
+    texts_changed = {**NEW, "bundle_id": "another"}
+    empty = dataclasses.replace(result("peers-vit_b", date=later), weights=texts_changed)
+    empty.write(tmp_path)
+    assert ranked(tmp_path.glob("*.json"))["peers-vit_b-cpu"] == [smaller, empty, full]
+
+
+def test_a_record_of_other_weights_is_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    record = dataclasses.replace(result("cost"), weights=OLD)
+    marked = "**Of other weights than the shipped bundle's**: adapters_sha256 o, base_sha256 b"
+    assert any(line.startswith(marked) for line in report._section("cost", record, [], NEW))
+    for weights in (NEW, {**NEW, "bundle_id": "of other texts"}, {}):
+        same = dataclasses.replace(record, weights=weights)
+        assert not any("Of other" in line for line in report._section("cost", same, [], NEW))
+    unknown = dataclasses.replace(record, weights=UNKNOWN)
+    assert any("not recorded" in line for line in report._section("cost", unknown, [], NEW))
 
 
 def test_slow_clicks_are_told_where_there_are_enough(tmp_path: Path) -> None:
