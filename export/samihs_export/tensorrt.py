@@ -7,7 +7,7 @@ the runtime decides whether to load it (``samihs_runtime.backends.sidecar``).
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,8 +27,9 @@ from samihs_runtime.backends.contract import DECODER, ENCODER, GraphContract, te
 from samihs_runtime.backends.probe import probe_gpus
 from samihs_runtime.backends.sidecar import EngineSidecar, Shape
 from samihs_runtime.backends.tensorrt_engines import PACKAGES, import_flavour
-from samihs_runtime.bundle import Bundle, sha256_of
+from samihs_runtime.bundle import Bundle
 from samihs_runtime.errors import BackendError, ExportError, OutputError
+from samihs_runtime.graph_identity import graph_sha256
 from samihs_runtime.manifest import Manifest
 
 TARGETS = {
@@ -60,13 +61,18 @@ class BuiltEngine:
     """Device memory for activations at the profile's largest shapes; None where not said."""
 
 
-def choose_flavour(flavour: str = "auto") -> tuple[str, Any]:
-    """The TensorRT module to build with; TensorRT-RTX first, since it needs no GPU.
+def choose_flavour(flavour: str = "auto", targets: Sequence[str | None] = ()) -> tuple[str, Any]:
+    """The TensorRT module to build with.
+
+    ``auto``: TensorRT-RTX first, since it needs no GPU; last where a target is this machine's GPU
+    and one that its engines do not run on.
 
     Raises:
         ExportError: none is installed, or not the one asked for.
     """
     wanted = ("tensorrt_rtx", "tensorrt") if flavour == "auto" else (flavour,)
+    if None in targets and not _served_by_rtx(probe_gpus().devices[0].compute_capability):
+        wanted = wanted[::-1]
     reasons = []
     for name in wanted:
         if name not in PACKAGES:
@@ -126,13 +132,14 @@ def build_engines(
         BundleError: the bundle holds no such graphs.
         OutputError: ``out`` cannot be written.
     """
-    name, trt = choose_flavour(flavour)
+    name, trt = choose_flavour(flavour, targets)
     options = options or BuildOptions()
     graph = bundle.graph("trt", precision)
     built = []
     for target in targets:
         for contract, path in ((ENCODER, graph.encoder), (DECODER, graph.decoder)):
-            job = _Job(trt, name, contract, path, graph.precision, target, options)
+            source = graph_sha256(bundle.manifest, path.relative_to(bundle.root).as_posix())
+            job = _Job(trt, name, contract, path, source, graph.precision, target, options)
             profile = _profile(contract, bundle.manifest, options.sizes)
             engine = _build(job, profile, out)
             progress(engine)
@@ -146,6 +153,7 @@ class _Job:
     flavour: str
     contract: GraphContract
     onnx: Path
+    onnx_sha256: str
     precision: str
     target: str | None
     options: BuildOptions
@@ -181,9 +189,8 @@ def _build(job: _Job, profile: Mapping[str, tuple[Shape, Shape, Shape]], out: Pa
     if plan is None:
         needs = "; refittable engines are built on a machine with a GPU" * job.options.refittable
         raise ExportError(f"{job.flavour} built no {job.stem}: {log.last_error()}{needs}")
-    path = _write(out / f"{job.stem}.engine", memoryview(plan))
-    sidecar = _sidecar(job, path, profile, seconds)
-    _describe(sidecar, path.with_suffix(".json"))
+    sidecar = _sidecar(job, memoryview(plan), profile, seconds)
+    path = _write(out / f"{job.stem}.engine", memoryview(plan), sidecar)
     job.options.keep_timings(config)
     built = BuiltEngine(
         path=path,
@@ -219,12 +226,12 @@ def _mark(job: _Job, network: Any) -> None:
 
 
 def _sidecar(
-    job: _Job, engine: Path, profile: Mapping[str, tuple[Shape, Shape, Shape]], seconds: float
+    job: _Job, plan: memoryview, profile: Mapping[str, tuple[Shape, Shape, Shape]], seconds: float
 ) -> EngineSidecar:
     return EngineSidecar(
         part=job.contract.part,
-        engine_sha256=sha256_of(engine),
-        onnx_sha256=sha256_of(job.onnx),
+        engine_sha256=hashlib.sha256(plan).hexdigest(),
+        onnx_sha256=job.onnx_sha256,
         flavour=job.flavour,
         version=str(job.trt.__version__),
         compute_capability=(job.compute_capability,),
@@ -233,16 +240,6 @@ def _sidecar(
         flags=tuple(job.options.flags()),
         build_seconds=round(seconds, 2),
     )
-
-
-def _describe(sidecar: EngineSidecar, path: Path) -> None:
-    """Write the sidecar; without a whole one the runtime does not look at the engine."""
-    try:
-        sidecar.write(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            path.unlink()
-        raise OutputError(f"cannot write the engine's sidecar {path}: {error.strerror}") from error
 
 
 def _record(job: _Job, out: Path, built: BuiltEngine) -> None:
@@ -293,13 +290,16 @@ def _set_target(job: _Job, config: Any) -> None:
 
 def _require_served(job: _Job) -> None:
     """TensorRT-RTX builds on a GPU that its engines then refuse to run on (seen on an H200)."""
-    known = TARGETS.values()
-    if job.flavour == "tensorrt_rtx" and job.compute_capability not in known:
+    if job.flavour == "tensorrt_rtx" and not _served_by_rtx(job.compute_capability):
         raise ExportError(
             f"{job.flavour} runs no engine on this GPU, of compute capability "
-            f"{job.compute_capability}, but on {', '.join(known)}: name a target of another "
-            "machine, install samihs[tensorrt] from NVIDIA's index, or use --backend cuda"
+            f"{job.compute_capability}, but on {', '.join(TARGETS.values())}: name a target of "
+            "another machine, install samihs[tensorrt] from NVIDIA's index, or use --backend cuda"
         )
+
+
+def _served_by_rtx(compute_capability: str) -> bool:
+    return compute_capability in TARGETS.values()
 
 
 def _profile(
@@ -312,16 +312,20 @@ def _profile(
     return {name: (low[name], best[name], high[name]) for name in contract.inputs}
 
 
-def _write(path: Path, content: memoryview) -> Path:
-    """Write under a temporary name, then rename: an engine is never there in part."""
+def _write(path: Path, content: memoryview, sidecar: EngineSidecar) -> Path:
+    """Write an engine and its sidecar, neither ever there in part.
+
+    An older pair stays whole until both are on the disk. Between the two renames the old engine is
+    refused: it does not have the hash of the new sidecar.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # The old sidecar goes first: never an engine beside another's description.
-        path.with_suffix(".json").unlink(missing_ok=True)
         with atomic_path(path) as partial:
             partial.write_bytes(content)
+            sidecar.write(path.with_suffix(".json"))
     except OSError as error:
         raise OutputError(
-            f"cannot write the engine {path}: {error.strerror}; name another folder with --out"
+            f"cannot write the engine {path} and its sidecar: {error.strerror}; name another "
+            "folder with --out"
         ) from error
     return path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from samihs_export.onnx import export_encoder
 from samihs_export.precision import to_precision
 from samihs_export.readback import Layer, attention_layers, check_layers, layer_kinds, layers_of
 from samihs_export.tensorrt import RECORDS, TARGETS, build_engines, choose_flavour, parse_targets
+from samihs_runtime.backends import sidecar
 from samihs_runtime.backends.probe import Gpu, GpuProbe, probe_gpus
 from samihs_runtime.backends.sidecar import EngineSidecar
 from samihs_runtime.bundle import GraphEntry, sha256_of, write_bundle
@@ -35,15 +37,15 @@ def test_engines_are_built_and_described(exported: Exported, tmp_path: Path) -> 
     assert [each.sidecar.part for each in built] == ["encoder", "decoder"]
     assert [each.attention_layers for each in built] == [TINY.depth, 0]
     for each in built:
-        sidecar = EngineSidecar.read(each.path.with_suffix(".json"))
-        source = getattr(bundle.graph("trt", "fp16"), sidecar.part)
-        assert sidecar.onnx_sha256 == sha256_of(source)
-        assert sidecar.precision == "fp16"
-        assert sidecar.flags == ()
-        assert sidecar.build_seconds == pytest.approx(each.build_seconds, abs=0.01)
+        written = EngineSidecar.read(each.path.with_suffix(".json"))
+        source = getattr(bundle.graph("trt", "fp16"), written.part)
+        assert written.onnx_sha256 == sha256_of(source)
+        assert written.precision == "fp16"
+        assert written.flags == ()
+        assert written.build_seconds == pytest.approx(each.build_seconds, abs=0.01)
         fits = (sha256_of(source), "tensorrt_rtx", trt.__version__)
-        assert sidecar.mismatch(each.path, *fits, "8.9") is None
-        assert sidecar.mismatch(each.path, *fits, "8.0") is not None
+        assert written.mismatch(each.path, *fits, "8.9") is None
+        assert written.mismatch(each.path, *fits, "8.0") is not None
     profile = built[0].sidecar.profiles[0]
     assert profile["hu"] == ((1, 1, SLICE, SLICE), (1, 1, SLICE, SLICE), (8, 1, SLICE, SLICE))
     assert built[1].sidecar.profiles[0]["points"] == ((1, 1, 2), (1, 2, 2), (16, 32, 2))
@@ -245,41 +247,78 @@ def test_refittable_engines_say_what_they_need(exported: Exported, tmp_path: Pat
         assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("call", ["write_bytes", "write_text"])
-def test_a_full_disk_leaves_no_engine_in_part(
-    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
-) -> None:
-    def full(*given: object, **named: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(Path, call, full)
-    with pytest.raises(OutputError, match="No space left on device"):
-        build_engines(exported.bundle, tmp_path, ["sm89"], flavour="tensorrt_rtx")
-    assert not list(tmp_path.glob("*.json"))
-    assert not list(tmp_path.glob(".*"))
+SIDECAR = EngineSidecar(
+    part="encoder",
+    engine_sha256=hashlib.sha256(b"old").hexdigest(),
+    onnx_sha256=64 * "0",
+    flavour="tensorrt_rtx",
+    version="1",
+    compute_capability=("8.9",),
+    precision="fp16",
+    profiles=({},),
+)
 
 
-def test_a_build_that_is_broken_off_leaves_the_old_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    engine, timings = tmp_path / "encoder.engine", tmp_path / "timings"
-    for path in (engine, timings):
-        path.write_bytes(b"old")
+def break_off(monkeypatch: pytest.MonkeyPatch, fault: BaseException) -> None:
+    """What is written with ``Path.write_bytes`` ends after one byte."""
     whole = Path.write_bytes
 
     def broken_off(path: Path, content: memoryview) -> None:
         whole(path, content[:1])
-        raise KeyboardInterrupt
+        raise fault
 
     monkeypatch.setattr(Path, "write_bytes", broken_off)
-    with pytest.raises(KeyboardInterrupt):
-        tensorrt._write(engine, memoryview(b"new"))
+
+
+def refuse_sidecars(monkeypatch: pytest.MonkeyPatch, fault: BaseException) -> None:
+    def refused(path: Path, content: str) -> None:
+        raise fault
+
+    monkeypatch.setattr(sidecar, "atomic_write", refused)
+
+
+@pytest.mark.parametrize("fail", [break_off, refuse_sidecars])
+@pytest.mark.parametrize("fault", [OSError(errno.ENOSPC, "No space left"), KeyboardInterrupt()])
+def test_a_rebuild_that_fails_leaves_the_engine_that_works(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fail: Callable[[pytest.MonkeyPatch, BaseException], None],
+    fault: BaseException,
+) -> None:
+    path = tmp_path / "encoder.engine"
+    path.write_bytes(b"old")
+    SIDECAR.write(path.with_suffix(".json"))
+    new = dataclasses.replace(SIDECAR, engine_sha256=hashlib.sha256(b"new").hexdigest())
+    with monkeypatch.context() as patch:
+        fail(patch, fault)
+        with pytest.raises((OutputError, KeyboardInterrupt)):
+            tensorrt._write(path, memoryview(b"new"), new)
+    kept = EngineSidecar.read(path.with_suffix(".json"))
+    assert kept.mismatch(path, 64 * "0", "tensorrt_rtx", "1", "8.9") is None
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["encoder.engine", "encoder.json"]
+    tensorrt._write(path, memoryview(b"new"), new)
+    assert (path.read_bytes(), EngineSidecar.read(path.with_suffix(".json"))) == (b"new", new)
+
+
+def test_timings_that_are_broken_off_leave_the_old_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timings = tmp_path / "timings"
+    timings.write_bytes(b"old")
+    break_off(monkeypatch, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         BuildOptions(timing_cache=timings).keep_timings(Config())
-    assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == {
-        "encoder.engine": b"old",
-        "timings": b"old",
-    }
+    assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == {"timings": b"old"}
+
+
+def test_the_flavour_is_one_whose_engines_run_on_this_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensorrt, "import_flavour", lambda flavour: flavour)
+    for capability, here in (("9.0", "tensorrt"), ("8.9", "tensorrt_rtx")):
+        gpu = Gpu(0, "a GPU", capability, 80 << 30)
+        monkeypatch.setattr(tensorrt, "probe_gpus", lambda gpu=gpu: GpuProbe((gpu,), (13, 0), ""))
+        assert choose_flavour("auto", (None,))[0] == here
+        assert choose_flavour("auto", ("sm89",))[0] == "tensorrt_rtx"
+        assert choose_flavour("tensorrt_rtx", (None,))[0] == "tensorrt_rtx"
 
 
 def test_options_that_tensorrt_lacks_or_drops_are_errors() -> None:
