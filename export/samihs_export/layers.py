@@ -7,6 +7,7 @@ made between the layer before and this one, or in a branch that joins there.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,10 +91,14 @@ def inputs_of_onnx(path: Path, feeds: Mapping[str, NDArray[Any]]) -> Inputs:
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors only
     options.add_session_config_entry(*EXACT_INT8)
-    content = model.SerializeToString()
-    session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     asked = [value for value in dict.fromkeys(layers.values()) if value not in feeds]
-    found = {**feeds, **dict(zip(asked, session.run(asked, dict(feeds)), strict=True))}
+    with tempfile.TemporaryDirectory(prefix="samihs-layers-") as scratch:
+        # The weights in a file of their own: with them protobuf might pass its 2 GB.
+        probe = Path(scratch) / path.name
+        onnx.save(model, probe, save_as_external_data=True, location=f"{path.name}.data")
+        session = ort.InferenceSession(str(probe), options, providers=["CPUExecutionProvider"])
+        answers = session.run(asked, dict(feeds))
+    found = {**feeds, **dict(zip(asked, answers, strict=True))}
     return {
         name: found[value]
         for name, value in layers.items()

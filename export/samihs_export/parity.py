@@ -21,7 +21,7 @@ from samihs_export.cases import Answer, ParityCase
 from samihs_export.gates import Gates
 from samihs_runtime.backends.base import Backend
 from samihs_runtime.backends.onnx_runtime import EXACT_INT8, import_onnxruntime
-from samihs_runtime.errors import ExportError, ParityError
+from samihs_runtime.errors import ExportError, ParityError, one_line
 
 NOT_IN_ONNX_RUNTIME = ("bf16",)
 """Precisions that its CPU has no kernels for (1.32)."""
@@ -66,7 +66,7 @@ class ParityResult:
         """
         failed = self.failures(gates)
         if failed:
-            place = f"; {where()}" if where else ""
+            place = f"; {_place(where)}" if where else ""
             raise ParityError(
                 f"{self.name} does not agree on {self.cases} slices: {'; '.join(failed)}{place}"
             )
@@ -78,6 +78,13 @@ class ParityResult:
             key: float(f"{value:.6g}") if isinstance(value, float) else value
             for key, value in fields.items()
         }
+
+
+def _place(where: Callable[[], str]) -> str:
+    try:
+        return where()
+    except Exception as error:  # whatever ends the search: what is to be told is the failed gate
+        return f"(the place could not be found: {type(error).__name__}: {one_line(error)})"
 
 
 @contextmanager

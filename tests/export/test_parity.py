@@ -73,6 +73,16 @@ def test_each_gate_fails_for_its_own_fault(changed: Answer, gate: str) -> None:
         result.require(FP32_GATES)
 
 
+def test_a_failed_gate_is_told_where_its_place_cannot_be_found() -> None:
+    def lost() -> str:
+        raise ValueError("Message onnx.ModelProto exceeds maximum protobuf size of 2GB")
+
+    result = compare("changed", [answer(disc(10))], [answer(disc(11))])
+    words = r"mask_iou_mean .*\(the place could not be found: ValueError: .* 2GB\)"
+    with pytest.raises(ParityError, match=words):
+        result.require(FP32_GATES, lost)
+
+
 def test_one_bad_case_among_good_ones_fails_the_least_iou() -> None:
     good = [answer(disc(10))] * 999
     result = compare("one", [*good, answer(disc(10))], [*good, answer(disc(7))])
@@ -196,7 +206,7 @@ def test_a_fault_planted_in_the_merge_leaves_the_old_bundle(
     block = "sam.image_encoder.blocks.0"
     place = f"{block}.norm2 and" if fault == "dropped bias" else f"and {block}.norm2"
     with pytest.raises(ParityError, match=f"merged torch.*{place}.*; nothing was written"):
-        pipeline.export_bundle(adapted_model(pr), pr, METADATA, out, OPTIONS)
+        pipeline.export_bundle(adapted_model(pr), METADATA, out, OPTIONS)
     assert (out / "manifest.json").read_bytes() == old.read_bytes()
     assert [each.name for each in tmp_path.iterdir()] == ["bundle"]
     assert [each.name for each in out.iterdir()] == ["manifest.json"]
