@@ -19,8 +19,9 @@ from samihs_export.cases import phantom_cases, save_reference
 from samihs_export.families import graph_pair
 from samihs_export.float_types import FLOATS
 from samihs_export.merge import MergeReport, merge
+from samihs_export.metadata import BundleMetadata
 from samihs_export.parity import ParityResult, advised
-from samihs_export.pipeline import NOTHING_WRITTEN, BundleMetadata, ExportOptions
+from samihs_export.pipeline import NOTHING_WRITTEN, ExportOptions
 from samihs_export.proof import Proof
 from samihs_export.refit import refittable
 from samihs_export.verify import REFERENCE
@@ -28,11 +29,15 @@ from samihs_runtime.backends.exchange import exchanged_graph, of_part
 from samihs_runtime.bundle import ADAPTERS, AdapterSet, Bundle, GraphEntry, Manifest
 from samihs_runtime.bundle_sets import add_set
 from samihs_runtime.errors import BundleError, ExportError, OutputError
+from samihs_runtime.graph_identity import files_beside
 from samihs_runtime.manifest import AdapterTensors, check_set_name
 from samihs_runtime.tensor_file import read_tensors
+from samihs_training.checkpoint import LoadedAdapters
+from samihs_training.methods import count_by_part
 from samihs_training.network.model import SamihsModel
 from samihs_training.tensorfile import write_safetensors
 
+_OF_ITS_OWN = "export a bundle of its own"
 _EXCHANGED_SITES = ("attn", "mlp", "attn.qkv", "mlp.lin1")
 """Places of merged layers whose tensors a set holds."""
 
@@ -40,7 +45,7 @@ _EXCHANGED_SITES = ("attn", "mlp", "attn.qkv", "mlp.lin1")
 @advised(NOTHING_WRITTEN)
 def add_adapters(
     bundle: Bundle,
-    model: SamihsModel,
+    loaded: LoadedAdapters,
     about: BundleMetadata,
     *,
     replace: bool = False,
@@ -51,7 +56,7 @@ def add_adapters(
 
     Args:
         bundle: an opened bundle; its graphs, engines and own adapters stay as they are.
-        model: the site's, adapters in place, over the bundle's base.
+        loaded: the site's model, adapters in place, over the bundle's base, and their method.
         about: name, window, training data and threshold of the set; ``provenance`` holds
             ``base_sha256``.
         replace: whether a set of that name gives way.
@@ -59,18 +64,19 @@ def add_adapters(
         progress: told what begins, in words.
 
     Raises:
-        ExportError: another base or preset, a name in use, or a method that changes more layers
-            than a set holds.
+        ExportError: another base or preset, a name in use, graphs whose weights lie beside them,
+            or a method that changes more layers than a set holds.
         ParityError: a gate failed. In every case the bundle is as it was.
         BundleError: it was exported anew meanwhile, or has a set of that name by now.
         OutputError: the bundle cannot be written, or another process changes it.
     """
     options = options or ExportOptions()
-    _check(bundle, model, about, replace)
-    model = model.mirrored() if bundle.manifest.mirrored else model
+    _check(bundle, loaded.model, about, replace)
+    _check_method(loaded)
+    model = loaded.model.mirrored() if bundle.manifest.mirrored else loaded.model
     progress("merging adapters")
     merged, report = merge(model)
-    _check_method(report)
+    _check_merged(report)
     manifest = bundle.manifest
     sizes = {"slice_size": manifest.slice_size, "mask_size": manifest.mask_size}
     cases = phantom_cases(options.parity_slices, window=about.window, **sizes)
@@ -155,15 +161,33 @@ def _check(bundle: Bundle, model: SamihsModel, about: BundleMetadata, replace: b
             f"{theirs[0]} at {theirs[1]}: train them with the bundle's frame"
         )
 
+    for entry in _float_graphs(manifest):
+        for graph in (entry.encoder, entry.decoder):
+            if beside := files_beside(manifest, graph):
+                raise ExportError(
+                    f"{bundle.root / graph} keeps its weights beside it ({', '.join(beside)}), "
+                    f"where none can be exchanged: {_OF_ITS_OWN}"
+                )
 
-def _check_method(report: MergeReport) -> None:
+
+def _check_method(loaded: LoadedAdapters) -> None:
+    """Refuse what trains SAM's own encoder, of which the merge shows nothing, or is not merged."""
+    method, sam = loaded.method, loaded.model.sam
+    if not method.merges or "image_encoder" in count_by_part(sam, method.trained(sam)):
+        raise _changes_more(f"method {method.name} changes more than the layers it is merged into")
+
+
+def _check_merged(report: MergeReport) -> None:
     other = [f"{e.block}.{e.site}" for e in report.layers if e.site not in _EXCHANGED_SITES]
     other += report.kept
     if other:
-        raise ExportError(
-            f"the adapters change {', '.join(other[:3])}: a set holds attention.qkv, mlp.lin1 and "
-            "the decoder only; export a bundle of its own"
-        )
+        raise _changes_more(f"the adapters change {', '.join(other[:3])}")
+
+
+def _changes_more(what: str) -> ExportError:
+    return ExportError(
+        f"{what}: a set holds attention.qkv, mlp.lin1 and the decoder only; {_OF_ITS_OWN}"
+    )
 
 
 def _float_graphs(manifest: Manifest) -> Iterator[GraphEntry]:

@@ -43,8 +43,16 @@ def _model(manifest: Manifest) -> str:
             f"- Input: slices of {manifest.slice_size} x {manifest.slice_size} pixels, window "
             f"{window.low:g} to {window.high:g} {unit}",
             f"- Graphs: {graphs}",
+            f"- Score threshold: {_threshold(manifest)}",
         )
     )
+
+
+def _threshold(manifest: Manifest) -> str:
+    """With where it comes from, which bundles of older versions do not say."""
+    source = manifest.provenance.get("score_threshold")
+    warning = ": a guess, which may refuse many good masks" if source == "not measured" else ""
+    return f"{manifest.score_threshold:g}" + (f", {source}{warning}" if source else "")
 
 
 def _accuracy(figures: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -14,16 +14,20 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from samihs_runtime.bundle import Bundle
-from samihs_runtime.errors import CheckpointError, ExportError, one_line_errors
+from samihs_runtime.errors import ExportError, one_line_errors
 
 if TYPE_CHECKING:
     from samihs_export.build_options import BuildOptions
-    from samihs_export.pipeline import BundleMetadata, ExportOptions
+    from samihs_export.metadata import BundleMetadata
+    from samihs_export.pipeline import ExportOptions
     from samihs_training.checkpoint import LoadedAdapters
 
 CHECKPOINT = Path("models/vit_mini/adapters.safetensors")
 BASE = Path("models/vit_mini/base.safetensors")
 SHIPPED_NAME = "vit_mini_phantom"
+SCORE_THRESHOLD = (
+    "Masks that score below are refused, 0 to 1; the evaluation's, or a guess where there is none."
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -44,6 +48,7 @@ def main(debug: bool) -> None:
     help="summary.json of samihs-evaluate on this checkpoint: its accuracy and score threshold go "
     "into the manifest; evaluation.json beside the checkpoint where not given and there.",
 )
+@click.option("--score-threshold", type=float, help=SCORE_THRESHOLD)
 @click.option("--out", type=Path, help="Bundle folder; the shipped bundle where not given.")
 @click.option("--name", help="The bundle's name; its folder's where not given.")
 @click.option(
@@ -52,7 +57,10 @@ def main(debug: bool) -> None:
     show_default=True,
     help="TensorRT graphs, such as fp16,bf16,int8,fp8; int8 makes one for ONNX Runtime, too.",
 )
-@click.option("--target", help="Also build engines for these, such as sm80,sm89,sm120.")
+@click.option(
+    "--target",
+    help="Also build engines of each precision for these, such as sm80,sm89,sm120.",
+)
 @click.option(
     "--engines", type=Path, help="Where --target's engines go; <bundle>/engines if not given."
 )
@@ -62,11 +70,15 @@ def main(debug: bool) -> None:
     help="Answer with the mean over each slice and its mirror image: better masks, twice the work.",
 )
 @click.option("--untrained", is_flag=True, help="Random weights: judge numbers, not masks.")
+@click.option(
+    "--overwrite", is_flag=True, help="Replace a bundle that holds other sites' adapters."
+)
 @one_line_errors
 def bundle(
     checkpoint: Path,
     base: Path,
     evaluation: Path | None,
+    score_threshold: float | None,
     out: Path | None,
     name: str | None,
     precision: str,
@@ -74,23 +86,34 @@ def bundle(
     engines: Path | None,
     mirror: bool,
     untrained: bool,
+    overwrite: bool,
 ) -> None:
     """Merge, export, prove and write a bundle. Nothing is written unless every gate holds."""
+    from samihs_export.pipeline import check_destination, export_bundle
     from samihs_export.tensorrt import choose_flavour, parse_targets
 
     options = _options(precision, mirror, untrained)
     targets = parse_targets(target) if target else ()
     if targets:
         choose_flavour()  # before the minutes of work, not after
-    place = out or Path(str(resources.files("samihs_runtime"))) / "bundles" / SHIPPED_NAME
+    shipped = Path(str(resources.files("samihs_runtime"))) / "bundles" / SHIPPED_NAME
+    place = (out or shipped).resolve()
+    if gone := check_destination(place, overwrite=overwrite):
+        click.echo(f"warning: {place} is replaced; its engines go: {', '.join(gone)}", err=True)
     console = Console()
     with _steps(console) as step:
-        written = _export(checkpoint, base, evaluation, place, name or place.name, options, step)
+        loaded, about = _loaded(
+            checkpoint, base, evaluation, score_threshold, name or place.name, mirror, step
+        )
+        written = export_bundle(
+            loaded.model, about, place, options, progress=step, overwrite=overwrite
+        )
     size = sum(entry.bytes for entry in written.manifest.files.values())
     console.print(f"{written.root}  {size / 1e6:.1f} MB, {len(written.manifest.files)} files")
     console.print(_parity_table(written.manifest.parity["results"]))
     if targets:
-        _build(written, targets, engines or written.engines, None, "auto", None, console)
+        out = engines or written.engines
+        _build(written, targets, out, options.precisions, "auto", None, console)
 
 
 @main.command()
@@ -127,7 +150,7 @@ def engines(
     )
     opened = Bundle.open(path)
     targets = parse_targets(target)
-    _build(opened, targets, out or opened.engines, precision, flavour, options, Console())
+    _build(opened, targets, out or opened.engines, (precision,), flavour, options, Console())
 
 
 @main.command()
@@ -154,27 +177,27 @@ def verify(path: Path, backend: str | None) -> None:
 @click.option("--base", type=Path, required=True, help="The base of both, site and bundle.")
 @click.option("--name", required=True, help="What samihs-infer --adapters will take.")
 @click.option("--evaluation", type=Path, help="summary.json of samihs-evaluate, as for bundle.")
+@click.option("--score-threshold", type=float, help=SCORE_THRESHOLD)
 @click.option("--replace", is_flag=True, help="A set of that name gives way.")
 @one_line_errors
 def add_adapters(
-    path: Path, checkpoint: Path, base: Path, name: str, evaluation: Path | None, replace: bool
+    path: Path,
+    checkpoint: Path,
+    base: Path,
+    name: str,
+    evaluation: Path | None,
+    score_threshold: float | None,
+    replace: bool,
 ) -> None:
     """Add another site's adapters to a bundle. It stays as it was unless every gate holds."""
     opened = Bundle.open(path)
     console = Console()
     with _steps(console) as step:
         from samihs_export import adapter_sets
-        from samihs_export.figures import figures_of
-        from samihs_training.checkpoint import load_adapters
 
-        step("loading the checkpoint")
-        loaded = load_adapters(checkpoint, base)
         mirrored = opened.manifest.mirrored
-        figures = figures_of(evaluation, checkpoint, base, loaded, mirrored=mirrored)
-        about = _metadata(loaded, name, figures)
-        written = adapter_sets.add_adapters(
-            opened, loaded.model, about, replace=replace, progress=step
-        )
+        loaded, about = _loaded(checkpoint, base, evaluation, score_threshold, name, mirrored, step)
+        written = adapter_sets.add_adapters(opened, loaded, about, replace=replace, progress=step)
     made = written.with_adapters(name).adapters
     if made is not None:
         size = sum(written.manifest.files[each].bytes for each in made.files)
@@ -182,24 +205,26 @@ def add_adapters(
         console.print(_parity_table(made.parity["results"]))
 
 
-def _export(
+def _loaded(
     checkpoint: Path,
     base: Path,
     evaluation: Path | None,
-    out: Path,
+    score_threshold: float | None,
     name: str,
-    options: ExportOptions,
+    mirrored: bool,
     step: Callable[[str], None],
-) -> Bundle:
+) -> tuple[LoadedAdapters, BundleMetadata]:
+    """The checkpoint, and what the bundle or the set will say of it."""
     from samihs_export.figures import figures_of
-    from samihs_export.pipeline import export_bundle
+    from samihs_export.metadata import metadata_of
     from samihs_training.checkpoint import load_adapters
 
     step("loading the checkpoint")
     loaded = load_adapters(checkpoint, base)
-    figures = figures_of(evaluation, checkpoint, base, loaded, mirrored=options.mirrored)
-    about = _metadata(loaded, name, figures)
-    return export_bundle(loaded.model, loaded.pr, about, out, options, progress=step)
+    figures = figures_of(
+        evaluation, checkpoint, base, loaded, mirrored=mirrored, score_threshold=score_threshold
+    )
+    return loaded, metadata_of(loaded, name, figures)
 
 
 def _options(precision: str, mirror: bool, untrained: bool) -> ExportOptions:
@@ -214,78 +239,16 @@ def _options(precision: str, mirror: bool, untrained: bool) -> ExportOptions:
     return ExportOptions(precisions=tuple(precisions), mirrored=mirror, trained=not untrained)
 
 
-def _metadata(loaded: LoadedAdapters, name: str, figures: Mapping[str, Any]) -> BundleMetadata:
-    """What the adapter checkpoint says of its training, as the bundle says it."""
-    from samihs_export.figures import hashes
-    from samihs_export.pipeline import BundleMetadata
-    from samihs_runtime.report import installed_version
-
-    about = loaded.description
-    optional: dict[str, Any] = {}
-    if "score_threshold" in figures:
-        optional["score_threshold"] = round(float(figures["score_threshold"]), 3)
-    if "plausible_hu" in about:
-        low, high = about["plausible_hu"]
-        optional["plausible_hu"] = (float(low), float(high))
-    return BundleMetadata(
-        name=name,
-        version=installed_version(),
-        training_data=str(_needed(about, "training_data")),
-        window=_window(_needed(about, "window")),
-        accuracy=figures,
-        provenance={**hashes(loaded), **_training(about), **_prompts(about)},
-        **optional,
-    )
-
-
-def _training(about: Mapping[str, Any]) -> dict[str, Any]:
-    """What the adapters took, without the base's own training, and by which folds of what data:
-    ``samihs-evaluate`` then refuses patients whom the bundle was trained on."""
-    said = {name: about[name] for name in ("steps", "minutes", "cores", "torch") if name in about}
-    data = {"data": about["data"]} if "data" in about else {}
-    return ({"adapters_training": said} if said else {}) | data
-
-
-def _prompts(about: Mapping[str, Any]) -> dict[str, Any]:
-    """The prompts that the adapters were trained on (``samihs_runtime.trained_prompts``); nothing
-    where the checkpoint has no recipe, as one from elsewhere."""
-    from samihs_training.prompts import prompt_rule
-
-    stage = about.get("recipe", {}).get("adapt")
-    if stage is None:
-        return {}
-    rule = prompt_rule(stage["prompt"], **stage.get("prompt_options", {}))
-    corrections = int(stage.get("correct", 0) > 0)
-    return {"prompts": {"points": rule.count + corrections, "boxes": stage["prompt"] == "box"}}
-
-
-def _needed(about: Mapping[str, Any], key: str) -> Any:
-    if key not in about:
-        raise CheckpointError(
-            f"the adapter checkpoint's description has no {key!r}: train it with samihs-train"
-        )
-    return about[key]
-
-
-def _window(raw: Any) -> Any:
-    """A pair of HU, or the manifest's own form."""
-    from samihs_runtime.manifest import WindowRule
-
-    if isinstance(raw, Mapping):
-        return WindowRule(str(raw["rule"]), float(raw["low"]), float(raw["high"]))
-    low, high = raw
-    return WindowRule("fixed", float(low), float(high))
-
-
 def _build(
     opened: Bundle,
     targets: tuple[str | None, ...],
     out: Path,
-    precision: str | None,
+    precisions: Sequence[str | None],
     flavour: str,
     options: BuildOptions | None,
     console: Console,
 ) -> None:
+    """Build and list the engines of these precisions; None is the bundle's first."""
     from samihs_export.tensorrt import BuiltEngine, build_engines
 
     columns = ("engine", "MB", "activations, MB", "seconds", "attention layers")
@@ -298,15 +261,16 @@ def _build(
         table.add_row(built.path.name, *figures, str(built.attention_layers))
 
     with console.status("building engines"):
-        build_engines(
-            opened,
-            out,
-            targets,
-            precision=precision,
-            flavour=flavour,
-            options=options,
-            progress=note,
-        )
+        for precision in precisions:
+            build_engines(
+                opened,
+                out,
+                targets,
+                precision=precision,
+                flavour=flavour,
+                options=options,
+                progress=note,
+            )
     console.print(table)
     console.print(f"in {out}")
 

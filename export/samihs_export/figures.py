@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import click
 
-from samihs_runtime.errors import ExportError
+from samihs_runtime.errors import ExportError, UsageError
 from samihs_training.checkpoint import LoadedAdapters
+
+DEFAULT_THRESHOLD = 0.5
+"""Of a checkpoint that nobody measured: a guess, for the shipped one five times too high."""
+_THRESHOLD_DIGITS = 3
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What was measured of a checkpoint, and the score below which its masks are refused."""
+
+    accuracy: Mapping[str, Any] = field(default_factory=dict)
+    """As ``samihs-evaluate`` wrote it; empty where nothing was measured."""
+    score_threshold: float = DEFAULT_THRESHOLD
+    threshold_is: str = "not measured"
+    """``measured``, ``given`` or ``not measured``, for the manifest and the model card."""
 
 
 def figures_of(
@@ -19,21 +36,56 @@ def figures_of(
     loaded: LoadedAdapters,
     *,
     mirrored: bool,
-) -> dict[str, Any]:
-    """The summary named, or the one beside the checkpoint; empty where there is none.
+    score_threshold: float | None = None,
+) -> Figures:
+    """The summary named, or the one beside the checkpoint; where there is none, with a warning.
 
     Of one beside the checkpoint that was measured with the mirrored slice where the bundle has
     none, or the other way round, only the score threshold is taken, with a warning.
 
+    Args:
+        evaluation: ``summary.json``; ``evaluation.json`` beside the checkpoint where None.
+        checkpoint: the adapters', for messages and for that file.
+        base: for messages.
+        loaded: the checkpoint; the summary must be of its weights.
+        mirrored: whether the bundle asks each slice's mirror image as well.
+        score_threshold: takes the measured one's place, 0 to 1.
+
     Raises:
-        ExportError: no readable summary, or one of other weights than these.
+        ExportError: no readable summary, one without a score threshold, or one of other weights.
+        UsageError: ``score_threshold`` is no number from 0 to 1.
     """
-    path = evaluation or checkpoint.with_name("evaluation.json")
-    if evaluation is None and not path.is_file():
-        return {}
-    figures, weights = _read(path)
+    if score_threshold is not None and not 0 <= score_threshold <= 1:
+        raise UsageError(f"--score-threshold {score_threshold}: expected a number from 0 to 1")
     measure = f"samihs-evaluate --checkpoint {checkpoint} --base {base} --out FOLDER"
     measure += " --mirror" if mirrored else ""
+    path = evaluation or checkpoint.with_name("evaluation.json")
+    accuracy: Mapping[str, Any] = {}
+    if evaluation is not None or path.is_file():
+        accuracy = _accuracy(path, loaded, measure, mirrored, named=evaluation is not None)
+    if score_threshold is not None:
+        return Figures(accuracy, score_threshold, "given")
+    if accuracy:
+        measured = round(float(accuracy["score_threshold"]), _THRESHOLD_DIGITS)
+        return Figures(accuracy, measured, "measured")
+    _warn(
+        f"nothing was measured of {checkpoint}: masks that score below {DEFAULT_THRESHOLD} will be "
+        f"refused, which is a guess, and may be many good ones; run {measure} and give its "
+        "summary.json as --evaluation, or name a --score-threshold"
+    )
+    return Figures()
+
+
+def hashes(loaded: LoadedAdapters) -> dict[str, str]:
+    """As evaluations and manifests name the weights."""
+    return {"base_sha256": loaded.base_sha256, "adapters_sha256": loaded.adapter_sha256}
+
+
+def _accuracy(
+    path: Path, loaded: LoadedAdapters, measure: str, mirrored: bool, *, named: bool
+) -> dict[str, Any]:
+    """The summary, held against the weights; ``named``: by the user, who is then not corrected."""
+    figures, weights = _read(path, measure)
     ours = hashes(loaded)
     measured = {name: weights[name] for name in ours if name in weights}
     if not measured:  # an older summary
@@ -43,33 +95,41 @@ def figures_of(
         )
     elif measured != ours:
         raise ExportError(
-            f"{path} was measured on other weights than {checkpoint} on {base}: run {measure} and "
-            "give its summary.json as --evaluation"
+            f"{path} was measured on other weights than these adapters on their base: run "
+            f"{measure} and give its summary.json as --evaluation"
         )
     if (weights.get("mirrored") == "yes") == mirrored:
         return figures
     with_or_without = "without" if mirrored else "with"
     problem = f"{path} was measured {with_or_without} the mirrored slice"
-    if evaluation is not None:
+    if named:
         raise ExportError(f"{problem}, this bundle is not: run {measure} and give its summary.json")
     _warn(f"{problem}: its threshold is taken, its figures are not; measure: {measure}")
     return {"score_threshold": figures["score_threshold"]}
 
 
-def hashes(loaded: LoadedAdapters) -> dict[str, str]:
-    """As evaluations and manifests name the weights."""
-    return {"base_sha256": loaded.base_sha256, "adapters_sha256": loaded.adapter_sha256}
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+def _read(path: Path, measure: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """The summary, and the hashes of the weights that it is of."""
     try:
-        figures: dict[str, Any] = json.loads(path.read_text())
-        float(figures["score_threshold"])
-        return figures, dict(figures.get("weights", {}))
+        figures: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        json.dumps(figures, allow_nan=False)  # as the manifest will be written
+        weights = dict(figures.get("weights", {}))
+        of_data_set = "by_patient" in figures and "score_threshold" not in figures
+        threshold = 0.0 if of_data_set else float(figures["score_threshold"])
     except OSError as error:
         raise ExportError(f"cannot read the evaluation {path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise ExportError(f"{path} is no summary.json of samihs-evaluate") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ExportError(f"{path} is no summary.json of samihs-evaluate ({error})") from error
+    if of_data_set:
+        raise ExportError(
+            f"{path} is of a data set (samihs-evaluate --data), which measures no score "
+            f"threshold; phantoms do: run {measure} and give its summary.json as --evaluation"
+        )
+    if not 0 <= threshold <= 1:
+        raise ExportError(
+            f"{path}: score_threshold is {threshold}, expected 0 to 1: measure again: {measure}"
+        )
+    return figures, weights
 
 
 def _warn(message: str) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import metadata as packages
 from pathlib import Path
-from typing import Any
 
 from samihs_export.calibration import calibrate, calibration_cases
 from samihs_export.card import model_card
@@ -17,39 +16,28 @@ from samihs_export.cases import Answer, ParityCase, phantom_cases, save_referenc
 from samihs_export.families import Ranges, families, write_graphs
 from samihs_export.float_types import Precision
 from samihs_export.merge import MergeReport, merge
+from samihs_export.metadata import BundleMetadata
 from samihs_export.parity import ParityResult, advised
 from samihs_export.proof import Proof
 from samihs_export.quantization import Range
 from samihs_export.report import FIGURE, REPORT, WorstCase, draw_worst_cases, report_page
 from samihs_export.verify import REFERENCE
-from samihs_runtime.bundle import MANIFEST, Bundle, GraphEntry, Manifest, WindowRule, write_bundle
+from samihs_runtime.bundle import (
+    ADAPTERS,
+    ENGINES,
+    MANIFEST,
+    Bundle,
+    GraphEntry,
+    Manifest,
+    WindowRule,
+    write_bundle,
+)
 from samihs_runtime.errors import OutputError
-from samihs_training.adapters import PRConfig
 from samihs_training.network.model import SamihsModel
 
 NOTHING_WRITTEN = "nothing was written: this is a fault of the export or of the weights"
 """What a failed gate means where it stands before writing."""
 _TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "segment-anything", "numpy")
-
-
-@dataclass(frozen=True)
-class BundleMetadata:
-    """What a bundle says of itself, beyond what the model and its figures say."""
-
-    name: str
-    version: str
-    training_data: str
-    window: WindowRule
-    intended_use: str = (
-        "Research and demonstration of click-prompted segmentation of intracranial hemorrhage on "
-        "non-contrast head CT. Not for clinical use."
-    )
-    score_threshold: float = 0.5
-    plausible_hu: tuple[float, float] = (10.0, 110.0)
-    """Mean HU of a spot that may be blood: acute blood has 50 to 90, a chronic collection down to
-    10; calcification and bone have more. Brain lies within: the score decides there."""
-    accuracy: Mapping[str, Any] = field(default_factory=dict)
-    provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -73,29 +61,30 @@ class ExportOptions:
 @advised(NOTHING_WRITTEN)
 def export_bundle(
     model: SamihsModel,
-    pr: PRConfig | None,
     metadata: BundleMetadata,
     out: Path,
     options: ExportOptions | None = None,
     progress: Callable[[str], None] = lambda step: None,
+    *,
+    overwrite: bool = False,
 ) -> Bundle:
     """Export a model, prove each step, and write the bundle.
 
     Args:
         model: adapters still in place; a merged or plain model is exported as it is.
-        pr: the adapters' options, for the manifest; None for a model without any.
         metadata: what the manifest says.
-        out: the bundle's folder; an older bundle there is replaced.
+        out: the bundle's folder; an older bundle there is replaced, and its engines go.
         options: sizes, precisions, number of parity slices.
         progress: told what begins, in words.
+        overwrite: whether an older bundle that holds other sites' adapters may go, with them.
 
     Raises:
         ParityError: a gate failed; nothing was written.
         ExportError: torch or ONNX Runtime refuses a graph.
-        OutputError: ``out`` is no bundle, or cannot be written.
+        OutputError: ``out`` is no bundle, holds other sites' adapters, or cannot be written.
     """
-    options = options or ExportOptions()
-    _check_destination(out)
+    options, out = options or ExportOptions(), out.resolve()
+    check_destination(out, overwrite=overwrite)
     model = model.mirrored() if options.mirrored else model
     wanted = families(options.precisions)
     progress("merging adapters")
@@ -122,18 +111,47 @@ def export_bundle(
                 results.append(proof.prove_graph(folder, entry, merged, witness))
                 entries.append(entry)
             progress("writing the bundle")
-            manifest = _manifest(merged, pr, metadata, options, report, proof, results, entries)
+            manifest = _manifest(merged, metadata, options, report, proof, results, entries)
             _write_papers(folder, manifest, proof, options)
             _write_report(folder, manifest, proof, worst)
+            check_destination(out, overwrite=overwrite)  # a site may have been added meanwhile
             return write_bundle(folder, manifest, out)
     except OSError as error:
         raise OutputError(f"the export could not be written: {error}") from error
 
 
-def _check_destination(out: Path) -> None:
-    """What ``write_bundle`` would refuse, said before the minutes of work."""
-    if out.exists() and not (out / MANIFEST).is_file() and not (out.is_dir() and _empty(out)):
-        raise OutputError(f"{out} exists and is no bundle: name another place with --out")
+def check_destination(out: Path, *, overwrite: bool = False) -> list[str]:
+    """What ``write_bundle`` would refuse, said before the minutes of work, and what would be lost.
+
+    Args:
+        out: where the bundle shall lie.
+        overwrite: whether other sites' adapters may go with a bundle that is there.
+
+    Returns:
+        Names of engines that go with it.
+
+    Raises:
+        OutputError: it is something else than a bundle, holds other sites' adapters, or cannot be
+            written.
+    """
+    try:
+        if out.exists() and not (out / MANIFEST).is_file() and not (out.is_dir() and _empty(out)):
+            raise OutputError(f"{out} exists and is no bundle: name another place with --out")
+        # Whether a folder can be written is known when it was: permissions are not all there is.
+        beside = next(each for each in out.parents if each.exists())
+        tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=beside).cleanup()
+        sets = sorted(each.name for each in (out / ADAPTERS).glob("*"))
+        engines = sorted(each.name for each in (out / ENGINES).glob("*.engine"))
+    except OSError as error:
+        raise OutputError(
+            f"cannot write beside {out}: {error.strerror or error}; name another place with --out"
+        ) from error
+    if sets and not overwrite:
+        raise OutputError(
+            f"{out} holds other sites' adapters, which would be lost: {', '.join(sets)}; name "
+            "another place with --out, or --overwrite to lose them"
+        )
+    return engines
 
 
 def _empty(folder: Path) -> bool:
@@ -164,7 +182,6 @@ def _calibrated(folder: Path, window: WindowRule, options: ExportOptions) -> Ran
 
 def _manifest(
     model: SamihsModel,
-    pr: PRConfig | None,
     metadata: BundleMetadata,
     options: ExportOptions,
     report: MergeReport,
@@ -173,7 +190,6 @@ def _manifest(
     entries: Sequence[GraphEntry],
 ) -> Manifest:
     config = model.config
-    method = {"adapters": "none"} if pr is None else {"adapters": "pr", **_plain(asdict(pr))}
     tools = {name: packages.version(name) for name in _TOOLS}
     return Manifest(
         name=metadata.name,
@@ -191,7 +207,7 @@ def _manifest(
         score_threshold=metadata.score_threshold,
         plausible_hu=metadata.plausible_hu,
         graphs=tuple(entries),
-        method={**method, "mirrored": True} if config.mirrored else method,
+        method={**metadata.method, **({"mirrored": True} if config.mirrored else {})},
         merge=report.summary(),
         parity={
             "masks_judged": options.trained,
@@ -229,10 +245,3 @@ def _write_report(
     drawn = draw_worst_cases(folder / FIGURE, worst)
     page = report_page(manifest, dict(zip(names, limits, strict=True)), worst, drawn)
     (folder / REPORT).write_text(page, encoding="utf-8")
-
-
-def _plain(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Tuples as lists, as JSON reads them back."""
-    return {
-        key: list(value) if isinstance(value, tuple) else value for key, value in fields.items()
-    }

@@ -13,7 +13,8 @@ from torch import nn
 
 from samihs_export import pipeline
 from samihs_export.cli import main
-from samihs_export.pipeline import BundleMetadata, ExportOptions
+from samihs_export.metadata import BundleMetadata
+from samihs_export.pipeline import ExportOptions
 from samihs_runtime.bundle import Bundle, WindowRule, sha256_of
 from samihs_training.adapters import PRConfig, insert_pr_adapters, pr_adapters
 from samihs_training.checkpoint import load_adapters, save_adapters, save_base
@@ -87,7 +88,7 @@ class Checkpoints:
 
     @property
     def evaluation(self) -> Path:
-        """Of these adapters on their base, where an export looks for it."""
+        """Of these adapters on their base."""
         return self.adapters.with_name("evaluation.json")
 
 
@@ -111,9 +112,15 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
         sam.load_state_dict(state if path == paths.base else sam.state_dict())
         save_base(path, sam, TINY, {})
     save_adapters(paths.adapters, model.sam, PR, paths.base, ABOUT)
-    hashes = {f"{name}_sha256": sha256_of(getattr(paths, name)) for name in ("adapters", "base")}
-    paths.evaluation.write_text(json.dumps({**EVALUATION, "weights": hashes}), encoding="utf-8")
+    write_evaluation(paths.adapters, paths.base)
     return paths
+
+
+def write_evaluation(adapters: Path, base: Path) -> None:
+    """Beside the adapters, where an export looks for it."""
+    hashes = {"adapters_sha256": sha256_of(adapters), "base_sha256": sha256_of(base)}
+    text = json.dumps({**EVALUATION, "weights": hashes})
+    adapters.with_name("evaluation.json").write_text(text, encoding="utf-8")
 
 
 @pytest.fixture(scope="session")

@@ -19,13 +19,15 @@ from samihs_export.merge import MergeReport, merge
 from samihs_export.onnx import export_decoder
 from samihs_export.refit import refittable
 from samihs_runtime.backends.exchange import exchanged_graph
-from samihs_runtime.bundle import Bundle
+from samihs_runtime.bundle import Bundle, write_bundle
 from samihs_runtime.segmentation import Prompt
 from samihs_runtime.segmenter import Segmenter
 from samihs_runtime.tensor_file import read_tensors
 from samihs_training.adapters import pr_adapters
 from samihs_training.checkpoint import save_adapters
+from samihs_training.methods import FullFineTuning
 from samihs_training.network.model import SamihsModel
+from samihs_training.network.sam import build_sam
 
 from .conftest import (
     ABOUT,
@@ -37,6 +39,7 @@ from .conftest import (
     Checkpoints,
     Exported,
     adapted_model,
+    write_evaluation,
 )
 from .replaced import replace_tensors
 from .test_cli import refused, run
@@ -60,6 +63,7 @@ def site(checkpoints: Checkpoints, tmp_path_factory: pytest.TempPathFactory) -> 
                 parameter += torch.randn_like(parameter) * 0.05
     about = {**ABOUT, "training_data": "a hospital in the north", "window": [0, 90]}
     save_adapters(path, model.sam, PR, checkpoints.base, about)
+    write_evaluation(path, checkpoints.base)
     return path
 
 
@@ -175,6 +179,26 @@ def test_a_method_that_changes_more_is_refused(
 
     monkeypatch.setattr(adapter_sets, "merge", kept)
     refused(add(bundle, site, checkpoints.base), "blocks.0.bottleneck", "a bundle of its own")
+
+
+def test_full_fine_tuning_is_refused_before_it_is_merged(
+    bundle: Path, checkpoints: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It merges to nothing: there is no adapter in it, and every layer is another."""
+    path = tmp_path / "full.safetensors"
+    save_adapters(path, build_sam(TINY), FullFineTuning(), checkpoints.base, ABOUT)
+    write_evaluation(path, checkpoints.base)
+    monkeypatch.setattr(adapter_sets, "merge", lambda model: pytest.fail("it was merged"))
+    refused(add(bundle, path, checkpoints.base), "method full changes more", "a bundle of its own")
+
+
+def test_graphs_whose_weights_lie_beside_them_take_no_sets(
+    bundle: Path, site: Path, checkpoints: Checkpoints
+) -> None:
+    manifest = Bundle.open(bundle).manifest
+    (bundle / "onnx/encoder.onnx.data").write_bytes(b"weights")
+    write_bundle(bundle, manifest, bundle)
+    refused(add(bundle, site, checkpoints.base), "beside it (onnx/encoder.onnx.data)")
 
 
 @pytest.mark.parametrize("config", [TINY, TINY_PYRAMID])

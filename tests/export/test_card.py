@@ -49,3 +49,13 @@ def test_figures_stand_in_tables_and_in_as_many_digits_as_they_bear(exported: Ex
 def test_what_was_not_measured_is_said(exported: Exported) -> None:
     card = model_card(replace(exported.bundle.manifest, accuracy={}))
     assert "## Accuracy\n\nNot measured at export." in card
+
+
+def test_where_the_score_threshold_comes_from_is_said(exported: Exported) -> None:
+    manifest = exported.bundle.manifest
+    assert "- Score threshold: 0.42, measured\n" in model_card(manifest)
+    guessed = {**manifest.provenance, "score_threshold": "not measured"}
+    card = model_card(replace(manifest, score_threshold=0.5, provenance=guessed))
+    assert "- Score threshold: 0.5, not measured: a guess, which may refuse many" in card
+    older = {k: each for k, each in manifest.provenance.items() if k != "score_threshold"}
+    assert "- Score threshold: 0.42\n" in model_card(replace(manifest, provenance=older))

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from samihs_export import pipeline, tensorrt
 from samihs_export.cli import main
+from samihs_export.metadata import BundleMetadata
 from samihs_export.parity import ParityResult
 from samihs_export.proof import Proof
 from samihs_runtime import bundle as bundle_module
-from samihs_runtime.bundle import GraphEntry
+from samihs_runtime.bundle import Bundle, GraphEntry, shipped_bundle
 from samihs_runtime.errors import BackendError, ExportError
 from samihs_training.evaluation.predictors import bundle_predictor
 
@@ -47,8 +48,9 @@ def test_bundle_from_checkpoints(exported: Exported, checkpoints: Checkpoints) -
     assert manifest.merge["layers"] == 2 * TINY.depth
     assert manifest.accuracy == json.loads(checkpoints.evaluation.read_text())
     assert manifest.score_threshold == 0.42
+    assert manifest.provenance["score_threshold"] == "measured"
     assert set(manifest.provenance) >= {"base_sha256", "adapters_sha256", "tools"}
-    assert manifest.method["rank"] == 8
+    assert (manifest.method["adapters"], manifest.method["rank"]) == ("pr", 8)
     card = (root / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert "Not for clinical use" in card
     assert "none: random weights" in card
@@ -123,6 +125,67 @@ def test_out_that_is_no_bundle_is_left_alone(checkpoints: Checkpoints, tmp_path:
     paths = ("--checkpoint", checkpoints.adapters, "--base", checkpoints.base)
     refused(run("bundle", *paths, "--out", tmp_path, "--untrained"), "no bundle")
     assert [each.name for each in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_any_work(
+    checkpoints: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "merge", lambda model: pytest.fail("work was done"))
+    (tmp_path / "file").write_text("")
+    paths = ("--checkpoint", checkpoints.adapters, "--base", checkpoints.base)
+    out = tmp_path / "file" / "in" / "it"
+    refused(run("bundle", *paths, "--out", out, "--untrained"), "cannot write beside")
+
+
+def test_other_sites_adapters_are_not_lost_unasked(
+    checkpoints: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(model: object) -> None:
+        raise ExportError("export begins")
+
+    monkeypatch.setattr(pipeline, "merge", stop)
+    out = tmp_path / "out"
+    for name in ("adapters/north/0/x", "engines/encoder.fp16.engine", "manifest.json"):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).touch()
+    paths = ("--checkpoint", checkpoints.adapters, "--base", checkpoints.base, "--untrained")
+    refused(run("bundle", *paths, "--out", out), "would be lost: north", "--overwrite")
+    result = run("bundle", *paths, "--out", out, "--overwrite")
+    warning, error = result.stderr.splitlines()
+    assert "its engines go: encoder.fp16.engine" in warning
+    assert "export begins" in error
+
+
+def test_the_folder_one_is_in_names_the_bundle(
+    checkpoints: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(
+        model: object, about: BundleMetadata, out: Path, *given: object, **named: object
+    ) -> None:
+        raise ExportError(f"{about.name} goes to {out}")
+
+    monkeypatch.setattr(pipeline, "export_bundle", stop)
+    monkeypatch.chdir(tmp_path)
+    paths = ("--checkpoint", checkpoints.adapters, "--base", checkpoints.base)
+    refused(run("bundle", *paths, "--out", "."), f"{tmp_path.name} goes to {tmp_path}")
+
+
+def test_a_target_gets_engines_of_every_precision(
+    checkpoints: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, shipped = [], Bundle.open(shipped_bundle())
+
+    def build(*given: object, precision: str, **named: object) -> None:
+        asked.append(precision)
+
+    monkeypatch.setattr(pipeline, "export_bundle", lambda *given, **named: shipped)
+    monkeypatch.setattr(tensorrt, "choose_flavour", lambda: None)
+    monkeypatch.setattr(tensorrt, "build_engines", build)
+    paths = ("--checkpoint", checkpoints.adapters, "--base", checkpoints.base)
+    more = ("--precision", "fp16,int8", "--target", "sm89", "--out", tmp_path / "out")
+    result = run("bundle", *paths, *more)
+    assert result.exit_code == 0, result.output
+    assert asked == ["fp16", "int8"]
 
 
 @pytest.mark.parametrize(

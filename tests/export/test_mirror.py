@@ -139,7 +139,7 @@ def test_a_mirrored_bundle_answers_alike_on_either_side(
 ) -> None:
     """Through the gates, ONNX Runtime and the runtime."""
     loaded = load_adapters(checkpoints.adapters, checkpoints.base)
-    bundle = export_bundle(loaded.model, PR, METADATA, tmp_path / "out", FEW)
+    bundle = export_bundle(loaded.model, METADATA, tmp_path / "out", FEW)
     assert bundle.manifest.method["mirrored"] is True
     assert bundle.manifest.embedding_channels == 2 * TINY.embedding_channels
     hu = slices()[0, 0].numpy()

@@ -1,0 +1,118 @@
+"""What a bundle says of its checkpoint: figures, threshold, method, window; nonsense is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from samihs_export.figures import DEFAULT_THRESHOLD, Figures, figures_of, hashes
+from samihs_export.metadata import metadata_of
+from samihs_runtime.errors import CheckpointError, ExportError, UsageError
+from samihs_training.checkpoint import LoadedAdapters
+from samihs_training.methods import Bottleneck, FullFineTuning, LoRA, Method
+
+ABOUT: dict[str, Any] = {"window": [0, 80], "training_data": "none", "plausible_hu": [20, 100]}
+
+
+def loaded(method: Method | None = None, **changes: Any) -> LoadedAdapters:
+    """A checkpoint without its model, which nothing here asks."""
+    about = {key: each for key, each in {**ABOUT, **changes}.items() if each is not None}
+    model: Any = None
+    return LoadedAdapters(model, method or LoRA(), about, 64 * "a", 64 * "b")
+
+
+def figures(folder: Path, text: str | None = None, score_threshold: float | None = None) -> Figures:
+    """Of a checkpoint in the folder, with this ``evaluation.json`` beside it."""
+    if text is not None:
+        (folder / "evaluation.json").write_text(text)
+    paths = None, folder / "adapters.safetensors", Path("base.safetensors")
+    return figures_of(*paths, loaded(), mirrored=False, score_threshold=score_threshold)
+
+
+def summary(**fields: Any) -> str:
+    return json.dumps({"score_threshold": 0.0961, "weights": hashes(loaded()), **fields})
+
+
+def test_a_threshold_that_nobody_measured_is_warned_of_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = figures(tmp_path)
+    assert found == Figures({}, DEFAULT_THRESHOLD, "not measured")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: nothing was measured of")
+    assert f"samihs-evaluate --checkpoint {tmp_path}/adapters.safetensors --base base" in line
+    assert "--score-threshold" in line
+    about = metadata_of(loaded(), "tiny", found)
+    assert about.score_threshold == DEFAULT_THRESHOLD
+    assert about.provenance["score_threshold"] == "not measured"
+
+
+def test_a_threshold_is_the_one_given_else_the_one_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = figures(tmp_path, score_threshold=0.25)
+    assert (given.score_threshold, given.threshold_is) == (0.25, "given")
+    measured = figures(tmp_path, summary())
+    assert (measured.score_threshold, measured.threshold_is) == (0.096, "measured")
+    both = figures(tmp_path, summary(), score_threshold=0.25)
+    assert (both.score_threshold, both.threshold_is) == (0.25, "given")
+    assert both.accuracy == json.loads(summary())
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.5, float("nan"), float("inf")])
+def test_a_threshold_that_is_none_is_refused(tmp_path: Path, value: float) -> None:
+    with pytest.raises(UsageError, match="expected a number from 0 to 1"):
+        figures(tmp_path, score_threshold=value)
+    with pytest.raises(ExportError, match=r"no summary\.json|expected 0 to 1"):
+        figures(tmp_path, summary(score_threshold=value))
+
+
+def test_a_figure_that_the_manifest_cannot_hold_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"no summary\.json of samihs-evaluate"):
+        figures(tmp_path, summary(dice=float("nan")))
+
+
+def test_figures_of_a_data_set_have_no_threshold(tmp_path: Path) -> None:
+    of_data = json.dumps({"model": "x", "patients": 3, "by_slice": {}, "by_patient": {}})
+    words = r"is of a data set \(samihs-evaluate --data\).*phantoms do: run samihs-evaluate --check"
+    with pytest.raises(ExportError, match=words):
+        figures(tmp_path, of_data)
+
+
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        (LoRA(rank=3), {"adapters": "lora", "rank": 3}),
+        (Bottleneck(), {"adapters": "bottleneck"}),
+        (FullFineTuning(), {"adapters": "full"}),
+    ],
+)
+def test_the_method_is_said(method: Method, said: dict[str, Any]) -> None:
+    about = metadata_of(loaded(method), "tiny", Figures())
+    assert about.method.items() >= said.items()
+    assert json.loads(json.dumps(about.method)) == about.method
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("window", None),
+        ("window", [0]),
+        ("window", {"rule": "fixed", "low": 0}),
+        ("window", [80, 0]),
+        ("window", [0, float("inf")]),
+        ("plausible_hu", 5),
+        ("plausible_hu", [100, 20]),
+        ("plausible_hu", [float("nan"), 20]),
+        ("plausible_hu", ["low", "high"]),
+        ("training_data", None),
+        ("training_data", ""),
+    ],
+)
+def test_a_checkpoint_that_says_nonsense_is_refused_by_field(field: str, value: Any) -> None:
+    with pytest.raises(CheckpointError, match=f"the adapter checkpoint's {field} is"):
+        metadata_of(loaded(**{field: value}), "tiny", Figures())
