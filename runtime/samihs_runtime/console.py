@@ -1,6 +1,6 @@
 """What ``samihs-infer`` shows: progress while it works, then one table.
 
-No patient identity appears here: rows are numbers, and free text is scrubbed.
+No patient identity appears here: rows are numbers, and the reader has scrubbed free text.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from samihs_runtime.identity import Scrubber
 from samihs_runtime.viewer_numbers import viewer_number
 
 if TYPE_CHECKING:
-    from samihs_runtime.batch import TableRow
+    from samihs_runtime.batch_table import TableRow
     from samihs_runtime.measurement import Measurement
     from samihs_runtime.report import Report
     from samihs_runtime.segmentation import Lesion
@@ -87,10 +86,8 @@ class Screen:
     def opened(self, series: CTSeries, segmenter: Segmenter) -> None:
         """What was read and where it will run."""
         rows, columns = series.shape
-        scrubber = Scrubber(series)  # free text may quote a name, and terminals are logged
-        description = scrubber.text(series.description)
-        self._print(f"study    {len(series)} slices of {rows} x {columns}; {description}")
-        for note in (*scrubber.texts(series.notes), _viewer_numbers(series)):
+        self._print(f"study    {len(series)} slices of {rows} x {columns}; {series.description}")
+        for note in (*series.notes, _viewer_numbers(series)):
             if note:
                 self._print(f"         {note}", "dim")
         self.backend(segmenter)
@@ -105,7 +102,7 @@ class Screen:
     ) -> None:
         """The answer, its numbers, and where the files lie."""
         self.console.print()
-        for note in Scrubber(series).texts((*lesion.notes, *measurement.notes)):
+        for note in (*lesion.notes, *measurement.notes):
             self._print(note, "yellow" if not lesion.found else "dim")
         if lesion.found:
             self.console.print(_slice_table(series, lesion, measurement))

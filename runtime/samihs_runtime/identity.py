@@ -1,7 +1,8 @@
 """What of a study would name the patient, and how it is kept out of everything but DICOM objects.
 
 Nothing that is written besides DICOM objects takes identity on purpose. Free text can still carry
-it (a series description, a note that quotes a path), so all text passes :class:`Scrubber`.
+it (a series description, a note that quotes a path), so the reader passes all text that it takes
+from a study through :class:`Scrubber`, once; as it was, text stays in the headers alone.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from datetime import datetime
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from samihs_runtime.quiet_dicom import quiet_dicom
@@ -20,46 +21,52 @@ if TYPE_CHECKING:
 
 REMOVED = "[removed]"
 
-PERSON_NAMES = (
-    "PatientName",
-    "OtherPatientNames",
-    "PatientBirthName",
-    "PatientMotherBirthName",
-    "ReferringPhysicianName",
-    "PerformingPhysicianName",
-    "NameOfPhysiciansReadingStudy",
-    "OperatorsName",
-    "RequestingPhysician",
-)
-"""Attributes that name a person: removed whole and by their parts. The words of an institution's
-name are no such parts ("The Royal Hospital for Children")."""
 IDENTIFYING = (
-    *PERSON_NAMES,
     "PatientID",
     "OtherPatientIDs",
     "PatientAddress",
     "PatientTelephoneNumbers",
+    "PatientInstitutionResidence",
+    "CurrentPatientLocation",
     "IssuerOfPatientID",
     "MedicalRecordLocator",
+    "MilitaryRank",
+    "InsurancePlanIdentification",
     "AccessionNumber",
     "StudyID",
     "AdmissionID",
+    "ServiceEpisodeID",
+    "RequestedProcedureID",
+    "ScheduledProcedureStepID",
+    "PerformedProcedureStepID",
+    "PlacerOrderNumberImagingServiceRequest",
+    "FillerOrderNumberImagingServiceRequest",
+    "PersonAddress",
+    "PersonTelephoneNumbers",
     "InstitutionName",
     "InstitutionAddress",
+    "InstitutionalDepartmentName",
+    "ResponsibleOrganization",
+    "RequestingService",
     "StationName",
+    "ScheduledStationName",
+    "ScheduledStationAETitle",
+    "ScheduledProcedureStepLocation",
+    "PerformedStationName",
+    "PerformedStationAETitle",
+    "PerformedLocation",
     "DeviceSerialNumber",
+    "GantryID",
+    "DetectorID",
     "StudyInstanceUID",
     "SeriesInstanceUID",
     "SOPInstanceUID",
     "FrameOfReferenceUID",
 )
 """Attributes whose values are removed: those of PS3.15 table E.1-1 that CT headers carry as short
-texts or UIDs."""
-
-DATES = (
-    "PatientBirthDate", "StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate",
-)  # fmt: skip
-"""Days: removed as they are stored and as people write them."""
+texts or UIDs. Persons and days are known by their value representation (PS3.5 section 6.2): every
+PN, DA and DT counts. The words of an institution's name are no parts of a person's ("The Royal
+Hospital for Children"), so it is removed whole only."""
 
 SHORTEST = 3
 """Values of fewer characters are no identity by themselves, and would shred ordinary words; names
@@ -74,14 +81,14 @@ TERMS = {"CT", "HU", "MR"}
 
 
 class Scrubber:
-    """Removes one study's identifying values from text.
+    """Removes what some headers (``pydicom.Dataset`` each) identify by from text.
 
     A person's name counts whole and by its parts (family name, given name ...), in any case; a
     part of two letters ("Li", "An") only as names are written, with a capital.
     """
 
-    def __init__(self, series: CTSeries) -> None:
-        self._pattern = _pattern(identifying_values(series))
+    def __init__(self, headers: Iterable[Any]) -> None:
+        self._pattern = _pattern(identifying_values(headers))
 
     def text(self, text: str) -> str:
         """The text, each identifying value replaced by ``[removed]``."""
@@ -92,33 +99,63 @@ class Scrubber:
         return [self.text(each) for each in texts]
 
 
-def identifying_values(series: CTSeries) -> set[str]:
-    """The values that the series' headers identify by, long enough to be looked for."""
-    values = _long_enough({series.series_uid, *(each.sop_instance_uid for each in series.sources)})
-    for source in series.sources:
-        values |= _header_values(source.header)
-    return values
-
-
 def scrubbed(text: str, header: Any) -> str:
-    """A text without what one header (a ``pydicom.Dataset``) identifies by: for ``--list`` and for
-    messages, which show a series before it is read."""
-    pattern = _pattern(_header_values(header))
-    return text if pattern is None else pattern.sub(REMOVED, text)
+    """A text without what one header identifies by: for ``--list`` and for messages, which show a
+    series before it is read."""
+    return Scrubber([header]).text(text)
+
+
+def identifying_values(headers: Iterable[Any]) -> set[str]:
+    """The values that the headers identify by, long enough to be looked for."""
+    values: set[str] = set()
+    with quiet_dicom():  # many a value is converted here for the first time, and warned about
+        for header in {id(each): each for each in headers}.values():  # frames share theirs
+            values |= _header_values(header)
+    return values
 
 
 def _header_values(header: Any) -> set[str]:
+    """What one header, or an item of a sequence in it, identifies by."""
     values: set[str] = set()
-    with quiet_dicom():  # many a value is converted here for the first time, and warned about
-        for keyword in IDENTIFYING:
-            for text in _texts(header, keyword):
-                values |= _name_values(text) if keyword in PERSON_NAMES else _long_enough({text})
-        for keyword in DATES:
-            for text in _texts(header, keyword):
-                values |= _day_values(text)
-        for other in header.get("OtherPatientIDsSequence") or ():
-            values |= _long_enough(set(_texts(other, "PatientID")))
+    for tag in list(header.keys()):
+        kind = _representation(header, tag)
+        if kind == "SQ":
+            for item in _items(header, tag):
+                values |= _header_values(item)
+        elif kind == "PN":
+            values.update(*map(_name_values, _texts(header, tag)))
+        elif kind in ("DA", "DT"):
+            values.update(*map(_day_values, _texts(header, tag)))
+        elif tag in _identifying_tags():
+            values |= _long_enough(set(_texts(header, tag)))
     return values
+
+
+@cache
+def _identifying_tags() -> frozenset[int]:
+    from pydicom.datadict import tag_for_keyword  # a command's --help needs none
+
+    tags = map(tag_for_keyword, IDENTIFYING)
+    return frozenset(tag for tag in tags if tag is not None)
+
+
+def _representation(header: Any, tag: Any) -> str:
+    """The VR as the file has it, or the dictionary's where the file has none; no value is
+    converted for it."""
+    from pydicom.datadict import dictionary_VR
+
+    try:
+        stated = header.get_item(tag).VR
+        return str(dictionary_VR(tag) if stated in (None, "UN") else stated)
+    except Exception:  # a private or unknown tag, or an element that cannot be read
+        return ""
+
+
+def _items(header: Any, tag: Any) -> list[Any]:
+    try:
+        return list(header[tag].value)
+    except Exception:  # a broken sequence raises while its items are parsed
+        return []
 
 
 @lru_cache(maxsize=16)  # a series' slices share their days
@@ -137,7 +174,8 @@ def _day_values(text: str) -> frozenset[str]:
     return frozenset(values)
 
 
-def _name_values(name: str) -> set[str]:
+@lru_cache(maxsize=64)  # and its persons
+def _name_values(name: str) -> frozenset[str]:
     """A person's name as it stands, as it may be written in text, and its parts."""
     values = {name}
     parts: set[str] = set()
@@ -148,7 +186,7 @@ def _name_values(name: str) -> set[str]:
         orders = [components[:count] for count in range(2, len(components) + 1)]
         orders.append(components[1::-1])
         values.update(between.join(order) for order in orders for between in ("", " "))
-    return _long_enough(values) | {part for part in parts if _is_part(part)}
+    return frozenset(_long_enough(values) | {part for part in parts if _is_part(part)})
 
 
 def _long_enough(values: set[str]) -> set[str]:
@@ -183,6 +221,12 @@ def _alternative(value: str) -> str:
     return rf"(?<![^\W_]){found}(?![^\W_])"
 
 
+def full_description(series: CTSeries) -> str:
+    """SeriesDescription as it is stored, for a report that was asked to carry the identity."""
+    with quiet_dicom():
+        return " ".join(_texts(series.sources[0].header, "SeriesDescription"))
+
+
 def identity(series: CTSeries) -> dict[str, Any]:
     """The study's identity, for a report that was asked to carry it (``--identify``)."""
     header = series.sources[0].header
@@ -204,10 +248,10 @@ def identity(series: CTSeries) -> dict[str, Any]:
     }
 
 
-def _texts(header: Any, keyword: str) -> list[str]:
+def _texts(header: Any, key: Any) -> list[str]:
     """A header's value as text, or each of several; none where it is missing or malformed."""
     try:
-        value = header.get(keyword)
+        value = header[key].value
         several = not isinstance(value, str) and hasattr(value, "append")
         values = value if several else [value]
         return [str(each).strip() for each in values if each is not None]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from samihs_runtime.identity import Scrubber, identity
+from samihs_runtime.identity import full_description, identity
 from samihs_runtime.viewer_numbers import instance_number
 
 if TYPE_CHECKING:
@@ -82,12 +82,10 @@ class Report:
             series: the series that was clicked on.
             lesion: the answer.
             measurement: its numbers.
-            identify: add the patient's and study's identity. Otherwise none is in the document:
-                free text is scrubbed of the headers' identifying values, and UIDs are left out.
+            identify: add the patient's and study's identity, and the series' description as it is
+                stored. Otherwise none is in the document: the reader scrubbed what free text the
+                series brings, and UIDs are left out.
         """
-        scrub = Scrubber(series)
-        said = list if identify else scrub.texts
-        describe = str if identify else scrub.text
         document: dict[str, Any] = {
             "schema": SCHEMA,
             "schema_version": SCHEMA_VERSION,
@@ -106,19 +104,19 @@ class Report:
                 "reason": self.backend_reason,
             },
             "series": {
-                "description": describe(series.description),
+                "description": full_description(series) if identify else series.description,
                 "slices": len(series),
                 "rows": series.shape[0],
                 "columns": series.shape[1],
-                "notes": said(series.notes),
+                "notes": list(series.notes),
             },
             "request": self._request(lesion),
             "found": lesion.found,
             "score": _rounded(lesion.score, 4),
             "measurement": _measurement(measurement),
             "slices": _slices(series, lesion, measurement),
-            "stop_reasons": said(lesion.stop_reasons),
-            "notes": said((*lesion.notes, *measurement.notes)),
+            "stop_reasons": list(lesion.stop_reasons),
+            "notes": [*lesion.notes, *measurement.notes],
             "seconds": {stage: _rounded(value, 4) for stage, value in self.timings.items()},
         }
         if identify:

@@ -84,9 +84,10 @@ class CTSeries:
     """Z sources, in the same order."""
     series_uid: str
     description: str
-    """SeriesDescription and such: no patient identity."""
+    """SeriesDescription, without what identifies the patient (``identity.py``)."""
     notes: tuple[str, ...] = field(default=())
-    """What the reader wants the user to know: lossy compression, uneven gaps, tilt, ..."""
+    """What the reader wants the user to know: lossy compression, uneven gaps, tilt, ...; without
+    what identifies the patient."""
 
     def __len__(self) -> int:
         return len(self.planes)

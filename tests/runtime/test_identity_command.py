@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from samihs_runtime.cli import FORMATS, main
+from samihs_runtime.study import read_study
 
 from .dicom_factory import ct_image, save, uid
 
@@ -26,14 +27,21 @@ TAGS = {
     "ReferringPhysicianName": "Grumblethwaite^Ignatius",
     "OperatorsName": "Vandersloot^Petronella",
     "StudyDescription": "Head of Quirine Zzyzxova",
-    "SeriesDescription": "zzyzxova 5 mm MRN-7781234",
+    "SeriesDescription": "zzyzxova 5 mm MRN-7781234 Snodgrass PPS-88123 Plantedward",
     "PatientComments": "planted comment of Quirine",
     "RequestingPhysician": "Oblomovsky^Casimir",
+    "PhysiciansOfRecord": "Quackenbush^Leopoldine",
+    "ConsultingPhysicianName": ["Fezziwig^Barnabas", "Snodgrass^Augustus"],
+    "InstitutionalDepartmentName": "Plantedward",
+    "PerformedProcedureStepID": "PPS-88123",
+    "BodyPartExamined": "FEZZIWIG",
+    "ProtocolName": "Head, Dr. Quackenbush, PPS-88123",
 }
 SECRETS = (
     "zzyzxova", "quirine", "mrn-7781234", "19470831", "acc9981776", "nowhere general",
     "grumblethwaite", "ignatius", "vandersloot", "petronella", "oblomovsky", "casimir",
-    "planted comment", uid("study"), uid("series"), uid("frame of reference"),
+    "quackenbush", "leopoldine", "fezziwig", "barnabas", "snodgrass", "plantedward",
+    "pps-88123", "planted comment", uid("study"), uid("series"), uid("frame of reference"),
 )  # fmt: skip
 """Everything of it, and the UIDs that a PACS would find the study by."""
 
@@ -93,6 +101,16 @@ def test_deidentified_not_even_they_do(study: Path, tiny_bundle: Path, tmp_path:
     assert {"lesion-seg.dcm", "contact-sheet.dcm"} <= set(files)
     for name, content in files.items():
         assert_clean(content, name)
+
+
+def test_the_series_itself_names_nobody(study: Path) -> None:
+    """Whoever reads a study from Python may log what he is told of it."""
+    (study / "Zzyzxova.dcm").write_bytes((study / "IM0").read_bytes()[:900])  # damaged: noted
+    series = read_study(study)
+    assert "5 mm" in series.description
+    assert any("BodyPartExamined" in note for note in series.notes)
+    assert any("damaged" in note for note in series.notes)
+    assert_clean(" ".join((series.description, *series.notes)).lower().encode(), "series")
 
 
 def test_identify_names_the_patient_in_the_report_alone(

@@ -14,7 +14,7 @@ from samihs_runtime.measurement import measure
 from samihs_runtime.segmentation import Prompt
 from samihs_runtime.writers.report_json import write_report
 
-from .series_factory import PLANTED, make_lesion, make_report, make_series, not_found
+from .series_factory import PLANTED, header, make_lesion, make_report, make_series, not_found
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "report-schema.json"
 
@@ -112,19 +112,19 @@ def test_nan_becomes_null_not_invalid_json(tmp_path: Path) -> None:
     ],
 )
 def test_free_text_is_scrubbed(text: str, clean: str) -> None:
-    assert Scrubber(make_series()).text(text) == clean
+    assert Scrubber([header()]).text(text) == clean
 
 
 def test_short_values_do_not_shred_text() -> None:
-    series = make_series(PatientName="Ma^Ada", PatientID="7", StudyID="")
-    assert "7" not in identifying_values(series)
-    scrubber = Scrubber(series)
+    headers = [header(PatientName="Ma^Ada", PatientID="7", StudyID="")]
+    assert "7" not in identifying_values(headers)
+    scrubber = Scrubber(headers)
     assert scrubber.text("7 mm Madagascar, Canada") == "7 mm Madagascar, Canada"
     assert scrubber.text("seen by ada") == f"seen by {REMOVED}"
 
 
 def test_identify_keeps_text_and_adds_identity() -> None:
-    series = make_series(description="Head of Zzyzxova")
+    series = make_series(description="Head of [removed]", SeriesDescription="Head of Zzyzxova")
     lesion = make_lesion(series)
     made = make_report().document(series, lesion, measure(series, lesion), identify=True)
     assert made["series"]["description"] == "Head of Zzyzxova"

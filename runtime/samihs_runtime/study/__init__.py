@@ -16,7 +16,7 @@ from pathlib import Path
 
 from samihs_runtime.errors import StudyError
 from samihs_runtime.geometry import UNKNOWN_THICKNESS_MM, slice_extents
-from samihs_runtime.identity import scrubbed
+from samihs_runtime.identity import Scrubber, scrubbed
 from samihs_runtime.lossy import LossyCompression
 from samihs_runtime.quiet_dicom import quiet_dicom
 from samihs_runtime.series import CTSeries, SlicePlane, SourceSlice
@@ -87,6 +87,7 @@ def read_study(
     a series number, or the beginning of a UID, which is no plain number) asks for another.
     ``progress(slices done, slices)`` is called as pixels are read. Raises StudyError, in one line,
     where no series can be read rightly; what was unusual but readable is in the result's notes.
+    Description and notes are free of what identifies the patient; the sources' headers are not.
     """
     path = Path(path).absolute()
     with quiet_dicom(), study_files(path) as files:
@@ -108,14 +109,15 @@ def read_study(
             notes.append(f"no air: the lowest value is {lowest:g}, so the values may not be HU")
         if len(planes) == 1 and planes[0].thickness is None:
             notes.append(f"slice thickness unknown: volumes are per {UNKNOWN_THICKNESS_MM:g} mm")
+        scrubber = Scrubber(source.header for source in sources)
         return CTSeries(
             hu=hu,
             planes=tuple(planes),
             extents_mm=slice_extents(planes),
             sources=sources,
             series_uid=chosen.uid,
-            description=chosen.description,
-            notes=tuple(notes),
+            description=scrubber.text(chosen.description),
+            notes=tuple(scrubber.texts(notes)),
         )
 
 
@@ -218,7 +220,8 @@ def _series_notes(chosen: Candidate, frames: list[Frame]) -> list[str]:
         notes.append("a sharp kernel: noise and edges may be taken for blood")
     part = text(chosen.first, "BodyPartExamined").upper()
     if part not in _HEAD:
-        notes.append(f"BodyPartExamined is {part[:16]}, not the head")
+        short = scrubbed(part, chosen.first)[:16]  # in this order: the half of a name is a name
+        notes.append(f"BodyPartExamined is {short}, not the head")
     if padding := ignored_padding(frames[0]):
         notes.append(f"PixelPaddingValue means {padding}, which is tissue: ignored")
     return notes
