@@ -109,6 +109,22 @@ def write_series(folder: Path, count: int = 4, **tags: Any) -> Path:
     return folder
 
 
+def write_bleed(folder: Path, count: int = 6, **tags: Any) -> Path:
+    """A series of 64 x 64 pixels with a bleed that the tiny model finds; the folder.
+
+    Brain at 30 HU below a row of air, and in it a bleed around column 36, row 30: widest on slice
+    2, where it has 70 HU, and narrower and darker on two slices to each side.
+    """
+    rows, columns = np.mgrid[:64, :64]
+    for index in range(count):
+        away = abs(index - 2)
+        disc = (columns - 36) ** 2 + (rows - 30) ** 2 <= (12 - 2 * away) ** 2
+        hu = np.where(disc & (away < 3), 70 - 3 * away, 30).astype(np.int16)
+        hu[0] = -1000
+        save(ct_image(index, hu, **tags), folder / f"IM{index}")
+    return folder
+
+
 def enhanced_ct(heights: Sequence[float], **tags: Any) -> Dataset:
     """An Enhanced CT image with one frame per height, its own intercept in every frame."""
     image = ct_image(0)

@@ -11,13 +11,13 @@ import pydicom
 import pytest
 from click.testing import CliRunner, Result
 
-from samihs_runtime import batch
+from samihs_runtime import batch, batch_jobs
 from samihs_runtime.cli import main
 from samihs_runtime.clicks import TABLE_NAME
-from samihs_runtime.errors import BackendError, NonFiniteError, PromptError
+from samihs_runtime.errors import BackendError, NonFiniteError, OutputError, PromptError
 from samihs_runtime.folder_lock import held_alone
 
-from .dicom_factory import write_series
+from .dicom_factory import dicomdir, write_bleed, write_series
 from .test_clicks import clicks_file
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # Click's runner
@@ -56,7 +56,7 @@ def test_each_click_gets_a_row_and_a_folder(studies: Path, tiny_bundle: Path) ->
     assert result.exit_code == 0, result.output
     rows = table(out)
     assert list(rows) == ["a", "b", "c"]
-    assert list(rows["a"])[-3:] == ["seconds", "notes", "request"]
+    assert list(rows["a"])[-5:] == ["seconds", "notes", "version", "bundle", "request"]
     for name, row in rows.items():
         report = json.loads((out / name / "report.json").read_text())
         assert row["status"] == ("found" if report["found"] else "not found")
@@ -64,6 +64,39 @@ def test_each_click_gets_a_row_and_a_folder(studies: Path, tiny_bundle: Path) ->
         assert row["notes"] == "; ".join(report["notes"])
         assert all(seconds >= 0 for seconds in report["seconds"].values())
     assert {path.name for path in out.iterdir()} == {"a", "b", "c", "clicks.csv"}
+
+
+def test_every_column_says_what_the_report_does(studies: Path, tiny_bundle: Path) -> None:
+    """Of a lesion on several slices: where nothing is found, most are empty."""
+    write_bleed(studies / "bleed")
+    path = clicks_file(studies, {"id": "a", "study": "bleed", "points": [[36, 30]]})
+    assert run(path, tiny_bundle, studies / "out").exit_code == 0
+    report = json.loads((studies / "out" / "a" / "report.json").read_text())
+    row = table(studies / "out")["a"]
+    measured, slices = report["measurement"], report["slices"]
+    assert len(slices) > 2
+    assert len({part["score"] for part in slices}) > 1
+    assert float(row.pop("seconds")) > 0
+    assert len(row.pop("request")) == 16
+    assert row == {
+        "id": "a",
+        "status": "found",
+        "why": "",
+        "volume_ml": f"{measured['volume_ml']:.3f}",
+        "abc2_ml": f"{measured['abc2_ml']:.3f}",
+        "largest_diameter_mm": f"{measured['largest_diameter_mm']:.2f}",
+        "parts": str(measured["parts"]),
+        "mean_hu": f"{measured['mean_hu']:.1f}",
+        "sd_hu": f"{measured['sd_hu']:.1f}",
+        "first_slice": str(slices[0]["index"]),
+        "clicked_slice": str(report["request"]["slice"]),
+        "last_slice": str(slices[-1]["index"]),
+        "score": f"{report['score']:.4f}",
+        "lowest_score": f"{min(part['score'] for part in slices):.4f}",
+        "notes": "; ".join(report["notes"]),
+        "version": report["tool"]["version"],
+        "bundle": f"tiny {report['model']['id'][:12]}",
+    }
 
 
 def test_a_study_is_read_once_for_its_rows(
@@ -133,7 +166,7 @@ def test_another_versions_answers_are_not_kept(
     reads = counted(monkeypatch)
     run(path, tiny_bundle, out)
     assert reads == []
-    monkeypatch.setattr(batch, "installed_version", lambda: "99.0")
+    monkeypatch.setattr(batch_jobs, "installed_version", lambda: "99.0")
     assert run(path, tiny_bundle, out).exit_code == 0
     assert reads == ["p1", "p2"]
 
@@ -302,6 +335,92 @@ def test_a_failed_click_leaves_no_earlier_answer_in_its_folder(
     assert done.exit_code == 2
     assert table(out)["a"]["status"] == "failed"
     assert not (out / "a" / "report.json").exists()
+
+
+@pytest.mark.parametrize("gone", ["absent", "empty", "locked"])
+def test_a_study_that_cannot_be_looked_at_costs_no_earlier_result(
+    gone: str, studies: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a share is not mounted; the other clicks are answered."""
+    path, out = clicks_file(studies, *ROWS), studies / "out"
+    assert run(path, tiny_bundle, out).exit_code == 0
+    before = table(out)
+    if gone == "locked":
+        lock(studies / "p1", monkeypatch)
+    else:
+        (studies / "p1").rename(studies / "elsewhere")
+        if gone == "empty":
+            (studies / "p1").mkdir()
+    (out / "c" / "report.json").unlink()
+    done = run(path, tiny_bundle, out)
+    assert done.exit_code == 2
+    assert "2 of 3 clicks failed" in done.stderr
+    after = table(out)
+    assert [after[name] for name in "ab"] == [before[name] for name in "ab"]
+    assert all((out / name / "report.json").is_file() for name in "abc")
+
+
+def lock(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a folder behind one that may not be entered is to its user (root may enter any)."""
+    real = Path.stat
+
+    def refused(self: Path, **options: Any) -> Any:
+        if self.is_relative_to(folder):
+            raise PermissionError(13, "Permission denied", str(self))
+        return real(self, **options)
+
+    monkeypatch.setattr(Path, "stat", refused)
+
+
+def test_a_full_disk_costs_no_earlier_result(
+    studies: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, out = clicks_file(studies, ROWS[0]), studies / "out"
+    run(path, tiny_bundle, out)
+    before = table(out)
+    failing(monkeypatch, "a", OutputError("No space left on device"))
+    assert run(path, tiny_bundle, out, "--no-propagation").exit_code == 2
+    assert table(out) == before
+    assert (out / "a" / "report.json").is_file()
+
+
+def test_files_that_a_dicomdir_refers_to_are_a_part_of_its_state(
+    studies: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dicomdir(studies / "p1", [[f"IM{index}"] for index in range(4)])
+    path = clicks_file(studies, {**ROWS[0], "study": "p1/DICOMDIR"})
+    out = studies / "p1" / "out"
+    assert run(path, tiny_bundle, out).exit_code == 0
+    reads = counted(monkeypatch)
+    assert run(path, tiny_bundle, out).exit_code == 0
+    assert reads == []
+    write_series(studies / "p1", WindowCenter=40)
+    assert run(path, tiny_bundle, out).exit_code == 0
+    assert reads == ["DICOMDIR"]
+
+
+@pytest.mark.parametrize("more", [("--overwrite",), SEG, ("--overwrite", *SEG)])
+def test_no_run_drops_the_rows_of_other_clicks(
+    more: tuple[str, ...], studies: Path, tiny_bundle: Path
+) -> None:
+    out = studies / "out"
+    run(clicks_file(studies, *ROWS), tiny_bundle, out)
+    before = table(out)
+    another = {"id": "d", "study": "p2", "points": [[6, 5, 2]]}
+    assert run(clicks_file(studies, ROWS[1], another), tiny_bundle, out, *more).exit_code == 0
+    after = table(out)
+    assert list(after) == ["b", "d", "a", "c"]
+    assert [after[name] for name in "ac"] == [before[name] for name in "ac"]
+
+
+def test_overwriting_asks_every_click_of_the_file_anew(
+    studies: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, out = clicks_file(studies, *ROWS), studies / "out"
+    run(path, tiny_bundle, out)
+    reads = counted(monkeypatch)
+    assert run(path, tiny_bundle, out, "--overwrite").exit_code == 0
+    assert reads == ["p1", "p2"]
 
 
 def test_rows_of_clicks_that_are_no_longer_asked_for_stay(studies: Path, tiny_bundle: Path) -> None:

@@ -1,0 +1,68 @@
+"""What each row of a clicks file comes to in one run: its number in its study, its fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from samihs_runtime.report import installed_version
+from samihs_runtime.study_state import study_state
+
+if TYPE_CHECKING:
+    from samihs_runtime.clicks import ClickRow
+    from samihs_runtime.options import Options
+    from samihs_runtime.segmenter import Segmenter
+
+
+@dataclass(frozen=True)
+class Job:
+    """One click to answer."""
+
+    row: ClickRow
+    number: int
+    """Which one of the clicks on its study it is, from 1. It stands in the objects: two of a study
+    in one file never bear the same."""
+    request: str
+    """As the table has it: what was asked, which number it is, of which files, in which way."""
+
+
+def jobs_of(rows: list[ClickRow], options: Options, segmenter: Segmenter) -> list[Job]:
+    """The jobs, in the file's order; each study is looked at once."""
+    settings = _settings(options, segmenter)
+    numbers = _lesion_numbers(rows)
+    places = {row.click.study for row in rows}
+    states = {place: study_state(place, options.out) for place in places}
+    jobs = []
+    for row in rows:
+        number, state = numbers[row.id], states[row.click.study]
+        request = _mixed(row.fingerprint, str(number), state, settings) if state else ""
+        jobs.append(Job(row, number, request))
+    return jobs
+
+
+def _lesion_numbers(rows: Iterable[ClickRow]) -> dict[str, int]:
+    """Id -> which one of the clicks on its study it is, from 1, in the file's order."""
+    counts: Counter[Path] = Counter()
+    numbers = {}
+    for row in rows:
+        study = row.click.study.absolute()
+        counts[study] += 1
+        numbers[row.id] = counts[study]
+    return numbers
+
+
+def _settings(options: Options, segmenter: Segmenter) -> str:
+    """Everything beside the click and its study that a result depends on."""
+    write = options.write
+    chosen = (options.propagation, sorted(options.formats), write.fractional, write.resample)
+    model = f"{segmenter.bundle.id}|{segmenter.backend.precision}"
+    # Another version may measure or write otherwise.
+    return f"{installed_version()}|{model}|{chosen}|{write.identify}|{write.deidentify}"
+
+
+def _mixed(*parts: str) -> str:
+    return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
