@@ -13,7 +13,7 @@ from PIL import Image
 from samihs_runtime.cli import FORMATS, main
 from samihs_runtime.study import read_study
 
-from .dicom_factory import ct_image, save, uid
+from .dicom_factory import uid, write_bleed
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # Click's runner
 
@@ -48,10 +48,7 @@ SECRETS = (
 
 @pytest.fixture
 def study(tmp_path: Path) -> Path:
-    folder = tmp_path / "study"
-    for index in range(4):
-        save(ct_image(index, **TAGS), folder / f"IM{index}")
-    return folder
+    return write_bleed(tmp_path / "study", **TAGS)
 
 
 def everything_in(folder: Path) -> dict[str, bytes]:
@@ -70,9 +67,11 @@ def everything_in(folder: Path) -> dict[str, bytes]:
 
 def run(study: Path, bundle: Path, out: Path, *options: str) -> str:
     formats = [each for name in FORMATS for each in ("--format", name)]
-    arguments = [str(study), "--point", "4,5,1", "--bundle", str(bundle), "--out", str(out)]
+    arguments = [str(study), "--point", "36,30,2", "--bundle", str(bundle), "--out", str(out)]
     result = CliRunner().invoke(main, [*arguments, *formats, *options])
     assert result.exit_code == 0, result.output
+    assert "hemorrhage by slice" in result.output  # found: what is said and drawn then, too
+    assert (out / "contact-sheet.png").is_file()
     return result.output.lower()
 
 
@@ -141,7 +140,7 @@ def test_a_table_of_clicks_names_nobody(study: Path, tiny_bundle: Path, tmp_path
     """Not even where the study's path does, or a click fails."""
     named = study.rename(tmp_path / "Zzyzxova_Quirine")
     clicks = tmp_path / "clicks.json"
-    rows = [{"study": named.name, "points": [[4, 5, z]]} for z in (1, 77)]
+    rows = [{"study": named.name, "points": [[36, 30, z]]} for z in (2, 77)]
     clicks.write_text(json.dumps(rows))
     arguments = ["--clicks", str(clicks), "--bundle", str(tiny_bundle), "--out"]
     result = CliRunner().invoke(main, [*arguments, str(tmp_path / "out"), "--deidentify"])
