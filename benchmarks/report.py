@@ -23,7 +23,7 @@ from record import RESULTS, Record, ranked
 from scaling_tables import exponents
 from tables import floors, imports, quantiles, quantities, stages
 from targets import targets
-from weights import of_shipped, same
+from weights import of_others, of_shipped
 
 HERE = Path(__file__).parent
 
@@ -34,7 +34,7 @@ def write(results: Path, out: Path) -> Path:
     records = {name: first for name, (first, *_) in found.items()}
     shipped = of_shipped()
     lines = ["# Benchmarks", "", "Made by `python benchmarks/report.py` from the result files.", ""]
-    lines += ["## Targets", "", *targets(records), ""]
+    lines += ["## Targets", "", *targets(records, shipped), ""]
     for name, record in records.items():
         newer = [each for each in found[name] if each.date > record.date]
         lines += [*_section(name, record, newer, shipped), ""]
@@ -67,7 +67,7 @@ def _section(
         f"`{record.command}` on {where}; {record.date[:10]}, commit {record.commit}. {versions}.",
         *(["", f"Settings: {settings}."] if settings else []),
         "",
-        *_of_others(record.weights, shipped),
+        *_marked(record.weights, shipped),
     ]
     for each in newer:
         lines += [
@@ -90,9 +90,9 @@ def _section(
     return lines
 
 
-def _of_others(weights: Mapping[str, str], shipped: Mapping[str, str]) -> list[str]:
+def _marked(weights: Mapping[str, str], shipped: Mapping[str, str]) -> list[str]:
     """That the record is of another model than the shipped one; nothing where none was asked."""
-    if not weights or same(weights, shipped):
+    if not of_others(weights, shipped):
         return []
     told = ", ".join(f"{key} {value[:12]}" for key, value in weights.items())
     return [f"**Of other weights than the shipped bundle's**: {told}.", ""]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from record import Record, ratios
 from tables import EAGER, table
+from weights import of_others
 
 WHOLE, ONE_SLICE = "cold, folder of 32", "cold, folder of 32, --no-propagation"
 STEP, RECOMPUTED = "step", "step, recomputed activations"
@@ -137,18 +138,24 @@ TARGETS = (
 """As the README has them."""
 
 
-def targets(records: Mapping[str, Record]) -> list[str]:
-    """The table of all targets, then why some are missed; ``records`` by name (``latency-cpu``)."""
+def targets(records: Mapping[str, Record], shipped: Mapping[str, str]) -> list[str]:
+    """The table of all targets, then why some are missed.
+
+    ``records`` by name (``latency-cpu``); ``shipped``: the hashes of the shipped bundle's weights.
+    """
     rows, missed = [], []
     for target in TARGETS:
         record = records.get(target.benchmark)
         figure = target.value(record) if record is not None else None
         wanted = f"{'at least' if target.at_least else 'at most'} {target.limit:.3g}"
-        if figure is None:
+        if record is None or figure is None:
             rows.append((target.text, wanted, "", "not measured"))
             continue
         met = target.met(figure)
-        rows.append((target.text, wanted, f"{figure:.3g}", "met" if met else "**missed**"))
+        verdict = ("met" if met else "**missed**") + (
+            ", of other weights" if of_others(record.weights, shipped) else ""
+        )
+        rows.append((target.text, wanted, f"{figure:.3g}", verdict))
         if not met and target.if_missed:
             missed.append(f"- **{target.text}**: {target.if_missed}")
     lines = table(("what", "target", "measured", ""), rows)

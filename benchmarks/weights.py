@@ -34,6 +34,11 @@ def same(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
     return identity(one) == identity(other)
 
 
+def of_others(weights: Mapping[str, str], shipped: Mapping[str, str]) -> bool:
+    """Whether a record is of a model, and of another than the shipped one."""
+    return bool(weights) and not same(weights, shipped)
+
+
 def identity(weights: Mapping[str, str]) -> dict[str, str]:
     """What of the hashes tells weights apart."""
     if not any(key in weights for key in OF_CHECKPOINTS):

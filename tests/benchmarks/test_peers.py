@@ -243,3 +243,21 @@ def test_who_answers_otherwise_is_not_measured(
             assert "differ from SamPredictor's by 0.002, relative" in refused[name]
             assert list(workers) == [EAGER]
     assert process.poll() is not None  # nobody is left behind
+
+
+def test_each_subject_is_held_against_its_own_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An 8-bit encode has none, as nobody counted it; no click is under autocast."""
+    own = {part: {"flop": 1, "bytes": 1, "type": "fp32"} for part in ("encode", "click")}
+    whole, half = Path("whole"), Path("half")
+    monkeypatch.setattr(peers.Bundle, "open", lambda path: path)
+    counted = {whole: own, half: {"click": own["click"]}}
+    monkeypatch.setattr(peers.floors, "work_of_bundle", counted.__getitem__)
+    work = peers._work(TINY, dict(zip(peers.OURS, (whole, half), strict=True)))
+    encode, click = work["encode"], work["click, 1 prompt"]
+    assert encode["samihs fp32"] == click["samihs int8"] == own["click"]
+    assert "samihs int8" not in encode
+    assert encode["SamPredictor bf16 autocast"]["type"] == "bf16"
+    assert click["SamPredictor bf16 autocast"] == click[EAGER]
+    assert click[EAGER]["type"] == "fp32"
+    assert not {"MobileSAM", "segment-anything-fast"} & set(click)
+    assert "MobileSAM" not in encode
