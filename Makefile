@@ -62,7 +62,7 @@ train: $(VENV)/.dev  ## train base and adapters (QUICK=1: prove the path in 2 mi
 evaluate: $(VENV)/.dev  ## Dice and HD95 of the shipped bundle (or BUNDLE=) on unseen phantoms
 	$(BIN)/samihs-evaluate $(if $(BUNDLE),--bundle $(BUNDLE))
 
-export: $(VENV)/.dev  ## merge, export, prove, bundle, engines (CHECKPOINT= BASE= PRECISION= TARGET= OUT=)
+export: $(VENV)/.dev  ## merge, export, prove, bundle, engines: OUT=my_bundle, else the shipped one is replaced (CHECKPOINT= BASE= PRECISION= TARGET=)
 	$(BIN)/samihs-export bundle $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) \
 	    $(if $(BASE),--base $(BASE)) $(if $(OUT),--out $(OUT)) \
 	    $(if $(PRECISION),--precision $(PRECISION)) \
