@@ -68,6 +68,9 @@ texts or UIDs. Persons and days are known by their value representation (PS3.5 s
 PN, DA and DT counts. The words of an institution's name are no parts of a person's ("The Royal
 Hospital for Children"), so it is removed whole only."""
 
+DEEPEST = 16
+"""Sequences within sequences that are looked into: no CT object nests half as deep, and a damaged
+or hostile file must not end in a RecursionError."""
 SHORTEST = 3
 """Values of fewer characters are no identity by themselves, and would shred ordinary words; names
 of persons may be shorter."""
@@ -114,14 +117,14 @@ def identifying_values(headers: Iterable[Any]) -> set[str]:
     return values
 
 
-def _header_values(header: Any) -> set[str]:
+def _header_values(header: Any, depth: int = DEEPEST) -> set[str]:
     """What one header, or an item of a sequence in it, identifies by."""
     values: set[str] = set()
     for tag in list(header.keys()):
         kind = _representation(header, tag)
         if kind == "SQ":
-            for item in _items(header, tag):
-                values |= _header_values(item)
+            for item in _items(header, tag) if depth else ():
+                values |= _header_values(item, depth - 1)
         elif kind == "PN":
             values.update(*map(_name_values, _texts(header, tag)))
         elif kind in ("DA", "DT"):

@@ -119,6 +119,13 @@ def test_persons_and_days_are_known_wherever_they_stand() -> None:
         assert scrubbed(text, pydicom.dcmread(stream, force=True)) == clean
 
 
+def test_sequences_without_end_are_no_fault() -> None:
+    nested = header()
+    for _ in range(2000):
+        nested = header(ReferencedStudySequence=[nested])
+    assert scrubbed("Quirine's head", nested) == f"{X}'s head"
+
+
 def test_a_value_that_cannot_be_converted_hides_no_other() -> None:
     class Broken(Dataset):
         def __getitem__(self, key: Any) -> Any:
