@@ -11,6 +11,8 @@ OUT     ?=
 BUNDLE  ?=
 # TensorRT graphs of the export, such as fp16,bf16,int8,fp8; the command's own default where empty.
 PRECISION ?=
+# Processes of the tests, at most: each takes up to 3 GB.
+JOBS    ?= 4
 # TensorRT engines are built for these, with or without a GPU; they are not part of the bundle.
 TARGET  ?= sm80,sm89,sm120
 ENGINES ?= build/engines
@@ -71,7 +73,8 @@ export: $(VENV)/.dev  ## merge, export, prove, bundle, engines: OUT=my_bundle, e
 # --- checks -----------------------------------------------------------------------------------
 
 test: $(VENV)/.dev  ## the whole suite, but for GPU and slow tests
-	$(BIN)/python -m pytest -m 'not gpu and not slow' -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not gpu and not slow' -q \
+	    -n auto --maxprocesses $(JOBS) --dist loadfile
 
 test-slow: $(VENV)/.dev  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
