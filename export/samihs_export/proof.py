@@ -27,6 +27,7 @@ from samihs_export.reference import (
     answers_of_model,
     as_tensors,
     in_float64,
+    put_weights,
 )
 from samihs_export.report import WorstCase, worst_case
 from samihs_runtime.manifest import GraphEntry
@@ -85,10 +86,13 @@ class Proof:
         ``witness`` is told the comparison's name and the answers, whatever the gates say to them.
 
         ONNX Runtime answers, but for bfloat16, which its CPU does not compute: there torch does,
-        with the graphs that the files were written from (whose types ``type_check`` has checked).
+        with the graphs that the files were written from (whose types ``type_check`` has checked)
+        and the files' weights.
         """
         if entry.precision in NOT_IN_ONNX_RUNTIME:
             pair = graph_pair(merged, entry.family, "bf16", self.cases[0].hu.shape[0])
+            for graph, path in zip(pair, (entry.encoder, entry.decoder), strict=True):
+                put_weights(graph, folder / path)
             answers, where = answers_of_graphs(*pair, self.cases), "torch"
         else:
             paths = folder / entry.encoder, folder / entry.decoder

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from onnx import numpy_helper
+from torch import Tensor, nn
 
 from samihs_export.cases import Answer, ParityCase
 from samihs_export.decoder_graph import DecoderGraph
@@ -40,6 +44,24 @@ def answers_of_graphs(
     encoder.eval()
     decoder.eval()
     return [_ask_graphs(encoder, decoder, case) for case in cases]
+
+
+def put_weights(graph: nn.Module, path: Path) -> None:
+    """Load the weights of an ONNX file, by their names, into the torch graph it was written from.
+
+    What the file holds under no such name, such as a constant that the exporter made of several
+    weights, stays the graph's own.
+    """
+    state = graph.state_dict()
+    stored = {each.name: each for each in onnx.load(path).graph.initializer if each.name in state}
+    graph.load_state_dict({n: _as_tensor(each) for n, each in stored.items()}, strict=False)
+
+
+def _as_tensor(stored: onnx.TensorProto) -> Tensor:
+    array = np.array(numpy_helper.to_array(stored))
+    if stored.data_type == onnx.TensorProto.BFLOAT16:  # numpy has no such type of its own
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
 
 
 def as_tensors(feeds: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ import pytest
 import torch
 from onnx import numpy_helper
 
+from samihs_export import families as graph_families
+from samihs_export import layers
 from samihs_export import precision as precisions
 from samihs_export.cases import phantom_cases
 from samihs_export.families import families, write_graphs
@@ -103,6 +106,10 @@ def test_graphs_of_random_weights_pass(
     result = proof.prove_graph(tmp_path, entry, merged)
     assert result.embedding_relative is not None
     assert result.embedding_relative <= proof.gates(precision).embedding_relative
+    # The file is what is asked, in bfloat16 too, where torch answers.
+    changed(tmp_path / entry.encoder, "blocks.1.mlp.lin1.bias", lambda values: values + 4)
+    with pytest.raises(ParityError, match=f"trt {precision} in .* does not agree"):
+        proof.prove_graph(tmp_path, entry, merged)
 
 
 @pytest.mark.parametrize(
@@ -231,6 +238,46 @@ def test_families() -> None:
         families(("fp16", "fp16"))
 
 
-def test_a_bundle_entry_says_what_it_shares() -> None:
-    entry = GraphEntry("trt", "fp8", "trt/fp8/encoder.onnx", "trt/fp16/decoder.onnx")
-    assert entry.precision == "fp8"
+def test_what_is_quantized_shares_the_half_precision_decoder(
+    model: SamihsModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+
+    def write(path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        written.append(path.relative_to(tmp_path).as_posix())
+
+    monkeypatch.setattr(graph_families, "export_encoder", lambda g, size, path, opset: write(path))
+    monkeypatch.setattr(graph_families, "export_decoder", lambda g, c, path, opset: write(path))
+    monkeypatch.setattr(graph_families, "_write_quantized", lambda *given: write(given[4]))
+    monkeypatch.setattr(graph_families, "check_types", lambda path, kind: None)
+    merged = merge(model)[0]
+    half, eighth = (
+        write_graphs(tmp_path, merged, "trt", each, SLICE, no_ranges) for each in ("fp16", "fp8")
+    )
+    assert eighth == GraphEntry("trt", "fp8", "trt/fp8/encoder.onnx", "trt/fp16/decoder.onnx")
+    assert half.decoder == eighth.decoder
+    assert written == ["trt/fp16/encoder.onnx", half.decoder, "trt/fp8/encoder.onnx"]
+
+
+def test_layers_are_asked_of_a_graph_that_is_too_large_to_be_passed_in_memory(
+    model: SamihsModel,
+    proof: Proof,
+    pair: tuple[Path, GraphEntry],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Protobuf ends at 2 GB: a stand-in takes files alone."""
+    original = layers.import_onnxruntime("cpu")
+
+    def session(graph: str, *options: Any, **providers: Any) -> Any:
+        assert Path(graph).stat().st_size < sum(each.nbytes for each in weights)
+        return original.InferenceSession(graph, *options, **providers)
+
+    folder, entry = pair
+    stored = onnx.load(folder / entry.encoder).graph.initializer
+    weights = [numpy_helper.to_array(each) for each in stored]
+    kinds = SimpleNamespace(SessionOptions=original.SessionOptions, InferenceSession=session)
+    monkeypatch.setattr(layers, "import_onnxruntime", lambda name: kinds)
+    seen = layers.inputs_of_onnx(folder / entry.encoder, proof.cases[0].slice_feeds())
+    assert "blocks.1.mlp.lin2" in seen
