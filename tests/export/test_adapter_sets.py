@@ -135,8 +135,10 @@ def test_what_does_not_fit_leaves_the_bundle(
 ) -> None:
     before = contents(bundle)
     refused(add(bundle, site, checkpoints.other_base), "sha256", "give the base")
-    elsewhere = site.with_name("elsewhere.safetensors")
+    elsewhere = bundle.with_name("elsewhere") / "south.safetensors"
+    elsewhere.parent.mkdir()
     save_adapters(elsewhere, adapted_model(PR).sam, PR, checkpoints.other_base, ABOUT)
+    write_evaluation(elsewhere, checkpoints.other_base)
     refused(add(bundle, elsewhere, checkpoints.other_base), "sets share the bundle's base")
     refused(add(bundle, bundle / "parity.json", checkpoints.base), "no readable safetensors")
     refused(add(bundle, site, checkpoints.base, "--name", "a/b"), "adapter set name 'a/b'")
