@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from samihs_training.data.studies import StudySlice
 from samihs_training.data.targets import Target
@@ -16,16 +15,6 @@ from samihs_training.data.targets import Target
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 SliceMaker = Callable[[int, np.ndarray, tuple[Target, ...]], StudySlice]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def torch_stays_as_it_was() -> Iterator[None]:
-    """A peer switches gradients off, and training flushes denormal numbers, for their whole
-    process, which here is that of all tests."""
-    before = torch.is_grad_enabled()
-    yield
-    torch.set_grad_enabled(before)
-    torch.set_flush_denormal(False)
 
 
 @pytest.fixture(scope="session")
