@@ -1,39 +1,20 @@
-"""``--clicks``: how many clicks are answered, cut off, and gone on with."""
+"""``--clicks``: many clicks in one run, each with a row and a folder."""
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
-from typing import Any
 
 import pydicom
 import pytest
-from click.testing import CliRunner, Result
 
-from samihs_runtime import batch, batch_jobs
-from samihs_runtime.cli import main
-from samihs_runtime.clicks import TABLE_NAME
-from samihs_runtime.errors import BackendError, NonFiniteError, OutputError, PromptError
-from samihs_runtime.folder_lock import held_alone
+from samihs_runtime.errors import BackendError, NonFiniteError, PromptError
 
-from .dicom_factory import dicomdir, write_bleed, write_series
+from .clicks_runs import ROWS, SEG, counted, failing, run, table
+from .dicom_factory import write_bleed, write_series
 from .test_clicks import clicks_file
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # Click's runner
-
-
-def run(path: Path, bundle: Path, out: Path, *more: object) -> Result:
-    arguments = ["--clicks", path, "--bundle", bundle, "--out", out, "--format", "json", *more]
-    return CliRunner().invoke(main, [str(each) for each in arguments])
-
-
-def table(out: Path) -> dict[str, dict[str, str]]:
-    with (out / TABLE_NAME).open(newline="") as stream:
-        return {row["id"]: row for row in csv.DictReader(stream)}
-
-
-SEG = ("--format", "seg")
 
 
 @pytest.fixture
@@ -41,13 +22,6 @@ def studies(tmp_path: Path) -> Path:
     for name in ("p1", "p2"):
         write_series(tmp_path / name)
     return tmp_path
-
-
-ROWS = (
-    {"id": "a", "study": "p1", "points": [[4, 5, 1]]},
-    {"id": "b", "study": "p1", "points": [[6, 5, 2]]},
-    {"id": "c", "study": "p2", "points": [[4, 5, 1]]},
-)
 
 
 def test_each_click_gets_a_row_and_a_folder(studies: Path, tiny_bundle: Path) -> None:
@@ -107,70 +81,6 @@ def test_a_study_is_read_once_for_its_rows(
     assert reads == ["p1", "p2"]
 
 
-def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    reads: list[str] = []
-    real = batch.read_study
-
-    def reading(path: Path, **options: Any) -> Any:
-        reads.append(path.name)
-        return real(path, **options)
-
-    monkeypatch.setattr(batch, "read_study", reading)
-    return reads
-
-
-def test_a_run_that_was_cut_off_goes_on_where_it_was(
-    studies: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path, out = clicks_file(studies, *ROWS), studies / "out"
-    real, answered = batch.answer_click, []
-
-    def pulled_plug(*arguments: Any) -> Any:
-        answered.append(1)
-        if len(answered) == 3:
-            raise KeyboardInterrupt
-        return real(*arguments)
-
-    monkeypatch.setattr(batch, "answer_click", pulled_plug)
-    assert run(path, tiny_bundle, out).exit_code == 130
-    assert list(table(out)) == ["a", "b"]
-    monkeypatch.setattr(batch, "answer_click", real)
-    before = (out / "a" / "report.json").stat().st_mtime_ns
-    reads = counted(monkeypatch)
-    again = run(path, tiny_bundle, out)
-    assert again.exit_code == 0
-    assert "2 of 3 clicks were answered before" in again.output
-    assert reads == ["p2"]
-    assert (out / "a" / "report.json").stat().st_mtime_ns == before
-    assert list(table(out)) == ["a", "b", "c"]
-
-
-def test_a_changed_row_or_setting_is_answered_anew(
-    studies: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = studies / "out"
-    run(clicks_file(studies, *ROWS), tiny_bundle, out)
-    reads = counted(monkeypatch)
-    moved = {**ROWS[2], "points": [[5, 5, 1]]}
-    assert run(clicks_file(studies, *ROWS[:2], moved), tiny_bundle, out).exit_code == 0
-    assert reads == ["p2"]
-    assert run(clicks_file(studies, *ROWS), tiny_bundle, out, "--no-propagation").exit_code == 0
-    assert reads == ["p2", "p1", "p2"]
-
-
-def test_another_versions_answers_are_not_kept(
-    studies: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path, out = clicks_file(studies, *ROWS), studies / "out"
-    run(path, tiny_bundle, out)
-    reads = counted(monkeypatch)
-    run(path, tiny_bundle, out)
-    assert reads == []
-    monkeypatch.setattr(batch_jobs, "installed_version", lambda: "99.0")
-    assert run(path, tiny_bundle, out).exit_code == 0
-    assert reads == ["p1", "p2"]
-
-
 def test_a_failing_click_stops_no_other_and_is_tried_again(
     studies: Path, tiny_bundle: Path
 ) -> None:
@@ -221,18 +131,6 @@ def test_what_the_backend_cannot_answer_of_one_row_stops_no_other(
     result = run(clicks_file(studies, *ROWS), tiny_bundle, studies / "out")
     assert "1 of 3 clicks failed" in result.stderr
     assert [row["why"] for row in table(studies / "out").values()] == ["", type(error).__name__, ""]
-
-
-def failing(monkeypatch: pytest.MonkeyPatch, name: str, error: Exception) -> None:
-    """Let the click of this id end in an error."""
-    real = batch.answer_click
-
-    def answering(*arguments: Any) -> Any:
-        if arguments[3].out.name == name:
-            raise error
-        return real(*arguments)
-
-    monkeypatch.setattr(batch, "answer_click", answering)
 
 
 def test_an_out_that_is_a_file_is_refused_even_to_overwrite(
@@ -325,131 +223,6 @@ def test_lesions_of_one_study_stay_apart_when_a_row_comes_before_another(
     assert (out / "c" / "lesion-seg.dcm").stat().st_mtime_ns == untouched
 
 
-def test_a_failed_click_leaves_no_earlier_answer_in_its_folder(
-    studies: Path, tiny_bundle: Path
-) -> None:
-    out = studies / "out"
-    run(clicks_file(studies, ROWS[0]), tiny_bundle, out)
-    assert (out / "a" / "report.json").is_file()
-    done = run(clicks_file(studies, {**ROWS[0], "points": [[4, 5, 77]]}), tiny_bundle, out)
-    assert done.exit_code == 2
-    assert table(out)["a"]["status"] == "failed"
-    assert not (out / "a" / "report.json").exists()
-
-
-@pytest.mark.parametrize("gone", ["absent", "empty", "locked"])
-def test_a_study_that_cannot_be_looked_at_costs_no_earlier_result(
-    gone: str, studies: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As where a share is not mounted; the other clicks are answered."""
-    path, out = clicks_file(studies, *ROWS), studies / "out"
-    assert run(path, tiny_bundle, out).exit_code == 0
-    before = table(out)
-    if gone == "locked":
-        lock(studies / "p1", monkeypatch)
-    else:
-        (studies / "p1").rename(studies / "elsewhere")
-        if gone == "empty":
-            (studies / "p1").mkdir()
-    (out / "c" / "report.json").unlink()
-    done = run(path, tiny_bundle, out)
-    assert done.exit_code == 2
-    assert "2 of 3 clicks failed" in done.stderr
-    after = table(out)
-    assert [after[name] for name in "ab"] == [before[name] for name in "ab"]
-    assert all((out / name / "report.json").is_file() for name in "abc")
-
-
-def lock(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a folder behind one that may not be entered is to its user (root may enter any)."""
-    real = Path.stat
-
-    def refused(self: Path, **options: Any) -> Any:
-        if self.is_relative_to(folder):
-            raise PermissionError(13, "Permission denied", str(self))
-        return real(self, **options)
-
-    monkeypatch.setattr(Path, "stat", refused)
-
-
-def test_a_full_disk_costs_no_earlier_result(
-    studies: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path, out = clicks_file(studies, ROWS[0]), studies / "out"
-    run(path, tiny_bundle, out)
-    before = table(out)
-    failing(monkeypatch, "a", OutputError("No space left on device"))
-    assert run(path, tiny_bundle, out, "--no-propagation").exit_code == 2
-    assert table(out) == before
-    assert (out / "a" / "report.json").is_file()
-
-
-def test_files_that_a_dicomdir_refers_to_are_a_part_of_its_state(
-    studies: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    dicomdir(studies / "p1", [[f"IM{index}"] for index in range(4)])
-    path = clicks_file(studies, {**ROWS[0], "study": "p1/DICOMDIR"})
-    out = studies / "p1" / "out"
-    assert run(path, tiny_bundle, out).exit_code == 0
-    reads = counted(monkeypatch)
-    assert run(path, tiny_bundle, out).exit_code == 0
-    assert reads == []
-    write_series(studies / "p1", WindowCenter=40)
-    assert run(path, tiny_bundle, out).exit_code == 0
-    assert reads == ["DICOMDIR"]
-
-
-@pytest.mark.parametrize("more", [("--overwrite",), SEG, ("--overwrite", *SEG)])
-def test_no_run_drops_the_rows_of_other_clicks(
-    more: tuple[str, ...], studies: Path, tiny_bundle: Path
-) -> None:
-    out = studies / "out"
-    run(clicks_file(studies, *ROWS), tiny_bundle, out)
-    before = table(out)
-    another = {"id": "d", "study": "p2", "points": [[6, 5, 2]]}
-    assert run(clicks_file(studies, ROWS[1], another), tiny_bundle, out, *more).exit_code == 0
-    after = table(out)
-    assert list(after) == ["b", "d", "a", "c"]
-    assert [after[name] for name in "ac"] == [before[name] for name in "ac"]
-
-
-def test_overwriting_asks_every_click_of_the_file_anew(
-    studies: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path, out = clicks_file(studies, *ROWS), studies / "out"
-    run(path, tiny_bundle, out)
-    reads = counted(monkeypatch)
-    assert run(path, tiny_bundle, out, "--overwrite").exit_code == 0
-    assert reads == ["p1", "p2"]
-
-
-def test_rows_of_clicks_that_are_no_longer_asked_for_stay(studies: Path, tiny_bundle: Path) -> None:
-    out = studies / "out"
-    run(clicks_file(studies, *ROWS), tiny_bundle, out)
-    before = table(out)
-    assert run(clicks_file(studies, ROWS[1]), tiny_bundle, out).exit_code == 0
-    after = table(out)
-    assert set(after) == {"a", "b", "c"}
-    assert after["a"] == before["a"]
-
-
-@pytest.mark.parametrize("change", ["study", "file", "nothing"])
-def test_what_has_changed_is_done_again(
-    change: str, studies: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = studies / "p1" / "out"  # within the study: our own files are no change of it
-    path = clicks_file(studies, ROWS[0])
-    run(path, tiny_bundle, out)
-    if change == "study":
-        write_series(studies / "p1", count=3)
-    if change == "file":
-        (out / "a" / "report.json").unlink()
-    reads = counted(monkeypatch)
-    assert run(path, tiny_bundle, out).exit_code == 0
-    assert reads == ([] if change == "nothing" else ["p1"])
-    assert (out / "a" / "report.json").is_file()
-
-
 def test_what_a_click_has_to_say_is_said(studies: Path, tiny_bundle: Path) -> None:
     done = run(clicks_file(studies, ROWS[0]), tiny_bundle, studies / "out")
     notes = json.loads((studies / "out" / "a" / "report.json").read_text())["notes"]
@@ -462,16 +235,3 @@ def test_a_list_of_series_is_another_command(studies: Path, tiny_bundle: Path) -
     done = run(clicks_file(studies, ROWS[0]), tiny_bundle, studies / "out", "--list")
     assert done.exit_code == 2
     assert "--list" in done.output
-
-
-def test_a_second_run_is_refused_while_the_first_one_answers(
-    studies: Path, tiny_bundle: Path
-) -> None:
-    path, out = clicks_file(studies, *ROWS), studies / "out"
-    out.mkdir()
-    with held_alone(out, "answers clicks"):
-        result = run(path, tiny_bundle, out)
-        assert result.exit_code == 2, result.output
-        assert "another process answers clicks in" in result.output
-    assert run(path, tiny_bundle, out).exit_code == 0
-    assert len(table(out)) == len(ROWS)
