@@ -17,6 +17,7 @@ from samihs_runtime.backends.tensorrt import TensorRTBackend, open_tensorrt
 from samihs_runtime.bundle import Bundle
 from samihs_runtime.timing import Timings
 
+from .dicom_factory import write_series
 from .gpu_cases import Planted
 from .planted_gpu import PlantedCuda, PlantedTensorRT, plant_engines, plant_tensorrt
 from .planted_onnx_runtime import PlantedOrt, plant_onnx_runtime
@@ -43,6 +44,14 @@ def _tiny_bundle_original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_bundle(_tiny_bundle_original: Path, tmp_path: Path) -> Path:
     """A bundle with hand-written ONNX graphs (``tiny_model.py``), S = 64; yours to change."""
     return Path(shutil.copytree(_tiny_bundle_original, tmp_path / "tiny-bundle"))
+
+
+@pytest.fixture
+def studies(tmp_path: Path) -> Path:
+    """A folder of two studies, p1 and p2, for the clicks of ``clicks_runs.py``."""
+    for name in ("p1", "p2"):
+        write_series(tmp_path / name)
+    return tmp_path
 
 
 @pytest.fixture

@@ -17,13 +17,6 @@ from .test_clicks import clicks_file
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # Click's runner
 
 
-@pytest.fixture
-def studies(tmp_path: Path) -> Path:
-    for name in ("p1", "p2"):
-        write_series(tmp_path / name)
-    return tmp_path
-
-
 def test_each_click_gets_a_row_and_a_folder(studies: Path, tiny_bundle: Path) -> None:
     out = studies / "out"
     result = run(clicks_file(studies, *ROWS), tiny_bundle, out)

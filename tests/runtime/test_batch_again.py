@@ -18,13 +18,6 @@ from .test_clicks import clicks_file
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # Click's runner
 
 
-@pytest.fixture
-def studies(tmp_path: Path) -> Path:
-    for name in ("p1", "p2"):
-        write_series(tmp_path / name)
-    return tmp_path
-
-
 def test_a_run_that_was_cut_off_goes_on_where_it_was(
     studies: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
