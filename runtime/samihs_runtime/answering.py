@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samihs_runtime.clicked_parts import clicked_parts
-from samihs_runtime.preprocessing import check_prompt
+from samihs_runtime.prompts import check_prompt
 from samihs_runtime.segmentation import BACKGROUND, FOREGROUND, Prediction, Prompt
 
 if TYPE_CHECKING:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from samihs_runtime.prompts import check_slice
 from samihs_runtime.series import CTSeries
-
-if TYPE_CHECKING:
-    from samihs_runtime.segmenter import EncodedSlice, Segmenter
+from samihs_runtime.slice_encoder import EncodedSlice, SliceEncoder
 
 
 def outward(count: int, start: int) -> list[int]:
@@ -33,9 +31,9 @@ class SeriesSession:
     the batch under work. Where embeddings are kept on disk, what memory cannot hold goes there.
     """
 
-    def __init__(self, segmenter: Segmenter, series: CTSeries, start: int | None = None) -> None:
+    def __init__(self, encoder: SliceEncoder, series: CTSeries, start: int | None = None) -> None:
         self.series = series
-        self._segmenter = segmenter
+        self._encoder = encoder
         self._cancelled = threading.Event()
         self._failure: Exception | None = None
         first = len(series) // 2 if start is None else self._checked(start)
@@ -53,7 +51,8 @@ class SeriesSession:
         Raises:
             PromptError: no such slice.
         """
-        return self._segmenter.encode(self.series.hu[self._checked(index)])
+        hu = self.series.hu[self._checked(index)]
+        return self._encoder.encode([hu], background=False)[0]
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for the background; True when it has ended.
@@ -85,12 +84,12 @@ class SeriesSession:
 
     def _encode_all(self, order: list[int]) -> None:
         try:
-            self._encode_batches(batches(order, self._segmenter.backend.encode_batch))
+            self._encode_batches(batches(order, self._encoder.batch_size))
         except Exception as error:  # kept for wait(): a thread has nobody to raise to
             self._failure = error
 
     def _encode_batches(self, parts: Sequence[Sequence[int]]) -> None:
-        encoder = self._segmenter.encoder
+        encoder = self._encoder
         room, each = encoder.cache.max_bytes, 0  # bytes left; bytes of one embedding, once known
         for part in parts:
             if each:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from samihs_runtime.errors import PromptError
-from samihs_runtime.preprocessing import check_prompt
+from samihs_runtime.geometry import is_inside
 from samihs_runtime.segmentation import BACKGROUND, FOREGROUND, Prompt
 
 
@@ -50,6 +50,39 @@ def parse_request(
         box=None if box is None else _box(box),
     )
     return Request(prompt, next(iter(slices), None))
+
+
+def check_prompt(prompt: Prompt, rows: int, columns: int) -> None:
+    """Refuse a prompt that names nothing, or something outside the slice.
+
+    Raises:
+        PromptError: the message says which point, and where the slice ends.
+    """
+    if len(prompt.points) != len(prompt.labels):
+        raise PromptError(
+            f"{len(prompt.points)} points with {len(prompt.labels)} labels: give one per point"
+        )
+    if not prompt.points and prompt.box is None:
+        raise PromptError("the prompt is empty: give a point or a box")
+    for label in prompt.labels:
+        if label not in (FOREGROUND, BACKGROUND):
+            raise PromptError(f"point label {label}: expected 1 (foreground) or 0 (background)")
+    for x, y in prompt.points:
+        _check_point("point", x, y, rows, columns)
+    if prompt.box is not None:
+        x0, y0, x1, y1 = prompt.box
+        _check_point("box corner", x0, y0, rows, columns)
+        _check_point("box corner", x1, y1, rows, columns)
+        if not (x0 < x1 and y0 < y1):
+            raise PromptError(f"box {x0:g},{y0:g},{x1:g},{y1:g}: expected x0 < x1 and y0 < y1")
+
+
+def _check_point(what: str, x: float, y: float, rows: int, columns: int) -> None:
+    if not is_inside(x, y, (rows, columns)):
+        raise PromptError(
+            f"{what} {x:g},{y:g} lies outside the image of {columns} columns and {rows} rows: "
+            f"expected x (column) 0 to {columns - 1} and y (row) 0 to {rows - 1}"
+        )
 
 
 def check_inside(request: Request, shape: tuple[int, int], slices: int) -> None:

@@ -26,7 +26,7 @@ from samihs_runtime.closing import Closing
 from samihs_runtime.embedding_store import EmbeddingStore
 from samihs_runtime.encode_ahead import SeriesSession
 from samihs_runtime.errors import BackendError, NonFiniteError, PromptError
-from samihs_runtime.preprocessing import check_prompt
+from samihs_runtime.prompts import check_prompt
 from samihs_runtime.segmentation import Prediction, Prompt
 from samihs_runtime.series import CTSeries
 from samihs_runtime.slice_encoder import EncodedSlice, Slice, SliceEncoder
@@ -218,7 +218,7 @@ class Segmenter(Closing):
             A context manager that gives encoded slices and stops the background on exit.
         """
         self._check_open()
-        return SeriesSession(self, series, start)
+        return SeriesSession(self.encoder, series, start)
 
     def close(self) -> None:
         """Free the embeddings and the backend; calling it twice is harmless."""
@@ -226,7 +226,7 @@ class Segmenter(Closing):
             return
         self._closed = True
         with self._decoder:
-            self.encoder.close(self.backend)
+            self.encoder.close()
 
     def _prompt_arrays(
         self, encoded: Sequence[EncodedSlice], prompts: Sequence[Prompt]

@@ -19,7 +19,8 @@ from samihs_runtime.bundle import Bundle
 from samihs_runtime.cache import ByteLRU
 from samihs_runtime.embedding_store import EmbeddingStore
 from samihs_runtime.errors import BackendError, DeviceMemoryError
-from samihs_runtime.preprocessing import SliceFrame, as_pixels, window_of
+from samihs_runtime.preprocessing import as_pixels, window_of
+from samihs_runtime.slice_frame import SliceFrame
 from samihs_runtime.timing import Timings
 from samihs_runtime.turns import Turns
 
@@ -74,6 +75,11 @@ class SliceEncoder:
         self._closed = False
 
     @property
+    def batch_size(self) -> int:
+        """Slices that are best encoded in one call when nobody waits for a single one."""
+        return self._backend.encode_batch
+
+    @property
     def has_store(self) -> bool:
         """Whether embeddings outlive the process."""
         return self._store is not None
@@ -110,12 +116,12 @@ class SliceEncoder:
         if self._store is not None:
             self._store.drop(key)
 
-    def close(self, backend: Backend) -> None:
+    def close(self) -> None:
         """Drop all embeddings and close the backend, after the encode under work."""
         with self.turns.take(background=False):
             self._closed = True
             self.cache.clear()
-            backend.close()
+            self._backend.close()
 
     def _known(self, keys: Sequence[str]) -> dict[str, EncodedSlice]:
         found = {key: self.cache.get(key) for key in dict.fromkeys(keys)}

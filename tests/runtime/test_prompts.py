@@ -10,8 +10,7 @@ import pytest
 
 from samihs_runtime.errors import PromptError
 from samihs_runtime.patient_points import PatientRequest
-from samihs_runtime.preprocessing import check_prompt
-from samihs_runtime.prompts import Request, check_inside, parse_request
+from samihs_runtime.prompts import Request, check_inside, check_prompt, parse_request
 from samihs_runtime.segmentation import Prompt
 
 from .series_factory import make_series

@@ -22,10 +22,11 @@ from samihs_runtime.errors import (
     StudyError,
 )
 from samihs_runtime.manifest import WindowRule
-from samihs_runtime.preprocessing import SliceFrame, window_of
+from samihs_runtime.preprocessing import window_of
 from samihs_runtime.segmentation import Prompt
 from samihs_runtime.segmenter import Segmenter
 from samihs_runtime.series import CTSeries, SlicePlane
+from samihs_runtime.slice_frame import SliceFrame
 
 from .tiny_model import GRID, LOW, SIZE, reference_logits
 

@@ -21,10 +21,10 @@ from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, SegmentationStor
 from samihs_runtime.deidentify import deidentified
 from samihs_runtime.lossy import LossyCompression
 from samihs_runtime.measurement import masks_by_slice
-from samihs_runtime.preprocessing import SliceFrame
 from samihs_runtime.probability import Evidence
 from samihs_runtime.segmentation import Lesion
 from samihs_runtime.series import CTSeries
+from samihs_runtime.slice_frame import SliceFrame
 from samihs_runtime.study import read_study
 from samihs_runtime.writers.capture import build_capture
 from samihs_runtime.writers.seg import build_seg, write_seg

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from samihs_runtime.errors import UsageError
-from samihs_runtime.preprocessing import check_prompt
+from samihs_runtime.prompts import check_prompt
 from samihs_runtime.segmentation import BACKGROUND, FOREGROUND, Prompt
 from samihs_training.prompts import PROMPTS, filled, prompt_rule
 

@@ -8,14 +8,14 @@ from typing import Any, TypeVar
 import numpy as np
 import pycuda.driver as driver
 
-from samihs_runtime.backends.cuda import Bytes
+from samihs_runtime.backends.cuda_api import Bytes
 from samihs_runtime.errors import BackendError, DeviceMemoryError
 
 R = TypeVar("R")
 
 
 class PycudaApi:
-    """See :class:`samihs_runtime.backends.cuda.CudaApi`.
+    """See :class:`samihs_runtime.backends.cuda_api.CudaApi`.
 
     pycuda binds a context to a thread: each call pushes the primary context and pops it again.
     """

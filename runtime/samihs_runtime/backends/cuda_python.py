@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 from cuda.bindings import runtime as cudart
 
-from samihs_runtime.backends.cuda import Bytes
+from samihs_runtime.backends.cuda_api import Bytes
 from samihs_runtime.errors import BackendError, DeviceMemoryError
 
 _DEFAULT_HOST_ALLOC = 0
 
 
 class CudaPythonApi:
-    """See :class:`samihs_runtime.backends.cuda.CudaApi`."""
+    """See :class:`samihs_runtime.backends.cuda_api.CudaApi`."""
 
     name = "cuda-python"
     supports_graphs = True

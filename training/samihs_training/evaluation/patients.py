@@ -22,8 +22,8 @@ from torch.nn import functional as F
 
 from samihs_runtime.clicked_parts import clicked_parts
 from samihs_runtime.errors import DataError, UsageError
-from samihs_runtime.preprocessing import SliceFrame
 from samihs_runtime.segmentation import Prompt
+from samihs_runtime.slice_frame import SliceFrame
 from samihs_training.corrections import next_click
 from samihs_training.data.checking import read_checked
 from samihs_training.data.clicks import Mask, parts_of

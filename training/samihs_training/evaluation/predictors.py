@@ -14,8 +14,9 @@ import torch
 from numpy.typing import NDArray
 
 from samihs_runtime.clicked_parts import clicked_parts
-from samihs_runtime.preprocessing import SliceFrame, window_of
+from samihs_runtime.preprocessing import window_of
 from samihs_runtime.segmentation import FOREGROUND, Prediction, Prompt
+from samihs_runtime.slice_frame import SliceFrame
 from samihs_training.data.clicks import Mask
 
 Clicks = Sequence[tuple[float, float]]
