@@ -1,4 +1,4 @@
-"""What quantized layers' inputs span, on phantom slices that parity never sees. No torch."""
+"""Ranges of quantized layers' inputs, on phantom slices that parity does not use. No torch."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from samihs_export.quantization import Range, plan
 from samihs_runtime.manifest import WindowRule
 
 FIRST_SEED = 800_000
-"""Calibration's own seeds: 100,000 below parity's, which draws some tens."""
+"""Calibration's own seeds: 100,000 below those of parity, which uses a few tens."""
 
 
 def calibration_cases(count: int, *, slice_size: int, window: WindowRule) -> list[ParityCase]:
-    """``count`` slices of the five types of bleeding in turn; only their pixels are used."""
+    """``count`` slices, cycling through the five types of bleeding; only their pixels are used."""
     return phantom_cases(
         count, slice_size=slice_size, mask_size=4, window=window, first_seed=FIRST_SEED
     )
 
 
 def calibrate(encoder: Path, cases: Iterable[ParityCase]) -> dict[str, Range]:
-    """The least and largest input of each planned layer, by layer name.
+    """The smallest and largest input of each planned layer, by layer name.
 
     Args:
         encoder: the float32 encoder graph. Its ranges serve every graph of the same model: layers
-            are called alike in all of them.
-        cases: the slices; asked one at a time.
+            have the same names in all of them.
+        cases: the slices; run one at a time.
 
     Raises:
         ExportError: nothing to quantize, or a range that is not finite.

@@ -1,8 +1,9 @@
 """SAM's mask up-sampling on tokens: 2 x 2 transposed convolutions of stride 2 as linear layers.
 
-The windows of such a convolution do not overlap, so a token's sixteen cells depend on it alone.
-Kept token by token, channels last, the convolutions are plain products, the norm is one over the
-last axis, and only the finished mask, one channel, is put into rows and columns. Exact.
+The windows of such a convolution do not overlap, so the sixteen cells of a token depend on that
+token alone. With the data kept token by token, channels last, the convolutions are plain products,
+the norm runs over the last axis, and only the finished mask, one channel, is arranged in rows and
+columns. This is exact.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 SIDE = 2
-"""Cells along each side that one layer makes of a token or cell."""
+"""Cells along each side that one layer makes from a token or cell."""
 
 
 class BlockLinear(nn.Module):
@@ -33,7 +34,7 @@ class BlockLinear(nn.Module):
 
 
 def norm_over_last(norm: Any) -> nn.LayerNorm:
-    """segment-anything's ``LayerNorm2d`` for channels that come last."""
+    """segment-anything's ``LayerNorm2d`` for a channels-last layout."""
     made = nn.LayerNorm(norm.weight.numel(), eps=float(norm.eps))
     made.weight, made.bias = nn.Parameter(norm.weight.detach()), nn.Parameter(norm.bias.detach())
     return made
@@ -41,7 +42,7 @@ def norm_over_last(norm: Any) -> nn.LayerNorm:
 
 class TokenUpscaling(nn.Sequential):
     """SAM's ``output_upscaling``: tokens [B, L, E] -> cells [B, 16 L, E / 8]. Its layers keep their
-    places, and so their weights the names."""
+    positions, and so their weights keep their names."""
 
     def __init__(self, upscaling: Any) -> None:
         first, norm, activation, second, last = upscaling
@@ -50,9 +51,9 @@ class TokenUpscaling(nn.Sequential):
 
 
 def in_rows(cells: Tensor, grid: int) -> Tensor:
-    """What :class:`TokenUpscaling` made, one value each, as a picture: [B, 16 G G] ->
+    """The cells of :class:`TokenUpscaling`, one value each, as an image: [B, 16 G G] ->
     [B, 1, 4 G, 4 G]."""
-    # Rows and columns of the token, of the block in it, and of the cell in that.
+    # Rows and columns of the token, of the block in it, and of the cell in the block.
     nested = cells.reshape(-1, grid, grid, SIDE, SIDE, SIDE, SIDE)
     rows = nested.permute(0, 1, 3, 5, 2, 4, 6)
     return rows.reshape(-1, 1, SIDE**2 * grid, SIDE**2 * grid)

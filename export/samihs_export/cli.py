@@ -26,7 +26,8 @@ CHECKPOINT = Path("models/vit_mini/adapters.safetensors")
 BASE = Path("models/vit_mini/base.safetensors")
 SHIPPED_NAME = "vit_mini_phantom"
 SCORE_THRESHOLD = (
-    "Masks that score below are refused, 0 to 1; the evaluation's, or a guess where there is none."
+    "Refuse masks that score below this, 0 to 1. Default: the evaluation's threshold, or a guess "
+    "where there is none."
 )
 
 
@@ -46,30 +47,30 @@ def main(debug: bool) -> None:
     "--evaluation",
     type=Path,
     help="summary.json of samihs-evaluate on this checkpoint: its accuracy and score threshold go "
-    "into the manifest; evaluation.json beside the checkpoint where not given and there.",
+    "into the manifest. Default: evaluation.json beside the checkpoint, if there is one.",
 )
 @click.option("--score-threshold", type=float, help=SCORE_THRESHOLD)
-@click.option("--out", type=Path, help="Bundle folder; the shipped bundle where not given.")
-@click.option("--name", help="The bundle's name; its folder's where not given.")
+@click.option("--out", type=Path, help="Bundle folder. Default: the shipped bundle.")
+@click.option("--name", help="Name of the bundle. Default: the name of its folder.")
 @click.option(
     "--precision",
     default="fp16",
     show_default=True,
-    help="TensorRT graphs, such as fp16,bf16,int8,fp8; int8 makes one for ONNX Runtime, too.",
+    help="TensorRT graphs, such as fp16,bf16,int8,fp8; int8 also adds one for ONNX Runtime.",
 )
 @click.option(
     "--target",
-    help="Also build engines of each precision for these, such as sm80,sm89,sm120.",
+    help="Also build engines of each precision for these targets, such as sm80,sm89,sm120.",
 )
 @click.option(
-    "--engines", type=Path, help="Where --target's engines go; <bundle>/engines if not given."
+    "--engines", type=Path, help="Folder for the engines of --target. Default: <bundle>/engines."
 )
 @click.option(
     "--mirror",
     is_flag=True,
     help="Answer with the mean over each slice and its mirror image: better masks, twice the work.",
 )
-@click.option("--untrained", is_flag=True, help="Random weights: judge numbers, not masks.")
+@click.option("--untrained", is_flag=True, help="Random weights: compare numbers, not masks.")
 @click.option(
     "--overwrite", is_flag=True, help="Replace a bundle that holds other sites' adapters."
 )
@@ -118,14 +119,14 @@ def bundle(
 
 @main.command()
 @click.argument("path", metavar="BUNDLE", type=Path)
-@click.option("--target", help="Such as sm80,sm89,sm120; this machine's GPU where not given.")
-@click.option("--out", type=Path, help="Folder; BUNDLE/engines, where the runtime looks.")
-@click.option("--precision", help="Which of the bundle's TensorRT graphs; its first if not given.")
+@click.option("--target", help="Such as sm80,sm89,sm120. Default: this machine's GPU.")
+@click.option("--out", type=Path, help="Folder. Default: BUNDLE/engines, where the runtime looks.")
+@click.option("--precision", help="Which of the bundle's TensorRT graphs. Default: the first.")
 @click.option("--flavour", default="auto", help="auto, tensorrt_rtx or tensorrt.")
-@click.option("--timing-cache", type=Path, help="File of measured kernels, read and written.")
-@click.option("--version-compatible", is_flag=True, help="Later TensorRT versions load it, too.")
+@click.option("--timing-cache", type=Path, help="File of measured kernel times, read and updated.")
+@click.option("--version-compatible", is_flag=True, help="Later TensorRT versions load it as well.")
 @click.option("--hardware-compatible", help="ampere_plus or same_compute_capability.")
-@click.option("--refittable", is_flag=True, help="Other adapters can be put in. Needs a GPU.")
+@click.option("--refittable", is_flag=True, help="Other adapters can be swapped in. Needs a GPU.")
 @one_line_errors
 def engines(
     path: Path,
@@ -158,11 +159,11 @@ def engines(
 @click.option(
     "--backend",
     type=click.Choice(["tensorrt", "cuda", "cpu"]),
-    help="Also ask this backend of the runtime, refitted for each adapter set.",
+    help="Also check this backend of the runtime, refitted for each adapter set.",
 )
 @one_line_errors
 def verify(path: Path, backend: str | None) -> None:
-    """Check every hash, and ask every graph what torch was asked at export. Needs no torch."""
+    """Check every hash, and every graph against torch's answers at export. Needs no torch."""
     from samihs_export.verify import verify_bundle
 
     opened, results = verify_bundle(path, backend)
@@ -174,11 +175,11 @@ def verify(path: Path, backend: str | None) -> None:
 @main.command("add-adapters")
 @click.argument("path", metavar="BUNDLE", type=Path)
 @click.option("--checkpoint", type=Path, required=True, help="The site's adapter checkpoint.")
-@click.option("--base", type=Path, required=True, help="The base of both, site and bundle.")
-@click.option("--name", required=True, help="What samihs-infer --adapters will take.")
+@click.option("--base", type=Path, required=True, help="The base shared by site and bundle.")
+@click.option("--name", required=True, help="The set's name, for samihs-infer --adapters.")
 @click.option("--evaluation", type=Path, help="summary.json of samihs-evaluate, as for bundle.")
 @click.option("--score-threshold", type=float, help=SCORE_THRESHOLD)
-@click.option("--replace", is_flag=True, help="A set of that name gives way.")
+@click.option("--replace", is_flag=True, help="Replace a set of the same name.")
 @one_line_errors
 def add_adapters(
     path: Path,
@@ -189,7 +190,7 @@ def add_adapters(
     score_threshold: float | None,
     replace: bool,
 ) -> None:
-    """Add another site's adapters to a bundle. It stays as it was unless every gate holds."""
+    """Add another site's adapters to a bundle. Nothing is changed unless every gate holds."""
     opened = Bundle.open(path)
     console = Console()
     with _steps(console) as step:
@@ -214,7 +215,7 @@ def _loaded(
     mirrored: bool,
     step: Callable[[str], None],
 ) -> tuple[LoadedAdapters, BundleMetadata]:
-    """The checkpoint, and what the bundle or the set will say of it."""
+    """The checkpoint, and what the bundle or the set will record about it."""
     from samihs_export.figures import figures_of
     from samihs_export.metadata import metadata_of
     from samihs_training.checkpoint import load_adapters
@@ -256,7 +257,7 @@ def _build(
 
     def note(built: BuiltEngine) -> None:
         asked = built.activation_bytes
-        activations = "not said" if asked is None else f"{asked / 1e6:.0f}"
+        activations = "unknown" if asked is None else f"{asked / 1e6:.0f}"
         figures = (f"{built.bytes / 1e6:.1f}", activations, f"{built.build_seconds:.1f}")
         table.add_row(built.path.name, *figures, str(built.attention_layers))
 
@@ -276,7 +277,7 @@ def _build(
 
 
 class _steps:
-    """A line that says what is being done and for how long."""
+    """A progress line: the current step and the time it has taken so far."""
 
     def __init__(self, console: Console) -> None:
         columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())

@@ -1,11 +1,11 @@
-"""How near two implementations of one model must be. Below, nothing is written.
+"""How closely two implementations of one model must agree; if they do not, nothing is written.
 
 ::
 
     weights     judged by                                       against
     trained     masks, volume, score, logits, embedding         float32 torch, fixed limits
     random      embedding and logits: a mask near 0 everywhere  float64 torch, as a multiple of
-                says little of precision                        float32 torch's own error
+                says little about precision                     float32 torch's own error
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Gates:
-    """Limits of one comparison. Relative: max abs difference over the reference's max abs."""
+    """Limits of one comparison. Relative: max abs difference / max abs of the reference."""
 
     embedding_relative: float
     logits_relative: float
     score_difference: float | None
     mask_iou_mean: float | None
-    """None where masks are not judged: random weights put every logit near 0."""
+    """None if masks are not judged: with random weights every logit is near 0."""
     mask_iou_min: float | None
     volume_relative: float | None
-    """Difference of the summed mask area, over the reference's."""
+    """Difference in total mask area, relative to the reference's."""
 
 
 MERGE_GATES = Gates(1e-5, 1e-4, 1e-3, 0.999, 0.99, 1e-3)
-"""float32 rounding of a folded product; the decoder widens it by its cancellations."""
+"""float32 rounding of a folded product; cancellation in the decoder amplifies it."""
 FP32_GATES = Gates(1e-4, 1e-3, 1e-3, 0.999, 0.99, 1e-3)
 """The same arithmetic in another order of summation."""
 HALF_GATES = Gates(5e-2, 1e-1, 2e-2, 0.995, 0.95, 1e-2)
-"""fp16 and bf16: 8 to 11 bits of mantissa; what counts is the mask."""
+"""fp16 and bf16: 11 and 8 bits of mantissa; what matters is the mask."""
 EIGHT_BIT_GATES = Gates(1e-1, 2e-1, 5e-2, 0.98, 0.90, 2e-2)
-"""int8 and fp8: 4 to 8 bits in the encoder's linear layers; what counts is the mask."""
+"""int8 and fp8: 4 to 8 bits in the encoder's linear layers; what matters is the mask."""
 
 GATES = {
     "fp32": FP32_GATES,
@@ -46,16 +46,17 @@ GATES = {
 }
 
 ROUNDOFF = {"fp32": 2**-24, "fp16": 2**-11, "bf16": 2**-8, "int8": 1 / 254, "fp8": 2**-4}
-"""Unit roundoff: half a unit in the last place; for int8 half a step of the largest value."""
+"""Unit roundoff: half a unit in the last place; for int8, half a step at the largest value."""
 OWN_ERROR_FACTOR = 10.0
-"""On random weights: how many times float32 torch's own error, scaled by the ratio of roundoffs,
-an implementation may err. Two orders of summation differ by some times; a fault, by thousands."""
+"""For random weights: an implementation's error may be this many times float32 torch's own error,
+scaled by the ratio of roundoffs. A different order of summation gives a few times that error; a
+fault, thousands of times."""
 MOST_RANDOM_ERROR = 0.2
-"""But never more than this, relative: bf16's and fp8's ratios alone would let a fault through."""
+"""Upper bound of that limit, relative: for bf16 and fp8 the ratio alone would let faults pass."""
 
 
 def gates_for(precision: str, *, trained: bool = True) -> Gates:
-    """The fixed limits of a precision; for random weights without the masks."""
+    """The fixed limits of a precision; for random weights, without those of the masks."""
     gates = GATES[precision]
     return gates if trained else numbers_only(gates)
 
@@ -67,13 +68,13 @@ def numbers_only(gates: Gates) -> Gates:
 
 @dataclass(frozen=True)
 class OwnError:
-    """Relative errors of float32 torch against float64 torch, on the weights at hand."""
+    """Relative errors of float32 torch against float64 torch, with the weights at hand."""
 
     embedding: float
     logits: float
 
     def gates(self, precision: str) -> Gates:
-        """Limits for random weights: :data:`OWN_ERROR_FACTOR` times this, by roundoff."""
+        """Limits for random weights: :data:`OWN_ERROR_FACTOR` times this error, by roundoff."""
         factor = OWN_ERROR_FACTOR * ROUNDOFF[precision] / ROUNDOFF["fp32"]
         embedding, logits = (
             min(factor * max(error, ROUNDOFF["fp32"]), MOST_RANDOM_ERROR)

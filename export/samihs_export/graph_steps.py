@@ -1,4 +1,4 @@
-"""Steps that the encoder's and the decoder's graph have in common."""
+"""Steps that the encoder graph and the decoder graph have in common."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def halves(both: Tensor) -> tuple[Tensor, ...]:
 
 
 def resized(image: Tensor, side: int) -> Tensor:
-    """[B, 1, h, h] -> [B, 1, side, side]: bilinear, half-pixel centres; nothing where equal."""
+    """[B, 1, h, h] -> [B, 1, side, side]: bilinear, half-pixel centres; unchanged if h = side."""
     if image.shape[-1] == side:
         return image
     return F.interpolate(image, size=(side, side), mode="bilinear", align_corners=False)

@@ -1,8 +1,8 @@
-"""Where two graphs of one model part: their layers' inputs, compared by name.
+"""Where two graphs of one model first differ: the inputs of their layers, compared by name.
 
-A layer is a module with a weight: its name is the same in torch (``EncoderGraph``,
-``SamihsModel``) and in the ONNX files. A difference that first shows in the input of one layer was
-made between the layer before and this one, or in a branch that joins there.
+A layer is a module with a weight; its name is the same in torch (``EncoderGraph``,
+``SamihsModel``) and in the ONNX files. A difference that first appears in the input of a layer
+arose between the previous layer and this one, or in a branch that joins there.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Inputs = Mapping[str, NDArray[np.floating[Any]]]
-"""Layer name -> what it was given, in the order of execution."""
+"""Layer name -> the layer's input, in order of execution."""
 _KINDS = ("MatMul", "Conv", "ConvTranspose", "LayerNormalization")
 
 
@@ -34,30 +34,30 @@ class Parting:
 
     layer: str
     before: str | None
-    """The last layer that was still given the same; None where the first already differs."""
+    """The last layer with the same input; None if the first layer's input already differs."""
     error: float
-    """Largest difference over the reference's largest value."""
+    """Largest difference, relative to the reference's largest value."""
 
     def __str__(self) -> str:
         start = f"between {self.before} and" if self.before else "before"
-        return f"they part first {start} {self.layer} (relative difference {self.error:.2g})"
+        return f"they first differ {start} {self.layer} (relative difference {self.error:.2g})"
 
 
 def first_parting(reference: Inputs, candidate: Inputs, tolerance: float) -> Parting | None:
-    """The first layer that both have and whose inputs differ by more than ``tolerance``."""
+    """The first layer present in both whose inputs differ by more than ``tolerance``."""
     before = None
     for name, expected in reference.items():
         if name not in candidate or candidate[name].size != expected.size:
             continue
         error = relative_difference(candidate[name].ravel(), expected.ravel())
-        if not error <= tolerance:  # NaN parts, too
+        if not error <= tolerance:  # true for NaN, too
             return Parting(name, before, error)
         before = name
     return None
 
 
 def inputs_of_torch(module: nn.Module, run: Callable[[], object]) -> Inputs:
-    """Keep what each layer in the module is given while ``run`` runs it."""
+    """Record the input of each layer of the module while ``run`` runs it."""
     import torch
 
     seen: dict[str, NDArray[np.floating[Any]]] = {}
@@ -80,7 +80,7 @@ def inputs_of_torch(module: nn.Module, run: Callable[[], object]) -> Inputs:
 
 
 def inputs_of_onnx(path: Path, feeds: Mapping[str, NDArray[Any]]) -> Inputs:
-    """Run a graph in ONNX Runtime with the input of each layer as one more output."""
+    """Run a graph in ONNX Runtime with the input of each layer as an additional output."""
     model = onnx.load(path)
     layers = _layer_inputs(model.graph)
     given = {each.name for each in (*model.graph.output, *model.graph.input)}
@@ -93,7 +93,7 @@ def inputs_of_onnx(path: Path, feeds: Mapping[str, NDArray[Any]]) -> Inputs:
     options.add_session_config_entry(*EXACT_INT8)
     asked = [value for value in dict.fromkeys(layers.values()) if value not in feeds]
     with tempfile.TemporaryDirectory(prefix="samihs-layers-") as scratch:
-        # The weights in a file of their own: with them protobuf might pass its 2 GB.
+        # Weights in a separate file: with them the graph may exceed protobuf's 2 GB limit.
         probe = Path(scratch) / path.name
         onnx.save(model, probe, save_as_external_data=True, location=f"{path.name}.data")
         session = ort.InferenceSession(str(probe), options, providers=["CPUExecutionProvider"])
@@ -107,17 +107,17 @@ def inputs_of_onnx(path: Path, feeds: Mapping[str, NDArray[Any]]) -> Inputs:
 
 
 def _layer_inputs(graph: onnx.GraphProto) -> dict[str, str]:
-    """Layer name -> the value that it is given."""
+    """Layer name -> the name of its input value."""
     weights = {each.name for each in graph.initializer}
     inputs = {}
     for node in graph.node:
         layer, _, kind = node.name.partition("/")
         if kind in _KINDS and f"{layer}.weight" in weights:
-            # A product may have its weight first.
+            # The weight may be the first operand of a product.
             inputs[_plain(layer)] = next(each for each in node.input if each not in weights)
     return inputs
 
 
 def _plain(name: str) -> str:
-    """``norm1.module`` is ``norm1`` kept in float32."""
+    """``norm1.module`` (a ``norm1`` kept in float32) -> ``norm1``."""
     return name.removesuffix(".module")

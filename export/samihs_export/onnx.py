@@ -1,4 +1,4 @@
-"""The graphs as ONNX files: dynamic batch and point count, the same bytes each time."""
+"""The graphs as ONNX files: dynamic batch and point count, identical bytes each time."""
 
 from __future__ import annotations
 
@@ -22,18 +22,20 @@ from samihs_runtime.errors import ExportError
 from samihs_training.network.sam import SamConfig
 
 OPSET = 23
-"""The first with ``Attention``, which TensorRT takes as a layer of its own."""
+"""The first opset with ``Attention``, for which TensorRT has a layer of its own."""
 ORT_OPSET = 20
-"""Of ONNX Runtime's graphs, the first with ``Gelu``. Its CUDA provider has no ``MaxPool`` of 22 or
-later (1.31): of opset 23 the decoder would lie partly on the CPU, and no CUDA graph be captured."""
+"""For ONNX Runtime: the first opset with ``Gelu``. Its CUDA provider (1.31) has no ``MaxPool`` of
+opset 22 or later: at opset 23, part of the decoder would run on the CPU, and no CUDA graph could be
+captured."""
 ENCODER_INPUTS, ENCODER_OUTPUTS = ("hu", "window"), ("embedding",)
 DECODER_INPUTS = ("embedding", "points", "labels", "prior", "has_prior")
 DECODER_OUTPUTS = ("logits", "mask", "score")
 _EMBEDDED_LIMIT = 1_800_000_000
-"""Bytes of weights above which they lie in a file beside: protobuf ends at 2 GB (ViT-H in fp32)."""
+"""Bytes of weights above which they are stored in a separate file: protobuf's limit is 2 GB (ViT-H
+in fp32)."""
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
-"""Where torch's exporter notes the modules a node came from, outermost first, then the node."""
+"""Where torch's exporter lists the modules a node came from, outermost first, then the node."""
 
 
 def export_encoder(graph: EncoderGraph, slice_size: int, path: Path, opset: int = OPSET) -> None:
@@ -93,10 +95,10 @@ def _export(
 
 
 def _name_nodes(model: onnx_ir.Model, graph: str) -> None:
-    """Name nodes ``blocks.0.mlp.lin1/MatMul``: what TensorRT, plans and errors call them by.
+    """Name nodes like ``blocks.0.mlp.lin1/MatMul``, as TensorRT, plans and errors refer to them.
 
     The part before the slash is the layer whose weight the node takes, else the module it came
-    from, else the graph's name.
+    from, else the name of the graph.
     """
     seen: Counter[str] = Counter()
     for node in model.graph:
@@ -114,7 +116,7 @@ def _layer_of(node: onnx_ir.Node) -> str:
 
 
 def _strip(model: onnx_ir.Model, name: str) -> None:
-    """Drop what differs between machines and runs: stack traces, paths, scopes, doc strings."""
+    """Remove what differs between machines and runs: stack traces, paths, scopes, doc strings."""
     model.graph.name = name
     model.metadata_props.clear()
     model.doc_string = None
@@ -133,7 +135,7 @@ def _everything_in(graph: onnx_ir.Graph) -> Iterator[Any]:
 
 
 def _save(model: onnx_ir.Model, path: Path) -> None:
-    """Write and check; weights inside the file wherever protobuf can hold them."""
+    """Write and check the file, with the weights inside wherever protobuf can hold them."""
     path.parent.mkdir(parents=True, exist_ok=True)
     weights = sum(_bytes(model.graph.initializers.values()))
     beside = f"{path.name}.data" if weights > _EMBEDDED_LIMIT else None
@@ -152,7 +154,7 @@ def _bytes(values: Iterable[onnx_ir.Value]) -> Iterator[int]:
 
 @contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """Keep the exporter's talk off the terminal; its errors are raised."""
+    """Suppress the exporter's messages on the terminal; its errors are raised."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,9 +1,9 @@
-"""Each step of one export, held against torch's answers to the same cases.
+"""Each step of an export, compared with torch's answers to the same cases.
 
-On trained weights the reference is the adapted model in float32 and limits are fixed; on random
-ones it is the adapted model in float64, and limits are multiples of float32's own error
-(``gates``). A step that fails says on which case, and between which layers of it, it parts from
-what it was made of.
+With trained weights the reference is the adapted model in float32 and the limits are fixed; with
+random weights it is the adapted model in float64, and the limits are multiples of float32's own
+error (``gates``). A step that fails names the case, and the layers between which its result first
+deviates from the model that it was made from.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ class Proof:
     cases: Sequence[ParityCase]
     reference: Sequence[Answer]
     own: OwnError | None
-    """float32 torch against the float64 reference; None on trained weights."""
+    """float32 torch against the float64 reference; None for trained weights."""
 
     @classmethod
     def of(cls, adapted: SamihsModel, cases: Sequence[ParityCase], *, trained: bool) -> Self:
-        """Ask the adapted model; random weights are asked in float32 and in float64."""
+        """Run the adapted model on the cases; with random weights in both float32 and float64."""
         answers = answers_of_model(adapted, cases)
         if trained:
             return cls(adapted, cases, answers, None)
@@ -58,7 +58,7 @@ class Proof:
         return cls(adapted, cases, exact, error)
 
     def gates(self, precision: str) -> Gates:
-        """The limits for a graph of that precision."""
+        """The limits for a graph of this precision."""
         return self.own.gates(precision) if self.own else gates_for(precision)
 
     @property
@@ -67,7 +67,7 @@ class Proof:
         return self.own.gates("fp32") if self.own else MERGE_GATES
 
     def prove_merge(self, merged: SamihsModel) -> ParityResult:
-        """Hold the merged model against the adapted one. Raises :class:`ParityError`."""
+        """Compare the merged model with the adapted one. Raises :class:`ParityError`."""
         answers = answers_of_model(merged, self.cases)
         result = compare("merged torch against adapted torch", self.reference, answers)
         worst = self.worst_case(result.name, answers)
@@ -81,13 +81,13 @@ class Proof:
         merged: SamihsModel,
         witness: Witness = lambda name, answers: None,
     ) -> ParityResult:
-        """Hold a written pair against the adapted model. Raises :class:`ParityError`.
+        """Compare a written pair of graphs with the adapted model. Raises :class:`ParityError`.
 
-        ``witness`` is told the comparison's name and the answers, whatever the gates say to them.
+        ``witness`` receives the comparison's name and the answers, whether or not the gates hold.
 
-        ONNX Runtime answers, but for bfloat16, which its CPU does not compute: there torch does,
-        with the graphs that the files were written from (whose types ``type_check`` has checked)
-        and the files' weights.
+        The files are run in ONNX Runtime. For bfloat16, which its CPU provider does not compute,
+        torch runs the graphs that the files were written from (``type_check`` has checked their
+        types) with the weights of the files.
         """
         if entry.precision in NOT_IN_ONNX_RUNTIME:
             pair = graph_pair(merged, entry.family, "bf16", self.cases[0].hu.shape[0])
@@ -109,11 +109,11 @@ class Proof:
         return result
 
     def worst_case(self, name: str, answers: Sequence[Answer]) -> WorstCase:
-        """Where to look for a fault: not every prompt meets every layer.
+        """The case on which to look for a fault: not every prompt exercises every layer.
 
         Args:
             name: what was compared with what.
-            answers: of a graph, to all cases.
+            answers: a graph's answers to all cases.
         """
         judged = self.own is None
         return worst_case(name, self.cases, self.reference, answers, masks_judged=judged)
@@ -149,7 +149,7 @@ def _said(parting: Parting | None, worst: WorstCase) -> str:
     where = f"on case {worst.number} ({worst.case.prompt}), which differs most, "
     if parting is None:
         return (
-            f"{where}no layer is given anything else, so the fault lies in the last layers' "
-            "weights, in what follows them, or in what only another case meets"
+            f"{where}every layer gets the same input, so the fault lies in the last layers' "
+            "weights, in what follows them, or in layers that only another case exercises"
         )
     return f"{where}{parting}"

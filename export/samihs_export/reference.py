@@ -22,12 +22,12 @@ from samihs_training.network.model import SamihsModel, mask_at_slice_size
 
 @torch.no_grad()
 def answers_of_model(model: SamihsModel, cases: Sequence[ParityCase]) -> list[Answer]:
-    """Ask the torch model, adapted or merged, one case at a time, in its own type."""
+    """Answers of the torch model, adapted or merged, one case at a time, in its own type."""
     return [_ask(model.eval(), case) for case in cases]
 
 
 def in_float64(model: SamihsModel) -> SamihsModel:
-    """A float64 copy; only prompt positions stay float32, to which segment-anything casts them."""
+    """A float64 copy; only prompt positions stay float32: segment-anything casts them to it."""
     exact = copy.deepcopy(model).double()
     exact.sam.prompt_encoder.pe_layer.float()
     return exact
@@ -37,9 +37,9 @@ def in_float64(model: SamihsModel) -> SamihsModel:
 def answers_of_graphs(
     encoder: EncoderGraph, decoder: DecoderGraph, cases: Sequence[ParityCase]
 ) -> list[Answer]:
-    """Ask the torch graphs that an ONNX file was written from, in their own types.
+    """Answers of the torch graphs that the ONNX files were written from, in their own types.
 
-    For bfloat16, which ONNX Runtime's CPU does not compute and torch's does.
+    For bfloat16, which torch computes on the CPU and ONNX Runtime does not.
     """
     encoder.eval()
     decoder.eval()
@@ -47,10 +47,10 @@ def answers_of_graphs(
 
 
 def put_weights(graph: nn.Module, path: Path) -> None:
-    """Load the weights of an ONNX file, by their names, into the torch graph it was written from.
+    """Load the weights of an ONNX file, by name, into the torch graph it was written from.
 
-    What the file holds under no such name, such as a constant that the exporter made of several
-    weights, stays the graph's own.
+    Weights that the file does not hold by name, such as those that the exporter folded into a
+    constant, keep the graph's values.
     """
     state = graph.state_dict()
     stored = {each.name: each for each in onnx.load(path).graph.initializer if each.name in state}
@@ -59,7 +59,7 @@ def put_weights(graph: nn.Module, path: Path) -> None:
 
 def _as_tensor(stored: onnx.TensorProto) -> Tensor:
     array = np.array(numpy_helper.to_array(stored))
-    if stored.data_type == onnx.TensorProto.BFLOAT16:  # numpy has no such type of its own
+    if stored.data_type == onnx.TensorProto.BFLOAT16:  # numpy has no bfloat16 of its own
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)
 

@@ -1,10 +1,10 @@
 """Several sites' adapters over one base: which tensors differ, and how they are exchanged.
 
-Sites share the base; what training touched differs: the linear layers that adapters are merged
-into, and the whole decoder. Only these are marked refittable, under the names that they have in
-the ONNX file, so that all else keeps its fused, constant weights. An exchange is the same set of
-tensors whether it is made in an engine (TensorRT's refitter) or in the ONNX file: the latter needs
-no GPU, and is what the parity gates are run on.
+Sites share the base and differ in what training changed: the linear layers that adapters are
+merged into, and the whole decoder. Only these are marked refittable, under their names in the ONNX
+file, so that everything else keeps its fused, constant weights. The same tensors are exchanged in
+an engine (by TensorRT's refitter) and in the ONNX file; the latter needs no GPU, and is what the
+parity gates are applied to.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from samihs_runtime.errors import ExportError
 _NEVER_TRAINED = re.compile(
     r"points\.frequencies|(.+\.)?(click_maps|(fine_)?clicked)\.(centres|deviations?)"
 )
-"""Named and of the decoder, but drawn once for the base, or fixed."""
+"""Named tensors of the decoder that are drawn once for the base, or fixed."""
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
 def refittable(graph: onnx.GraphProto) -> list[str]:
     """Names of the tensors that one site's training changes, in the graph's order.
 
-    Of an encoder (a graph with an input ``hu``) the merged layers, biases included; of a decoder
-    every tensor with a name of its own, such as ``transformer.layers.0.norm1.weight``; never the
-    exporter's constants.
+    In an encoder (a graph with an input ``hu``), these are the merged layers, biases included; in a
+    decoder, every tensor with a name of its own, such as ``transformer.layers.0.norm1.weight``;
+    never the exporter's constants.
     """
     floats = [each for each in graph.initializer if each.data_type in _FLOATS]
     named = [each.name for each in floats if not each.name.startswith("val_")]
@@ -47,10 +47,10 @@ def _is_merged(name: str) -> bool:
 
 
 def mark_refittable(network: Any, names: Iterable[str]) -> None:
-    """Mark weights of a parsed TensorRT network; all others stay constants.
+    """Mark weights of a parsed TensorRT network as refittable; all others stay constants.
 
     Raises:
-        ExportError: the network holds no weights of that name.
+        ExportError: the network has no weights of that name.
     """
     unknown = [name for name in names if not network.mark_weights_refittable(name)]
     if unknown:

@@ -1,4 +1,4 @@
-"""``REPORT.md``: what an export was held to and how near it came, with its worst cases drawn."""
+"""``REPORT.md``: the limits of an export, the figures reached, and a picture of the worst cases."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MAX_FIGURE_BYTES = 300_000
 _COLUMNS = ("slice and prompt", "torch", "graph", "difference of logits")
 _ROW_INCHES = 1.7
 _COLOURS = 192
-"""Of the picture's palette: grey, two outlines, one colour map."""
+"""Size of the picture's palette: grey, two outlines, one colour map."""
 _MEASURES = {
     "mask_iou_mean": "mask IoU, mean",
     "mask_iou_min": "mask IoU, least",
@@ -37,12 +37,12 @@ _MEASURES = {
 
 @dataclass(frozen=True, eq=False)
 class WorstCase:
-    """Of all cases that one graph pair was asked, the one on which it differs most from torch."""
+    """Of all cases that one graph pair was run on, the one where it differs most from torch."""
 
     name: str
     """What was compared with what."""
     number: int
-    """Of the case, from 0."""
+    """Index of the case, from 0."""
     case: ParityCase
     torch: Answer
     graph: Answer
@@ -50,12 +50,12 @@ class WorstCase:
 
     @property
     def difference(self) -> NDArray[np.floating[Any]]:
-        """[M, M]: the graph's logits less torch's."""
+        """[M, M]: the graph's logits minus torch's."""
         return np.asarray(self.graph.logits.astype(np.float64) - self.torch.logits)
 
     @property
     def most(self) -> float:
-        """Largest absolute difference of a logit; infinite where one is not finite."""
+        """Largest absolute difference of a logit; infinite if a difference is not finite."""
         return float(np.nan_to_num(np.abs(self.difference).max(), nan=np.inf))
 
 
@@ -67,9 +67,9 @@ def worst_case(
     *,
     masks_judged: bool = True,
 ) -> WorstCase:
-    """The case of least mask IoU; of those, the one whose logits differ most.
+    """The case of lowest mask IoU; among equals, the one whose logits differ most.
 
-    ``masks_judged``: False for random weights, whose masks say little: logits alone decide.
+    ``masks_judged``: False for random weights, whose masks say little: only the logits count.
     """
     found = [
         WorstCase(name, number, case, ours, theirs, mask_iou(ours.mask, theirs.mask))
@@ -84,10 +84,10 @@ def report_page(
     """Markdown.
 
     Args:
-        manifest: of the bundle; the figures are its ``parity`` and ``merge``.
-        gates: limits by the comparison's name.
+        manifest: of the bundle; the figures are those of its ``parity`` and ``merge``.
+        gates: limits by name of the comparison.
         worst: one case for each graph pair.
-        figure: whether :data:`FIGURE` lies beside the page.
+        figure: whether there is a :data:`FIGURE` beside the page.
     """
     results = manifest.parity["results"]
     parts = [
@@ -137,10 +137,10 @@ def _worst(worst: Sequence[WorstCase], figure: bool) -> str:
 
 
 def draw_worst_cases(path: Path, worst: Sequence[WorstCase]) -> bool:
-    """Write the picture: a row for each case, below :data:`MAX_FIGURE_BYTES`.
+    """Write the picture: a row for each case, at most :data:`MAX_FIGURE_BYTES`.
 
     Returns:
-        False, and nothing written, where matplotlib is not installed.
+        False, with nothing written, if matplotlib is not installed.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -161,7 +161,7 @@ def draw_worst_cases(path: Path, worst: Sequence[WorstCase]) -> bool:
         canvas.draw()
         picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
         content = io.BytesIO()
-        # Rare colours count, too: the largest differences are few pixels.
+        # Rare colours must be kept: the largest differences cover only a few pixels.
         palette = picture.quantize(_COLOURS, Image.Quantize.MAXCOVERAGE)
         palette.save(content, "PNG", optimize=True)
         if content.tell() <= MAX_FIGURE_BYTES:

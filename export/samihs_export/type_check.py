@@ -1,7 +1,7 @@
-"""A written graph's types, read back and held against the plan in ``precision``.
+"""The types of a written graph, read back and compared with the plan in ``precision``.
 
-ONNX Runtime's CPU widens float16 to float32 where it has no kernel, so that a norm which would
-overflow on a GPU passes every numeric gate here: types must be looked at, too.
+On the CPU, ONNX Runtime widens float16 to float32 wherever it has no kernel, so a norm that would
+overflow on a GPU passes every numeric gate here. The types must therefore be checked as well.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ PRODUCTS = (
     "MatMul", "Gemm", "Einsum", "Conv", "ConvTranspose", "Attention", ort_attention.OPERATOR,
     "Gelu",
 )  # fmt: skip
-"""What multiplies in the compute type. 8-bit products have operators of their own, which are not
-among them; ``MatMul`` behind Q/DQ multiplies in the float type and is."""
+"""Operators that multiply in the compute type. Not among them are those of 8-bit products; a
+``MatMul`` behind Q/DQ is, since it multiplies in the float type."""
 IN_FLOAT32 = ("LayerNormalization", "Softmax", "ReduceMean", "Pow", "Sqrt", "Sin", "Cos", "Resize")
-"""Norms (the neck's are written out: mean, power, root), softmax, prompt positions, resizes."""
+"""Norms (the neck's are written out as mean, power, root), softmax, prompt positions, resizes."""
 _TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16, "fp32": TensorProto.FLOAT}
 
 
 def check_types(path: Path, precision: str) -> None:
     """Refuse a graph that computes a norm in half precision, or its products in another type.
 
-    Products of layers that are float32 at every precision (``layer_names.WIDE``) must be so.
+    Products of layers that are float32 at every precision (``layer_names.WIDE``) must be float32.
 
     Args:
         path: the ONNX file.
-        precision: the float type of all that is not quantized: fp32, fp16 or bf16.
+        precision: the float type of everything that is not quantized: fp32, fp16 or bf16.
 
     Raises:
         ExportError: the message names the nodes.
     """
-    # Without weights that lie beside it: types need none, and protobuf holds no 2 GB of them.
+    # Without external weights: types do not need them, and they may exceed protobuf's 2 GB limit.
     model = onnx.shape_inference.infer_shapes(onnx.load(path, load_external_data=False))
     values = (*model.graph.value_info, *model.graph.output)
     types = {each.name: each.type.tensor_type.elem_type for each in values}

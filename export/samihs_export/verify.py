@@ -1,6 +1,7 @@
-"""Is a bundle still what its export proved? Hashes, and torch's answers asked again of each graph.
+"""Check that a bundle is still what its export proved: its hashes, and torch's answers.
 
-Needs no torch: the answers lie in the bundle, each adapter set's beside its tensors.
+Needs no torch: torch's answers are stored in the bundle, those of an adapter set beside its
+tensors.
 """
 
 from __future__ import annotations
@@ -29,19 +30,19 @@ REFERENCE = "parity_reference.npz"
 
 @advised("export the bundle again, or build its engines again")
 def verify_bundle(path: Path, backend: str | None = None) -> tuple[Bundle, list[ParityResult]]:
-    """Open the bundle (every hash), run every graph in ONNX Runtime, hold the gates.
+    """Open the bundle (checks every hash), run every graph in ONNX Runtime, and apply the gates.
 
-    The bundle's own adapters are asked, then every set. bfloat16 graphs, which ONNX Runtime's CPU
-    does not compute, are checked by their hash alone.
+    First with the bundle's own adapters, then with every set. bfloat16 graphs, which ONNX Runtime
+    does not compute on the CPU, are checked by their hash alone.
 
     Args:
         path: the bundle's folder.
-        backend: also ask this backend of the runtime, such as ``tensorrt``: engines, refitted for
-            each set.
+        backend: also check this backend of the runtime, such as ``tensorrt``: its engines, refitted
+            for each set.
 
     Raises:
         BundleError: changed, incomplete, or without a parity reference.
-        BackendError: the backend named cannot run.
+        BackendError: the named backend cannot run.
         ParityError: a graph no longer answers as torch did.
     """
     bundle = Bundle.open(path)
@@ -94,7 +95,7 @@ def _serves(adapters: AdapterSet | None, entry: GraphEntry) -> bool:
 
 
 def _graphs(bundle: Bundle, entry: GraphEntry) -> Iterator[Path | bytes]:
-    """Encoder and decoder: the files, or their content with the set's tensors."""
+    """Encoder and decoder: the files, or their content with the tensors of the set."""
     for part in ("encoder", "decoder"):
         path = bundle.root / getattr(entry, part)
         tensors = exchanged_tensors(bundle, entry.family, entry.precision, part)
@@ -102,7 +103,7 @@ def _graphs(bundle: Bundle, entry: GraphEntry) -> Iterator[Path | bytes]:
 
 
 def _gates(bundle: Bundle, precision: str) -> Gates:
-    """Those of the export. Bundles of random weights say by how much float32 itself errs."""
+    """The gates of the export. Bundles of random weights record float32's own error."""
     about = bundle.manifest if bundle.adapters is None else bundle.adapters
     parity: Mapping[str, Any] = about.parity
     own = parity.get("float32_own_error")

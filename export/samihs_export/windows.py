@@ -1,8 +1,8 @@
-"""Where tokens lie in attention windows: split into heads and joined again, one transpose each way.
+"""Tokens in attention windows: split into heads and joined again, one transpose each way.
 
-SAM pads a grid that its window does not divide with zeros at the far edges (64 -> 70 for windows of
-14), *before* the projection to queries, keys and values. A pad token is the same wherever it lies,
-so its projection is a constant: only the grid's own tokens are projected, and the result is padded.
+If the window does not divide the grid, SAM pads the grid with zeros at the far edges (64 -> 70 for
+windows of 14), *before* the projection to queries, keys and values. All pad tokens are equal, so
+their projection is a constant: only the grid's own tokens are projected, and the result is padded.
 """
 
 from __future__ import annotations
