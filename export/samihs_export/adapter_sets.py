@@ -1,8 +1,8 @@
-"""Another site's adapters, added to a bundle: merged, proven, and only then written.
+"""Adding another site's adapters to a bundle: merged, proven, and only then written.
 
-What is stored are the tensors that differ, per float graph pair (8-bit graphs would need ranges
-of their own). The gates are those of the bundle's own export, held by the bundle's own graphs with
-these tensors in place, put there as the runtime does it.
+A set stores the tensors that differ, for each pair of float graphs (8-bit graphs would need ranges
+of their own). The gates are those of the bundle's own export, applied to the bundle's own graphs
+with these tensors exchanged in the same way as in the runtime.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from samihs_training.tensorfile import write_safetensors
 
 _OF_ITS_OWN = "export a bundle of its own"
 _EXCHANGED_SITES = ("attn", "mlp", "attn.qkv", "mlp.lin1")
-"""Places of merged layers whose tensors a set holds."""
+"""Merged layers whose tensors a set holds."""
 
 
 @advised(NOTHING_WRITTEN)
@@ -55,20 +55,20 @@ def add_adapters(
     """Merge a site's adapters, prove them in the bundle's graphs, and add them as a set.
 
     Args:
-        bundle: an opened bundle; its graphs, engines and own adapters stay as they are.
-        loaded: the site's model, adapters in place, over the bundle's base, and their method.
+        bundle: an opened bundle; its graphs, engines and own adapters are not changed.
+        loaded: the site's model with its adapters in place, on the bundle's base, and their method.
         about: name, window, training data and threshold of the set; ``provenance`` holds
             ``base_sha256``.
-        replace: whether a set of that name gives way.
+        replace: whether to replace a set of the same name.
         options: numbers of slices for the gates and for ``verify``; the rest is the bundle's.
-        progress: told what begins, in words.
+        progress: called with the name of each step as it begins.
 
     Raises:
-        ExportError: another base or preset, a name in use, graphs whose weights lie beside them,
-            or a method that changes more layers than a set holds.
-        ParityError: a gate failed. In every case the bundle is as it was.
-        BundleError: it was exported anew meanwhile, or has a set of that name by now.
-        OutputError: the bundle cannot be written, or another process changes it.
+        ExportError: another base or preset, a name in use, graphs with external weights, or a
+            method that changes more layers than a set holds.
+        ParityError: a gate failed. In every case the bundle is unchanged.
+        BundleError: the bundle was exported again in the meantime, or has got a set of that name.
+        OutputError: the bundle cannot be written, or another process is changing it.
     """
     options = options or ExportOptions()
     _check(bundle, loaded.model, about, replace)
@@ -171,7 +171,7 @@ def _check(bundle: Bundle, model: SamihsModel, about: BundleMetadata, replace: b
 
 
 def _check_method(loaded: LoadedAdapters) -> None:
-    """Refuse what trains SAM's own encoder, of which the merge shows nothing, or is not merged."""
+    """Refuse methods that are not merged, or train SAM's own encoder, which no merge shows."""
     method, sam = loaded.method, loaded.model.sam
     if not method.merges or "image_encoder" in count_by_part(sam, method.trained(sam)):
         raise _changes_more(f"method {method.name} changes more than the layers it is merged into")
@@ -197,7 +197,7 @@ def _float_graphs(manifest: Manifest) -> Iterator[GraphEntry]:
 
 
 def _tensors(bundle: Bundle, entry: GraphEntry, merged: SamihsModel) -> dict[str, Tensor]:
-    """The merged model's values of what is refittable in one graph pair of the bundle."""
+    """The merged model's values of the refittable tensors in one graph pair of the bundle."""
     precision, slice_size = entry.precision, bundle.manifest.slice_size
     pair = graph_pair(merged, entry.family, precision, slice_size)  # type: ignore[arg-type]
     tensors: dict[str, Tensor] = {}
@@ -219,7 +219,7 @@ def _tensors(bundle: Bundle, entry: GraphEntry, merged: SamihsModel) -> dict[str
 def _prove(
     bundle: Bundle, entry: GraphEntry, path: Path, proof: Proof, merged: SamihsModel
 ) -> ParityResult:
-    """The gates, on the bundle's graphs with the set's tensors in place."""
+    """Apply the gates to the bundle's graphs with the set's tensors in place."""
     tensors = read_tensors(path)
     with tempfile.TemporaryDirectory(prefix="samihs-exchanged-") as folder:
         for part in ("encoder", "decoder"):

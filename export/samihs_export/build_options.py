@@ -1,4 +1,4 @@
-"""How engines are built: profile sizes, timing cache, what they shall stay compatible with."""
+"""How engines are built: profile sizes, timing cache, compatibility."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ HARDWARE = (AMPERE_PLUS, "same_compute_capability")
 
 @dataclass(frozen=True)
 class ProfileSizes:
-    """(least, best, most) of each dynamic size. One click on one slice is what is tuned for."""
+    """(min, opt, max) of each dynamic size. Engines are tuned for one click on one slice."""
 
     encode_batch: tuple[int, int, int] = (1, 1, 8)
     decode_batch: tuple[int, int, int] = (1, 1, 16)
     points: tuple[int, int, int] = (1, 2, 32)
-    """Points as the decoder takes them: one click is two, with its "not a point"."""
+    """Points as the decoder takes them: one click counts as two, with its "not a point"."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,14 @@ class BuildOptions:
 
     sizes: ProfileSizes = ProfileSizes()
     timing_cache: Path | None = None
-    """Read where it is there, written after each build: measured kernels are not timed again."""
+    """Read if it exists, written after each build: kernels are not timed twice."""
     version_compatible: bool = False
-    """Engines that later versions of TensorRT load, too; they are somewhat slower."""
+    """Engines that later versions of TensorRT also load; somewhat slower."""
     hardware_compatible: str | None = None
-    """One of :data:`HARDWARE`: engines for more GPUs than the one named; somewhat slower."""
+    """One of :data:`HARDWARE`: engines for more GPUs than the target; somewhat slower."""
 
     refittable: bool = False
-    """Engines whose adapters' weights the runtime can exchange; they are somewhat slower."""
+    """Engines in which the runtime can exchange the adapters' weights; somewhat slower."""
 
     def __post_init__(self) -> None:
         if self.hardware_compatible not in (None, *HARDWARE):
@@ -47,10 +47,10 @@ class BuildOptions:
             )
 
     def apply(self, trt: Any, config: Any) -> None:
-        """Set flags and timing cache of a builder configuration.
+        """Set the flags and timing cache of a builder configuration.
 
         Raises:
-            ExportError: the installed TensorRT has no such option, or refuses the cache.
+            ExportError: the installed TensorRT has no such option, or rejects the cache.
         """
         if self.version_compatible:
             config.set_flag(_member(trt, "BuilderFlag", "VERSION_COMPATIBLE"))
@@ -59,7 +59,7 @@ class BuildOptions:
         if self.hardware_compatible:
             level = _member(trt, "HardwareCompatibilityLevel", self.hardware_compatible.upper())
             config.hardware_compatibility_level = level
-            if config.hardware_compatibility_level != level:  # TensorRT-RTX takes it and drops it
+            if config.hardware_compatibility_level != level:  # TensorRT-RTX silently ignores it
                 raise ExportError(
                     f"{trt.__name__} ignores hardware compatibility: name each target instead, "
                     "--target sm80,sm89"
@@ -80,7 +80,7 @@ class BuildOptions:
             )
 
     def keep_timings(self, config: Any) -> None:
-        """Write the timing cache back, under a temporary name first. Raises OutputError."""
+        """Save the timing cache, under a temporary name first. Raises OutputError."""
         if self.timing_cache is None:
             return
         path, cache = self.timing_cache, config.get_timing_cache()
@@ -92,7 +92,7 @@ class BuildOptions:
             raise OutputError(f"cannot write the timing cache {path}: {error.strerror}") from error
 
     def flags(self) -> list[str]:
-        """What differs from a plain build, for the engine's sidecar and the build's record."""
+        """The options that differ from a plain build, for the engine's sidecar and build record."""
         chosen = {
             VERSION_COMPATIBLE: self.version_compatible,
             REFITTABLE: self.refittable,

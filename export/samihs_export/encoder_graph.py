@@ -1,12 +1,12 @@
-"""The encoder as it is exported: the tensor contract around segment-anything's layers.
+"""The encoder in its exported form: the tensor contract around segment-anything's layers.
 
-The contract (names, shapes, types) stands in ``samihs_runtime.manifest``. Pre-processing is inside,
-so that every backend gives the same answer. What differs from segment-anything's own forward is
-exact: one-channel patch embedding or pyramid with the normalisation folded in, relative-position
-tables as constants, no projection of pad tokens. The tests hold it against
+The contract (names, shapes, types) is defined in ``samihs_runtime.manifest``. Pre-processing is
+part of the graph, so that every backend gives the same answer. The changes to segment-anything's
+own forward are exact: one-channel patch embedding or pyramid with the normalisation folded in,
+relative-position tables as constants, no projection of pad tokens. The tests compare it with
 :class:`samihs_training.network.model.SamihsModel`.
 
-Inputs and outputs stay float32 at every precision; ``precision.to_precision`` sets what lies
+Inputs and outputs stay float32 at every precision; ``precision.to_precision`` sets the types in
 between.
 """
 
@@ -33,7 +33,7 @@ from samihs_training.network.sam import segment_anything_modeling
 class EncoderGraph(nn.Module):
     """hu [B, 1, S, S] float32, window [B, 2] (low, high HU) -> embedding [B, E', G, G] float32.
 
-    Where the mirrored slice is asked as well, both run as one batch of 2B.
+    If the mirrored slice is answered as well, both run as one batch of 2B.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class EncoderGraph(nn.Module):
 
 
 class PatchStem(nn.Module):
-    """SAM's patch embedding with the interface of a :class:`Pyramid`, whose one level it is."""
+    """SAM's patch embedding with the interface of a :class:`Pyramid`, as its only level."""
 
     def __init__(self, proj: nn.Conv2d) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class PatchStem(nn.Module):
 def one_channel_stem(
     patch_embed: Any, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> PatchStem | Pyramid:
-    """``patch_embed`` for one channel [B, 1, H, W] in [0, 1] that is not yet normalised.
+    """``patch_embed`` for one channel [B, 1, H, W] in [0, 1], not yet normalised.
 
     A :class:`Pyramid` is changed in place.
     """
@@ -111,9 +111,9 @@ def one_channel_stem(
 class BlockGraph(nn.Module):
     """One encoder block: tokens [B, G, G, C] -> the same shape.
 
-    What stands between ``norm1`` and the attention (``norm1`` itself in the authors' pad order, or
-    an adapter that was not merged) acts after the padding, and is handed to the attention; what
-    stands after the attention stays there.
+    Modules between ``norm1`` and the attention (``norm1`` itself in the authors' pad order, or an
+    adapter that was not merged) act after the padding and are passed to the attention; modules
+    after the attention stay there.
     """
 
     def __init__(self, block: Any, grid: int, form: AttentionForm) -> None:
@@ -139,8 +139,8 @@ def _place_of_attention(modules: Sequence[nn.Module]) -> int:
             return place
     kinds = ", ".join(type(module).__name__ for module in modules)
     raise ExportError(
-        f"an encoder block attends with {kinds}: expected segment-anything's Attention, which this "
-        "export knows; methods that replace it cannot be exported"
+        f"an encoder block attends with {kinds}: expected segment-anything's Attention, the only "
+        "one this export knows; methods that replace it cannot be exported"
     )
 
 

@@ -1,4 +1,4 @@
-"""Which graphs a bundle gets, in which form, and where they lie in it.
+"""Which graphs a bundle contains, in which form, and where they are stored.
 
 ::
 
@@ -10,10 +10,10 @@
     trt     fp16, bf16  attention by augmented queries and keys  fp16, bf16
     trt     int8, fp8   trt fp16's, calibrated Q/DQ              trt fp16's
 
-ONNX Runtime's fused attention stores no scores of all tokens by all tokens. Additive bias has the
-least arithmetic in small windows, and is the only form for fp32 in TensorRT, which has no attention
-kernel there. In bf16 a model with a pyramid enlarges by products, because TensorRT-RTX has no
-bfloat16 transposed convolution (``upscaling``).
+ONNX Runtime's fused attention does not store the scores of all tokens by all tokens. Additive bias
+needs the least arithmetic in small windows, and is the only form for fp32 in TensorRT, which has no
+attention kernel for fp32. In bf16, a model with a pyramid up-samples by matrix products, because
+TensorRT-RTX has no bfloat16 transposed convolution (``upscaling``).
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ from samihs_runtime.manifest import GraphEntry
 from samihs_training.network.model import SamihsModel
 
 Ranges = Callable[[], Mapping[str, Range]]
-"""Gives the calibrated ranges; called only where a graph needs them."""
+"""Returns the calibrated ranges; called only if a graph needs them."""
 _SCHEMES = {"int8": INT8, "fp8": FP8}
 
 
 def families(precisions: tuple[Precision, ...]) -> list[tuple[str, Precision]]:
-    """(family, precision) of each graph pair: ONNX Runtime's, then TensorRT's as asked for.
+    """(family, precision) of each graph pair: ONNX Runtime's, then TensorRT's as requested.
 
     Raises:
-        ExportError: a precision named twice.
+        ExportError: a precision is named twice.
     """
     if len(set(precisions)) < len(precisions):
         raise ExportError(f"precisions {', '.join(precisions)}: name each once")
@@ -55,31 +55,31 @@ def families(precisions: tuple[Precision, ...]) -> list[tuple[str, Precision]]:
 
 
 def attention_form(family: str, precision: Precision) -> AttentionForm:
-    """As the table above has it."""
+    """As in the table above."""
     if family == "onnx":
         return "fused"
     return "bias" if precision == "fp32" else "augmented"
 
 
 def upscaling_form(precision: Precision) -> UpscalingForm:
-    """Of an encoder or a decoder of that float precision."""
+    """The form in an encoder or decoder of that float precision."""
     return "product" if precision == "bf16" else "transposed"
 
 
 def float_precision(family: str, precision: Precision) -> Precision:
-    """The type of all that is not quantized."""
+    """The type of everything that is not quantized."""
     return FLOAT_OF[precision] if family == "trt" or precision == "fp32" else "fp32"
 
 
 def opset(family: str) -> int:
-    """Of the family's graphs."""
+    """The opset of the family's graphs."""
     return ORT_OPSET if family == "onnx" else OPSET
 
 
 def graph_pair(
     merged: SamihsModel, family: str, precision: Precision, slice_size: int
 ) -> tuple[EncoderGraph, DecoderGraph]:
-    """The graphs that the files of a family and precision are written from, not yet quantized."""
+    """The graphs from which the files of a family and precision are written, not yet quantized."""
     kind = float_precision(family, precision)
     upscaling = upscaling_form(kind)
     encoder = EncoderGraph(merged, attention_form(family, precision), upscaling)
@@ -121,7 +121,7 @@ def _write_quantized(
     ranges: Ranges,
 ) -> None:
     with tempfile.TemporaryDirectory(prefix="samihs-quantize-") as scratch:
-        # Under the name that the graph will have: it stands in the file.
+        # Under the final file name, which is also recorded in the file.
         source = Path(scratch) / path.name
         export_encoder(graph, slice_size, source, opset(family))
         if family == "onnx":

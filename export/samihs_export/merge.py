@@ -1,13 +1,13 @@
-"""Fold adapters into linear layers: PR adapters into those that follow, LoRA into its own.
+"""Fold adapters into linear layers: PR adapters into the layer that follows, LoRA into its own.
 
 A PR adapter is ``y = M x + b`` with a symmetric M; the linear layer (W, c) after it becomes
 ``(W M, c + W b)``. LoRA's update ``(alpha / r) B A`` is added to its layer's own weight. The
-products are done in float64 and rounded once, so that the merged model differs from the adapted
-one by float32 rounding only, and costs what plain SAM costs. Both pad orders merge exactly: where
-the authors' order is built, ``norm1`` stays inside the window and pad tokens are still normalised
-before the merged projection sees them.
+products are computed in float64 and rounded once, so the merged model differs from the adapted one
+only by float32 rounding, and costs no more than plain SAM. Both pad orders merge exactly: in the
+authors' order, ``norm1`` stays inside the window, and pad tokens are still normalised before the
+merged projection.
 
-What is neither stays in the model as a module, is exported as such, and is named in the report.
+Any other module stays in the model, is exported as it is, and is named in the report.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from samihs_training.adapters import PRAdapter, Site
 from samihs_training.network.model import SamihsModel
 
 _PROBES = 64
-"""Tokens on which a layer's residual is measured; standard normal, as a LayerNorm gives them."""
+"""Tokens on which a layer's residual is measured; standard normal, like a LayerNorm's output."""
 
 
 @dataclass(frozen=True)
 class LayerResidual:
-    """What merging one layer cost in accuracy."""
+    """The numerical error of merging one layer."""
 
     block: int
     site: str
     """``attn`` or ``mlp`` for a PR adapter; LoRA's own layer, such as ``attn.qkv``."""
     rounding: float
-    """Largest float32 rounding of a merged weight, relative to the largest weight."""
+    """Largest rounding error of a merged weight in float32, relative to the largest weight."""
     output: float
-    """Adapted against merged layer in float32: max abs difference over max abs output."""
+    """Adapted against merged layer in float32: max abs difference / max abs output."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class MergeReport:
 
     layers: tuple[LayerResidual, ...]
     kept: tuple[str, ...] = ()
-    """Encoder modules that cannot be merged and are exported as they are, by name."""
+    """Names of encoder modules that cannot be merged and are exported as they are."""
 
     @property
     def worst_output(self) -> float:
@@ -79,7 +79,7 @@ class LowRankUpdate(Protocol):
 
 @runtime_checkable
 class LowRankLinear(Protocol):
-    """A LoRA layer, whoever wrote it: ``linear(x) + x update.matrix()^T``."""
+    """A LoRA layer of any implementation: ``linear(x) + x update.matrix()^T``."""
 
     linear: nn.Linear
     update: LowRankUpdate
@@ -87,10 +87,10 @@ class LowRankLinear(Protocol):
 
 @torch.no_grad()
 def merge(model: SamihsModel) -> tuple[SamihsModel, MergeReport]:
-    """A copy of the model with every PR adapter and LoRA layer folded away, and what that cost.
+    """A copy of the model with every PR adapter and LoRA layer merged, and a report of the errors.
 
-    The model given is left as it was. Merging a merged model is a no-op: an equal copy and an empty
-    report.
+    The given model is not changed. Merging a merged model is a no-op: it returns an equal copy and
+    an empty report.
     """
     merged = copy.deepcopy(model).eval()
     residuals = []
@@ -116,7 +116,7 @@ def _low_rank_layers(block: Any) -> list[tuple[str, Any, str]]:
 
 
 def _added(layer: LowRankLinear) -> tuple[nn.Linear, float, float]:
-    """The plain layer that computes the same, its rounding, and its output residual."""
+    """The equivalent plain layer, its rounding error, and its output residual."""
     probes = _probes(layer.linear)
     before = layer(probes)  # type: ignore[operator]
     linear = copy.deepcopy(layer.linear)
@@ -154,7 +154,7 @@ def _adapted_layers(block: Any) -> Iterator[tuple[Site, PRAdapter, nn.Linear]]:
 
 
 def _fold(adapter: PRAdapter, linear: nn.Linear) -> tuple[float, float]:
-    """Replace the linear layer's weight and bias; (rounding, output residual)."""
+    """Replace the linear layer's weight and bias; returns (rounding, output residual)."""
     probes = _probes(linear)
     before = linear(adapter(probes))
     weight = linear.weight.double()
@@ -170,7 +170,7 @@ def _folded_bias(linear: nn.Linear, shift: Tensor) -> Tensor:
 
 
 def _drop_adapters(block: Any) -> None:
-    """Take the adapters out of a block; a lone module leaves its Sequential."""
+    """Remove the adapters from a block; a Sequential with one module left becomes that module."""
     for site in ("attn", "mlp"):
         module = getattr(block, site)
         if _is_sequence(module):
@@ -183,6 +183,6 @@ def _is_sequence(module: nn.Module) -> bool:
 
 
 def relative_error(value: Tensor, reference: Tensor) -> float:
-    """Max abs difference over the reference's max abs, computed in float64."""
+    """Max abs difference / max abs of the reference, computed in float64."""
     difference = (value.double() - reference.double()).abs().max()
     return float(difference / reference.double().abs().max().clamp_min(1e-30))

@@ -1,4 +1,4 @@
-"""What a bundle says of how its model was made: the checkpoint's word, checked before any work."""
+"""What a bundle records about how its model was made, from the checkpoint's checked description."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from samihs_training.prompts import prompt_rule
 
 @dataclass(frozen=True)
 class BundleMetadata:
-    """What a bundle says of itself, beyond what the model and its figures say."""
+    """What a bundle records about itself, beyond what follows from the model and its parity."""
 
     name: str
     version: str
@@ -30,24 +30,25 @@ class BundleMetadata:
     )
     score_threshold: float = DEFAULT_THRESHOLD
     plausible_hu: tuple[float, float] = (10.0, 110.0)
-    """Mean HU of a spot that may be blood: acute blood has 50 to 90, a chronic collection down to
-    10; calcification and bone have more. Brain lies within: the score decides there."""
+    """Mean HU of a spot that may be blood: acute blood has 50 to 90, a chronic collection as little
+    as 10; calcification and bone have more. Brain lies within the range: there the score decides.
+    """
     method: Mapping[str, Any] = field(default_factory=lambda: {"adapters": "none"})
-    """How SAM was adapted: the method's name, and its options."""
+    """How SAM was adapted: the method's name and options."""
     accuracy: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
 def metadata_of(loaded: LoadedAdapters, name: str, figures: Figures) -> BundleMetadata:
-    """What the adapter checkpoint says of its training, as the bundle says it.
+    """The adapter checkpoint's description of its training, in the form of the bundle.
 
     Args:
         loaded: the checkpoint.
-        name: the bundle's, or the adapter set's.
+        name: the name of the bundle or of the adapter set.
         figures: of ``samihs-evaluate``, with the score threshold.
 
     Raises:
-        CheckpointError: its description lacks what a bundle has to say, or makes no sense.
+        CheckpointError: its description lacks something that a bundle must state, or is invalid.
     """
     about = loaded.description
     optional: dict[str, Any] = {}
@@ -109,7 +110,7 @@ def _is_range(low: float, high: float) -> bool:
 
 
 def _method(method: Method) -> dict[str, Any]:
-    """Tuples as lists, as JSON reads them back."""
+    """The method with tuples as lists, as they are read back from JSON."""
     described = describe_method(method)
     options = described["options"].items()
     plain = {key: list(value) if isinstance(value, tuple) else value for key, value in options}
@@ -117,8 +118,8 @@ def _method(method: Method) -> dict[str, Any]:
 
 
 def _training(about: Mapping[str, Any]) -> dict[str, Any]:
-    """What the adapters took, without the base's own training, and by which folds of what data:
-    ``samihs-evaluate`` then refuses patients whom the bundle was trained on."""
+    """What training the adapters took, without that of the base, and the data and folds used, by
+    which ``samihs-evaluate`` refuses patients that the bundle was trained on."""
     said = {name: about[name] for name in ("steps", "minutes", "cores", "torch") if name in about}
     data = {"data": about["data"]} if "data" in about else {}
     return ({"adapters_training": said} if said else {}) | data
@@ -126,7 +127,7 @@ def _training(about: Mapping[str, Any]) -> dict[str, Any]:
 
 def _prompts(about: Mapping[str, Any]) -> dict[str, Any]:
     """The prompts that the adapters were trained on (``samihs_runtime.trained_prompts``); nothing
-    where the checkpoint has no recipe, as one from elsewhere."""
+    if the checkpoint has no recipe, such as one from elsewhere."""
     stage = about.get("recipe", {}).get("adapt")
     if stage is None:
         return {}

@@ -1,8 +1,8 @@
 """ONNX Runtime's own attention operator, ``com.microsoft.MultiHeadAttention``, from torch.
 
-On a CPU it goes through the scores tile by tile, each of a size for the cache, as flash attention
-does, where it is given no bias, mask or past: L x L numbers are never stored. Its ``Attention`` of
-the standard does store them (onnxruntime 1.32).
+Without a bias, mask or past, it computes the scores on a CPU in cache-sized tiles, like flash
+attention: L x L numbers are never stored. ONNX Runtime's implementation of the standard
+``Attention`` operator does store them (onnxruntime 1.32).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ OPERATOR, DOMAIN = "MultiHeadAttention", "com.microsoft"
 
 
 def multi_head_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k^T) v in each head, nothing scaled.
+    """softmax(q k^T) v in each head, without scaling.
 
     Args:
         q: [B, L, heads, d].

@@ -1,23 +1,23 @@
-"""Which part of a graph computes in which type. TensorRT decides nothing: its networks are typed.
+"""Which part of a graph computes in which type; strongly typed, so TensorRT does not choose.
 
 ::
 
     float32 always              why
     inputs, outputs             the contract
-    HU window and resize        HU of thousands, a window of tens: differences of large numbers
+    HU window and resize        thousands of HU, a window of tens: differences of large numbers
     prompt points, click maps   sines of large angles, exponentials of squares
     a mask's second look        sums over its cells, squares of differences
     a mask's evidence           sums over its cells
     every LayerNorm             mean and variance of outliers overflow float16 in SAM encoders
-    every softmax               exponentials and their sum (TensorRT's attention layer does so by
-                                itself: its parser refuses ``Attention``'s softmax_precision)
-    mask up-sampling            the sign near 0 is the mask
+    every softmax               exponentials and their sum (TensorRT's attention layer does this by
+                                itself: its parser rejects ``Attention``'s softmax_precision)
+    mask up-sampling            the mask is the sign of logits near 0
 
     the compute type            all other layers: convolutions, linear layers, attention products,
                                 GELU, residual sums
 
-    8 bits                      int8 and fp8 put the encoder's linear layers into 8 bits on top of
-                                this (``quantization``)
+    8 bits                      int8 and fp8 also quantize the encoder's linear layers
+                                (``quantization``)
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ COMPUTE_TYPES: dict[Precision, torch.dtype] = {
 
 
 class InFloat32(nn.Module):
-    """A module that computes in float32 within a graph of a narrower type."""
+    """A module that computes in float32 inside a graph of a narrower type."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -56,10 +56,10 @@ class InFloat32(nn.Module):
 
 
 def to_precision(graph: G, precision: Precision) -> G:
-    """Set a graph's types, in place, as the table above has them; returns the graph.
+    """Set a graph's types in place, as in the table above; returns the graph.
 
     Raises:
-        ExportError: int8 or fp8, which are written into the ONNX file.
+        ExportError: int8 or fp8, for which the ONNX file is quantized.
     """
     if precision not in COMPUTE_TYPES:
         raise ExportError(
@@ -72,7 +72,7 @@ def to_precision(graph: G, precision: Precision) -> G:
 
 
 def _narrow(module: nn.Module, dtype: torch.dtype) -> None:
-    """The module's own tensors, then its children; what stays in float32 is never rounded."""
+    """Narrow the module's own tensors, then its children; what stays float32 is never rounded."""
     for parameter in module.parameters(recurse=False):
         parameter.data = parameter.data.to(dtype)
     for name, buffer in list(module.named_buffers(recurse=False)):

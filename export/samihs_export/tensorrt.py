@@ -1,8 +1,8 @@
 """TensorRT engines from a bundle's graphs: one builder for ``tensorrt_rtx`` and ``tensorrt``.
 
-Needs no torch, and for TensorRT-RTX no GPU: engines are built for the compute capabilities asked
-for. Networks are strongly typed: precision is the graph's. Each engine gets the sidecar by which
-the runtime decides whether to load it (``samihs_runtime.backends.sidecar``).
+Needs no torch, and for TensorRT-RTX no GPU: engines are built for the requested compute
+capabilities. Networks are strongly typed: the graph determines the precision. Each engine gets a
+sidecar, by which the runtime decides whether to load it (``samihs_runtime.backends.sidecar``).
 """
 
 from __future__ import annotations
@@ -42,12 +42,13 @@ TARGETS = {
 }
 """Compute capabilities that TensorRT-RTX builds for (1.7; not SM90)."""
 RECORDS = "builds"
-"""Folder beside the engines: one JSON of each build, with what was read back of its network."""
+"""Folder beside the engines: a JSON file for each build, with what was read back from its network.
+"""
 
 
 @dataclass(frozen=True)
 class BuiltEngine:
-    """An engine that was written, and what it took."""
+    """An engine that was written, and figures of its build."""
 
     path: Path
     sidecar: EngineSidecar
@@ -56,19 +57,19 @@ class BuiltEngine:
     layer_kinds: Mapping[str, int]
     """Layers of the parsed network, by kind and type."""
     attention_layers: int
-    """Those that are attention layers of TensorRT's own."""
+    """Number of TensorRT's own attention layers among them."""
     activation_bytes: int | None
-    """Device memory for activations at the profile's largest shapes; None where not said."""
+    """Device memory for activations at the profile's largest shapes; None if not reported."""
 
 
 def choose_flavour(flavour: str = "auto", targets: Sequence[str | None] = ()) -> tuple[str, Any]:
     """The TensorRT module to build with.
 
-    ``auto``: TensorRT-RTX first, since it needs no GPU; last where a target is this machine's GPU
-    and one that its engines do not run on.
+    ``auto``: TensorRT-RTX first, since it needs no GPU; last if a target is this machine's GPU and
+    TensorRT-RTX engines do not run on it.
 
     Raises:
-        ExportError: none is installed, or not the one asked for.
+        ExportError: none is installed, or not the requested one.
     """
     wanted = ("tensorrt_rtx", "tensorrt") if flavour == "auto" else (flavour,)
     if None in targets and not _served_by_rtx(probe_gpus().devices[0].compute_capability):
@@ -85,10 +86,10 @@ def choose_flavour(flavour: str = "auto", targets: Sequence[str | None] = ()) ->
 
 
 def parse_targets(text: str | None) -> tuple[str | None, ...]:
-    """``sm89,sm120`` as names; (None,), this machine's GPU, where nothing is named.
+    """``sm89,sm120`` as names; without a text, (None,) for this machine's GPU.
 
     Raises:
-        ExportError: an unknown target, or no GPU where none is named.
+        ExportError: an unknown target, or no target is named and there is no GPU.
     """
     if text is None:
         gpus = probe_gpus()
@@ -115,20 +116,20 @@ def build_engines(
     options: BuildOptions | None = None,
     progress: Callable[[BuiltEngine], None] = lambda built: None,
 ) -> list[BuiltEngine]:
-    """Encoder and decoder for every target, written to ``out`` with their sidecars.
+    """Build encoder and decoder for every target, written to ``out`` with their sidecars.
 
     Args:
         bundle: an opened bundle with ``trt`` graphs.
         out: folder for the engines; the runtime looks in ``bundle.engines``.
         targets: names of :data:`TARGETS`, or None for this machine's GPU.
-        precision: which of the bundle's ``trt`` graphs; the first where None.
+        precision: which of the bundle's ``trt`` graphs; the first if None.
         flavour: ``auto``, ``tensorrt_rtx`` or ``tensorrt``.
         options: profile sizes, timing cache, compatibility.
         progress: called after each engine.
 
     Raises:
-        ExportError: no builder, a target it does not know, a graph it refuses, or a network that
-            is not of the precision asked for (``readback``).
+        ExportError: no builder, a target it does not know, a graph it rejects, or a network that
+            does not have the requested precision (``readback``).
         BundleError: the bundle holds no such graphs.
         OutputError: ``out`` cannot be written.
     """
@@ -215,7 +216,7 @@ def _add_profile(
 
 
 def _mark(job: _Job, network: Any) -> None:
-    """Mark what adapters change; all other weights stay constants that TensorRT may fuse."""
+    """Mark what adapters change as refittable; TensorRT may fuse all other weights as constants."""
     names = refittable(onnx.load(job.onnx, load_external_data=False).graph)
     if job.precision not in FLOATS or not names:
         raise ExportError(
@@ -243,7 +244,7 @@ def _sidecar(
 
 
 def _record(job: _Job, out: Path, built: BuiltEngine) -> None:
-    """What the runtime need not know of a build, for whoever asks later."""
+    """Record details of a build that the runtime does not need, for later inspection."""
     path = out / RECORDS / f"{job.stem}.json"
     record = {
         "flags": job.options.flags(),
@@ -276,7 +277,7 @@ def _set_target(job: _Job, config: Any) -> None:
         here = probe_gpus().devices
         if not here or here[0].compute_capability != TARGETS[job.target]:
             raise ExportError(
-                f"{job.flavour} builds for the GPU it stands on only, not for {job.target}: "
+                f"{job.flavour} builds only for the GPU of this machine, not for {job.target}: "
                 "build there, or use --flavour tensorrt_rtx"
             )
         return
@@ -289,7 +290,7 @@ def _set_target(job: _Job, config: Any) -> None:
 
 
 def _require_served(job: _Job) -> None:
-    """TensorRT-RTX builds on a GPU that its engines then refuse to run on (seen on an H200)."""
+    """Refuse a GPU on which TensorRT-RTX builds engines but does not run them (seen on an H200)."""
     if job.flavour == "tensorrt_rtx" and not _served_by_rtx(job.compute_capability):
         raise ExportError(
             f"{job.flavour} runs no engine on this GPU, of compute capability "
@@ -313,10 +314,10 @@ def _profile(
 
 
 def _write(path: Path, content: memoryview, sidecar: EngineSidecar) -> Path:
-    """Write an engine and its sidecar, neither ever there in part.
+    """Write an engine and its sidecar, neither of which ever exists in part.
 
-    An older pair stays whole until both are on the disk. Between the two renames the old engine is
-    refused: it does not have the hash of the new sidecar.
+    An older pair stays intact until both are on disk. Between the two renames, the runtime refuses
+    the old engine, because its hash does not match the new sidecar.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

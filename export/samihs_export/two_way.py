@@ -1,17 +1,18 @@
 """The mask decoder's attention between the T tokens of a prompt and the L tokens of the image.
 
-segment-anything projects all L image tokens to keys, values or queries, in each layer anew. A click
-has T = 7 tokens and an image 4,096, so each projection is moved to the tokens' side, head by head
-(x: image, t: tokens, P: softmax of the scores)::
+segment-anything projects all L image tokens to keys, values or queries anew in each layer. A click
+has T = 7 tokens and an image has 4,096, so each projection is moved to the tokens' side, head
+by head (x: image, t: tokens, P: softmax of the scores)::
 
-    token to image   (t Wq) (x Wk + c)^T = (t Wq Wk^T) x^T + what all keys share: softmax drops it
+    token to image   (t Wq) (x Wk + c)^T = (t Wq Wk^T) x^T + a term equal for all keys, which
+                                           cancels in the softmax
                      P (x Wv + c)        = (P x) Wv + c, since each row of P sums to 1
     image to token   (x Wq + c) (t Wk)^T = x (Wq (t Wk)^T) + c (t Wk)^T
                      (P (t Wv)) Wo       = P (t Wv Wo)
 
-These are equal but for rounding. In place of 2 L C d multiplications with d columns, all heads
-together, there are 2 L C h T: in SAM (d = 128, h = 8) 0.44 of them for one click, as many for ten;
-and no projection of the image is stored or split into heads.
+Both sides are equal up to rounding. Instead of 2 L C d multiplications, with d columns over all
+heads, there are 2 L C h T: in SAM (d = 128, h = 8) 0.44 times as many for one click, and equally
+many for ten. No projection of the image is stored or split into heads.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ _FROM_IMAGE = "cross_attn_image_to_token"
 
 
 def make_attention_exportable(decoder: nn.Module) -> None:
-    """Replace each attention of SAM's two-way transformer, in place, by one of these; a pyramid's
-    context has one, too."""
+    """Replace each attention of SAM's two-way transformer, in place, by one of this module; so also
+    in a pyramid's context."""
     theirs: Any = segment_anything_modeling().transformer.Attention
     for parent in list(decoder.modules()):
         for name, child in list(parent.named_children()):
@@ -45,7 +46,7 @@ def _exportable(name: str, attention: Any) -> nn.Module:
 
 
 class Heads(nn.Module):
-    """A product of its own for each head: x [B, h or 1, n, a] -> [B, h, n, b].
+    """A separate product for each head: x [B, h or 1, n, a] -> [B, h, n, b].
 
     ``weight`` [h, a, b], ``bias`` [h, 1, b] or None.
     """
@@ -61,7 +62,7 @@ class Heads(nn.Module):
 
 
 def _into_heads(linear: nn.Linear, heads: int) -> Heads:
-    """x -> what the head makes of it: the layer itself, split by its outputs."""
+    """x -> the output of each head: the layer itself, split by its outputs."""
     weight = linear.weight.view(heads, -1, linear.in_features)  # [h, d, C]
     return Heads(weight.mT, linear.bias.view(heads, 1, -1))
 
@@ -72,13 +73,13 @@ def _out_of_heads(linear: nn.Linear, heads: int) -> Heads:
 
 
 def _joined(x: Tensor) -> Tensor:
-    """[B, h, T, C] -> [B, h T, C]. Not ``flatten``, for whose shape ONNX multiplies h and T, so
-    that nothing after it has a size until it runs."""
+    """[B, h, T, C] -> [B, h T, C]. Not by ``flatten``: in ONNX it computes the product of h and T
+    as a shape, so that nothing after it has a known size before it runs."""
     return x.reshape(x.shape[0], -1, x.shape[-1])
 
 
 class TokenToImage(nn.Module):
-    """Tokens ask the image: q [B, T, C], k and v [B, L, C] -> [B, T, C]."""
+    """Tokens attend to the image: q [B, T, C], k and v [B, L, C] -> [B, T, C]."""
 
     def __init__(self, attention: Any) -> None:
         super().__init__()
@@ -103,7 +104,7 @@ class TokenToImage(nn.Module):
 
 
 class ImageToToken(nn.Module):
-    """The image asks the tokens: q [B, L, C], k and v [B, T, C] -> [B, L, C]."""
+    """The image attends to the tokens: q [B, L, C], k and v [B, T, C] -> [B, L, C]."""
 
     def __init__(self, attention: Any) -> None:
         super().__init__()
@@ -130,7 +131,7 @@ class ImageToToken(nn.Module):
 
 
 class TokenAttention(nn.Module):
-    """``transformer.Attention`` as it is: q [B, n, C], k and v [B, m, C] -> [B, n, C]."""
+    """``transformer.Attention`` unchanged: q [B, n, C], k and v [B, m, C] -> [B, n, C]."""
 
     def __init__(self, attention: Any) -> None:
         super().__init__()
