@@ -1,4 +1,4 @@
 """From a trained model to a bundle: merge, ONNX graphs, TensorRT engines, each step proven.
 
-``verify`` and ``engines`` work on a bundle alone and import no torch.
+``verify`` and ``engines`` need only a bundle and do not import torch.
 """

@@ -1,15 +1,16 @@
 """SAM's attention with relative positions, in the three forms that export well.
 
-segment-anything adds ``q . Rh`` and ``q . Rw`` to the attention's scores. All forms here compute
-the same with the same weights, the tables Rh, Rw gathered once and kept as constants:
+segment-anything adds ``q . Rh`` and ``q . Rw`` to the attention scores. All forms here compute the
+same with the same weights, with the tables Rh and Rw gathered once and kept as constants:
 
-- ``bias``: scores + bias, softmax, times v. The least arithmetic; small windows' choice.
-- ``augmented``: ``q' = [q * scale, q.Rh, q.Rw]`` and ``k' = [k, onehot_h, onehot_w]`` make the
-  scores one plain product, so that ``scaled_dot_product_attention`` serves. At opset 23 it becomes
-  the ONNX ``Attention`` operator, which TensorRT takes as its own attention layer where q, k and v
-  have one head width: v is padded to it and the result cut. No L x L matrix is ever stored.
+- ``bias``: scores + bias, softmax, times v. The least arithmetic; used for small windows.
+- ``augmented``: ``q' = [q * scale, q.Rh, q.Rw]`` and ``k' = [k, onehot_h, onehot_w]`` turn the
+  scores into one plain product, so that ``scaled_dot_product_attention`` can be used. At opset 23
+  it becomes the ONNX ``Attention`` operator, which TensorRT maps to its own attention layer if q, k
+  and v have the same head width: v is padded to it and the result cropped. No L x L matrix is ever
+  stored.
 - ``fused``: ``augmented`` for ONNX Runtime's own attention operator (``ort_attention``), which
-  takes a v of another width: none is padded. For a whole grid, not for windows of it.
+  accepts a v of a different width, so nothing is padded. For a whole grid, not for windows of it.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ from samihs_training.network.sam import segment_anything_modeling
 
 AttentionForm = Literal["bias", "augmented", "fused"]
 _FUSED_FROM = 32
-"""Side of the least grid that is worth the wider products of ``fused``: one-hot positions add twice
-the side to each head's width. At 64 x 64 and at 32 x 32 tokens it took 0.9 of the CPU time of
-``bias``, and a thirteenth and two thirds of the memory (onnxruntime 1.32, AVX-512). The scores of a
-window of 14 x 14 are 150 kB a head: they stay in the cache in any form."""
+"""Side of the smallest grid for which the wider products of ``fused`` pay off: one-hot positions
+add twice the side to each head's width. At 64 x 64 and at 32 x 32 tokens it took 0.9 of the CPU
+time of ``bias``, and a thirteenth and two thirds of its memory, respectively (onnxruntime 1.32,
+AVX-512). The scores of a 14 x 14 window are 150 kB per head and stay in the cache in any form."""
 
 
 def form_in(windows: Windows, asked: AttentionForm) -> AttentionForm:
-    """The form that a block gets where ``asked`` is its graph's."""
+    """The form used in a block of a graph for which ``asked`` was requested."""
     small = windows.count > 1 or windows.side < _FUSED_FROM
     return "bias" if asked == "fused" and small else asked
 
@@ -45,9 +46,9 @@ class RelativeAttention(nn.Module):
     """segment-anything's window or global attention: tokens [B, G, G, C] -> the same shape.
 
     ``before`` (a norm in the authors' pad order, or an adapter that was not merged) acts on each
-    token alone, so a pad token reaches the projection as ``z = before(0)``, everywhere the same.
-    Tokens are projected without their bias as ``before(x) - z``, padded with zeros, and
-    ``W z + c`` is added to all: exact, and no pad token is ever multiplied.
+    token separately, so every pad token reaches the projection as the same ``z = before(0)``.
+    ``before(x) - z`` is projected without bias and padded with zeros, and ``W z + c`` is added to
+    all tokens. This is exact, and no pad token is ever multiplied.
     """
 
     table_h: Tensor
@@ -55,7 +56,7 @@ class RelativeAttention(nn.Module):
     table_w: Tensor
     key_positions: Tensor
     pad_token: Tensor
-    """Buffer [C]: z; empty where it is zero, or where nothing is padded."""
+    """Buffer [C]: z; empty if it is zero or nothing is padded."""
 
     def __init__(
         self,
@@ -95,7 +96,7 @@ class RelativeAttention(nn.Module):
         return out
 
     def _split(self, qkv: Tensor) -> Tensor:
-        """Mixed in windows: [B, G + pad, G + pad, 3 C] -> [B, G, G, C]."""
+        """Attention in windows: [B, G + pad, G + pad, 3 C] -> [B, G, G, C]."""
         q, k, v = self.windows.split(qkv, self.heads)  # [B, heads, L, d]
         mixed = self._biased(q, k, v) if self.form == "bias" else self._augmented(q, k, v)
         return self.windows.join(mixed)
@@ -139,12 +140,12 @@ class RelativeAttention(nn.Module):
         return mixed[..., : v.shape[-1]]
 
     def _fused(self, qkv: Tensor) -> Tensor:
-        """Mixed over the grid: [B, G, G, 3 C] -> [B, G, G, C]; heads stay beside their channels."""
+        """Attention over the grid: [B, G, G, 3 C] -> [B, G, G, C]; heads stay by their channels."""
         side, heads = self.windows.side, self.heads
         parts = qkv.reshape(-1, side, side, 3 * heads, qkv.shape[-1] // (3 * heads))
         q, k, v = parts.chunk(3, dim=3)  # [B, H, W, heads, d]
-        # Each query row has a table of its own, and so has each column.
-        by_query = (-1, side, side, heads, side)  # the last: of the key
+        # Each query row has its own table, and so does each column.
+        by_query = (-1, side, side, heads, side)  # the last axis: the key's row or column
         rows = (q.flatten(2, 3) @ self.table_h).reshape(by_query)
         columns = (q.transpose(1, 2).flatten(2, 3) @ self.table_w).reshape(by_query)
         query = torch.cat([q * self.scale, rows, columns.transpose(1, 2)], dim=-1)
@@ -165,7 +166,7 @@ def _require_linear(qkv: nn.Module) -> None:
 def _with_pad_token_in_bias(
     qkv: nn.Linear, before: nn.Module, windows: Windows
 ) -> tuple[nn.Linear, Tensor]:
-    """(qkv with the bias ``W z + c``, z); the same layer and nothing where z is zero or unused."""
+    """(qkv with bias ``W z + c``, z); if z is zero or unused, (qkv itself, an empty tensor)."""
     token = before(qkv.weight.new_zeros(1, 1, 1, qkv.in_features)).flatten()
     if not windows.pad or not token.any():
         return qkv, token[:0]
@@ -176,7 +177,7 @@ def _with_pad_token_in_bias(
 
 
 def _onehot_positions(side: int) -> Tensor:
-    """[L, 2 side]: for each key token the one-hot of its row, then of its column."""
+    """[L, 2 side]: for each key token, the one-hot vector of its row, then that of its column."""
     eye = torch.eye(side)
     rows, columns = eye.repeat_interleave(side, 0), eye.repeat(side, 1)
     return torch.cat([rows, columns], dim=-1)

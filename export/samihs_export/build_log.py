@@ -1,4 +1,4 @@
-"""What TensorRT says while it builds, kept instead of printed: errors, and memory it will need."""
+"""TensorRT's build messages, kept instead of printed: errors, and the memory of the engine."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ _ACTIVATIONS = re.compile(r"Total Activation Memory: (\d+) bytes")
 
 
 class BuildLog(Protocol):
-    """A logger of TensorRT's that keeps what a build is asked for afterwards."""
+    """A TensorRT logger that keeps what is read after the build."""
 
     activation_bytes: int | None
-    """What the engine needs for activations, at its profile's largest shapes; None where the
-    builder said nothing of it."""
+    """Memory the engine needs for activations at its profile's largest shapes; None if the builder
+    did not report it."""
 
     def last_error(self) -> str:
         """The last error, or that there was none."""

@@ -1,4 +1,4 @@
-"""The model card: the manifest in words, for whoever opens the bundle's folder."""
+"""The model card: the manifest in words, for readers of the bundle's folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LIMITS = (
 
 
 def model_card(manifest: Manifest) -> str:
-    """Markdown; every figure in it stands in the manifest, too."""
+    """The card as Markdown; every figure in it is also in the manifest."""
     parts = [
         f"# {manifest.name} {manifest.version}",
         "**Not for clinical use.** No regulatory clearance; no clinical validation.",
@@ -49,14 +49,14 @@ def _model(manifest: Manifest) -> str:
 
 
 def _threshold(manifest: Manifest) -> str:
-    """With where it comes from, which bundles of older versions do not say."""
+    """The threshold and its origin, which bundles of older versions do not record."""
     source = manifest.provenance.get("score_threshold")
     warning = ": a guess, which may refuse many good masks" if source == "not measured" else ""
     return f"{manifest.score_threshold:g}" + (f", {source}{warning}" if source else "")
 
 
 def _accuracy(figures: Mapping[str, Any]) -> str:
-    """What ``samihs-evaluate`` wrote: tables where it has them, lines for the rest."""
+    """What ``samihs-evaluate`` wrote: its tables, and a line for every other figure."""
     if not figures:
         return "Not measured at export."
     tables = ("by_type", "by_slice", "reliability")
@@ -102,7 +102,7 @@ def _figures(types: Mapping[str, Any], counted: str, columns: Mapping[str, str])
 
 
 def _estimate(found: Mapping[str, Any]) -> str:
-    """Mean and interval; null is what could not be measured."""
+    """Mean and interval; empty if the mean is null, i.e. could not be measured."""
     if found["mean"] is None:
         return ""
     mean = f"{found['mean']:.3g}"

@@ -1,4 +1,4 @@
-"""The prompts that parity is judged on: phantom slices, clicked where they bleed. No torch."""
+"""The cases on which parity is judged: phantom slices, clicked on a bleed. No torch."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from samihs_training.data.phantom import BleedType, PhantomOptions, generate_sli
 FIRST_SEED = 900_000
 """Parity's own seeds; training and evaluation draw from others."""
 _MIN_SHARE = 1e-4
-"""A bleed smaller than this share of the slice (26 pixels of 512 x 512) is no case."""
+"""A bleed smaller than this share of the slice (26 pixels of 512 x 512) is not used."""
 _PRIOR_LOGIT = 8.0
-"""Logit of a prior's inside; minus it outside: a mask that the model is sure of."""
+"""Logit inside a prior, and its negative outside: a mask that the model is sure of."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +45,7 @@ class ParityCase:
 
     @property
     def prompt(self) -> str:
-        """What is asked, in words."""
+        """The kind of prompt, in words."""
         if self.prior is not None:
             return "a click with a prior"
         if BOX_MIN in self.labels:
@@ -57,7 +57,7 @@ class ParityCase:
         return {"hu": self.hu[None, None], "window": self.window[None]}
 
     def prompt_feeds(self, mask_size: int) -> dict[str, NDArray[Any]]:
-        """The decoder's inputs but for the embedding, with a batch axis of 1; ``mask_size``: M."""
+        """The decoder's inputs except the embedding, with a batch axis of 1; ``mask_size``: M."""
         prior = None if self.prior is None else self.prior[None]
         prompt = {"points": self.points[None], "labels": self.labels[None]}
         return {**prompt, **prior_feeds(prior, 1, mask_size)}
@@ -65,21 +65,21 @@ class ParityCase:
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """What one implementation says to one case."""
+    """What one implementation answers to one case."""
 
     logits: NDArray[np.floating[Any]]
-    """[M, M], float32; float64 where that was the model's."""
+    """[M, M], float32; float64 if the model is."""
     mask: NDArray[np.bool_]
     """[S, S]."""
     score: float
     embedding: NDArray[np.floating[Any]] | None = None
-    """[E, G, G]; None where it was not kept."""
+    """[E, G, G]; None if it was not kept."""
 
 
 def phantom_cases(
     count: int, *, slice_size: int, mask_size: int, window: WindowRule, first_seed: int = FIRST_SEED
 ) -> list[ParityCase]:
-    """``count`` cases, the five types of bleeding and the four kinds of prompt in turn.
+    """``count`` cases, cycling through the five types of bleeding and the four kinds of prompt.
 
     Kinds: a click; a click with a background click; a box; a click with a prior mask.
     """
@@ -103,9 +103,9 @@ def phantom_cases(
 
 
 def save_reference(path: Path, cases: Sequence[ParityCase], answers: Sequence[Answer]) -> None:
-    """Write cases with torch's answers, so that ``verify`` can ask again without torch.
+    """Write cases with torch's answers, so that ``verify`` can repeat the check without torch.
 
-    Slices are whole HU (phantoms are), so int16 holds them.
+    Phantom slices have integer HU, so int16 holds them.
     """
     arrays: dict[str, NDArray[np.generic]] = {"count": np.asarray(len(cases))}
     for index, (case, answer) in enumerate(zip(cases, answers, strict=True)):
@@ -124,7 +124,7 @@ def save_reference(path: Path, cases: Sequence[ParityCase], answers: Sequence[An
 
 
 def load_reference(path: Path) -> tuple[list[ParityCase], list[Answer]]:
-    """Read :func:`save_reference`'s file. Raises :class:`BundleError` where that fails."""
+    """Read the file of :func:`save_reference`. Raises :class:`BundleError` if that fails."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             indices = range(int(arrays["count"]))
@@ -182,7 +182,7 @@ def _prompt(bleed: NDArray[np.bool_], kind: int) -> Prompt:
 
 
 def _prior(bleed: NDArray[np.bool_], side: int) -> NDArray[np.float32]:
-    """[side, side] logits of a mask like the bleed: the previous answer of a refining click."""
+    """[side, side] logits of a mask like the bleed, as the previous answer for a refining click."""
     share = ndimage.zoom(
         bleed.astype(np.float32),
         side / bleed.shape[0],

@@ -1,11 +1,11 @@
-"""The mask decoder as it is exported: the tensor contract around segment-anything's layers.
+"""The mask decoder in its exported form: the tensor contract around segment-anything's layers.
 
-The contract (names, shapes, types) stands in ``samihs_runtime.manifest``. Post-processing is
-inside, so that every backend gives the same answer. What differs from segment-anything's own
-forward is exact, such as ``where`` for masked assignment, or attention that projects no image token
-(``two_way``). The tests hold it against :class:`samihs_training.network.model.SamihsModel`.
+The contract (names, shapes, types) is defined in ``samihs_runtime.manifest``. Post-processing is
+part of the graph, so that every backend gives the same answer. The changes to segment-anything's
+own forward are exact, such as ``where`` for masked assignment, or attention that projects no image
+token (``two_way``). The tests compare it with :class:`samihs_training.network.model.SamihsModel`.
 
-Inputs and outputs stay float32 at every precision; ``precision.to_precision`` sets what lies
+Inputs and outputs stay float32 at every precision; ``precision.to_precision`` sets the types in
 between.
 """
 
@@ -30,13 +30,13 @@ from samihs_training.network.pyramid import Channels, unpack, upscaled_with_deta
 
 
 class DecoderGraph(nn.Module):
-    """Prompt i on embedding i; names and shapes as the contract has them.
+    """Prompt i on embedding i; names and shapes as in the contract.
 
-    Where the mirrored slice is asked as well, both are asked as one batch of 2B.
+    If the mirrored slice is answered as well, both run as one batch of 2B.
     """
 
     position: Tensor
-    """Buffer [1, E, G, G]: where each token of the embedding lies."""
+    """Buffer [1, E, G, G]: the position of each token of the embedding."""
 
     def __init__(
         self, model: SamihsModel, slice_size: int, upscaling: UpscalingForm = "transposed"
@@ -76,7 +76,7 @@ class DecoderGraph(nn.Module):
     def _averaged(
         self, embedding: Tensor, points: Tensor, labels: Tensor, prior: Tensor, has_prior: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The mean of the slice's answer and, turned back, its mirror's."""
+        """The mean of the answers to the slice and to its mirror image, the latter flipped back."""
         there = mirrored_points(points, labels, self.slice_size)
         logits, score = self._answered(
             torch.cat(embedding.chunk(2, dim=1)),
@@ -105,14 +105,14 @@ class DecoderGraph(nn.Module):
 
 
 class DecodedTokens(NamedTuple):
-    """What the transformer made of the embedding and the prompts, and the prompts themselves."""
+    """The transformer's output for the embedding and the prompts, and the prompts themselves."""
 
     tokens: Tensor
-    """[B, G G, E]: the image's."""
+    """[B, G G, E]: those of the image."""
     position: Tensor
     """[1, E, G, G]."""
     answer: Tensor
-    """[B, E]: of the mask's token."""
+    """[B, E]: output of the mask token."""
     points: Tensor
     """[B, N, 2], slice pixels."""
     labels: Tensor
@@ -120,12 +120,12 @@ class DecodedTokens(NamedTuple):
 
     @property
     def source(self) -> Tensor:
-        """The image's tokens in rows and columns: [B, E, G, G]."""
+        """The image tokens in rows and columns: [B, E, G, G]."""
         return self.tokens.mT.reshape(-1, *self.position.shape[1:])
 
 
 class PlainCells(nn.Module):
-    """The mask as SAM's decoder gives it: logits [B, 1, 4G, 4G]."""
+    """The mask of SAM's own decoder: logits [B, 1, 4G, 4G]."""
 
     def __init__(self, decoder: Any) -> None:
         super().__init__()
@@ -133,11 +133,11 @@ class PlainCells(nn.Module):
         self.hypernetwork = decoder.output_hypernetworks_mlps[0]
 
     def prior(self, logits: Tensor) -> Tensor:
-        """A prior mask at the size that SAM's prompt encoder takes."""
+        """A prior mask at the size expected by SAM's prompt encoder."""
         return logits
 
     def forward(self, packed: Tensor, decoded: DecodedTokens) -> tuple[Tensor, Tensor | float]:
-        """Float32 logits, and what is added to the score. ``packed`` [B, E', G, G]: the encoder's
+        """Float32 logits, and a term to add to the score. ``packed`` [B, E', G, G]: the encoder's
         embedding."""
         weights = self.hypernetwork(decoded.answer)
         cells = self.upscaling(decoded.tokens) @ weights[..., None]  # [B, 16 G G, 1]
@@ -145,11 +145,11 @@ class PlainCells(nn.Module):
 
 
 class FineCells(nn.Module):
-    """With a pyramid: tokens in context, detail and click maps join them, a mask of 8G x 8G, and
-    a score that has seen it."""
+    """The cells of a model with a pyramid: tokens in context, joined by detail and click maps; a
+    mask of 8G x 8G, and a score that takes it into account."""
 
     def __init__(self, decoder: Any, channels: Channels, scale: float) -> None:
-        """``scale``: frame pixels of a slice pixel."""
+        """``scale``: frame pixels per slice pixel."""
         super().__init__()
         self.channels, self.scale = channels, scale
         self.upscaling, self.click_maps = decoder.output_upscaling, decoder.click_maps
@@ -194,8 +194,8 @@ def _weighed(weights: Tensor, features: Tensor) -> Tensor:
 class PromptPoints(nn.Module):
     """points [B, N, 2] (slice pixels), labels [B, N] -> sparse embeddings [B, N, E], float32.
 
-    A slice pixel p lies at ``p * scale + 0.5`` of the model's frame. Labels other than -1 to 3 are
-    given no kind at all. Sines of large angles: this stays in float32 at every precision.
+    A slice pixel p lies at ``p * scale + 0.5`` in the model's frame. Labels other than -1 to 3 get
+    no kind embedding. Because of sines of large angles, this stays float32 at every precision.
     """
 
     kind_labels: Tensor

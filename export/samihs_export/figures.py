@@ -1,4 +1,4 @@
-"""What ``samihs-evaluate`` measured of a checkpoint, for the manifest of its bundle."""
+"""What ``samihs-evaluate`` measured for a checkpoint, for the manifest of its bundle."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from samihs_runtime.errors import ExportError, UsageError
 from samihs_training.checkpoint import LoadedAdapters
 
 DEFAULT_THRESHOLD = 0.5
-"""Of a checkpoint that nobody measured: a guess, for the shipped one five times too high."""
+"""For a checkpoint that was not evaluated: a guess; for the shipped one, five times too high."""
 _THRESHOLD_DIGITS = 3
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What was measured of a checkpoint, and the score below which its masks are refused."""
+    """What was measured for a checkpoint, and the score below which its masks are refused."""
 
     accuracy: Mapping[str, Any] = field(default_factory=dict)
-    """As ``samihs-evaluate`` wrote it; empty where nothing was measured."""
+    """As ``samihs-evaluate`` wrote it; empty if nothing was measured."""
     score_threshold: float = DEFAULT_THRESHOLD
     threshold_is: str = "not measured"
     """``measured``, ``given`` or ``not measured``, for the manifest and the model card."""
@@ -38,22 +38,22 @@ def figures_of(
     mirrored: bool,
     score_threshold: float | None = None,
 ) -> Figures:
-    """The summary named, or the one beside the checkpoint; where there is none, with a warning.
+    """Figures of the given summary, or of the one beside the checkpoint; with neither, a warning.
 
-    Of one beside the checkpoint that was measured with the mirrored slice where the bundle has
-    none, or the other way round, only the score threshold is taken, with a warning.
+    If the summary beside the checkpoint was measured with the mirrored slice and the bundle does
+    not use it, or the other way round, only its score threshold is used, with a warning.
 
     Args:
-        evaluation: ``summary.json``; ``evaluation.json`` beside the checkpoint where None.
-        checkpoint: the adapters', for messages and for that file.
+        evaluation: ``summary.json``; ``evaluation.json`` beside the checkpoint if None.
+        checkpoint: the adapters, for messages and to find that file.
         base: for messages.
         loaded: the checkpoint; the summary must be of its weights.
-        mirrored: whether the bundle asks each slice's mirror image as well.
-        score_threshold: takes the measured one's place, 0 to 1.
+        mirrored: whether the bundle answers for each slice's mirror image as well.
+        score_threshold: replaces the measured one, 0 to 1.
 
     Raises:
         ExportError: no readable summary, one without a score threshold, or one of other weights.
-        UsageError: ``score_threshold`` is no number from 0 to 1.
+        UsageError: ``score_threshold`` is not a number from 0 to 1.
     """
     if score_threshold is not None and not 0 <= score_threshold <= 1:
         raise UsageError(f"--score-threshold {score_threshold}: expected a number from 0 to 1")
@@ -69,22 +69,23 @@ def figures_of(
         measured = round(float(accuracy["score_threshold"]), _THRESHOLD_DIGITS)
         return Figures(accuracy, measured, "measured")
     _warn(
-        f"nothing was measured of {checkpoint}: masks that score below {DEFAULT_THRESHOLD} will be "
-        f"refused, which is a guess, and may be many good ones; run {measure} and give its "
-        "summary.json as --evaluation, or name a --score-threshold"
+        f"nothing was measured for {checkpoint}: masks that score below {DEFAULT_THRESHOLD} will "
+        f"be refused. This is a guess and may refuse many good ones; run {measure} and give its "
+        "summary.json as --evaluation, or set --score-threshold"
     )
     return Figures()
 
 
 def hashes(loaded: LoadedAdapters) -> dict[str, str]:
-    """As evaluations and manifests name the weights."""
+    """The weights' hashes, with the names they have in evaluations and manifests."""
     return {"base_sha256": loaded.base_sha256, "adapters_sha256": loaded.adapter_sha256}
 
 
 def _accuracy(
     path: Path, loaded: LoadedAdapters, measure: str, mirrored: bool, *, named: bool
 ) -> dict[str, Any]:
-    """The summary, held against the weights; ``named``: by the user, who is then not corrected."""
+    """The summary, checked against the weights. If the user ``named`` it, a mirror mismatch is an
+    error instead of a warning."""
     figures, weights = _read(path, measure)
     ours = hashes(loaded)
     measured = {name: weights[name] for name in ours if name in weights}
@@ -109,7 +110,7 @@ def _accuracy(
 
 
 def _read(path: Path, measure: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """The summary, and the hashes of the weights that it is of."""
+    """The summary, and the hashes of the weights that it was measured on."""
     try:
         figures: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         json.dumps(figures, allow_nan=False)  # as the manifest will be written

@@ -1,6 +1,6 @@
-"""The precisions that graphs have, and the float type of each. No torch: engines are built without.
+"""The precisions of graphs, and the float type of each. No torch: engines are built without it.
 
-What of a graph computes in that type, and what stays in float32, stands in ``precision``.
+``precision`` defines which parts of a graph compute in that type, and which stay in float32.
 """
 
 from __future__ import annotations
@@ -15,6 +15,6 @@ FLOAT_OF: dict[str, Precision] = {
     "int8": "fp16",
     "fp8": "fp16",
 }
-"""The type of what is not quantized, in graphs for TensorRT."""
+"""The type of everything that is not quantized, in graphs for TensorRT."""
 FLOATS = tuple(precision for precision, kind in FLOAT_OF.items() if precision == kind)
 """Precisions in which nothing is quantized."""

@@ -1,4 +1,4 @@
-"""How much a graph multiplies: multiply-accumulates, counted from the ONNX file."""
+"""The multiply-accumulates of a graph, counted from the ONNX file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from samihs_export.onnx import OPSET
 
 
 def multiply_accumulates(path: Path, sizes: Mapping[str, int]) -> Counter[str]:
-    """Multiply-accumulates by node name, of MatMul, Gemm, Conv, ConvTranspose and attention.
+    """Multiply-accumulates by node name, for MatMul, Gemm, Conv, ConvTranspose and attention.
 
     Args:
         path: an ONNX graph.
@@ -27,7 +27,7 @@ def multiply_accumulates(path: Path, sizes: Mapping[str, int]) -> Counter[str]:
             if dim.dim_param in sizes:
                 dim.dim_value = sizes[dim.dim_param]
     _unsqueeze_sizes(model.graph)
-    # Stale shapes of intermediate values would win over the sizes given.
+    # Stale shapes of intermediate values would take precedence over the given sizes.
     del model.graph.value_info[:]
     _use_standard_attention(model)
     graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
@@ -52,8 +52,8 @@ def multiply_accumulates(path: Path, sizes: Mapping[str, int]) -> Counter[str]:
 
 
 def _unsqueeze_sizes(graph: onnx.GraphProto) -> None:
-    """Put ``Unsqueeze`` where a size is reshaped to a vector: onnx follows values through it alone,
-    and would not know the shapes that are put together of them."""
+    """Replace reshapes of a size to a vector by ``Unsqueeze``: onnx propagates values only through
+    the latter, and otherwise could not infer the shapes assembled from them."""
     axes, sizes = "axes of a size", set()
     for value in graph.value_info:
         kind = value.type.tensor_type
@@ -67,10 +67,10 @@ def _unsqueeze_sizes(graph: onnx.GraphProto) -> None:
 
 
 def _use_standard_attention(model: onnx.ModelProto) -> None:
-    """Put ``Attention`` for ONNX Runtime's operator: onnx infers no shapes beyond a foreign one."""
+    """Replace ONNX Runtime's operator by ``Attention``: onnx infers no shapes past foreign ones."""
     for each in model.opset_import:
         if not each.domain:
-            each.version = max(each.version, OPSET)  # the first that has it
+            each.version = max(each.version, OPSET)  # the first opset that has it
     for node in model.graph.node:
         if (node.domain, node.op_type) == (ort_attention.DOMAIN, ort_attention.OPERATOR):
             heads = next(each.i for each in node.attribute if each.name == "num_heads")

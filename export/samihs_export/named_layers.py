@@ -1,10 +1,10 @@
 """Layers whose ONNX weights keep their names.
 
-torch stores a linear layer's weight as [out, in] and ONNX multiplies by [in, out]: the exporter
+torch stores a linear layer's weight as [out, in] and ONNX multiplies by [in, out], so the exporter
 transposes it into a constant called ``val_35``; segment-anything's ``LayerNorm2d`` reshapes its
-weight at each call, into ``unsqueeze_3``. Stored as they are used they stay what they are called in
-the graph, ``blocks.3.mlp.lin1.weight``: the name by which precision plans, refitting and reports
-speak of a layer.
+weight at each call, into ``unsqueeze_3``. Weights stored in the shape in which they are used keep
+their name in the graph, such as ``blocks.3.mlp.lin1.weight``: the name by which precision plans,
+refitting and reports refer to a layer.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class NamedNorm2d(nn.Module):
 
 
 class NamedClickMaps(ClickMaps):
-    """The pyramid's click maps, with their weight as it is multiplied: [4, 3 D]."""
+    """The pyramid's click maps, with their weight in the shape of the product: [4, 3 D]."""
 
     def __init__(self, maps: ClickMaps) -> None:
         nn.Module.__init__(self)
@@ -61,7 +61,7 @@ class NamedClickMaps(ClickMaps):
 
 
 def name_weights(module: nn.Module) -> None:
-    """Replace every ``nn.Linear``, ``LayerNorm2d`` and ``ClickMaps`` below the module by ours."""
+    """Replace every ``nn.Linear``, ``LayerNorm2d`` and ``ClickMaps`` in the module by ours."""
     theirs: Any = segment_anything_modeling().common.LayerNorm2d
     for name, child in list(module.named_children()):
         if isinstance(child, nn.Linear):

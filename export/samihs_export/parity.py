@@ -1,8 +1,8 @@
-"""Gates: two implementations of one model, asked the same, must say the same. No torch here.
+"""Gates: two implementations of one model must give the same answers to the same cases. No torch.
 
 Each step of an export is compared with the one before it: the merged model with the adapted one,
-ONNX Runtime with torch. A gate that fails raises :class:`ParityError`: what follows from it is for
-the asker to say (:func:`advised`).
+ONNX Runtime with torch. A gate that fails raises :class:`ParityError`; the caller adds what to do
+about it (:func:`advised`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from samihs_runtime.backends.onnx_runtime import EXACT_INT8, import_onnxruntime
 from samihs_runtime.errors import ExportError, ParityError, one_line
 
 NOT_IN_ONNX_RUNTIME = ("bf16",)
-"""Precisions that its CPU has no kernels for (1.32)."""
+"""Precisions for which ONNX Runtime has no CPU kernels (1.32)."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +38,15 @@ class ParityResult:
     mask_iou_min: float
     volume_relative: float
     score_difference: float
-    """Largest of any case."""
+    """The largest over all cases."""
     logits_worst: float
     """Largest absolute difference of a logit."""
     logits_relative: float
     embedding_relative: float | None
-    """None where the reference keeps no embeddings."""
+    """None if the reference holds no embeddings."""
 
     def failures(self, gates: Gates) -> list[str]:
-        """The gates that do not hold, in words; NaN holds none."""
+        """The gates that do not hold, in words; with NaN, none holds."""
         at_most = ("embedding_relative", "logits_relative", "score_difference", "volume_relative")
         at_least = ("mask_iou_mean", "mask_iou_min")
         failed = []
@@ -62,7 +62,7 @@ class ParityResult:
     def require(self, gates: Gates, where: Callable[[], str] | None = None) -> None:
         """Raise :class:`ParityError` unless every gate holds.
 
-        ``where``: asked only then for the place where the two part, in words.
+        ``where``: called only on failure; describes the place where the two first differ.
         """
         failed = self.failures(gates)
         if failed:
@@ -72,7 +72,7 @@ class ParityResult:
             )
 
     def summary(self) -> dict[str, Any]:
-        """As the manifest and ``parity.json`` hold it; six digits, so that it can be read."""
+        """As stored in the manifest and ``parity.json``; six digits, for readability."""
         fields = dataclasses.asdict(self)
         return {
             key: float(f"{value:.6g}") if isinstance(value, float) else value
@@ -83,13 +83,13 @@ class ParityResult:
 def _place(where: Callable[[], str]) -> str:
     try:
         return where()
-    except Exception as error:  # whatever ends the search: what is to be told is the failed gate
+    except Exception as error:  # however the search ends, the failed gate must be reported
         return f"(the place could not be found: {type(error).__name__}: {one_line(error)})"
 
 
 @contextmanager
 def advised(advice: str) -> Iterator[None]:
-    """Around an asker of gates, or as its decorator: ends a failed one's message with ``advice``.
+    """Context manager or decorator: append ``advice`` to the message of a gate that fails within.
 
     Raises:
         ParityError: with the advice.
@@ -131,13 +131,13 @@ def compare(name: str, reference: Sequence[Answer], candidate: Sequence[Answer])
 def answers_of_onnx(
     encoder: Path | bytes, decoder: Path | bytes, cases: Sequence[ParityCase], threads: int = 2
 ) -> list[Answer]:
-    """ONNX Runtime's answers on the CPU; graphs of every family run there, those in bfloat16 apart.
+    """ONNX Runtime's answers on the CPU, which runs graphs of every family except in bfloat16.
 
     Graphs are files, or their content.
 
     Raises:
-        ExportError: it cannot load or run a graph.
-        BackendError: it is not installed.
+        ExportError: ONNX Runtime cannot load or run a graph.
+        BackendError: ONNX Runtime is not installed.
     """
     ort = import_onnxruntime("cpu")
     options = ort.SessionOptions()
@@ -160,7 +160,7 @@ def answers_of_onnx(
 
 
 def answers_of_backend(backend: Backend, cases: Sequence[ParityCase]) -> list[Answer]:
-    """What the runtime answers on one of its backends: engines, refitted ones too."""
+    """The answers of one of the runtime's backends, including engines, refitted or not."""
     answers = []
     for case in cases:
         embeddings = backend.encode(case.hu[None, None], case.window[None])
@@ -182,7 +182,7 @@ def _ask_onnx(encoder: Any, decoder: Any, case: ParityCase) -> Answer:
 
 
 def mask_iou(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
-    """Intersection over union; 1 where both are empty: they agree."""
+    """Intersection over union; 1 if both are empty, since they then agree."""
     union = int((one | other).sum())
     return int((one & other).sum()) / union if union else 1.0
 
@@ -190,13 +190,13 @@ def mask_iou(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
 def relative_difference(
     value: NDArray[np.floating[Any]], reference: NDArray[np.floating[Any]]
 ) -> float:
-    """Largest difference over the reference's largest value; both of one shape.
+    """Largest difference, relative to the reference's largest value; both have the same shape.
 
-    NaN, which no gate lets pass, where a value is not finite.
+    NaN, which passes no gate, if a value is not finite.
     """
     exact = reference.astype(np.float64)
     return float(np.abs(value.astype(np.float64) - exact).max() / max(np.abs(exact).max(), 1e-30))
 
 
 def _worst(values: Sequence[float]) -> float:
-    return float(np.max(values))  # unlike max(), lets no NaN slip by
+    return float(np.max(values))  # unlike max(), propagates NaN

@@ -1,4 +1,4 @@
-"""One export, start to end: merge, graphs, gates, bundle. Nothing is written unless all hold."""
+"""An export from start to end: merge, graphs, gates, bundle. Nothing is written unless all hold."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from samihs_runtime.errors import OutputError
 from samihs_training.network.model import SamihsModel
 
 NOTHING_WRITTEN = "nothing was written: this is a fault of the export or of the weights"
-"""What a failed gate means where it stands before writing."""
+"""What a gate that fails before writing means."""
 _TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "segment-anything", "numpy")
 
 
@@ -46,14 +46,14 @@ class ExportOptions:
 
     slice_size: int = 512
     precisions: tuple[Precision, ...] = ("fp16",)
-    """Graphs for TensorRT, beside ONNX Runtime's fp32; int8 makes one for ONNX Runtime, too."""
+    """Graphs for TensorRT, besides ONNX Runtime's fp32; int8 also adds one for ONNX Runtime."""
     calibration_slices: int = 16
-    """Slices on which the ranges of int8 and fp8 are measured; parity's are others."""
+    """Slices on which the ranges of int8 and fp8 are measured; none of those of parity."""
     parity_slices: int = 20
     reference_slices: int = 4
-    """Cases kept in the bundle, so that ``verify`` can ask again without torch."""
+    """Cases kept in the bundle, so that ``verify`` can repeat the check without torch."""
     mirrored: bool = False
-    """Ask each slice's mirror image as well: twice the work, and better masks."""
+    """Answer for each slice's mirror image as well: twice the work, and better masks."""
     trained: bool = True
     """False for random weights: masks are then not judged."""
 
@@ -71,17 +71,17 @@ def export_bundle(
     """Export a model, prove each step, and write the bundle.
 
     Args:
-        model: adapters still in place; a merged or plain model is exported as it is.
-        metadata: what the manifest says.
-        out: the bundle's folder; an older bundle there is replaced, and its engines go.
+        model: with its adapters still in place; a merged or plain model is exported as it is.
+        metadata: descriptive fields of the manifest.
+        out: the bundle's folder; an older bundle there is replaced, and its engines are deleted.
         options: sizes, precisions, number of parity slices.
-        progress: told what begins, in words.
-        overwrite: whether an older bundle that holds other sites' adapters may go, with them.
+        progress: called with the name of each step as it begins.
+        overwrite: whether an older bundle that holds other sites' adapters may be replaced.
 
     Raises:
         ParityError: a gate failed; nothing was written.
-        ExportError: torch or ONNX Runtime refuses a graph.
-        OutputError: ``out`` is no bundle, holds other sites' adapters, or cannot be written.
+        ExportError: torch or ONNX Runtime rejects a graph.
+        OutputError: ``out`` is not a bundle, holds other sites' adapters, or cannot be written.
     """
     options, out = options or ExportOptions(), out.resolve()
     check_destination(out, overwrite=overwrite)
@@ -114,30 +114,30 @@ def export_bundle(
             manifest = _manifest(merged, metadata, options, report, proof, results, entries)
             _write_papers(folder, manifest, proof, options)
             _write_report(folder, manifest, proof, worst)
-            check_destination(out, overwrite=overwrite)  # a site may have been added meanwhile
+            check_destination(out, overwrite=overwrite)  # a site may have been added since
             return write_bundle(folder, manifest, out)
     except OSError as error:
         raise OutputError(f"the export could not be written: {error}") from error
 
 
 def check_destination(out: Path, *, overwrite: bool = False) -> list[str]:
-    """What ``write_bundle`` would refuse, said before the minutes of work, and what would be lost.
+    """Refuse what ``write_bundle`` would refuse, but before minutes of work; list what is lost.
 
     Args:
-        out: where the bundle shall lie.
-        overwrite: whether other sites' adapters may go with a bundle that is there.
+        out: where the bundle will be written.
+        overwrite: whether other sites' adapters may be lost with an existing bundle.
 
     Returns:
-        Names of engines that go with it.
+        Names of the engines that would be deleted with an existing bundle.
 
     Raises:
-        OutputError: it is something else than a bundle, holds other sites' adapters, or cannot be
+        OutputError: ``out`` exists and is not a bundle, holds other sites' adapters, or cannot be
             written.
     """
     try:
         if out.exists() and not (out / MANIFEST).is_file() and not (out.is_dir() and _empty(out)):
             raise OutputError(f"{out} exists and is no bundle: name another place with --out")
-        # Whether a folder can be written is known when it was: permissions are not all there is.
+        # Only trying shows whether a folder can be written: permissions alone do not decide it.
         beside = next(each for each in out.parents if each.exists())
         tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=beside).cleanup()
         sets = sorted(each.name for each in (out / ADAPTERS).glob("*"))
@@ -168,7 +168,7 @@ def _cases(model: SamihsModel, window: WindowRule, options: ExportOptions) -> li
 
 
 def _calibrated(folder: Path, window: WindowRule, options: ExportOptions) -> Ranges:
-    """The ranges of quantized layers' inputs, measured when first asked for, on the fp32 graph."""
+    """The ranges of quantized layers' inputs, measured at first use, on the fp32 graph."""
 
     @cache
     def ranges() -> Mapping[str, Range]:
@@ -220,7 +220,7 @@ def _manifest(
 
 
 def _write_papers(folder: Path, manifest: Manifest, proof: Proof, options: ExportOptions) -> None:
-    """What a reader wants beside the graphs: parity.json, the model card, torch's own answers."""
+    """Write what belongs beside the graphs: parity.json, the model card, torch's answers."""
     parity = {
         "slices": "seeded phantoms with a bleed; a click, two clicks, a box, a click with a prior",
         **manifest.parity,
@@ -239,7 +239,7 @@ def _write_papers(folder: Path, manifest: Manifest, proof: Proof, options: Expor
 def _write_report(
     folder: Path, manifest: Manifest, proof: Proof, worst: Sequence[WorstCase]
 ) -> None:
-    """Limits beside figures, and the worst cases."""
+    """Write the report: figures with their limits, and the worst cases."""
     names = [result["name"] for result in manifest.parity["results"]]
     limits = [proof.merge_gates, *(proof.gates(each.precision) for each in manifest.graphs)]
     drawn = draw_worst_cases(folder / FIGURE, worst)

@@ -1,27 +1,27 @@
-"""8-bit encoders: which layers are quantized, how, and what stays as it was.
+"""8-bit encoders: which layers are quantized, how, and what is left unchanged.
 
 ::
 
     in 8 bits                   why
-    blocks.N.attention.qkv      the linear layers of every block hold nearly all weights and three
+    blocks.N.attention.qkv      the linear layers of the blocks hold nearly all weights and three
     blocks.N.attention.proj     quarters of the arithmetic (ViT-B at 1024); each output channel of
     blocks.N.mlp.lin1           a weight has a scale of its own, an activation has one scale
     blocks.N.mlp.lin2
 
-    as in the graph given       why
+    unchanged                   why
     patch_embed                 its input is the slice: what is lost here is lost everywhere
-    attention products, softmax their operands have outliers of their own in every slice
+    attention products, softmax their operands have different outliers in every slice
     norms, residual sums        they carry the outlier channels of SAM encoders
-    neck                        two layers, and every later click reads their output
-    the mask decoder            a hundredth of the arithmetic, and its sign at 0 is the mask
+    neck                        only two layers, whose output every later click reads
+    the mask decoder            a hundredth of the arithmetic, and its logits' sign is the mask
 
     scheme          weights       activations                        serves
     int8, onnx      int8          per call (dynamic)                 ONNX Runtime on the CPU
     int8, trt       int8          int8, symmetric, calibrated        TensorRT (datacenter)
     fp8, trt        float8 e4m3   float8 e4m3, calibrated            TensorRT, TensorRT-RTX
 
-Typed graphs: every quantization is a QuantizeLinear and DequantizeLinear pair that can be read in
-the file. TensorRT wants symmetric ones; a float8 weight has one scale, as its parser asks for.
+In TensorRT's graphs every quantization is an explicit QuantizeLinear and DequantizeLinear pair.
+TensorRT requires symmetric ones; a float8 weight has a single scale, as its parser requires.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _FP8_MOST = 448.0
 
 @dataclass(frozen=True)
 class Range:
-    """What a layer's input was seen to span over the calibration slices."""
+    """The range of a layer's input over the calibration slices."""
 
     low: float
     high: float
@@ -62,19 +62,19 @@ class Range:
 
     @property
     def most(self) -> float:
-        """Largest absolute value; 1 where all were zero."""
+        """Largest absolute value; 1 if all were zero."""
         return max(abs(self.low), abs(self.high)) or 1.0
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """How weights and activations are written in 8 bits: around zero, as TensorRT takes them."""
+    """How weights and activations are stored in 8 bits: symmetric, as TensorRT requires."""
 
     kind: str
     """``int8`` or ``fp8``."""
 
     def activation(self, seen: Range) -> tuple[float, NDArray[Any]]:
-        """(scale, zero point: 0 of the 8-bit type)."""
+        """(scale, zero point: 0 in the 8-bit type)."""
         if self.kind == "fp8":
             return seen.most / _FP8_MOST, np.zeros((), ml_dtypes.float8_e4m3fn)
         return seen.most / 127, np.zeros((), np.int8)
@@ -108,7 +108,7 @@ def plan(graph: onnx.GraphProto) -> list[QuantizedLayer]:
     """The layers of an encoder graph that are quantized, in the graph's order.
 
     Raises:
-        ExportError: there is none: the graph was not written by this package.
+        ExportError: there are none: the graph was not written by this package.
     """
     weights = {each.name for each in graph.initializer}
     layers = []
@@ -128,10 +128,10 @@ def plan(graph: onnx.GraphProto) -> list[QuantizedLayer]:
 def quantize_static(
     source: Path, out: Path, ranges: Mapping[str, Range], scheme: Scheme
 ) -> list[str]:
-    """Write ``source`` with its planned layers in Q/DQ; the names of the layers.
+    """Write ``source`` with its planned layers in Q/DQ; returns the names of the layers.
 
     Args:
-        source: a float32, float16 or bfloat16 encoder; its type stays that of all else.
+        source: a float32, float16 or bfloat16 encoder; everything else keeps its type.
         out: the file to write.
         ranges: of each planned layer's input, by layer name (``calibration.calibrate``).
         scheme: :data:`INT8` or :data:`FP8`.
@@ -156,9 +156,10 @@ def quantize_static(
 
 
 def quantize_dynamic(source: Path, out: Path) -> list[str]:
-    """Write ``source`` (float32) with its planned layers quantized, activations at each call.
+    """Write ``source`` (float32) with its planned layers quantized, the activations at each call.
 
-    ONNX Runtime's own tool: DynamicQuantizeLinear and MatMulInteger, which it runs as one kernel.
+    By ONNX Runtime's own tool: DynamicQuantizeLinear and MatMulInteger, which it runs as one
+    kernel. Returns the names of the layers.
     """
     from onnxruntime.quantization import QuantType
     from onnxruntime.quantization import quantize_dynamic as quantize
@@ -182,7 +183,7 @@ def quantize_dynamic(source: Path, out: Path) -> list[str]:
 def _quantize(
     graph: onnx.GraphProto, layer: QuantizedLayer, seen: Range, scheme: Scheme
 ) -> list[onnx.NodeProto]:
-    """Rewire one layer; the nodes that go before it."""
+    """Rewire one layer; returns the nodes to insert before it."""
     node = next(each for each in graph.node if each.name == layer.node)
     weight = next(each for each in graph.initializer if each.name == layer.weight)
     scales, values = scheme.weight(numpy_helper.to_array(weight).astype(np.float32))
@@ -216,7 +217,7 @@ def _quantize(
 
 
 def _forget_types(graph: onnx.GraphProto, names: set[str]) -> None:
-    """The types noted for weights that are no longer floats."""
+    """Remove the recorded types of weights that are no longer floats."""
     kept = [each for each in graph.value_info if each.name not in names]
     del graph.value_info[:]
     graph.value_info.extend(kept)
@@ -230,7 +231,7 @@ def _node(
 
 
 def _typed(value: NDArray[np.float32], data_type: int) -> NDArray[Any]:
-    """A scale in the graph's own type, which Q/DQ want; refused where it rounds to nothing."""
+    """A scale in the graph's own type, as Q/DQ require; refused if it rounds to 0 or overflows."""
     typed: NDArray[Any] = value.astype(helper.tensor_dtype_to_np_dtype(data_type))
     if not (np.isfinite(typed).all() and (typed > 0).all()):
         name = onnx.TensorProto.DataType.Name(data_type)
@@ -249,7 +250,7 @@ def _save(model: onnx.ModelProto, out: Path) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """onnxruntime's tool advises through the root logger to pre-process a graph; ours is clean."""
+    """Mute the root logger, where onnxruntime's tool advises pre-processing: ours needs none."""
     logging.disable(logging.WARNING)
     try:
         yield

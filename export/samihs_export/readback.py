@@ -1,7 +1,7 @@
-"""What TensorRT's parser made of a graph: layer kinds and types, held against what was asked for.
+"""What TensorRT's parser made of a graph: layer kinds and types, compared with the request.
 
-A builder says nothing when a graph is float32 throughout, or when an attention falls apart into
-products and a softmax. So the parsed network is read before it is built, on any machine.
+A builder gives no warning when a graph is float32 throughout, or when an attention is split into
+products and a softmax. The parsed network is therefore read before it is built, on any machine.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from samihs_export.layer_names import QUANTIZED, WIDE, block_of
 from samihs_runtime.errors import ExportError
 
 _FLOATS = {"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16"}
-"""TensorRT's names of the float types."""
+"""TensorRT's names for the float types."""
 _EIGHT_BITS = {"int8": "INT8", "fp8": "FP8"}
 _PRODUCTS = ("MATRIX_MULTIPLY", "CONVOLUTION", "DECONVOLUTION")
 _IN_FLOAT32 = ("NORMALIZATION", "SOFTMAX")
@@ -28,9 +28,9 @@ class Layer:
 
     name: str
     kind: str
-    """TensorRT's, such as ``MATRIX_MULTIPLY``."""
+    """TensorRT's name for it, such as ``MATRIX_MULTIPLY``."""
     type: str
-    """Of its first output, such as ``HALF``."""
+    """Type of its first output, such as ``HALF``."""
 
 
 def layers_of(network: Any) -> list[Layer]:
@@ -44,26 +44,26 @@ def layers_of(network: Any) -> list[Layer]:
 
 
 def layer_kinds(layers: Sequence[Layer]) -> dict[str, int]:
-    """How many of each kind and type there are: ``{"MATRIX_MULTIPLY HALF": 36, ...}``."""
+    """Number of layers of each kind and type: ``{"MATRIX_MULTIPLY HALF": 36, ...}``."""
     return dict(sorted(Counter(f"{each.kind} {each.type}" for each in layers).items()))
 
 
 def attention_layers(layers: Sequence[Layer]) -> int:
-    """Attention layers of TensorRT's own."""
+    """Number of TensorRT's own attention layers."""
     return sum(each.kind == "ATTENTION_INPUT" for each in layers)
 
 
 def check_layers(layers: Sequence[Layer], precision: str, graph: str) -> None:
-    """Refuse a network that is not of the precision asked for.
+    """Refuse a network that does not have the requested precision.
 
     Args:
         layers: of the parsed network.
-        precision: as the bundle names the graph.
+        precision: of the graph, as named in the bundle.
         graph: its file, for the message.
 
     Raises:
         ExportError: products of another type, a norm or softmax in half precision, layers that
-            are not quantized, or attention that is no attention layer; the message names them.
+            are not quantized, or attention that is not an attention layer; the message names them.
     """
     wanted = _FLOATS[FLOAT_OF[precision]]
     _refuse(graph, f"{precision} was asked for, but of another type are", _other(layers, wanted))
@@ -84,9 +84,9 @@ def _refuse(graph: str, fault: str, names: Sequence[str]) -> None:
 
 
 def _other(layers: Sequence[Layer], wanted: str) -> list[str]:
-    """Products of another type than wanted, those apart that stay in float32.
+    """Products of another type than wanted, except those that stay in float32.
 
-    Graphs of samihs 0.1 do not name their nodes after layers: there only a majority tells.
+    Graphs of samihs 0.1 do not name their nodes after layers: there only a majority counts.
     """
     products = [each for each in layers if each.kind in _PRODUCTS]
     other = [e.name for e in products if e.type != wanted and not e.name.startswith(WIDE)]
@@ -95,7 +95,7 @@ def _other(layers: Sequence[Layer], wanted: str) -> list[str]:
 
 
 def _not_quantized(layers: Sequence[Layer], eight_bits: str) -> list[str]:
-    """Linear layers of the blocks whose input no QUANTIZE layer gives in 8 bits."""
+    """Linear layers of the blocks whose input is not quantized to 8 bits by a QUANTIZE layer."""
     wanted = [f"blocks.{block}.{name}" for block in _blocks(layers) for name in QUANTIZED]
     quantizers = [e for e in layers if e.kind == "QUANTIZE" and e.type == eight_bits]
     quantized = {each.name.partition("/")[0] for each in quantizers}
@@ -103,7 +103,7 @@ def _not_quantized(layers: Sequence[Layer], eight_bits: str) -> list[str]:
 
 
 def _without_attention(layers: Sequence[Layer]) -> list[str]:
-    """Blocks of the encoder that hold no attention layer; unnamed graphs are only counted."""
+    """Encoder blocks without an attention layer; in unnamed graphs they are only counted."""
     blocks = _blocks(layers)
     found = [each.name for each in layers if each.kind == "ATTENTION_INPUT"]
     if len(found) == len(blocks):

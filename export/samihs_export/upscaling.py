@@ -1,14 +1,14 @@
 """Up-sampling by 2 x 2 transposed convolutions of stride 2, in two exact forms.
 
-A pyramid's encoder is climbed down by them, and its features join SAM's masks between two of them
+The encoder of a pyramid up-samples by them, and its features join SAM's masks between two of them
 (``cells`` has SAM's masks without a pyramid).
 
 ::
 
-    transposed  one ConvTranspose                    every backend has it
+    transposed  one ConvTranspose                    supported by every backend
     product     a matrix product, DepthToSpace       TensorRT-RTX 1.7 has no bfloat16 ConvTranspose
 
-The windows of such a convolution do not overlap: each pixel becomes a 2 x 2 block of its own.
+The windows of such a convolution do not overlap: each pixel becomes its own 2 x 2 block.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class BlockUpscaling(nn.Module):
 
 
 def set_upscaling(module: nn.Module, form: UpscalingForm) -> None:
-    """Put every 2 x 2 transposed convolution of stride 2 below the module into a form."""
+    """Put every 2 x 2 transposed convolution of stride 2 in the module into the given form."""
     if form == "transposed":
         return
     for name, child in list(module.named_children()):

@@ -42,7 +42,7 @@ def test_a_threshold_that_nobody_measured_is_warned_of_and_said(
     found = figures(tmp_path)
     assert found == Figures({}, DEFAULT_THRESHOLD, "not measured")
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("warning: nothing was measured of")
+    assert line.startswith("warning: nothing was measured for")
     assert f"samihs-evaluate --checkpoint {tmp_path}/adapters.safetensors --base base" in line
     assert "--score-threshold" in line
     about = metadata_of(loaded(), "tiny", found)
