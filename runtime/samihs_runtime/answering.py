@@ -1,11 +1,12 @@
-"""What a prompt comes to on one slice, asked in the ways that the model was trained to be asked.
+"""Answer a prompt on one slice, asking the model only in the ways that it was trained on.
 
-A model takes any number of points, but knows what to do with as many as it was trained on. The
-shipped one, of one click and one correction, draws something at nearly every spot of a healthy
-brain when it is given four points, and most of the skull for a box. Its score means what it says
-for one click only. So here each foreground point is asked alone, the score is the mean of these
-answers', and further points join as corrections, as far as training had them; beyond, the answers
-are united, as propagation unites those to its own clicks. A box becomes clicks within it.
+A model accepts any number of points, but only knows what to do with as many as it was trained on.
+The shipped one, trained on one click and one correction, draws something almost anywhere in a
+healthy brain when it is given four points, and most of the skull when it is given a box. Its score
+is meaningful for a single click only. So each foreground point is asked alone here, and the score
+is the mean over these answers. Further points are added as corrections, up to the number used in
+training; beyond it, the answers to single points are united, as propagation unites the answers to
+its own clicks. A box is turned into clicks inside it.
 
     40 phantom slices, 46 lesions, points at random     1      2      3      4      6     10
     Dice, all points at once                        0.821  0.846  0.863  0.850  0.819  0.685
@@ -39,14 +40,14 @@ Point = tuple[float, float]
 Box = tuple[float, float, float, float]
 """x0, y0, x1, y1 in pixels of the slice."""
 SEEDS_AT = (0.25, 0.5, 0.75)
-"""Where a box is clicked, as shares of its sides: at each of the nine crossings."""
+"""Where a box is clicked, as fractions of its sides: all nine combinations in x and y."""
 MARGIN, MARGIN_PX = 0.1, 2.0
-"""A mask may reach beyond a box by that share of its sides, and so many pixels: boxes are drawn by
-hand."""
+"""A mask may extend beyond a box by this fraction of its sides plus this many pixels, because boxes
+are drawn by hand."""
 AT_ONCE = 4
-"""Prompts in one run of the decoder, as propagation has at most."""
+"""Prompts in one run of the decoder: the most that propagation uses."""
 SMOOTH_PX = 2.0
-"""Standard deviation of the blur before the brightest spot of a box is looked for."""
+"""Standard deviation of the blur that is applied before finding the brightest spot in a box."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,11 +62,11 @@ class SliceAnswer:
     """Estimate of the mask's IoU, comparable with the bundle's threshold."""
     notes: tuple[str, ...] = ()
     within: Mask | None = None
-    """[rows, columns]: where the lesion may lie, for a box that bounds it; None where anywhere."""
+    """[rows, columns]: where the lesion may lie, if a box bounds it; None for anywhere."""
 
 
 def answer_prompt(segmenter: Segmenter, hu: Slice, prompt: Prompt) -> SliceAnswer:
-    """Answer a prompt on one slice [rows, columns] in HU, encoding it where that is not done.
+    """Answer a prompt on one slice [rows, columns] in HU, encoding the slice if necessary.
 
     Raises:
         PromptError: the prompt is empty, or lies outside the slice.
@@ -91,8 +92,8 @@ def _at_once(segmenter: Segmenter, encoded: EncodedSlice, prompt: Prompt) -> Sli
 def _point_by_point(
     segmenter: Segmenter, encoded: EncodedSlice, prompt: Prompt, most: int | None
 ) -> SliceAnswer:
-    """Each foreground point alone, then what corrects it, up to ``most`` points in a prompt; all at
-    once where ``most`` is None."""
+    """Ask each foreground point alone, then with corrections, up to ``most`` points in a prompt;
+    everything at once if ``most`` is None."""
     wanted, unwanted = _points(prompt, FOREGROUND), _points(prompt, BACKGROUND)
     if most is None or not wanted:
         return _at_once(segmenter, encoded, prompt)
@@ -133,8 +134,8 @@ def _corrected(
     reply: Prediction,
     corrections: Sequence[tuple[Point, int]],
 ) -> tuple[Prompt, Prediction]:
-    """The prompt grown by one correction (point, label) after the other, each answer the next one's
-    prior, as in training; and the last answer."""
+    """Add the corrections (point, label) one by one, each answer being the prior of the next, as in
+    training. Returns the complete prompt and the last answer."""
     asked = _clicked(first)
     for point, label in corrections:
         asked = Prompt((*asked.points, point), (*asked.labels, label))
@@ -150,8 +151,8 @@ def _within_box(
     box: Box,
     most: int | None,
 ) -> SliceAnswer:
-    """A box for a model that knows none: the points clicked alone, or else clicks of our own, of
-    which the one counts whose mask fits the box best; nothing is drawn far outside it."""
+    """A box for a model that was not trained on boxes: the user's points alone, or, if there are
+    none, the one of our own clicks whose mask fits the box best. Nothing is drawn far outside."""
     points = Prompt(prompt.points, prompt.labels)
     if not _points(prompt, FOREGROUND):
         seeds = box_seeds(hu, box, segmenter.bundle.manifest.plausible_hu)
@@ -166,9 +167,9 @@ def _within_box(
 
 
 def box_seeds(hu: Slice, box: Box, plausible_hu: tuple[float, float]) -> list[Point]:
-    """Whole pixels to click on in a box: nine crossings, and the brightest spot that may be blood.
+    """Whole pixels to click on in a box: the brightest spot that may be blood, and 9 grid points.
 
-    The ten lie inside the slice [rows, columns] where the box meets it.
+    All ten lie inside the slice [rows, columns] if the box overlaps it.
     """
     from scipy import ndimage
 
@@ -182,7 +183,7 @@ def box_seeds(hu: Slice, box: Box, plausible_hu: tuple[float, float]) -> list[Po
     may_be = (hu[window] >= low) & (hu[window] <= high)
     share = ndimage.gaussian_filter(may_be.astype(np.float32), SMOOTH_PX)
     total = ndimage.gaussian_filter(np.where(may_be, hu[window], 0).astype(np.float32), SMOOTH_PX)
-    # The mean of what may be blood alone: a rim of bone would shine through any other blur.
+    # Average only what may be blood: with any other blur a rim of bone would shine through.
     blood = np.where(share > 0.5, total / np.maximum(share, 0.5), -np.inf)
     row, column = np.unravel_index(int(blood.argmax()), blood.shape)
     seeds = [(float(column + window[1].start), float(row + window[0].start))]
@@ -216,7 +217,7 @@ def _reach(shape: tuple[int, ...], box: Box) -> Mask:
 
 
 def _contradicted(answer: SliceAnswer, prompt: Prompt) -> list[str]:
-    """A note for each click that the mask does not heed; none where there is no mask."""
+    """A note for each click that the mask does not respect; none if there is no mask."""
     if not answer.mask.any():
         return []
     kept = _within(answer.mask, (0.0, 0.0), _points(prompt, BACKGROUND))
@@ -226,13 +227,13 @@ def _contradicted(answer: SliceAnswer, prompt: Prompt) -> list[str]:
         if not clicked_parts(answer.mask, _clicked(point)).any()
     ]
     return [
-        *(f"the background click at {_place(p)} lies in the mask all the same" for p in kept),
+        *(f"the background click at {_place(p)} is still inside the mask" for p in kept),
         *(f"the click at {_place(p)} is not in the mask" for p in missed),
     ]
 
 
 def _within(mask: Mask, near: Point, points: Sequence[Point]) -> list[Point]:
-    """Those of the points that lie in the mask, the nearest to ``near`` first."""
+    """The points that lie in the mask, nearest to ``near`` first."""
     inside = [(x, y) for x, y in points if mask[round(y), round(x)]]
     return sorted(inside, key=lambda point: np.hypot(point[0] - near[0], point[1] - near[1]))
 

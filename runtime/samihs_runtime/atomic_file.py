@@ -1,6 +1,6 @@
-"""One file, whole or not at all: written under a hidden name beside its place, then renamed.
+"""Write a file completely or not at all: under a hidden name in the same folder, then renamed.
 
-Folders of several files that belong together are ``writers/files.py``'s.
+For folders of several files that belong together see ``writers/files.py``.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from pathlib import Path
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A path to write to; what is there when the body ends takes the place of ``path``.
+    """A path to write to; when the body ends, the file there replaces ``path``.
 
-    Where the body raises, ``path`` is as it was before and nothing is left beside it. The name
-    is this call's own, so that threads and processes which write the same file do not meet.
+    If the body raises, ``path`` is unchanged and no other file is left behind. The temporary name
+    is unique to the call, so that threads and processes writing the same file do not collide.
 
     Raises:
-        OSError: as writing and renaming give it.
+        OSError: from writing or renaming.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.partial")
     try:
@@ -31,14 +31,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def atomic_write(path: Path, content: str | bytes, mode: int = 0o666) -> None:
-    """Write text (UTF-8) or bytes, readable by whom ``mode`` less the umask says.
+    """Write text (UTF-8) or bytes, with the permissions ``mode`` less the umask.
 
     Raises:
-        OSError: as :func:`atomic_path`.
+        OSError: from writing or renaming.
     """
     data = content.encode("utf-8") if isinstance(content, str) else content
     with atomic_path(path) as partial:
-        # Never for a moment with more than the mode, as a chmod afterwards would have it.
+        # Created with the mode: a chmod afterwards would leave wider permissions for a moment.
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with open(descriptor, "wb") as stream:
             stream.write(data)

@@ -1,9 +1,9 @@
-"""Many clicks, one after another: a folder for each, and one table of all that can be resumed.
+"""Many clicks, one after another: a folder for each, and one table of all, which can be resumed.
 
-A click that stands in the table with the same request, settings, version of samihs and files of its
-study, and whose files are there, is not asked again; one that failed is, and with ``--overwrite``
-all are. A failing click stops no other. Rows of clicks that the file does not name stay, as their
-folders do.
+A click is not asked again if the table has it with the same request, settings, version of samihs
+and study files, and its output files exist. Failed clicks are asked again; with ``--overwrite`` all
+are. A failing click does not stop the others. Rows and folders of clicks that the file does not
+name are kept.
 """
 
 from __future__ import annotations
@@ -45,8 +45,9 @@ def run_clicks(rows: list[ClickRow], options: Options) -> Path:
     """Answer all rows into ``options.out``; returns the table's path.
 
     Raises:
-        OutputError: the folder holds something else, cannot be written, or another run has it.
-        UserError: some clicks failed, after all the others were answered.
+        OutputError: the folder holds something else, cannot be written, or is in use by another
+            run.
+        UserError: some clicks failed; all the others were answered first.
     """
     check_destination(options.out)
     try:
@@ -54,12 +55,12 @@ def run_clicks(rows: list[ClickRow], options: Options) -> Path:
     except OSError as error:
         raise OutputError(f"cannot make {options.out}: {error.strerror}") from error
     try:
-        # Of two runs each would write the table anew without the other's rows.
+        # Two runs at once would each rewrite the table without the other's rows.
         with held_alone(options.out, "answers clicks"):
             return _run_clicks(rows, options)
     finally:
         with suppress(OSError):
-            options.out.rmdir()  # where nothing came to lie in it
+            options.out.rmdir()  # succeeds only if nothing was written into it
 
 
 def _run_clicks(rows: list[ClickRow], options: Options) -> Path:
@@ -74,13 +75,13 @@ def _run_clicks(rows: list[ClickRow], options: Options) -> Path:
         table.replace()
         try:
             results = _answer(jobs, done, _Worker(segmenter, options, screen, table), screen)
-        finally:  # a run that is cut off leaves no id twice, either
+        finally:  # so that an interrupted run leaves no duplicate ids, either
             table.replace([row.id for row in rows])
     screen.clicks(results, table.path)
     failed = sum(each.failed for each in results)
     if failed:
         raise UserError(
-            f"{failed} of {len(rows)} clicks failed, as said above; mend them and run the same "
+            f"{failed} of {len(rows)} clicks failed, as reported above; fix them and run the same "
             "command again: the others are kept"
         )
     return table.path
@@ -89,7 +90,7 @@ def _run_clicks(rows: list[ClickRow], options: Options) -> Path:
 def _answer(
     jobs: list[Job], done: dict[str, TableRow], worker: _Worker, screen: Screen
 ) -> list[TableRow]:
-    """A row for each job; of those that are done, as it is."""
+    """A row for each job; those of jobs already done are taken unchanged."""
     results = []
     with screen.counting("clicks", "clicks") as count:
         for position, job in enumerate(jobs, start=1):
@@ -99,7 +100,7 @@ def _answer(
 
 
 class _Worker:
-    """Answers rows; keeps the last study, as rows of one study tend to follow each other."""
+    """Answers rows. Keeps the last study, since rows of one study tend to be consecutive."""
 
     def __init__(
         self, segmenter: Segmenter, options: Options, screen: Screen, table: ClickTable
@@ -113,11 +114,11 @@ class _Worker:
         self._made_by = (installed_version(), f"{bundle.manifest.name} {bundle.id[:12]}")
 
     def answer(self, job: Job) -> TableRow:
-        """The job's result, its files written and its row recorded; an error becomes a row, too.
+        """Do the job: write its files and record its row. An error becomes a row, too.
 
         Raises:
-            BackendError: no other row would fare better. An answer that is not finite is no such
-                case: half precision may overflow on one slice alone.
+            BackendError: no other row would succeed. An answer that is not finite does not count
+                as such: half precision may overflow on a single slice.
             OutputError: the table cannot be written.
         """
         try:
@@ -127,7 +128,7 @@ class _Worker:
                 self._screen.say(f"{job.row.id}: the backend failed at this click", "red")
                 raise
             result = self._failed(job, error)
-        except Exception as error:  # a fault of ours over one study costs no other row, either
+        except Exception as error:  # nor may a bug that one study triggers affect the other rows
             result = self._failed(job, error)
         version, bundle = self._made_by
         made = replace(result, version=version, bundle=bundle, request=job.request)
@@ -137,7 +138,7 @@ class _Worker:
     def _result(self, job: Job) -> TableRow:
         started = time.perf_counter()
         row = job.row
-        # What lies in the row's folder is of a run that was cut off, or of another request.
+        # Whatever is in the row's folder comes from an interrupted run or from another request.
         write = replace(self._options.write, overwrite=True)
         out = self._options.out / row.id
         options = replace(self._options, out=out, write=write, lesion_number=job.number)
@@ -154,9 +155,9 @@ class _Worker:
     def _failed(self, job: Job, error: Exception) -> TableRow:
         """The row of a failure.
 
-        An earlier answer under the same id goes where this request is refused: it would pass for
-        this one's. It stays where that was not found out, as with a study that cannot be read now,
-        or a full disk.
+        If this request is invalid, an earlier answer under the same id is removed, because it
+        would be taken for the answer to this one. It stays if the request could not be judged, as
+        with a study that cannot be read at present, or a full disk.
         """
         if isinstance(error, PromptError):
             self._table.forget(job.row.id)
@@ -168,7 +169,7 @@ class _Worker:
     def _series(self, row: ClickRow) -> CTSeries:
         key = (row.click.study, row.click.series)
         if self._last is None or self._last[0] != key:
-            self._last = None  # two series need not fit into memory together
+            self._last = None  # freed first: two series may not fit into memory together
             series = read_study(row.click.study, series=row.click.series)
             for note in series.notes:
                 self._screen.say(f"{row.id}: {note}")
@@ -177,11 +178,11 @@ class _Worker:
 
 
 def _told(error: Exception) -> str:
-    """The user's error in its own words; a fault of ours with its kind, and how to see more."""
+    """The message of a user error; for an internal error its type, and how to see more."""
     if isinstance(error, UserError):
         return str(error)
     kind, text = type(error).__name__, " ".join(str(error).split())
-    return f"internal error: {kind}: {text} (this click alone with --debug shows where)"
+    return f"internal error: {kind}: {text} (run this click alone with --debug to see where)"
 
 
 def _table_row(name: str, answer: Answer, seconds: float) -> TableRow:
@@ -210,7 +211,7 @@ def _text(value: float | None, digits: int) -> str:
 
 
 def _done(jobs: list[Job], table: ClickTable, options: Options) -> dict[str, TableRow]:
-    """Id -> row of the jobs that need not be asked again."""
+    """Id -> row of the jobs that need not be done again."""
     found = {job.row.id: table.answered(job.row.id, job.request) for job in jobs}
     return {
         name: row
@@ -220,8 +221,8 @@ def _done(jobs: list[Job], table: ClickTable, options: Options) -> dict[str, Tab
 
 
 def _earlier(options: Options) -> ClickTable:
-    """The table of the runs before; a new one where there is none, or it is to be overwritten and
-    cannot be read.
+    """The table of earlier runs; a new one if there is none, or if it cannot be read and may be
+    overwritten.
 
     Raises:
         OutputError: the folder is not ours, or the table is of another version.
@@ -241,10 +242,10 @@ def _earlier(options: Options) -> ClickTable:
 
 
 def _is_of_somebody(path: Path) -> bool:
-    """Not what a system puts into every folder or volume, nor what a run that was killed left."""
+    """Whether it is neither a system file nor something that a killed run left behind."""
     return not path.name.startswith(".") and path.name != "lost+found"
 
 
 def _is_whole(folder: Path, formats: Iterable[str]) -> bool:
-    """Whether the files that every answer comes with, found or not, are all there."""
+    """Whether all files that every answer has, found or not, exist."""
     return all((folder / NAMES[each][0]).is_file() for each in formats)

@@ -1,4 +1,4 @@
-"""What each row of a clicks file comes to in one run: its number in its study, its fingerprint."""
+"""The job that each row of a clicks file becomes in one run: its lesion number, its fingerprint."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Job:
 
     row: ClickRow
     number: int
-    """Which one of the clicks on its study it is, from 1. It stands in the objects: two of a study
-    in one file never bear the same."""
+    """Which of the clicks on its study it is, from 1. It is written into the DICOM objects: no two
+    clicks on a study in one file have the same."""
     request: str
-    """As the table has it: what was asked, which number it is, of which files, in which way."""
+    """As in the table: a hash of the request, the number, the study's files and the settings."""
 
 
 def jobs_of(rows: list[ClickRow], options: Options, segmenter: Segmenter) -> list[Job]:
-    """The jobs, in the file's order; each study is looked at once."""
+    """The jobs, in the file's order; each study's files are examined once."""
     settings = _settings(options, segmenter)
     numbers = _lesion_numbers(rows)
     places = {row.click.study for row in rows}
@@ -45,7 +45,7 @@ def jobs_of(rows: list[ClickRow], options: Options, segmenter: Segmenter) -> lis
 
 
 def _lesion_numbers(rows: Iterable[ClickRow]) -> dict[str, int]:
-    """Id -> which one of the clicks on its study it is, from 1, in the file's order."""
+    """Id -> which of the clicks on its study it is, from 1, in the file's order."""
     counts: Counter[Path] = Counter()
     numbers = {}
     for row in rows:
@@ -56,11 +56,11 @@ def _lesion_numbers(rows: Iterable[ClickRow]) -> dict[str, int]:
 
 
 def _settings(options: Options, segmenter: Segmenter) -> str:
-    """Everything beside the click and its study that a result depends on."""
+    """Everything that a result depends on besides the click and its study."""
     write = options.write
     chosen = (options.propagation, sorted(options.formats), write.fractional, write.resample)
     model = f"{segmenter.bundle.id}|{segmenter.backend.precision}"
-    # Another version may measure or write otherwise.
+    # Another version may measure or write differently.
     return f"{installed_version()}|{model}|{chosen}|{write.identify}|{write.deidentify}"
 
 

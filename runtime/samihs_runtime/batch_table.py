@@ -1,8 +1,8 @@
 """``clicks.csv``: a row for each click that was ever asked in a folder, kept from run to run.
 
-A row is appended, and on the disk, before the next click is asked: whatever ends a run, the rows
-before are there. The file is replaced whole where a run begins and where it ends; in between an id
-may come twice, and its later row counts.
+A row is appended and flushed to disk before the next click is asked: however a run ends, the rows
+before it are kept. The file is rewritten as a whole at the start and the end of a run; in between,
+an id may occur twice, and its later row counts.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ FAILED = "failed"
 
 @dataclass(frozen=True)
 class TableRow:
-    """One click in ``clicks.csv``. No path, name or message: those may carry identity."""
+    """One click in ``clicks.csv``. No path, name or message: those may identify the patient."""
 
     id: str
     status: str
     """``found``, ``not found`` or ``failed``."""
     why: str = ""
-    """Kind of error, such as StudyError or PromptError; the terminal had the message."""
+    """Kind of error, such as StudyError or PromptError; the message went to the terminal."""
     volume_ml: str = ""
     abc2_ml: str = ""
     largest_diameter_mm: str = ""
@@ -41,21 +41,22 @@ class TableRow:
     last_slice: str = ""
     score: str = ""
     lowest_score: str = ""
-    """Of all slices of the lesion."""
+    """Lowest over all slices of the lesion."""
     seconds: str = ""
     notes: str = ""
-    """What is uncertain, such as a volume that is a lower bound, as the report has it; by "; "."""
+    """What is uncertain, such as a volume that is a lower bound, as in the report; separated by
+    "; "."""
     version: str = ""
-    """Of samihs: rows of earlier runs stay, and others may measure otherwise."""
+    """Of samihs: rows of earlier runs are kept, and other versions may measure differently."""
     bundle: str = ""
     """Its name, and the first 12 hexadecimal digits of its id."""
     request: str = ""
-    """16 hexadecimal digits of what was asked, of the study's files, and of the settings; empty
-    where the study could not be looked at."""
+    """16 hexadecimal digits that hash the request, the study's files and the settings; empty if the
+    study could not be examined."""
 
     @property
     def failed(self) -> bool:
-        """Whether it is no answer."""
+        """Whether the click was not answered."""
         return self.status == FAILED
 
 
@@ -71,10 +72,10 @@ class ClickTable:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """The table as earlier runs left it; empty where there is no file.
+        """The table as earlier runs left it; empty if there is no file.
 
         Raises:
-            OutputError: it is no such table, or has other columns.
+            OutputError: the file cannot be read, is not such a table, or has other columns.
         """
         try:
             with path.open(newline="", encoding="utf-8") as stream:
@@ -94,15 +95,14 @@ class ClickTable:
         return len(self._rows)
 
     def answered(self, name: str, request: str) -> TableRow | None:
-        """The answer to the same request; None where there is none, or it is not known."""
+        """The earlier answer to the same request; None if there is none, or no request is known."""
         row = self._rows.get(name)
         return row if row and request and row.request == request and not row.failed else None
 
     def record(self, row: TableRow) -> None:
-        """Keep a row; it is on the disk when this returns.
+        """Keep a row; it is on disk when this returns.
 
-        A failure takes no earlier answer's place, as that one's files are still there: see
-        :meth:`forget`.
+        A failure does not replace an earlier answer, whose files still exist; see :meth:`forget`.
 
         Raises:
             OutputError: the file cannot be written.
@@ -120,14 +120,14 @@ class ClickTable:
             raise self._unwritable(error) from error
 
     def forget(self, name: str) -> None:
-        """Drop the row of an answer whose files go, too; in the file its next row counts."""
+        """Drop the row of an answer whose files are removed; in the file, its next row counts."""
         self._rows.pop(name, None)
 
     def replace(self, first: Sequence[str] = ()) -> None:
-        """Write the file anew: the rows of these ids in this order, then the others.
+        """Rewrite the file: the rows of these ids in this order, then the others.
 
         Raises:
-            OutputError: the file cannot be written; it is then as it was.
+            OutputError: the file cannot be written; it is then unchanged.
         """
         order = dict.fromkeys((*(name for name in first if name in self._rows), *self._rows))
         heading = ",".join(_COLUMNS) + "\n"
@@ -150,8 +150,8 @@ def _text(rows: Iterable[TableRow]) -> str:
 def _parsed(text: str) -> list[TableRow]:
     """The inverse of :func:`_text`, below a heading. Raises ValueError for other columns.
 
-    A last line without its end is of a run that was cut off while it wrote: that click is asked
-    again.
+    A last line without a line end was being written when its run was interrupted: it is ignored,
+    so that its click is asked again.
     """
     reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
     if text and reader.fieldnames != _COLUMNS:

@@ -8,8 +8,8 @@
             /engines/          built on the machine that runs them; each has its own sidecar
                                (``backends/sidecar.py``), so the manifest does not list them
 
-Nothing that the manifest lists is loaded before :meth:`Bundle.open` has compared every byte with
-it. Engines are code of the machine's own, and trusted as such.
+Nothing that the manifest lists is loaded before :meth:`Bundle.open` has verified every file against
+it. Engines are code that was built on this machine, and are trusted as such.
 """
 
 from __future__ import annotations
@@ -75,26 +75,26 @@ class GraphFiles:
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle: every listed file was there, of the right size and hash."""
+    """An opened bundle: every listed file was present, with the right size and hash."""
 
     root: Path
     manifest: Manifest
     id: str
-    """sha256 of manifest.json, and so of everything that it lists; of the adapters' name, too,
-    where others than the bundle's own are asked for."""
+    """sha256 of manifest.json, and thereby of everything that it lists; also of the adapter set's
+    name and of the precision, if one was asked for."""
     adapters: AdapterSet | None = None
-    """The set that takes the place of the bundle's own adapters (:meth:`with_adapters`)."""
+    """The set that replaces the bundle's own adapters (:meth:`with_adapters`)."""
     precision: str | None = None
-    """The one asked for (:meth:`with_precision`); None where all graphs may answer."""
+    """The one asked for (:meth:`with_precision`); None if any graph may be used."""
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Self:
         """Read the manifest and check every file it lists, before anything is loaded.
 
         Raises:
-            BundleError: no such folder, a manifest that is wrong (:meth:`Manifest.from_json`), a
-                path that leaves the folder, a file that is missing or changed, a graph that is
-                not listed, or a file beside the graphs that is not listed.
+            BundleError: no such folder, an invalid manifest (:meth:`Manifest.from_json`), a path
+                that leads out of the folder, a missing or changed file, a graph that is not
+                listed, or an unlisted file next to the graphs.
         """
         root = Path(path)
         text = read_manifest(root)
@@ -106,7 +106,7 @@ class Bundle:
         return cls(root, manifest, hashlib.sha256(text).hexdigest())
 
     def graph(self, family: str, precision: str | None = None) -> GraphFiles:
-        """Encoder and decoder of a family; without a precision, the first that is listed.
+        """Encoder and decoder of a family; if no precision is given, the first pair listed.
 
         Raises:
             BundleError: the bundle holds no such pair.
@@ -122,10 +122,10 @@ class Bundle:
         )
 
     def with_precision(self, precision: str | None) -> Self:
-        """The same bundle with the graphs of one precision alone; None gives it as it is.
+        """The same bundle with the graphs of one precision only; None returns it unchanged.
 
         Raises:
-            BundleError: the bundle holds no graph of it; the message lists what it holds.
+            BundleError: the bundle has no graphs of it; the message lists those that it has.
         """
         if precision is None:
             return self
@@ -141,12 +141,12 @@ class Bundle:
         return dataclasses.replace(self, manifest=manifest, id=identity, precision=precision)
 
     def with_adapters(self, name: str | None) -> Self:
-        """The same bundle with another site's adapters; None gives it as it is.
+        """The same bundle with another site's adapters; None returns it unchanged.
 
-        Its manifest then has the set's name, training data, window and score threshold.
+        Its manifest then has the set's name, training data, window, score threshold and accuracy.
 
         Raises:
-            BundleError: the bundle holds no set of that name; the message lists those it holds.
+            BundleError: the bundle has no set of that name; the message lists those that it has.
         """
         if name is None:
             return self
@@ -167,15 +167,15 @@ class Bundle:
 
     @property
     def trained_prompts(self) -> TrainedPrompts:
-        """The prompts that its adapters, or those of the chosen set, were trained on."""
+        """The prompts that its adapters (those of the chosen set, if any) were trained on."""
         chosen = self.manifest if self.adapters is None else self.adapters
         return TrainedPrompts.of(chosen.provenance)
 
     def adapter_tensors(self, family: str, precision: str) -> Path | None:
-        """The file of the tensors to exchange in that graph pair; None for the bundle's own.
+        """The file of tensors to replace in that graph pair; None for the bundle's own adapters.
 
         Raises:
-            BundleError: the adapters asked for have none for it (8-bit graphs).
+            BundleError: the chosen adapters have none for that pair (8-bit graphs).
         """
         if self.adapters is None:
             return None
@@ -190,28 +190,28 @@ class Bundle:
 
     @property
     def engines(self) -> Path:
-        """Where TensorRT engines of this bundle lie, or would."""
+        """The folder of this bundle's TensorRT engines, whether or not it exists."""
         return self.root / ENGINES
 
 
 def write_bundle(
     folder: str | os.PathLike[str], manifest: Manifest, destination: str | os.PathLike[str]
 ) -> Bundle:
-    """Make a bundle of a folder's files; a bundle already at the destination is replaced.
+    """Make a bundle from a folder's files; a bundle already at the destination is replaced.
 
-    The new one is built and verified under a temporary name beside the destination, then renamed:
-    a failure leaves the old one as it was, an interruption too.
+    The new one is built and verified under a temporary name next to the destination, then renamed:
+    a failure or an interruption leaves the old one unchanged.
 
     Args:
-        folder: the files as the manifest's graphs name them. A manifest in it is left out; its
-            ``engines/`` is copied, unlisted.
-        manifest: its ``files`` are ignored and written anew.
+        folder: the files, named as in the manifest's graphs. A manifest in it is ignored; its
+            ``engines/`` is copied but not listed.
+        manifest: its ``files`` are ignored and determined anew.
         destination: the bundle's folder.
 
     Raises:
-        BundleError: the manifest does not fit the files.
-        OutputError: the destination is something else than a bundle, or cannot be written, or
-            another process changes it.
+        BundleError: the manifest does not match the files.
+        OutputError: the destination is something other than a bundle, cannot be written, or is
+            being changed by another process.
     """
     source, target = Path(folder), Path(destination)
     if target.exists() and not (target / MANIFEST).is_file() and not _is_empty_folder(target):
@@ -240,7 +240,7 @@ def write_bundle(
         rest = f"; the one that was there is now {old}" if old.exists() else ""
         raise OutputError(f"cannot write the bundle {target}: {error}{rest}") from error
     finally:
-        if not old.exists():  # else it is the only copy of the old bundle
+        if not old.exists():  # otherwise it is the only copy of the old bundle
             shutil.rmtree(scratch, ignore_errors=True)
     return Bundle.open(target)
 
@@ -263,7 +263,7 @@ def shipped_bundle() -> Path:
 
 
 def _files_below(root: Path) -> list[str]:
-    """Relative names of all files but the manifest and the engines."""
+    """Relative names of all files except the manifest and the engines."""
     names = (path.relative_to(root) for path in root.rglob("*") if path.is_file())
     return sorted(name.as_posix() for name in names if name.parts[0] not in (MANIFEST, ENGINES))
 
@@ -280,11 +280,11 @@ def _is_empty_folder(path: Path) -> bool:
 
 
 def _swap(fresh: Path, target: Path, old: Path) -> None:
-    """Put ``fresh`` in the target's place; where that fails or is broken off, the old one again."""
+    """Put ``fresh`` in the target's place; restore the old one if that fails or is interrupted."""
     if not target.exists():
         fresh.rename(target)
         return
-    with held_alone(target, "changes the bundle"):  # nobody adds adapters to it meanwhile
+    with held_alone(target, "changes the bundle"):  # no one adds adapters to it meanwhile
         try:
             target.rename(old)
             fresh.rename(target)

@@ -1,4 +1,4 @@
-"""A bundle's files held against its manifest: nothing missing, changed, unlisted or outside."""
+"""Check a bundle's files against its manifest: none missing, changed, unlisted or outside it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from samihs_runtime.manifest import FileEntry, Manifest, check_relative
 MANIFEST = "manifest.json"
 _MAX_MANIFEST_BYTES = 4 << 20  # a manifest is some kB; a larger one is not ours
 _HASHED_AT_ONCE = 4 << 20
-"""Bytes between two waits for the interpreter, which another thread may keep for milliseconds each:
-of hashlib's own 256 kB the shipped bundle has 140, which beside a busy thread took 2.4 s."""
+"""Bytes hashed between two waits for the interpreter lock, which another thread may hold for
+milliseconds each time. In hashlib's own steps of 256 kB the shipped bundle takes 140 of them, which
+beside a busy thread took 2.4 s."""
 
 
 def sha256_of(path: Path) -> str:
@@ -27,7 +28,7 @@ def sha256_of(path: Path) -> str:
 
 
 def read_manifest(root: Path) -> bytes:
-    """The text of a bundle's manifest. Raises BundleError where there is none."""
+    """The text of a bundle's manifest. Raises BundleError if there is none or it cannot be read."""
     path = root / MANIFEST
     with _readable(path):
         if not root.is_dir():
@@ -42,15 +43,15 @@ def read_manifest(root: Path) -> bytes:
 
 @contextlib.contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """A folder that may not be entered and a disk that fails raise BundleError, with the reason.
+    """Turn an OSError (no permission for a folder, a failing disk) into a BundleError saying why.
 
-    Even asking whether something exists may raise: PermissionError, until Python 3.14.
+    Even asking whether something exists may raise PermissionError, until Python 3.14.
     """
     try:
         yield
     except OSError as error:
         raise BundleError(
-            f"cannot read {path}: {error.strerror or error}; it must be readable for you, and on a "
+            f"cannot read {path}: {error.strerror or error}; you need permission to read it, and a "
             "disk that works"
         ) from error
 
@@ -65,7 +66,7 @@ def _check_inside(root: Path, name: str) -> None:
 
 
 def check_file(root: Path, name: str, entry: FileEntry) -> None:
-    """A listed file is there, inside, whole and unchanged. Raises BundleError."""
+    """Check that a listed file exists inside the bundle and is unchanged. Raises BundleError."""
     path = root / name
     with _readable(path):
         _check_inside(root, name)
@@ -87,7 +88,7 @@ def check_file(root: Path, name: str, entry: FileEntry) -> None:
 
 
 def check_sets_listed(root: Path, manifest: Manifest) -> None:
-    """Every file of an adapter set is listed. Raises BundleError."""
+    """Check that every file of the adapter sets is listed. Raises BundleError."""
     for each in manifest.adapter_sets:
         for name in each.files:
             if name not in manifest.files:
@@ -98,7 +99,8 @@ def check_sets_listed(root: Path, manifest: Manifest) -> None:
 
 
 def check_graphs_listed(root: Path, manifest: Manifest) -> None:
-    """Graphs, and whatever lies beside them: ONNX external data is loaded by its name alone.
+    """Check that the graphs are listed, and everything next to them, since ONNX external data is
+    loaded by its name alone.
 
     Raises BundleError.
     """

@@ -1,4 +1,4 @@
-"""Adapter sets put into a bundle that lies in its place, and may be served meanwhile."""
+"""Add adapter sets to a bundle in place, even while it is being served."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ from samihs_runtime.manifest import AdapterSet, FileEntry, Manifest, check_relat
 def add_set(
     bundle: Bundle, made: AdapterSet, files: Mapping[str, Path], *, replace: bool = False
 ) -> Bundle:
-    """Add an adapter set to a bundle; graphs, engines and other sets stay as they lie.
+    """Add an adapter set to a bundle; graphs, engines and other sets are not touched.
 
-    Making a set takes minutes: the manifest is read anew, while no other process changes the
-    bundle, so that sets which were added since ``bundle`` was opened stay. The new manifest is
-    the last thing written, in one step: before it the bundle is the old one.
+    Making a set takes minutes, so the manifest is read again under the bundle's lock: sets that
+    were added since ``bundle`` was opened are kept. The new manifest is written last, in one step;
+    until then the bundle is the old one.
 
     Args:
         bundle: as it was opened when the set was made.
         made: the set.
-        files: path in the bundle -> the file to copy there. What lies there and is not listed, of
-            an attempt that was broken off, is replaced.
-        replace: whether a set of that name gives way.
+        files: path in the bundle -> the file to copy there. An unlisted file there, left by an
+            interrupted attempt, is replaced.
+        replace: whether an existing set of that name is replaced.
 
     Returns:
-        The bundle, opened anew.
+        The bundle, reopened.
 
     Raises:
-        BundleError: it is another bundle by now, or has a set of that name, or the manifest would
-            not fit the files; nothing was changed.
-        OutputError: it cannot be written, or another process changes it; nothing was changed.
+        BundleError: the bundle is a different one by now, already has a set of that name, or the
+            manifest would not match the files; nothing was changed.
+        OutputError: it cannot be written, or another process is changing it; nothing was changed.
     """
     root = bundle.root
     try:
@@ -54,8 +54,8 @@ def add_set(
             old = [each for each in now.adapter_sets if each.name == made.name]
             if old and not replace:
                 raise BundleError(
-                    f"bundle {root} has adapters {made.name} by now: give another name, or replace "
-                    "them"
+                    f"bundle {root} already has adapters {made.name}: give another name, or "
+                    "replace them"
                 )
             kept = [each for each in now.adapter_sets if each.name != made.name]
             gone = [name for each in old for name in each.files]
@@ -67,7 +67,7 @@ def add_set(
 
 
 def _check_same(bundle: Bundle, now: Manifest) -> None:
-    """Its graphs are those that the set was proven in."""
+    """Check that the graphs are those in which the set was verified."""
     if _without_sets(bundle.manifest) != _without_sets(now):
         raise BundleError(
             f"bundle {bundle.root} was exported anew since it was opened: add the adapters again"
@@ -81,7 +81,7 @@ def _without_sets(manifest: Manifest) -> Manifest:
 
 
 def _commit(root: Path, manifest: Manifest, files: Mapping[str, Path], gone: Iterable[str]) -> None:
-    """Copy the files, then write the manifest, without those that are gone; or take all back."""
+    """Copy the files, then write the manifest without those that are gone; undo all on failure."""
     written: list[Path] = []
     try:
         for name, source in files.items():
@@ -104,7 +104,7 @@ def _commit(root: Path, manifest: Manifest, files: Mapping[str, Path], gone: Ite
 
 
 def _remove(root: Path, names: Iterable[str]) -> None:
-    """Files that nothing names, and the folders that are empty without them."""
+    """Remove files that are no longer listed, and folders that are then empty."""
     for name in names:
         with contextlib.suppress(OSError):
             (root / name).unlink()

@@ -1,4 +1,4 @@
-"""Encoded slices, kept up to a number of bytes, the least recently used dropped first."""
+"""Encoded slices, kept up to a number of bytes; the least recently used is dropped first."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ Value = TypeVar("Value", bound=Sized)
 class ByteLRU(Generic[Value]):
     """A thread-safe least-recently-used cache bounded by bytes.
 
-    Dropping an entry only drops the cache's reference: an answer in flight keeps its embedding.
-    A value larger than the whole bound is not kept.
+    Dropping an entry only drops the cache's reference: an answer in progress keeps its embedding.
+    A value larger than the bound itself is not kept.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -39,7 +39,7 @@ class ByteLRU(Generic[Value]):
             return value
 
     def put(self, key: str, value: Value) -> None:
-        """Keep a value; drop the oldest ones beyond the bound."""
+        """Keep a value; drop the least recently used ones beyond the bound."""
         with self._lock:
             replaced = self._entries.pop(key, None)
             self._bytes -= replaced.nbytes if replaced is not None else 0
@@ -52,7 +52,7 @@ class ByteLRU(Generic[Value]):
                 self._bytes -= dropped.nbytes
 
     def drop(self, key: str) -> None:
-        """Let go of a value; harmless where there is none."""
+        """Drop a value; harmless if there is none."""
         with self._lock:
             dropped = self._entries.pop(key, None)
             self._bytes -= dropped.nbytes if dropped is not None else 0
@@ -65,7 +65,7 @@ class ByteLRU(Generic[Value]):
 
     @property
     def nbytes(self) -> int:
-        """Bytes kept now."""
+        """Bytes kept at present."""
         return self._bytes
 
     def __len__(self) -> int:

@@ -46,7 +46,7 @@ FORMATS = ("seg", "overlay", "json", "nifti", "capture", "stl")
     "clicks_file",
     type=click.Path(path_type=Path),
     metavar="FILE.json",
-    help="Many clicks, in many studies: a folder for each, and clicks.csv. Can be resumed.",
+    help="Many clicks in many studies: writes a folder for each, and clicks.csv. Can be resumed.",
 )
 @click.option(
     "--slice",
@@ -54,9 +54,9 @@ FORMATS = ("seg", "overlay", "json", "nifti", "capture", "stl")
     type=int,
     metavar="N",
     help="Slice of the click, zero-based along the slice normal (docs/reading.md), not the number "
-    "that a viewer shows. [sought where not given]",
+    "that a viewer shows. [searched for if omitted]",
 )
-@click.option("--series", metavar="UID|NUMBER", help="Which series. [chosen, and said why]")
+@click.option("--series", metavar="UID|NUMBER", help="Which series. [chosen, and the reason shown]")
 @click.option("--list", "list_only", is_flag=True, help="List the study's series and stop.")
 @click.option("--bundle", type=click.Path(path_type=Path), help="Model bundle. [the shipped one]")
 @click.option("--adapters", metavar="NAME", help="One of the bundle's adapter sets. [its own]")
@@ -70,7 +70,7 @@ FORMATS = ("seg", "overlay", "json", "nifti", "capture", "stl")
 @click.option(
     "--precision",
     type=click.Choice(PRECISIONS),
-    help="Of graphs and engines, where the bundle has several. [fp32 on a CPU, else the fastest]",
+    help="Of graphs and engines, if the bundle has several. [fp32 on a CPU, else the fastest]",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for results. [samihs-result]")
 @click.option(
@@ -81,17 +81,17 @@ FORMATS = ("seg", "overlay", "json", "nifti", "capture", "stl")
     help="What to write. [seg, overlay and json]",
 )
 @click.option("--fractional", is_flag=True, help="The SEG holds probabilities, not a mask.")
-@click.option("--resample", is_flag=True, help="NIfTI of uneven slices: put on an even grid.")
+@click.option("--resample", is_flag=True, help="NIfTI: resample uneven slices to an even grid.")
 @click.option("--no-propagation", is_flag=True, help="Segment the clicked slice only.")
 @click.option(
     "--store",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Keep embeddings there: the next click on the same study need not encode it again.",
+    help="Keep embeddings in DIR: the next click on the same study need not encode it again.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an earlier result in --out.")
 @click.option("--identify", is_flag=True, help="Put the patient's identity into the JSON report.")
-@click.option("--deidentify", is_flag=True, help="Leave it out of the DICOM objects, too.")
+@click.option("--deidentify", is_flag=True, help="Leave identity out of the DICOM objects, too.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 @click.version_option(package_name="samihs")
 @one_line_errors
@@ -188,8 +188,8 @@ def _many_clicks(
 ) -> None:
     if any(each is not None for each in alone):
         raise UsageError(
-            "--clicks brings its own points, boxes, slices and series: leave those options, and "
-            "--list, out"
+            "--clicks takes points, boxes, slices and series from its file: leave those options, "
+            "and --list, out"
         )
     from samihs_runtime.batch import run_clicks
     from samihs_runtime.clicks import read_clicks

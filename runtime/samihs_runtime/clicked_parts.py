@@ -1,4 +1,4 @@
-"""Which parts of a mask belong to the clicked lesion, and which of its holes."""
+"""Which parts of a mask belong to the clicked lesion, and which holes are filled."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from samihs_runtime.segmentation import BACKGROUND, FOREGROUND, Prompt
 Mask = NDArray[np.bool_]
 Point = tuple[float, float]
 SMALL_HOLE = 0.05
-"""A hole up to this share of the mask's area is noise within the blood."""
+"""A hole of at most this fraction of the mask's area is noise within the blood."""
 
 
 def clicked_parts(mask: Mask, prompt: Prompt) -> Mask:
-    """The parts of ``mask`` that a foreground click lies in or within 3 pixels of, without their
-    small holes.
+    """The parts of ``mask`` that contain a foreground click or lie within 3 pixels of one, with
+    their small holes filled.
 
-    Stray specks elsewhere are no part of the clicked lesion. With a box alone, everything counts.
-    A hole that holds a background click stays: somebody asked for it.
+    Stray specks elsewhere are not part of the clicked lesion. With a box alone, everything counts.
+    A hole that contains a background click stays open, since the user asked for it.
     """
     from scipy import ndimage
 
@@ -39,8 +39,8 @@ def clicked_parts(mask: Mask, prompt: Prompt) -> Mask:
 
 
 def filled(mask: Mask, kept_open: Sequence[Point] = ()) -> Mask:
-    """The mask [rows, columns] with its small holes, but for those that a point (column, row) of
-    ``kept_open`` lies in."""
+    """The mask [rows, columns] with its small holes filled, except those that contain a point
+    (column, row) of ``kept_open``."""
     from scipy import ndimage
 
     within = ndimage.find_objects(mask.astype(np.uint8))

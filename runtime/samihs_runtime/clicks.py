@@ -9,7 +9,7 @@
       {"id": "p03", "study": "p03", "slice": 9, "box": [210, 180, 260, 240]}
     ]}
 
-Paths are relative to the file. A row without ``id`` is named by its place in the list.
+Paths are relative to the file. A row without ``id`` is named by its position in the list.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ KEYS = ("id", "study", "series", "points", "negatives", "box", "slice", "mm")
 SAFE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 """An id names a folder: no separators, no leading dot, no more than 64 characters."""
 TABLE_NAME = "clicks.csv"
-"""The results' table, beside the folders: no id may take its place."""
+"""The results table, next to the folders: no id may have this name."""
 MOST_CLICKS = 100_000
 
 
@@ -53,7 +53,7 @@ def read_clicks(path: Path, study: Path | None = None) -> list[ClickRow]:
         study: the study of rows that name none.
 
     Raises:
-        UsageError: no such file, or not of this form; names the row and what is wrong with it.
+        UsageError: no such file, or its form is wrong; names the row and what is wrong with it.
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8-sig"))  # Windows editors write a BOM
@@ -88,7 +88,7 @@ def _row(entry: Any, number: str, folder: Path, study: Path | None) -> ClickRow:
     if not SAFE_ID.fullmatch(name):
         raise UsageError(f"id {name!r}: expected letters, digits, '.', '_' and '-', at most 64")
     if name.lower() == TABLE_NAME:
-        raise UsageError(f"id {name!r}: the table of results is called so; choose another")
+        raise UsageError(f"id {name!r} is the name of the results table; choose another")
     where = _study(entry, folder, study)
     series = _name(entry, "series")
     mm = entry.get("mm", False)
@@ -104,7 +104,7 @@ def _row(entry: Any, number: str, folder: Path, study: Path | None) -> ClickRow:
 
 
 def _study(entry: dict[str, Any], folder: Path, study: Path | None) -> Path:
-    """The row's own study, else the command line's."""
+    """The row's own study, or else that of the command line."""
     if "study" in entry:
         given = entry["study"]
         if not isinstance(given, str) or not given:
@@ -116,7 +116,7 @@ def _study(entry: dict[str, Any], folder: Path, study: Path | None) -> Path:
 
 
 def _name(entry: dict[str, Any], key: str) -> str | None:
-    """A text or a whole number as text; None where the row has none."""
+    """A text or a whole number, as text; None if the row has none."""
     given = entry.get(key)
     if given is None:
         return None

@@ -1,4 +1,4 @@
-"""What is opened is closed: the ``with`` statement for everything that has a ``close``."""
+"""The ``with`` statement for everything that has a ``close``."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from samihs_runtime.errors import SamihsError
 
 
 class Closable(Protocol):
-    """Whatever has a ``close``."""
+    """Anything that has a ``close``."""
 
     def close(self) -> None: ...
 
 
 def close_all(things: Iterable[Closable]) -> None:
-    """Close each, in order, even where one before it failed; the last error is then raised.
+    """Close each, in order, even if an earlier one failed; the last error is then raised.
 
-    A device that was lost fails every call: what is left must still be let go of.
+    A lost device fails every call, but everything else must still be released.
     """
     with ExitStack() as stack:
         for thing in reversed(list(things)):
@@ -28,7 +28,7 @@ def close_all(things: Iterable[Closable]) -> None:
 
 
 class Closing(ABC):
-    """A context manager that closes itself on the way out, whatever happened inside."""
+    """A context manager that closes itself on exit, whatever happened inside."""
 
     @abstractmethod
     def close(self) -> None:
@@ -46,5 +46,5 @@ class Closing(ABC):
         try:
             self.close()
         except SamihsError:
-            if error is None:  # what went wrong first says more than what closing then finds
+            if error is None:  # the first error says more than the one that closing then raises
                 raise

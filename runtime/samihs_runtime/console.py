@@ -1,6 +1,6 @@
 """What ``samihs-infer`` shows: progress while it works, then one table.
 
-No patient identity appears here: rows are numbers, and the reader has scrubbed free text.
+No patient identity appears here: rows are numbers, and the reader has already scrubbed free text.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 
 def plain_console() -> Console:
-    """One to which ``[/5mm]`` and ``:head:`` are text, in tables, too: much of what is shown comes
-    from headers and paths."""
+    """A console that prints ``[/5mm]`` and ``:head:`` literally, in tables as well, since much of
+    what is shown comes from headers and paths."""
     return Console(highlight=False, markup=False, emoji=False)
 
 
 class Screen:
-    """The terminal, or a log file: without a terminal there is no spinner."""
+    """The terminal or a log file; without a terminal there is no spinner."""
 
     def __init__(self) -> None:
         self.console = plain_console()
@@ -45,7 +45,7 @@ class Screen:
 
     @contextmanager
     def counting(self, what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-        """A progress bar that ``(done, total)`` moves; nothing where there is no terminal."""
+        """A progress bar that ``(done, total)`` moves; nothing if there is no terminal."""
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         bar = Progress(
             *columns,
@@ -64,7 +64,7 @@ class Screen:
         self._print(text, style)
 
     def backend(self, segmenter: Segmenter) -> None:
-        """What it will run on, and why."""
+        """The model and the backend, and why that backend was chosen."""
         manifest = segmenter.bundle.manifest
         self._print(f"model    {manifest.name} {manifest.version}: {manifest.training_data}")
         self._print(f"backend  {segmenter.backend.name}: {segmenter.backend.description}")
@@ -72,7 +72,7 @@ class Screen:
             self._print(f"         {reason}", "dim")
 
     def clicks(self, rows: list[TableRow], path: Path) -> None:
-        """The table of ``--clicks``, and where it lies."""
+        """The table of ``--clicks``, and where it was written."""
         table = Table("click", "result", "mL", "ABC/2 mL", "slices", "score", "s")
         for row in rows:
             slices = f"{row.first_slice} to {row.last_slice}" if row.last_slice else ""
@@ -84,7 +84,7 @@ class Screen:
         self._print(f"written  {path}")
 
     def opened(self, series: CTSeries, segmenter: Segmenter) -> None:
-        """What was read and where it will run."""
+        """What was read, and what it will run on."""
         rows, columns = series.shape
         self._print(f"study    {len(series)} slices of {rows} x {columns}; {series.description}")
         for note in (*series.notes, _viewer_numbers(series)):
@@ -100,7 +100,7 @@ class Screen:
         report: Report,
         written: dict[str, Path],
     ) -> None:
-        """The answer, its numbers, and where the files lie."""
+        """The answer, its numbers, and where the files are."""
         self.console.print()
         for note in (*lesion.notes, *measurement.notes):
             self._print(note, "yellow" if not lesion.found else "dim")
@@ -120,7 +120,7 @@ class Screen:
 
 
 def print_series(study: Path) -> None:
-    """The table of ``--list``: UIDs stand in it where numbers do not tell the series apart."""
+    """The table of ``--list``; it has UIDs if the numbers do not tell the series apart."""
     from samihs_runtime.study import list_series
 
     rows = list_series(study)
@@ -138,7 +138,7 @@ def print_series(study: Path) -> None:
 
 
 def _viewer_numbers(series: CTSeries) -> str:
-    """What a viewer calls the first and the last slice; empty where the headers do not number."""
+    """The viewer's numbers of the first and the last slice; empty if the headers have none."""
     ends = dict.fromkeys((0, len(series) - 1))
     named = {index: viewer_number(series.sources[index]) for index in ends}
     if not all(named.values()):

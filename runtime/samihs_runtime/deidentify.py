@@ -1,8 +1,9 @@
 """A series whose DICOM objects will name nobody (``--deidentify``).
 
-What is kept is listed; everything else of a header goes, so that an attribute nobody thought of
-cannot slip through. UIDs are replaced (PS3.15 table E.1-1, action U) by ones computed from the
-old: results of one study stay together, and only who holds the originals can compute them again.
+Only listed attributes are kept; everything else in a header is dropped, so that an attribute no one
+thought of cannot slip through. UIDs are replaced (PS3.15 table E.1-1, action U) by ones computed
+from the old ones: results of one study stay together, and only someone who has the originals can
+compute them again.
 """
 
 from __future__ import annotations
@@ -21,21 +22,21 @@ KEPT = (
     "LossyImageCompressionMethod",
     "BurnedInAnnotation",
 )
-"""What says something about the pixels and nothing about a person."""
+"""Attributes that describe the pixels and say nothing about a person."""
 SAID = (
     "PatientIdentityRemoved",
     "DeidentificationMethod",
     "LongitudinalTemporalInformationModified",
 )
-"""What tells that a header went through here; writers copy it into what they make."""
+"""Attributes that mark a header as de-identified; writers copy them into their objects."""
 METHOD = "SAMIHS: all but technical attributes removed, UIDs replaced"
 """DeidentificationMethod: at most 64 characters (LO)."""
 
 
 def deidentified(series: CTSeries) -> CTSeries:
-    """The same pixels and planes; headers without identity, new UIDs.
+    """The same pixels and planes, with headers without identity and new UIDs.
 
-    For the DICOM writers only: notes and description are dropped as well, since they are free text.
+    For the DICOM writers only: notes and description are free text, so they are dropped as well.
     """
     return replace(
         series,
@@ -47,7 +48,7 @@ def deidentified(series: CTSeries) -> CTSeries:
 
 
 def new_uid(uid: str) -> str:
-    """The UID that stands for another one: always the same, 128 bits as PS3.5 B.2 writes a UUID."""
+    """The replacement for a UID, always the same: 128 bits, written as PS3.5 B.2 writes a UUID."""
     digest = hashlib.sha256(f"samihs-deidentify/{uid}".encode()).digest()
     return f"2.25.{int.from_bytes(digest[:16], 'big')}"
 

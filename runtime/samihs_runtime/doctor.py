@@ -1,4 +1,4 @@
-"""``samihs-doctor``: what runs on this machine, what does not, and the command that mends it."""
+"""``samihs-doctor``: what runs on this machine, what does not, and the command that fixes it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class BackendState:
     name: str
     works: bool
     detail: str
-    """What runs, or why nothing does and what mends it."""
+    """What runs, or why nothing does and how to fix it."""
     encode_s: float | None = None
     click_s: float | None = None
 
@@ -57,7 +57,7 @@ class EngineState:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """All that the doctor found."""
+    """Everything that the doctor found."""
 
     python: str
     platform: str
@@ -70,7 +70,7 @@ class Diagnosis:
     engines: list[EngineState]
     backends: list[BackendState]
     chosen: str | None
-    """The backend that ``--backend auto`` takes; None where it ends in an error."""
+    """The backend that ``--backend auto`` chooses; None if it ends in an error."""
 
     @property
     def works(self) -> bool:
@@ -79,10 +79,10 @@ class Diagnosis:
 
 
 def diagnose(bundle_path: Path | None = None) -> Diagnosis:
-    """Look at everything; raises nothing that belongs in the diagnosis.
+    """Examine everything; an error that belongs in the diagnosis is reported there, not raised.
 
     Args:
-        bundle_path: a bundle; None is the shipped one.
+        bundle_path: a bundle; None for the shipped one.
     """
     gpu = probe_gpus()
     packages = installed()
@@ -113,13 +113,13 @@ def _conflicts(packages: dict[str, str], gpu: GpuProbe) -> list[Conflict]:
 
 
 def as_json(diagnosis: Diagnosis) -> str:
-    """The diagnosis as text for programs."""
+    """The diagnosis as JSON text."""
     data: dict[str, Any] = {"works": diagnosis.works, **dataclasses.asdict(diagnosis)}
     return json.dumps(data, indent=2)
 
 
 def render(diagnosis: Diagnosis, console: Console) -> None:
-    """Print the diagnosis for people."""
+    """Print the diagnosis in readable form."""
     _line(console, f"Python {diagnosis.python} on {diagnosis.platform}")
     _line(console, _gpu_words(diagnosis.gpu))
     words = ", ".join(f"{name} {version}" for name, version in diagnosis.packages.items())
@@ -130,7 +130,7 @@ def render(diagnosis: Diagnosis, console: Console) -> None:
         _line(console, f"engine {engine.name}: {'fits' if engine.fits else engine.detail}")
     for conflict in diagnosis.conflicts:
         _line(console, f"conflict: {conflict.problem}", "yellow")
-        _line(console, f"    mend: {conflict.mend}", "bold")
+        _line(console, f"    fix: {conflict.mend}", "bold")
     if diagnosis.backends:
         _render_backends(diagnosis.backends, console)
     _line(console, *_verdict(diagnosis))
@@ -141,14 +141,14 @@ def render(diagnosis: Diagnosis, console: Console) -> None:
     "--bundle",
     "bundle_path",
     type=click.Path(path_type=Path),
-    help="Bundle to look at.  [default: the shipped one]",
+    help="Bundle to examine.  [default: the shipped one]",
 )
 @click.option("--json", "to_json", is_flag=True, help="Print JSON.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 @click.version_option(package_name="samihs")
 @one_line_errors
 def main(bundle_path: Path | None, to_json: bool, debug: bool) -> None:
-    """Say which backends work on this machine, and what mends the others.
+    """Say which backends work on this machine, and how to fix the others.
 
     Exits 0 when at least one works, 1 otherwise.
     """
@@ -163,24 +163,24 @@ def main(bundle_path: Path | None, to_json: bool, debug: bool) -> None:
 
 
 def _try_backend(bundle: Bundle, name: str) -> BackendState:
-    """Open it, encode one empty slice, and click on it: what works is what has run."""
+    """Open it, encode one empty slice, and click on it: it works only if that really ran."""
     try:
         with choose(bundle, name).backend as backend:
             return _exercise(bundle, backend, name)
     except SamihsError as error:
         return BackendState(name, False, _cause(error))
-    except Exception as error:  # a fault of ours, or of a library: the other backends may work
+    except Exception as error:  # a bug of ours or of a library: the other backends may work
         if shows_tracebacks():
             traceback.print_exc()
         return BackendState(name, False, internal_error(error))
 
 
 def _chosen(bundle: Bundle) -> str | None:
-    """What ``auto`` opens; that need not be the first that answers a click."""
+    """What ``auto`` opens, which need not be the first backend that answers a click."""
     try:
         with choose(bundle).backend as backend:
             return backend.name
-    except Exception:  # told already, by the line of the backend that raised it
+    except Exception:  # already reported in the line of the backend that raised it
         return None
 
 
@@ -202,7 +202,7 @@ def _exercise(bundle: Bundle, backend: Backend, name: str) -> BackendState:
 
 
 def _cause(error: SamihsError) -> str:
-    """What the backend itself said, without ``was asked for and cannot run``."""
+    """The backend's own message, without ``was asked for and cannot run``."""
     return str(error.__cause__ if isinstance(error.__cause__, SamihsError) else error)
 
 
@@ -221,7 +221,7 @@ def _engines(bundle: Bundle, gpu: GpuProbe) -> list[EngineState]:
         except SamihsError as error:
             refusal = str(error)
         if refusal is not None:
-            refusal = f"{refusal}; mend: {mend_command(bundle)}"
+            refusal = f"{refusal}; fix: {mend_command(bundle)}"
         states.append(EngineState(path.stem, refusal is None, refusal or ""))
     return states
 
@@ -234,17 +234,17 @@ def _verdict(diagnosis: Diagnosis) -> tuple[str, str]:
     """The last line, and its style."""
     works = [each.name for each in diagnosis.backends if each.works]
     if not works:
-        return "nothing works here yet; each line above says what mends it", "red"
+        return "nothing works here yet; each line above says how to fix it", "red"
     if diagnosis.chosen in works:
         return f"samihs-infer will use: {diagnosis.chosen}", "green"
     taken = f"takes {diagnosis.chosen}, which fails" if diagnosis.chosen else "ends in an error"
-    return f"samihs-infer {taken} as said above: give --backend {works[0]}", "yellow"
+    return f"samihs-infer {taken} as shown above: give --backend {works[0]}", "yellow"
 
 
 def _gpu_words(gpu: GpuProbe) -> str:
     if not gpu.devices:
         return f"GPU: none ({gpu.reason})"
-    cuda = f"driver serves CUDA {gpu.cuda[0]}.{gpu.cuda[1]}" if gpu.cuda else "driver unknown"
+    cuda = f"driver supports CUDA {gpu.cuda[0]}.{gpu.cuda[1]}" if gpu.cuda else "driver unknown"
     names = "; ".join(
         f"{each.name}, compute capability {each.compute_capability}, "
         f"{each.memory_bytes / 2**30:.0f} GiB"
@@ -265,7 +265,7 @@ def _render_backends(backends: list[BackendState], console: Console) -> None:
 
 
 def _line(console: Console, text: str, style: str = "") -> None:
-    # Text, not markup: 'samihs[cpu]' is no tag. Soft wrap: a command can be copied whole.
+    # Text, not markup: 'samihs[cpu]' is not a tag. Soft wrap: a command can be copied whole.
     console.print(Text(text, style=style), soft_wrap=True)
 
 

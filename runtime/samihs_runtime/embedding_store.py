@@ -1,11 +1,11 @@
-"""Embeddings on disk: a study opened again is not encoded again.
+"""Embeddings on disk, so that a study opened again is not encoded again.
 
-One file for each slice, named by the hash of its pixels and of the bundle, and by what made it:
-``<key>.<backend>.<precision>.<software>.embedding``. After an update of samihs or of a library it
-is another name, and what lies there ages out. The file holds the blake2b digest (32 bytes) of a
-``.npy`` file and that file; whatever does not match is dropped and encoded anew. No name or number
-of a patient is in it, but a picture could be drawn from it: the folder, where it is made here, and
-each file are for their owner alone (modes 700 and 600).
+There is one file per slice, named by the hash of its pixels and of the bundle, and by what made it:
+``<key>.<backend>.<precision>.<software>.embedding``. An update of samihs or of a library changes
+the name, and the old files age out. A file holds the blake2b digest (32 bytes) of a ``.npy`` file,
+then that file; if they do not match, it is dropped and the slice encoded again. It contains no name
+or number of a patient, but an image could be reconstructed from it, so each file, and the folder if
+it is created here, is accessible to its owner only (modes 600 and 700).
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from samihs_runtime.errors import OutputError
 _DIGEST_BYTES = 32
 _SUFFIX = ".embedding"
 _ABANDONED_S = 3600.0
-"""Nobody writes one embedding for an hour: a file that is still partial then was cut off."""
+"""No embedding takes an hour to write: a file that is still partial after that was abandoned."""
 DEFAULT_STORE_MB = 4096.0
 """1,000 slices of a ViT-B at 1024 (4 MiB each)."""
 
 
 class EmbeddingStore:
-    """A folder of embeddings, bounded by bytes; the least recently used go first.
+    """A folder of embeddings, bounded by bytes; the least recently used are removed first.
 
-    Safe for several threads and several processes: files appear whole, by renaming. What others
-    write is counted from time to time: N of them stay within 1 + N / 16 times the bound.
+    Safe for several threads and several processes: files appear whole, by renaming. What other
+    processes write is counted from time to time: N of them stay within 1 + N / 16 times the bound.
     """
 
     def __init__(
@@ -48,17 +48,18 @@ class EmbeddingStore:
         precision: str,
         max_mb: float = DEFAULT_STORE_MB,
     ) -> None:
-        """Open or make the folder.
+        """Open or create the folder.
 
         Args:
-            folder: where the files lie.
-            backend: name of the backend whose embeddings these are: another's are not mixed in.
-            precision: of what it runs. A bundle may have engines of several; which one is taken
-                may change with what was built since, and the bundle's id does not.
-            max_mb: bound of all files together, MiB.
+            folder: where the files are.
+            backend: name of the backend that makes the embeddings; those of others are not used.
+            precision: of what the backend runs. A bundle may have engines of several precisions;
+                which one is used may change with the engines built since, while the bundle's id
+                does not.
+            max_mb: bound on all files together, MiB.
 
         Raises:
-            OutputError: the folder cannot be made or written.
+            OutputError: the folder cannot be created or written.
         """
         self.folder = Path(folder)
         self.max_bytes = int(max_mb * 2**20)
@@ -78,7 +79,7 @@ class EmbeddingStore:
         self._since_counted = 0
 
     def get(self, key: str) -> NDArray[np.float32] | None:
-        """The embedding [E, G, G], or None where there is none that is intact."""
+        """The embedding [E, G, G], or None if there is no intact one."""
         path = self._path(key)
         try:
             content = path.read_bytes()
@@ -94,9 +95,9 @@ class EmbeddingStore:
         return array
 
     def put(self, key: str, embedding: NDArray[np.float32]) -> None:
-        """Keep an embedding. A disk that is full costs the copy, not the answer.
+        """Keep an embedding. If the disk is full, only this copy is lost, not the answer.
 
-        One with numbers that are not finite is not kept: a later run would be served a fault.
+        An embedding with non-finite numbers is not kept: it would pass the fault on to later runs.
         """
         if not np.isfinite(embedding).all():
             return
@@ -117,7 +118,7 @@ class EmbeddingStore:
         self._prune()
 
     def drop(self, key: str) -> None:
-        """Remove an embedding; harmless where there is none."""
+        """Remove an embedding; harmless if there is none."""
         path = self._path(key)
         with suppress(OSError):
             self._drop(path, path.stat().st_size)
@@ -140,10 +141,10 @@ class EmbeddingStore:
         return sorted(found)
 
     def _sweep(self) -> None:
-        """Remove what was cut off while it was written: it is counted nowhere else."""
+        """Remove files whose writing was interrupted: nothing else counts them."""
         oldest = time.time() - _ABANDONED_S
         for path in self.folder.glob(f".*{_SUFFIX}.*"):
-            with suppress(OSError):  # another process was quicker
+            with suppress(OSError):  # another process was faster
                 if path.stat().st_mtime < oldest:
                     path.unlink()
 

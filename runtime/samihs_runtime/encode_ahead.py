@@ -1,4 +1,4 @@
-"""Series mode: slices are encoded in the background, outward from the one the user looks at."""
+"""Series mode: encode slices in the background, outward from the one the user is looking at."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ def outward(count: int, start: int) -> list[int]:
 
 
 def batches(order: Sequence[int], size: int) -> list[Sequence[int]]:
-    """The first slice alone, since somebody looks at it; then ``size`` at a time."""
+    """The first slice alone, since the user is looking at it; then ``size`` at a time."""
     rest = range(1, len(order), size)
     return [order[:1], *(order[start : start + size] for start in rest)]
 
 
 class SeriesSession:
-    """One series under work. A context manager: leaving it stops the background thread.
+    """A series that is being worked on. A context manager: leaving it stops the background thread.
 
-    The background keeps no more slices than the segmenter's cache holds, so that it never drops
-    what it has just made, and gives way to a slice that is asked for: that one waits for at most
-    the batch under work. Where embeddings are kept on disk, what memory cannot hold goes there.
+    The background keeps no more slices than the segmenter's cache holds, so that it never evicts
+    what it has just made. It gives way to a slice that is asked for, which waits at most for the
+    batch in progress. With a store on disk, what does not fit into memory goes there.
     """
 
     def __init__(self, encoder: SliceEncoder, series: CTSeries, start: int | None = None) -> None:
@@ -55,10 +55,10 @@ class SeriesSession:
         return self._encoder.encode([hu], background=False)[0]
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait for the background; True when it has ended.
+        """Wait for the background; True if it has ended.
 
         Raises:
-            BackendError: what the background ran into.
+            BackendError: the error that ended the background.
         """
         self._thread.join(timeout)
         if self._failure is not None:
@@ -66,7 +66,7 @@ class SeriesSession:
         return not self._thread.is_alive()
 
     def cancel(self) -> None:
-        """Stop after the batch under work, and wait for that; harmless when it has ended."""
+        """Stop after the batch in progress and wait for it; harmless if the thread has ended."""
         self._cancelled.set()
         if self._thread is not threading.current_thread():
             self._thread.join()
@@ -85,7 +85,7 @@ class SeriesSession:
     def _encode_all(self, order: list[int]) -> None:
         try:
             self._encode_batches(batches(order, self._encoder.batch_size))
-        except Exception as error:  # kept for wait(): a thread has nobody to raise to
+        except Exception as error:  # kept for wait(): a thread has no caller to raise to
             self._failure = error
 
     def _encode_batches(self, parts: Sequence[Sequence[int]]) -> None:

@@ -1,4 +1,4 @@
-"""Which packages are installed, and which of them get in each other's way."""
+"""Which packages are installed, and which of them conflict."""
 
 from __future__ import annotations
 
@@ -27,24 +27,25 @@ ACCELERATION = (
     "nvidia-cudnn-cu13",
 )
 COMPUTING = ("samihs", "numpy", "scipy", *ACCELERATION)
-"""All that the numbers of an embedding come from."""
+"""All packages that an embedding's values depend on."""
 RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 """Compute capabilities that TensorRT-RTX 1.7 builds for (its ``ComputeCapability``)."""
 _INSTALL_TENSORRT = "pip install 'samihs[tensorrt]' --extra-index-url https://pypi.nvidia.com"
 _CUDA = re.compile(r"-cu(\d+)")
 _CUDNN = re.compile(r"nvidia-cudnn-cu(\d+)")
 _ONNXRUNTIME_CUDA = ((1, 19), (1, 22), 12), ((1, 31), (99, 0), 13)
-"""(first, last) onnxruntime-gpu of PyPI known to be built for a CUDA; none is claimed between.
-Sources: onnxruntime.ai's table of the CUDA provider for 12; the package itself for 13."""
+"""(first, last, CUDA): PyPI's onnxruntime-gpu versions known to be built for that CUDA version;
+nothing is claimed for those in between. Sources: onnxruntime.ai's table of the CUDA provider for
+12; the package itself for 13."""
 
 
 @dataclass(frozen=True)
 class Conflict:
-    """Two things that do not go together."""
+    """Two things that do not work together."""
 
     problem: str
     mend: str
-    """The command, or what to install."""
+    """The command that fixes it, or what to install."""
 
 
 def installed(names: tuple[str, ...] = (*BASE, *ACCELERATION)) -> dict[str, str]:
@@ -59,17 +60,18 @@ def installed(names: tuple[str, ...] = (*BASE, *ACCELERATION)) -> dict[str, str]
 
 
 def software() -> str:
-    """8 hexadecimal digits of the versions of what computes: others may give other numbers."""
+    """8 hexadecimal digits that hash the versions of all computing packages, since other versions
+    may give other values."""
     told = "|".join(f"{name} {version}" for name, version in installed(COMPUTING).items())
     return hashlib.blake2b(told.encode(), digest_size=4).hexdigest()
 
 
 def conflicts(packages: Mapping[str, str], driver_cuda: tuple[int, int] | None) -> list[Conflict]:
-    """What will not work together, by package names and versions alone.
+    """What will not work together, judged by package names and versions alone.
 
     Args:
-        packages: name -> version, as :func:`installed` gives them.
-        driver_cuda: newest CUDA the driver serves, None without a driver.
+        packages: name -> version, as :func:`installed` returns them.
+        driver_cuda: newest CUDA version that the driver supports; None without a driver.
     """
     found = [
         _both_onnxruntimes(packages),
@@ -84,10 +86,10 @@ def conflicts(packages: Mapping[str, str], driver_cuda: tuple[int, int] | None) 
 
 
 def unserved_gpu(packages: Mapping[str, str], compute_capability: str) -> Conflict | None:
-    """A GPU that the one TensorRT flavour installed builds nothing for.
+    """A conflict if the only TensorRT flavour installed cannot build for this GPU.
 
     Args:
-        packages: name -> version, as :func:`installed` gives them.
+        packages: name -> version, as :func:`installed` returns them.
         compute_capability: of the GPU, such as ``9.0``.
     """
     has_rtx = any(name.startswith("tensorrt-rtx") for name in packages)
@@ -169,7 +171,7 @@ def _onnxruntime_for_other_cuda(packages: Mapping[str, str]) -> Conflict | None:
 
 
 def _onnxruntime_cuda(version: str) -> int | None:
-    """Major CUDA version that PyPI's onnxruntime-gpu is built for, where that is known."""
+    """Major CUDA version that PyPI's onnxruntime-gpu is built for, if known."""
     major, minor = (int(part) for part in version.split(".")[:2])
     for first, last, cuda in _ONNXRUNTIME_CUDA:
         if first <= (major, minor) <= last:
@@ -178,7 +180,7 @@ def _onnxruntime_cuda(version: str) -> int | None:
 
 
 def _cuda_wanted(packages: Mapping[str, str]) -> dict[str, int]:
-    """Package -> the major CUDA version that it needs of the driver."""
+    """Package -> the major CUDA version that it needs the driver to support."""
     wanted = {
         name: int(match.group(1))
         for name in packages
@@ -196,7 +198,7 @@ def _old_driver(
         return None
     name = max(wanted, key=lambda each: wanted[each])
     return Conflict(
-        f"{name} wants CUDA {wanted[name]}, the driver serves CUDA "
+        f"{name} needs CUDA {wanted[name]}, the driver supports CUDA "
         f"{driver_cuda[0]}.{driver_cuda[1]} at most",
         "install a newer NVIDIA driver",
     )

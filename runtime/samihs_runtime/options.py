@@ -1,6 +1,6 @@
-"""What ``samihs-infer`` was asked: how to run, and what was clicked on.
+"""What ``samihs-infer`` was asked to do: how to run, and what was clicked on.
 
-Importing it loads neither numpy nor a backend, so that the command's ``--help`` stays quick.
+Importing this module loads neither numpy nor a backend, so that the command's ``--help`` is fast.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class Options:
     store: Path | None = None
     """Folder that keeps embeddings for the next click on the same study; None keeps none."""
     adapters: str | None = None
-    """One of the bundle's adapter sets; None is its own."""
+    """One of the bundle's adapter sets; None for its own adapters."""
     precision: str | None = None
-    """Of graphs and engines; None is the backend's choice."""
+    """Of graphs and engines; None leaves the choice to the backend."""
     lesion_number: int = 1
-    """Which lesion of its study is answered, of those that are asked for in one run."""
+    """Number of the lesion among those of its study that are asked for in one run."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,12 @@ class Click:
 
 
 def open_segmenter(options: Options) -> Segmenter:
-    """The segmenter that the options name; who opens it closes it.
+    """The segmenter that the options name; the caller must close it.
 
     Raises:
         BundleError: the bundle is missing, changed or unsafe, or has no such adapters or precision.
         OutputError: the store cannot be written.
-        BackendError: no backend can run, or the named one cannot; says why for each.
+        BackendError: no backend can run, or the named one cannot; gives the reason for each.
     """
     from samihs_runtime.segmenter import Segmenter
 

@@ -31,8 +31,8 @@ class Prompt:
     def arrays(self) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         """Points [N, 2] and labels [N] as the decoder graph takes them.
 
-        SAM adds exactly one "not a point" when there is no box, and none when there is one;
-        further padding changes the answer, so none is ever added.
+        SAM adds exactly one "not a point" if there is no box, and none if there is one. More
+        padding would change the answer, so none is added.
         """
         points = [*self.points]
         labels = [*self.labels]
@@ -53,9 +53,9 @@ class Prediction:
     mask: NDArray[np.bool_]
     """[rows, columns] of the slice."""
     logits: NDArray[np.float32]
-    """[M, M] low-resolution logits: the prior of a next prompt."""
+    """[M, M] low-resolution logits: the prior for a following prompt."""
     score: float
-    """The model's own estimate of its mask's IoU, calibrated where the bundle says so."""
+    """The model's own estimate of its mask's IoU, calibrated if the bundle says so."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,19 +70,19 @@ class SliceMask:
     origin: Literal["clicked", "propagated"]
     prompt: Prompt
     evidence: Evidence | None = None
-    """What the mask was cut from; None where only the mask is known."""
+    """What the mask was derived from; None if only the mask is known."""
 
 
 @dataclass(frozen=True, eq=False)
 class Lesion:
-    """The answer to one request: a click that hit no hemorrhage is an answer, too."""
+    """The answer to one request, which may be that the click hit no hemorrhage."""
 
     found: bool
     score: float
     """Score of the clicked slice."""
     clicked_slice: int
     slices: tuple[SliceMask, ...]
-    """Ascending by index; empty where nothing was found."""
+    """Ascending by index; empty if nothing was found."""
     stop_reasons: tuple[str, ...] = field(default=())
     """Why propagation ended, towards lower and towards higher indices, in words."""
     notes: tuple[str, ...] = field(default=())

@@ -1,4 +1,4 @@
-"""One request, start to end: find the slice, segment the click, follow the lesion."""
+"""One request from start to end: find the slice, segment the click, follow the lesion."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class _Located:
     index: int
     answer: SliceAnswer
     why_not: str | None
-    """Why the answer is no hemorrhage; None where it is one."""
+    """Why the answer does not count as a hemorrhage; None if it does."""
     notes: tuple[str, ...] = ()
 
     @property
     def rank(self) -> tuple[bool, float]:
-        """Better is higher: what is a hemorrhage before what is none, then by score."""
+        """Higher is better: hemorrhages rank above rejected answers, then by score."""
         return self.why_not is None, self.answer.score
 
 
@@ -49,14 +49,14 @@ def segment_lesion(
     propagation: bool = True,
     say: Say = lambda text: None,
 ) -> Lesion:
-    """Answer one request. A click that hits no hemorrhage is an answer, with ``found`` False.
+    """Answer one request. If the click hits no hemorrhage, ``found`` is False.
 
     Args:
         segmenter: an open segmenter.
         series: the series that was clicked on.
-        request: the prompt, and its slice where it was given.
+        request: the prompt, and its slice if given.
         propagation: whether to follow the lesion into the neighbouring slices.
-        say: told what is being done, for a progress line.
+        say: called with what is being done, for a progress line.
 
     Raises:
         PromptError: the request lies outside the series, or names no slice and none qualifies.
@@ -97,7 +97,7 @@ def segment_lesion(
 
 
 def _rejected(segmenter: Segmenter, hu: Slice, answer: SliceAnswer) -> str | None:
-    """Why an answer on a slice [rows, columns] is no hemorrhage; None where it is one."""
+    """Why an answer on a slice [rows, columns] is not a hemorrhage; None if it is one."""
     threshold = segmenter.bundle.manifest.score_threshold
     if not answer.mask.any():
         return f"the model drew no mask at the click (score {answer.score:.3f})"
@@ -109,7 +109,8 @@ def _rejected(segmenter: Segmenter, hu: Slice, answer: SliceAnswer) -> str | Non
 def _locate(segmenter: Segmenter, series: CTSeries, request: Request, say: Say) -> _Located:
     """Predict on the slice that was named, the only one there is, or the best that qualifies.
 
-    The best of several is that of the best score which is accepted; of all, where none is.
+    The best is the accepted answer with the highest score or, if none is accepted, the highest
+    score of all.
     """
     if request.slice_index is not None or len(series) == 1:
         index = request.slice_index or 0
@@ -122,7 +123,7 @@ def _locate(segmenter: Segmenter, series: CTSeries, request: Request, say: Say) 
             f"on none of the {len(series)} slices is the clicked spot between {low:g} and "
             f"{high:g} HU, as blood is: name the slice with --slice N or --point x,y,z"
         )
-    best: _Located | None = None  # of the others nothing is kept: a series may have hundreds
+    best: _Located | None = None  # only the best is kept: a series may have hundreds of slices
     for done, index in enumerate(candidates, start=1):
         say(f"trying the click on slice {index} ({done} of {len(candidates)})")
         tried = _located(segmenter, series, index, request.prompt)
@@ -139,8 +140,8 @@ def _located(segmenter: Segmenter, series: CTSeries, index: int, prompt: Prompt)
 
 
 def _search_notes(tried: int, slices: int, best: _Located) -> tuple[str, ...]:
-    """What a search for the slice leaves uncertain: the best of many answers is more often one that
-    passes by chance than a single answer is."""
+    """What a search for the slice leaves uncertain: the best of many answers is more likely to pass
+    by chance than a single answer."""
     of = "all of them, as none is accepted" if best.why_not else "those that are accepted"
     found = (
         f"no slice was named: the click could be blood on {tried} of {slices} slices; "
@@ -158,9 +159,9 @@ def _plausible(segmenter: Segmenter) -> tuple[float, float]:
 def _candidate_slices(
     series: CTSeries, prompt: Prompt, plausible: tuple[float, float]
 ) -> list[int]:
-    """Slices where every foreground click could be blood: its 5 x 5 mean lies in the range.
+    """Slices where every foreground click could be blood, its 5 x 5 mean being in that range.
 
-    A request with a box alone is judged by the box's centre.
+    A request with only a box is judged at the box's centre.
     """
     low, high = plausible
     spots = [

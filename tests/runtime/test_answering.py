@@ -128,7 +128,7 @@ def test_what_the_mask_does_not_heed_is_said(one_click: Asked) -> None:
 
     one_click.predict_batch = stubborn  # type: ignore[method-assign]
     assert answer_prompt(one_click, HU, prompt).notes == (
-        "the background click at column 17, row 33 lies in the mask all the same",
+        "the background click at column 17, row 33 is still inside the mask",
         "the click at column 30, row 5 is not in the mask",
         "the click at column 31, row 5 is not in the mask",
     )

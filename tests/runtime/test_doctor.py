@@ -99,7 +99,7 @@ def test_it_names_what_auto_takes_though_that_fails(
     monkeypatch.setattr(choose, "_openers", lambda: openers)
     code, text = run("--bundle", str(tiny_bundle))
     assert code == 0  # something does work
-    assert "samihs-infer takes tensorrt, which fails as said above: give --backend cpu" in text
+    assert "samihs-infer takes tensorrt, which fails as shown above: give --backend cpu" in text
     data = json.loads(run("--bundle", str(tiny_bundle), "--json")[1])
     assert data["chosen"] == "tensorrt"
     del openers["tensorrt"]
@@ -126,7 +126,7 @@ def test_engines_are_judged(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) 
     _, text = run("--bundle", str(tiny_bundle))
     assert "engine decoder: built for compute capability 12.0, this GPU has 8.9" in text
     assert f"samihs-export engines {tiny_bundle}" in text
-    assert "GPU: Planted GPU, compute capability 8.9, 24 GiB (driver serves CUDA 13.0)" in text
+    assert "GPU: Planted GPU, compute capability 8.9, 24 GiB (driver supports CUDA 13.0)" in text
     plant_engines(Bundle.open(tiny_bundle))
     _, text = run("--bundle", str(tiny_bundle))
     assert "engine decoder: fits" in text
@@ -201,7 +201,7 @@ GOOD = {
             r"different CUDA versions: .*tensorrt-rtx-cu13 \(CUDA 13\)",
             "pip uninstall -y cuda-bindings",
         ),
-        (GOOD, (12, 4), "wants CUDA 13, the driver serves CUDA 12.4", "newer NVIDIA driver"),
+        (GOOD, (12, 4), "needs CUDA 13, the driver supports CUDA 12.4", "newer NVIDIA driver"),
         (
             {**GOOD, "nvidia-cudnn-cu12": "9.10.2"},
             (13, 0),
@@ -217,7 +217,7 @@ GOOD = {
         (
             {"onnxruntime-gpu": "1.31.0", "pycuda": "2026.1"},
             (12, 8),
-            "onnxruntime-gpu wants CUDA 13, the driver serves CUDA 12.8",
+            "onnxruntime-gpu needs CUDA 13, the driver supports CUDA 12.8",
             "newer NVIDIA driver",
         ),
         ({"tensorrt-rtx-cu13": "1.7.1"}, (13, 0), "without cuda-python", "pip install cuda-python"),
@@ -253,4 +253,4 @@ def test_conflicts_are_printed(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(doctor, "installed", lambda: {**GOOD, "onnxruntime": "1.32.0"})
     _, text = run("--bundle", str(tiny_bundle))
     assert "conflict: onnxruntime and onnxruntime-gpu" in text
-    assert "mend: pip uninstall -y onnxruntime onnxruntime-gpu" in text
+    assert "fix: pip uninstall -y onnxruntime onnxruntime-gpu" in text
