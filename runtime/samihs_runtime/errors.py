@@ -2,23 +2,23 @@
 
 ::
 
-    SamihsError                    exit 1: a fault of ours, or of the machine
-    └── UserError                  exit 2: something the user can mend; the message says how
+    SamihsError                    exit 1: a fault of SAMIHS or of the machine
+    └── UserError                  exit 2: something the user can fix; the message says how
         ├── UsageError             an option or a combination of options
-        ├── StudyError             what was given is no CT study that can be read rightly
+        ├── StudyError             the input is not a CT study that can be read correctly
         ├── PromptError            a point, box or slice outside the image, or malformed
         ├── BundleError            a bundle that is missing, changed or of another schema
         ├── BackendError           a backend that is not installed or cannot run here
         │   ├── DeviceMemoryError   the GPU's memory is full
-        │   └── NonFiniteError      an answer that holds NaN or infinity: no mask, not even none
+        │   └── NonFiniteError      an answer with NaN or infinity: no mask, not even an empty one
         ├── OutputError            a place that cannot be written, or would be overwritten
         ├── CheckpointError        a training or base checkpoint that does not fit
         ├── DataError              a training case that is wrong; names the file
         └── ExportError            an export step that cannot be done
             └── ParityError        a numerical gate that failed
 
-A message is one line: the thing, what came, what was expected, how to mend it. Commands print it
-to stderr and exit with the code above; a traceback is shown only with ``--debug``.
+A message is one line: what it is about, what was found, what was expected, how to fix it. Commands
+print it to stderr and exit with the code above; a traceback is shown only with ``--debug``.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ R = TypeVar("R")
 
 
 class SamihsError(Exception):
-    """Base of all; caught by the commands."""
+    """Base class of all; caught by the commands."""
 
     exit_code = EXIT_OWN_FAULT
 
 
 class UserError(SamihsError):
-    """Something the user can mend."""
+    """Something that the user can fix."""
 
     exit_code = EXIT_USER_ERROR
 
@@ -56,7 +56,7 @@ class UsageError(UserError):
 
 
 class StudyError(UserError):
-    """What was given is no CT study that can be read rightly."""
+    """The input is not a CT study that can be read correctly."""
 
 
 class PromptError(UserError):
@@ -76,7 +76,7 @@ class DeviceMemoryError(BackendError):
 
 
 class NonFiniteError(BackendError):
-    """A score or logits that are not finite: of this slice or click, others may fare better."""
+    """Non-finite score or logits for this slice or click; others may still succeed."""
 
 
 class OutputError(UserError):
@@ -102,10 +102,10 @@ class ParityError(ExportError):
 def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
     """Wrap a command's body: a :class:`SamihsError` becomes one line on stderr and its exit code.
 
-    Other exceptions are faults of ours: one line as well, exit 1, unless ``SAMIHS_DEBUG=1`` (which
-    ``--debug`` sets) asks for the traceback. Click's own pass: it knows what to do with them.
+    Other exceptions are bugs: one line as well and exit 1, unless ``SAMIHS_DEBUG=1`` (set by
+    ``--debug``) asks for the traceback. Click's own exceptions are left for Click to handle.
     """
-    from click.exceptions import Abort, ClickException, Exit  # a library's user needs no Click
+    from click.exceptions import Abort, ClickException, Exit  # library users need no Click
 
     @functools.wraps(command)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -130,7 +130,7 @@ def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
 
 
 def _print_what_the_terminal_can() -> None:
-    """A character that its encoding lacks, such as a superscript in ASCII, ends no command."""
+    """Replace characters that the encoding lacks (a superscript in ASCII) instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
@@ -142,7 +142,7 @@ def shows_tracebacks() -> bool:
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, without its line ends."""
+    """An error's message without line breaks."""
     return " ".join(str(error).split())
 
 

@@ -1,4 +1,4 @@
-"""A folder for one process at a time: a lock that ends with the process, however that ends."""
+"""A folder for one process at a time: a lock that is released however the process ends."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from samihs_runtime.errors import OutputError
 
 try:
     import fcntl
-except ImportError:  # Windows: nothing is held there
+except ImportError:  # Windows: nothing is locked there
     fcntl = None  # type: ignore[assignment]
 
 
 @contextmanager
 def held_alone(folder: Path, doing: str) -> Iterator[None]:
-    """Hold ``folder``, which is there, for this process alone.
+    """Lock an existing ``folder`` for this process alone.
 
-    Nothing is written into it. A file system without locks holds nothing.
+    Nothing is written into it. On a file system without locks nothing is locked.
 
     Args:
-        folder: what to hold.
+        folder: what to lock.
         doing: what another holder is doing, for the message, such as ``trains``.
 
     Raises:
-        OutputError: another process holds it.
+        OutputError: another process holds the lock.
     """
     if fcntl is None:
         yield

@@ -1,12 +1,13 @@
 """Where pixels lie in the patient: mappings, distances, extents, tilt, and the affine of a grid.
 
-Everything here works on a series' planes (:class:`samihs_runtime.series.SlicePlane`), which ascend
-along the normal. Millimetres and DICOM's LPS throughout (PS3.3 C.7.6.2), except where RAS is said.
+Everything here works on a series' planes (:class:`samihs_runtime.series.SlicePlane`), in ascending
+order along the normal. Coordinates are LPS as in DICOM, in mm (PS3.3 C.7.6.2), except where RAS is
+named.
 
 Two distances between slices must not be confused. Under gantry tilt the table moves along the
 patient while the planes are inclined, so ``|position[k+1] - position[k]|`` is longer than the
-distance between the planes, which is the projection of that difference on the normal. Volumes
-need the second.
+distance between the planes, which is the projection of that difference onto the normal. Volumes
+need the latter.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ Array = NDArray[np.float64]
 
 GRID_TOLERANCE_MM = 0.05
 """How far a slice may lie from its place in an even grid: a tenth of the finest head CT pixel, and
-above the rounding of positions to 0.01 mm that is seen in real headers."""
+more than the rounding of positions to 0.01 mm that is seen in real headers."""
 DIRECTION_TOLERANCE = 1e-3
-"""How far unit vectors may differ and still be called equal: 0.06 degrees, 0.25 mm over a head.
-Headers carry six or seven decimals."""
+"""How far unit vectors may differ and still count as equal: 0.06 degrees, 0.25 mm over a head.
+Headers have six or seven decimals."""
 UNKNOWN_THICKNESS_MM = 1.0
-"""What a single slice of unknown thickness counts as, so that its volume in mm^3 is its area in
-mm^2; the reader adds a note."""
+"""The thickness assumed for a single slice of unknown thickness, so that its volume in mm^3 is its
+area in mm^2; the reader adds a note."""
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -38,8 +39,8 @@ _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 def is_inside(x: float, y: float, shape: tuple[int, int]) -> bool:
     """Whether a point (x, y) lies on one of the pixels of an image of ``(rows, columns)``.
 
-    A pixel reaches half a pixel beyond its centre, and the edge between two belongs to the second:
-    -0.5 is inside, ``columns - 0.5`` is not. NaN is nowhere.
+    A pixel extends half a pixel beyond its centre, and the edge between two belongs to the second:
+    -0.5 is inside, ``columns - 0.5`` is not. NaN is never inside.
     """
     rows, columns = shape
     return -0.5 <= x < columns - 0.5 and -0.5 <= y < rows - 0.5
@@ -48,8 +49,8 @@ def is_inside(x: float, y: float, shape: tuple[int, int]) -> bool:
 def to_pixel(plane: SlicePlane, point: ArrayLike) -> tuple[float, float, float]:
     """The inverse of :meth:`SlicePlane.to_patient`: ``(x, y, distance)`` of a patient point [3].
 
-    ``x`` and ``y`` are the column and row of the point's foot on the plane, ``distance`` how far
-    along the normal the point lies from the plane, in mm.
+    ``x`` and ``y`` are the column and row of the point's projection onto the plane, ``distance`` is
+    its distance from the plane along the normal, in mm.
     """
     offset = np.asarray(point, dtype=np.float64) - np.asarray(plane.position)
     x = float(offset @ np.asarray(plane.row_direction)) / plane.spacing[1]
@@ -58,14 +59,14 @@ def to_pixel(plane: SlicePlane, point: ArrayLike) -> tuple[float, float, float]:
 
 
 def nearest_slice(planes: Sequence[SlicePlane], point: ArrayLike) -> tuple[int, float, float]:
-    """The slice that a patient point [3] lies nearest to, and the pixel: ``(index, x, y)``."""
+    """The slice nearest to a patient point [3], and the pixel there: ``(index, x, y)``."""
     feet = [to_pixel(plane, point) for plane in planes]
     index = min(range(len(feet)), key=lambda k: abs(feet[k][2]))
     return index, feet[index][0], feet[index][1]
 
 
 def along_normal(planes: Sequence[SlicePlane]) -> Array:
-    """Each plane's place [Z] along the first plane's normal, mm."""
+    """Each plane's position [Z] along the first plane's normal, mm."""
     positions = np.array([plane.position for plane in planes], dtype=np.float64)
     return np.asarray(positions @ planes[0].normal, dtype=np.float64)
 
@@ -76,11 +77,11 @@ def slice_gaps(planes: Sequence[SlicePlane]) -> Array:
 
 
 def slice_extents(planes: Sequence[SlicePlane]) -> Array:
-    """The part of the normal [Z] that each slice stands for, mm: area x extent is volume.
+    """The length along the normal [Z] that each slice represents, mm: area x extent is its volume.
 
-    Half the distance to each neighbour; at an open end half the slice's own thickness, or half the
-    only gap where the thickness is unknown. A single slice stands for its own thickness
-    (:data:`UNKNOWN_THICKNESS_MM` where that is unknown).
+    Half the distance to each neighbour; at an open end half the slice's own thickness, or half its
+    only gap if the thickness is unknown. A single slice represents its own thickness
+    (:data:`UNKNOWN_THICKNESS_MM` if unknown).
     """
     if len(planes) == 1:
         return np.array([planes[0].thickness or UNKNOWN_THICKNESS_MM])
@@ -94,7 +95,7 @@ def slice_extents(planes: Sequence[SlicePlane]) -> Array:
 def shear_angle(planes: Sequence[SlicePlane]) -> float:
     """Angle in degrees between the stack's direction and its normal: the gantry tilt, unsigned.
 
-    0 for a single slice, and for an oblique stack whose slices lie straight above each other.
+    0 for a single slice, and for an oblique stack whose slices lie directly above each other.
     """
     if len(planes) == 1:
         return 0.0
@@ -110,9 +111,9 @@ class Grid:
 
     uniform: bool
     reason: str
-    """Why it is none; empty where it is one."""
+    """Why it is not; empty if it is."""
     step: Array
-    """[3] from one slice's first pixel to the next one's, mm, LPS: the mean where not uniform."""
+    """[3] from one slice's first pixel to the next one's, mm, LPS; the mean if not uniform."""
 
 
 def fit_grid(planes: Sequence[SlicePlane]) -> Grid:
@@ -140,7 +141,7 @@ def _evenness(planes: Sequence[SlicePlane], positions: Array, step: Array) -> tu
 
 
 def same_orientation(a: SlicePlane, b: SlicePlane) -> bool:
-    """Whether rows and columns of two planes run the same way."""
+    """Whether the rows and the columns of two planes point the same way."""
     return bool(
         np.allclose(a.row_direction, b.row_direction, atol=DIRECTION_TOLERANCE)
         and np.allclose(a.column_direction, b.column_direction, atol=DIRECTION_TOLERANCE)
@@ -148,7 +149,7 @@ def same_orientation(a: SlicePlane, b: SlicePlane) -> bool:
 
 
 def describe_gaps(gaps: Array) -> str:
-    """Distances in words, in the order met: ``13 x 4.00 mm, 1 x 1.08 mm, 13 x 7.00 mm``."""
+    """Distances in words, in their order: ``13 x 4.00 mm, 1 x 1.08 mm, 13 x 7.00 mm``."""
     runs: list[tuple[float, int]] = []
     for gap in gaps:
         if runs and abs(runs[-1][0] - gap) <= GRID_TOLERANCE_MM:
@@ -160,9 +161,9 @@ def describe_gaps(gaps: Array) -> str:
 
 
 def affine_lps(planes: Sequence[SlicePlane]) -> Array:
-    """[4, 4] from ``(column, row, slice, 1)`` to LPS mm; sheared where the gantry was tilted.
+    """[4, 4] from ``(column, row, slice, 1)`` to LPS mm; sheared if the gantry was tilted.
 
-    Raises StudyError, saying why, where the slices make no even grid: no affine exists then.
+    Raises StudyError with the reason if the slices are not an even grid: no affine exists then.
     """
     grid = fit_grid(planes)
     if not grid.uniform:
@@ -171,12 +172,12 @@ def affine_lps(planes: Sequence[SlicePlane]) -> Array:
 
 
 def affine_ras(planes: Sequence[SlicePlane]) -> Array:
-    """The same to RAS mm, as NIfTI has it (nifti1.h, METHOD 3); for data [columns, rows, Z]."""
+    """The same to RAS mm, as in NIfTI (nifti1.h, METHOD 3); for data [columns, rows, Z]."""
     return to_ras(affine_lps(planes))
 
 
 def affine_of(first: SlicePlane, step: Array) -> Array:
-    """[4, 4] to LPS mm of a grid of slices like the ``first``, each ``step`` [3] (mm) further."""
+    """[4, 4] to LPS mm for a grid of slices like ``first``, each offset by ``step`` [3] (mm)."""
     affine = np.eye(4)
     affine[:3, 0] = np.asarray(first.row_direction) * first.spacing[1]
     affine[:3, 1] = np.asarray(first.column_direction) * first.spacing[0]
@@ -186,5 +187,5 @@ def affine_of(first: SlicePlane, step: Array) -> Array:
 
 
 def to_ras(affine: Array) -> Array:
-    """An affine [4, 4] to LPS mm, as one to RAS mm."""
+    """Convert an affine [4, 4] to LPS mm into one to RAS mm."""
     return np.asarray(_LPS_TO_RAS @ affine)

@@ -1,7 +1,7 @@
-"""Which graph an engine was built from: its file, and the weights that it keeps beside itself.
+"""Which graph an engine was built from: its file, and the weights that are stored next to it.
 
-A graph above protobuf's 2 GB has its weights in other files of its folder (ONNX external data). The
-hash of the ``.onnx`` alone would then say nothing of them.
+A graph above protobuf's 2 GB has its weights in other files of its folder (ONNX external data),
+which the hash of the ``.onnx`` file alone would not cover.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from samihs_runtime.manifest import Manifest
 
 
 def files_beside(manifest: Manifest, graph: str) -> list[str]:
-    """Listed files of a graph's folder that are no graphs: its weights, where it keeps them there.
+    """Listed files in a graph's folder that are not graphs: its weights, if they are external.
 
     Args:
         manifest: of the bundle, which lists every file of such a folder.
-        graph: as the manifest names it, such as ``onnx/encoder.onnx``.
+        graph: as named in the manifest, such as ``onnx/encoder.onnx``.
     """
     folder = PurePosixPath(graph).parent
     paths = (PurePosixPath(name) for name in manifest.files)
@@ -26,7 +26,7 @@ def files_beside(manifest: Manifest, graph: str) -> list[str]:
 
 
 def graph_sha256(manifest: Manifest, graph: str) -> str:
-    """sha256 of a listed graph; where files lie beside it, one over its hash and theirs."""
+    """sha256 of a listed graph; if there are files next to it, one over its hash and theirs."""
     own = manifest.files[graph].sha256
     beside = files_beside(manifest, graph)
     if not beside:

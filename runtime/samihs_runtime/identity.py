@@ -1,8 +1,8 @@
-"""What of a study would name the patient, and how it is kept out of everything but DICOM objects.
+"""What in a study identifies the patient, and how it is kept out of everything but DICOM objects.
 
-Nothing that is written besides DICOM objects takes identity on purpose. Free text can still carry
-it (a series description, a note that quotes a path), so the reader passes all text that it takes
-from a study through :class:`Scrubber`, once; as it was, text stays in the headers alone.
+Outputs other than DICOM objects contain no identity by design. Free text may still carry it (a
+series description, a note that quotes a path), so the reader passes all text that it takes from a
+study through :class:`Scrubber` once; the original text stays in the headers only.
 """
 
 from __future__ import annotations
@@ -64,37 +64,37 @@ IDENTIFYING = (
     "FrameOfReferenceUID",
 )
 """Attributes whose values are removed: those of PS3.15 table E.1-1 that CT headers carry as short
-texts or UIDs. Persons and days are known by their value representation (PS3.5 section 6.2): every
-PN, DA and DT counts. The words of an institution's name are no parts of a person's ("The Royal
-Hospital for Children"), so it is removed whole only."""
+texts or UIDs. Person names and dates are recognized by their value representation (PS3.5 section
+6.2): every PN, DA and DT counts. The words of an institution's name are not parts of a person's
+("The Royal Hospital for Children"), so it is removed only as a whole."""
 
 DEEPEST = 16
-"""Sequences within sequences that are looked into: no CT object nests half as deep, and a damaged
-or hostile file must not end in a RecursionError."""
+"""How deeply nested sequences are searched: no CT object nests half as deep, and a damaged or
+hostile file must not end in a RecursionError."""
 SHORTEST = 3
-"""Values of fewer characters are no identity by themselves, and would shred ordinary words; names
-of persons may be shorter."""
+"""Values of fewer characters do not identify anyone by themselves, and removing them would shred
+ordinary words; names of persons may be shorter."""
 SHORTEST_PART = 2
-"""The same for a part of a person's name, where it is of letters: an initial would be removed from
-every sentence. East Asian names have no initials: a single character may be the family's."""
+"""The same for a part of a person's name that consists of letters: an initial would be removed from
+every sentence. East Asian names have no initials: a single character may be the family name."""
 SHORTEST_INSIDE_WORDS = 6
-"""From this length on a value is removed inside a longer word, too (``DOE12345`` in a path)."""
+"""From this length on, a value is removed even inside a longer word (``DOE12345`` in a path)."""
 TERMS = {"CT", "HU", "MR"}
-"""What notes say in capitals whoever the patient is: Hu is a family name, HU is the unit."""
+"""Terms that notes use in capitals for any patient: Hu is a family name, HU is the unit."""
 
 
 class Scrubber:
-    """Removes what some headers (``pydicom.Dataset`` each) identify by from text.
+    """Removes from text the identifying values of some headers (each a ``pydicom.Dataset``).
 
-    A person's name counts whole and by its parts (family name, given name ...), in any case; a
-    part of two letters ("Li", "An") only as names are written, with a capital.
+    A person's name is removed as a whole and by its parts (family name, given name ...), in upper
+    or lower case; a part of two letters ("Li", "An") only if capitalized as names are.
     """
 
     def __init__(self, headers: Iterable[Any]) -> None:
         self._pattern = _pattern(identifying_values(headers))
 
     def text(self, text: str) -> str:
-        """The text, each identifying value replaced by ``[removed]``."""
+        """The text, with each identifying value replaced by ``[removed]``."""
         return text if self._pattern is None else self._pattern.sub(REMOVED, text)
 
     def texts(self, texts: Iterable[str]) -> list[str]:
@@ -103,22 +103,22 @@ class Scrubber:
 
 
 def scrubbed(text: str, header: Any) -> str:
-    """A text without what one header identifies by: for ``--list`` and for messages, which show a
-    series before it is read."""
+    """A text without the identifying values of one header: for ``--list`` and for messages, which
+    show a series before it is read."""
     return Scrubber([header]).text(text)
 
 
 def identifying_values(headers: Iterable[Any]) -> set[str]:
-    """The values that the headers identify by, long enough to be looked for."""
+    """The identifying values in the headers that are long enough to search for."""
     values: set[str] = set()
-    with quiet_dicom():  # many a value is converted here for the first time, and warned about
-        for header in {id(each): each for each in headers}.values():  # frames share theirs
+    with quiet_dicom():  # many values are first converted here, which may raise warnings
+        for header in {id(each): each for each in headers}.values():  # frames share their header
             values |= _header_values(header)
     return values
 
 
 def _header_values(header: Any, depth: int = DEEPEST) -> set[str]:
-    """What one header, or an item of a sequence in it, identifies by."""
+    """The identifying values of one header, or of an item of a sequence in it."""
     values: set[str] = set()
     for tag in list(header.keys()):
         kind = _representation(header, tag)
@@ -136,15 +136,14 @@ def _header_values(header: Any, depth: int = DEEPEST) -> set[str]:
 
 @cache
 def _identifying_tags() -> frozenset[int]:
-    from pydicom.datadict import tag_for_keyword  # a command's --help needs none
+    from pydicom.datadict import tag_for_keyword  # not needed for a command's --help
 
     tags = map(tag_for_keyword, IDENTIFYING)
     return frozenset(tag for tag in tags if tag is not None)
 
 
 def _representation(header: Any, tag: Any) -> str:
-    """The VR as the file has it, or the dictionary's where the file has none; no value is
-    converted for it."""
+    """The VR as stated in the file, or else the dictionary's; does not convert the value."""
     from pydicom.datadict import dictionary_VR
 
     try:
@@ -161,9 +160,9 @@ def _items(header: Any, tag: Any) -> list[Any]:
         return []
 
 
-@lru_cache(maxsize=16)  # a series' slices share their days
+@lru_cache(maxsize=16)  # the slices of a series share their dates
 def _day_values(text: str) -> frozenset[str]:
-    """A day, stored as YYYYMMDD, as it may be written: 1947-08-31, 31.8.47, 8/31/1947 ..."""
+    """The ways a date stored as YYYYMMDD may be written: 1947-08-31, 31.8.47, 8/31/1947 ..."""
     try:
         day = datetime.strptime(text[:8], "%Y%m%d")
     except ValueError:
@@ -177,15 +176,15 @@ def _day_values(text: str) -> frozenset[str]:
     return frozenset(values)
 
 
-@lru_cache(maxsize=64)  # and its persons
+@lru_cache(maxsize=64)  # and their person names
 def _name_values(name: str) -> frozenset[str]:
-    """A person's name as it stands, as it may be written in text, and its parts."""
+    """A person's name as stored, as it may be written in text, and its parts."""
     values = {name}
     parts: set[str] = set()
     for spelling in name.split("="):  # Latin, ideographic, phonetic: PS3.5 section 6.2.1
         components = [each for each in re.split(r"[\^,\s]+", spelling) if each]
         parts.update(components)
-        # As stored (family, given), with and without what follows; and the given name first.
+        # As stored (family, given), with and without the further components; and given name first.
         orders = [components[:count] for count in range(2, len(components) + 1)]
         orders.append(components[1::-1])
         values.update(between.join(order) for order in orders for between in ("", " "))
@@ -203,7 +202,7 @@ def _is_part(text: str) -> bool:
 
 
 def _is_east_asian(text: str) -> bool:
-    """Whether it is of a script that sets no spaces between words (Unicode annex 11)."""
+    """Whether it is in a script without spaces between words (Unicode annex 11)."""
     return all(unicodedata.east_asian_width(letter) in "WFH" for letter in text)
 
 
@@ -214,7 +213,8 @@ def _pattern(values: set[str]) -> re.Pattern[str] | None:
 
 
 def _alternative(value: str) -> str:
-    """The pattern that finds one value, but no ordinary word that holds it or is spelled so."""
+    """The pattern that finds one value, but not ordinary words that contain it or are spelled
+    the same."""
     found = re.escape(value)
     if len(value) >= SHORTEST_INSIDE_WORDS or _is_east_asian(value):
         return found
@@ -225,13 +225,13 @@ def _alternative(value: str) -> str:
 
 
 def full_description(series: CTSeries) -> str:
-    """SeriesDescription as it is stored, for a report that was asked to carry the identity."""
+    """SeriesDescription as stored, for a report that is to contain the identity."""
     with quiet_dicom():
         return " ".join(_texts(series.sources[0].header, "SeriesDescription"))
 
 
 def identity(series: CTSeries) -> dict[str, Any]:
-    """The study's identity, for a report that was asked to carry it (``--identify``)."""
+    """The study's identity, for a report that is to contain it (``--identify``)."""
     header = series.sources[0].header
     with quiet_dicom():
         said = {
@@ -252,11 +252,11 @@ def identity(series: CTSeries) -> dict[str, Any]:
 
 
 def _texts(header: Any, key: Any) -> list[str]:
-    """A header's value as text, or each of several; none where it is missing or malformed."""
+    """A header's values as texts; none if the element is missing or malformed."""
     try:
         value = header[key].value
         several = not isinstance(value, str) and hasattr(value, "append")
         values = value if several else [value]
         return [str(each).strip() for each in values if each is not None]
-    except Exception:  # pydicom converts a value when it is first looked at: see study/fields.py
+    except Exception:  # pydicom converts a value when it is first accessed: see study/fields.py
         return []

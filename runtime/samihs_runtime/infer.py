@@ -1,4 +1,4 @@
-"""The main job, stage by stage: read, open, segment, measure, write, show."""
+"""The main job, stage by stage: read, open, segment, measure, write, display."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """One click's result, written."""
+    """One click's result, with the files written."""
 
     lesion: Lesion
     measurement: Measurement
@@ -47,7 +47,7 @@ def infer(options: Options, click: Click) -> dict[str, Path]:
     """Run ``samihs-infer`` for one click; returns the files written, by name.
 
     Raises:
-        UserError: anything the user can mend; nothing is written then.
+        UserError: anything that the user can fix; nothing is written then.
     """
     screen = Screen()
     check_destination(options.out, RESERVED, overwrite=options.write.overwrite)
@@ -65,7 +65,7 @@ def infer(options: Options, click: Click) -> dict[str, Path]:
 
 
 def _read(click: Click, screen: Screen) -> tuple[CTSeries, float]:
-    """The series that was clicked on, and the seconds that reading it took."""
+    """The series that was clicked on, and how many seconds reading it took."""
     from samihs_runtime.study import read_study  # pydicom: imported while the model opens
 
     started = time.perf_counter()
@@ -78,7 +78,7 @@ def request_on(click: Click, series: CTSeries) -> Request:
     """The click in pixels of the series.
 
     Raises:
-        PromptError: it lies outside.
+        PromptError: it lies outside the series.
     """
     request = resolve(click.request, series)
     check_inside(request, series.shape, len(series))
@@ -97,17 +97,17 @@ def answer_click(
     """Segment, measure and write into ``options.out``.
 
     Args:
-        segmenter: an open segmenter, which may have answered others before.
+        segmenter: an open segmenter, which may have answered other clicks before.
         series: what was clicked on.
         request: the click, inside the series.
         options: what to write, and how.
         timings: seconds of the stages before this one.
-        say: told what is being done.
-        writers: what :func:`~samihs_runtime.writers.preparing.prepare` began, if it was asked to.
+        say: called with what is being done.
+        writers: the thread that :func:`~samihs_runtime.writers.preparing.prepare` started, if any.
 
     Raises:
-        UserError: one of its kinds; an :class:`OutputError` for a format that cannot hold this
-            series comes before any slice is encoded.
+        UserError: one of its subclasses; an :class:`OutputError` for a format that cannot hold this
+            series is raised before any slice is encoded.
     """
     check_formats(series, options.formats, options.write)
     before = _totals(segmenter) if segmenter.timings.stages().get("click") else {}

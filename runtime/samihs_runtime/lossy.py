@@ -1,7 +1,7 @@
 """Lossy compression of the source images: once lossy, always lossy (PS3.3 C.7.6.1.1.5).
 
-What is derived from such an image, a segmentation or a picture, has to say so as well, however it
-is stored itself.
+Whatever is derived from such an image, a segmentation or a picture, has to state it as well,
+however it is stored itself.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from typing import Any
 
 @dataclass(frozen=True)
 class LossyCompression:
-    """How one object's pixels lost precision, or may have."""
+    """How one object's pixels lost precision, or may have done."""
 
     words: str
     """For the user, such as ``JPEG``."""
     certain: bool = True
-    """False where the transfer syntax allows both and the file does not say which."""
+    """False if the transfer syntax allows both and the file does not say which."""
     methods: tuple[str, ...] = ()
-    """LossyImageCompressionMethod, in the order of the compressions; empty where unknown."""
+    """LossyImageCompressionMethod, in the order of the compressions; empty if unknown."""
     ratios: tuple[float, ...] = ()
-    """LossyImageCompressionRatio, one for each method; empty where unknown."""
+    """LossyImageCompressionRatio, one for each method; empty if unknown."""
 
 
 def mark_lossy(derived: Any, sources: Iterable[LossyCompression | None]) -> None:
-    """Say in a derived object (``pydicom.Dataset``) what its sources went through.
+    """State in a derived object (``pydicom.Dataset``) which lossy compression its sources had.
 
-    Nothing is changed where no source lost anything. One that may have counts as lossy: the value
-    ``00`` would promise that it has not. Of several that differ the one compressed most is named.
-    A method or ratio that nobody knows is left out rather than invented.
+    Nothing is changed if no source lost anything. A source that may have done counts as lossy,
+    since the value ``00`` would promise that it has not. If sources differ, the one with the
+    strongest compression is named. An unknown method or ratio is left out rather than invented.
     """
     lossy = [each for each in sources if each is not None]
     if not lossy:

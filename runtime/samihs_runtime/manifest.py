@@ -1,4 +1,4 @@
-"""``manifest.json``: everything the runtime believes about a bundle, checked field by field.
+"""``manifest.json``: everything the runtime knows about a bundle, checked field by field.
 
 The manifest is the contract between export and runtime (see ``bundle.py`` for the files it lists).
 Tensor contract of every graph, at every precision::
@@ -24,18 +24,18 @@ from samihs_runtime.errors import BundleError
 
 SCHEMA = 1
 FAMILIES = ("onnx", "trt")
-"""Graph families: for ONNX Runtime, and TensorRT's source."""
+"""Graph families: for ONNX Runtime, and as the source of TensorRT engines."""
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 WINDOW_RULES = ("fixed", "percentiles")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _OPTIONAL = ("adapter_sets", "mask_cells")
-"""Fields that bundles written before them lack; their defaults then hold."""
+"""Fields that older bundles lack; their defaults are used then."""
 
 
 @dataclass(frozen=True)
 class WindowRule:
-    """How the two numbers of the encoder's ``window`` input come about."""
+    """How the two numbers of the encoder's ``window`` input are determined."""
 
     rule: str
     """``fixed``: low and high are HU. ``percentiles``: they are percentiles of the slice."""
@@ -71,7 +71,7 @@ class GraphEntry:
 
 @dataclass(frozen=True)
 class FileEntry:
-    """What a listed file must be, to the byte."""
+    """The exact hash and size that a listed file must have."""
 
     sha256: str
     bytes: int
@@ -85,7 +85,7 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class AdapterTensors:
-    """Where one adapter set keeps its tensors for the graph pair of that family and precision."""
+    """Where an adapter set keeps its tensors for the graph pair of this family and precision."""
 
     family: str
     precision: str
@@ -103,12 +103,12 @@ class AdapterTensors:
 
 @dataclass(frozen=True)
 class AdapterSet:
-    """One site's adapters over the bundle's base: tensors that are exchanged for the bundle's."""
+    """One site's adapters over the bundle's base: tensors that replace the bundle's own."""
 
     name: str
-    """What ``--adapters`` takes."""
+    """The name that ``--adapters`` takes."""
     base_sha256: str
-    """Of the base checkpoint that both were trained on."""
+    """Of the base checkpoint that both sets of adapters were trained on."""
     training_data: str
     window: WindowRule
     score_threshold: float
@@ -138,8 +138,8 @@ class AdapterSet:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A bundle's description. Other fields than these are not accepted in the file, and all but
-    those of :data:`_OPTIONAL` are required."""
+    """A bundle's description. The file may have no other fields than these, and all except those in
+    :data:`_OPTIONAL` are required."""
 
     name: str
     version: str
@@ -149,7 +149,7 @@ class Manifest:
     training_data: str
     clinical_use: bool
     slice_size: int
-    """S: rows and columns of the slices the graphs take and of the masks they give."""
+    """S: rows and columns of the slices that the graphs take and of the masks they return."""
     image_size: int
     """Side of the model's own frame, pixels (inside the graphs)."""
     grid: int
@@ -158,12 +158,12 @@ class Manifest:
     """E."""
     window: WindowRule
     score_threshold: float
-    """A mask whose score lies below is reported as ``found: false``."""
+    """A mask whose score is below this is reported as ``found: false``."""
     plausible_hu: tuple[float, float]
-    """Mean HU that a clicked spot must have for a slice to be tried, when none is named."""
+    """Range in which the mean HU at a click must lie for a slice to be tried, if none is named."""
     graphs: tuple[GraphEntry, ...]
     mask_cells: int = 4
-    """Cells along a token's side in the low-resolution mask; 4 is SAM's."""
+    """Cells of the low-resolution mask along a token's side; SAM has 4."""
     files: Mapping[str, FileEntry] = field(default_factory=dict)
     """Relative path -> hash and size; filled in by :func:`samihs_runtime.bundle.write_bundle`."""
     method: Mapping[str, Any] = field(default_factory=dict)
@@ -206,7 +206,7 @@ class Manifest:
         """Read and check a manifest.
 
         Raises:
-            BundleError: no JSON object, another schema, or a field that is missing, unknown, of
+            BundleError: not a JSON object, another schema, or a field that is missing, unknown, of
                 the wrong type or out of range; the message names it.
         """
         try:
@@ -225,9 +225,9 @@ class Manifest:
         return cls(**{key: _READERS[key](key, value) for key, value in raw.items()})
 
     def to_json(self) -> str:
-        """The manifest as text; ``from_json`` of it gives an equal manifest."""
+        """The manifest as text; :meth:`from_json` of it gives an equal manifest."""
         data = {"schema": SCHEMA, **dataclasses.asdict(self)}
-        # A field that has its default is left out: versions from before it read the manifest, too.
+        # An optional field that has its default is left out, so that older versions can read it.
         for each in dataclasses.fields(self):
             if each.name in _OPTIONAL and getattr(self, each.name) == each.default:
                 del data[each.name]
@@ -235,7 +235,7 @@ class Manifest:
 
 
 def check_set_name(name: str) -> None:
-    """Refuse a name that could not be a folder's or an option's. Raises :class:`BundleError`."""
+    """Refuse a name that cannot serve as a folder name or option value. Raises BundleError."""
     if not _SET_NAME.fullmatch(name):
         raise BundleError(
             f"adapter set name {name!r}: expected up to 64 letters, digits, dots, dashes and "
@@ -297,7 +297,7 @@ def _integer(key: str, value: Any) -> int:
 
 def _number(key: str, value: Any) -> float:
     if not isinstance(value, bool) and isinstance(value, int | float):
-        with contextlib.suppress(OverflowError):  # an integer beyond every float
+        with contextlib.suppress(OverflowError):  # an integer too large for a float
             if math.isfinite(value):
                 return float(value)
     raise _wrong(key, value, "a finite number")

@@ -1,17 +1,17 @@
-"""Millilitres, millimetres and Hounsfield units of a lesion, and what of it is uncertain.
+"""Millilitres, millimetres and Hounsfield units of a lesion, and which of them are uncertain.
 
-Rules, all from the masks as they lie in the patient:
+Rules, all applied to the masks in patient geometry:
 
-- Volume: sum over slices of mask area x the slice's own extent along the normal. Right under
-  gantry tilt and uneven gaps, where "voxel size x voxel count" is not.
-- Diameters run between pixel edges: the outline of a pixel is the diamond of its four edge
+- Volume: sum over slices of mask area x the slice's own extent along the normal. This is correct
+  under gantry tilt and with uneven gaps, where "voxel size x voxel count" is not.
+- Diameters are measured between pixel edges: the outline of a pixel is the diamond of its four edge
   midpoints, so n pixels in a row measure n pixel widths (centres give one too few; corners give
   41 % too much for a single pixel).
 - ABC/2 (Kothari et al., Stroke 1996;27:1304): on the slice of largest area, A is the largest
-  diameter and B the width perpendicular to it; C is the height, where a slice counts whole with at
-  least 75 % of that largest area, half with at least 25 %, and not at all below.
+  diameter and B the width perpendicular to it. C is the height, for which a slice counts whole if
+  its area is at least 75 % of that largest area, half if at least 25 %, and not at all below that.
 - Parts: voxels that share a corner, an edge or a face belong together (26-neighbourhood in slice
-  indices; a slice without mask separates).
+  indices; a slice without mask separates parts).
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ MM3_PER_ML = 1000.0
 WHOLE_SLICE, HALF_SLICE = 0.75, 0.25
 """Shares of the largest area from which a slice counts whole or half in ABC/2's C (Kothari)."""
 UNEVEN_EXTENTS_MM = 0.1
-"""Slices of one lesion whose extents differ by more are noted: positions are rounded to 0.01 to
-0.1 mm by scanners, so less means nothing."""
+"""Slices of one lesion whose extents differ by more get a note. Scanners round positions to 0.01 to
+0.1 mm, so smaller differences mean nothing."""
 FEW_PIXELS = 20
-"""A lesion of fewer pixels is mostly edge: partial volume decides its size."""
+"""A lesion of fewer pixels is mostly edge, so that partial volume determines its size."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class SliceMeasurement:
     """Zero-based slice index in the series."""
     area_mm2: float
     extent_mm: float
-    """The part of the normal that the slice stands for."""
+    """The length along the normal that the slice represents."""
     diameter_mm: float
     """Largest in-plane diameter."""
     width_mm: float
@@ -61,15 +61,15 @@ class SliceMeasurement:
 
 @dataclass(frozen=True)
 class Measurement:
-    """All numbers of one lesion; zeros and None where nothing was found."""
+    """All numbers of one lesion; zeros and None if nothing was found."""
 
     volume_ml: float = 0.0
     abc2_ml: float | None = None
     """A x B x C / 2, the bedside estimate, for comparison."""
     abc_mm: tuple[float, float, float] | None = None
-    """A, B and C of it."""
+    """Its A, B and C."""
     largest_diameter_mm: float | None = None
-    """Largest in-plane diameter of all slices."""
+    """Largest in-plane diameter over all slices."""
     largest_diameter_slice: int | None = None
     height_mm: float = 0.0
     """Sum of the extents of the slices with mask."""
@@ -78,7 +78,7 @@ class Measurement:
     mean_hu: float | None = None
     """Mean over the lesion, each voxel weighted by its volume."""
     sd_hu: float | None = None
-    """Standard deviation about it, weighted in the same way."""
+    """Standard deviation about that mean, weighted in the same way."""
     slices: tuple[SliceMeasurement, ...] = ()
     """Ascending by index."""
     notes: tuple[str, ...] = field(default=())
@@ -91,11 +91,11 @@ class Measurement:
 
 
 def measure(series: CTSeries, lesion: Lesion) -> Measurement:
-    """Measure a lesion in the series that it was found in.
+    """Measure a lesion in the series in which it was found.
 
     Args:
         series: the series; its extents and pixel spacings are taken slice by slice.
-        lesion: slices of mask [rows, columns]; several entries of one slice are united.
+        lesion: slices with masks [rows, columns]; several entries of one slice are united.
 
     Returns:
         The numbers, unrounded. A lesion without a mask pixel gives zeros and None.
@@ -126,7 +126,7 @@ def measure(series: CTSeries, lesion: Lesion) -> Measurement:
 
 
 def masks_by_slice(lesion: Lesion) -> dict[int, Mask]:
-    """Slice index -> mask [rows, columns], ascending; slices without a mask pixel are left out."""
+    """Slice index -> mask [rows, columns], ascending; slices with an empty mask are left out."""
     masks: dict[int, Mask] = {}
     for part in sorted(lesion.slices, key=lambda each: each.index):
         if part.mask.any():
@@ -205,7 +205,7 @@ def _parts_ml(series: CTSeries, masks: dict[int, Mask]) -> tuple[float, ...]:
 def _uncertainties(
     series: CTSeries, masks: dict[int, Mask], slices: tuple[SliceMeasurement, ...]
 ) -> list[str]:
-    """What a reader of the numbers should know, in words."""
+    """What someone who reads the numbers should know, in words."""
     return [
         *_uncertain_ends(series, masks),
         *_uncertain_extents(series, masks),

@@ -1,8 +1,8 @@
-"""A segmenter that opens on a thread of its own, while the study is read.
+"""A segmenter that opens in its own thread while the study is read.
 
-To verify a bundle and to load its graphs is work of compiled code, which leaves the interpreter
-free; to import pydicom and to read headers is work of the interpreter. Side by side they take
-little longer than the longer of the two.
+Verifying a bundle and loading its graphs is done by compiled code, which leaves the interpreter
+free; importing pydicom and reading headers occupies the interpreter. In parallel the two take
+little more time than the longer one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Opening(Closing):
-    """Begins at once to open what ``options`` name; closes it at the end of a ``with``."""
+    """Starts opening the segmenter of ``options`` at once; closes it at the end of a ``with``."""
 
     def __init__(self, options: Options) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="samihs-open")
@@ -32,12 +32,12 @@ class Opening(Closing):
             BundleError: the bundle is missing, changed or unsafe, or has no such adapters or
                 precision.
             OutputError: the store cannot be written.
-            BackendError: no backend can run, or the named one cannot; says why for each.
+            BackendError: no backend can run, or the named one cannot; gives the reason for each.
         """
         return self._coming.result()
 
     def close(self) -> None:
-        """Close the segmenter. What hindered its opening is told to those who ask for it alone."""
+        """Close the segmenter. An error in opening it is raised only by :meth:`segmenter`."""
         self._thread.shutdown()
         if self._coming.exception() is None:
             self._coming.result().close()
@@ -45,7 +45,7 @@ class Opening(Closing):
 
 def _open(options: Options) -> Segmenter:
     segmenter = open_segmenter(options)
-    if options.store is None:  # else the embedding may lie there, and the encoder is not needed
+    if options.store is None:  # otherwise the store may have the embedding: no encoder needed
         try:
             segmenter.load()
         except BaseException:

@@ -1,4 +1,4 @@
-"""Clicks in patient coordinates (``--mm``): where they lie is known once the series is read."""
+"""Clicks in patient coordinates (``--mm``), which are located once the series has been read."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class PatientRequest:
     """One per point: 1 foreground, 0 background."""
 
     def on(self, series: CTSeries) -> Request:
-        """The same request in pixels of the slice that its points lie nearest to.
+        """The same request in pixels of the slice nearest to its points.
 
         Raises:
             PromptError: a point lies outside the series, or the points lie on different slices.
@@ -50,8 +50,8 @@ def parse_patient_request(
     """The texts of ``--point`` and ``--negative`` as ``x,y,z`` in mm.
 
     Raises:
-        UsageError: a box or a slice was named beside, which are of the image, not of the patient.
-        PromptError: a text that is no such point, or no point at all.
+        UsageError: a box or a slice was given as well, which refer to the image, not the patient.
+        PromptError: a text that is not such a point, or no point at all.
     """
     if box is not None or slice_index is not None:
         named = "--box" if box is not None else "--slice"
@@ -71,7 +71,7 @@ def resolve(request: Request | PatientRequest, series: CTSeries) -> Request:
 def _foot(series: CTSeries, point: Point) -> tuple[int, float, float]:
     index, x, y = nearest_slice(series.planes, point)
     away = abs(to_pixel(series.planes[index], point)[2])
-    reach = float(series.extents_mm[index])  # half would do; positions may be rounded or clicked
+    reach = float(series.extents_mm[index])  # half would do if points were exact
     if away > reach or not is_inside(x, y, series.shape):
         place = ",".join(f"{value:g}" for value in point)
         raise PromptError(

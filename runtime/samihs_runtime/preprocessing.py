@@ -1,7 +1,7 @@
-"""What the encoder is given beside the slice's place: finite pixels and the window's two bounds.
+"""The encoder's inputs: finite pixels and the two bounds of the window.
 
-Windowing itself, resizing to the model's frame and thresholding happen in the graphs. A slice whose
-matrix is not theirs is fitted by :class:`~samihs_runtime.slice_frame.SliceFrame`.
+Windowing itself, resizing to the model's frame and thresholding happen in the graphs. A slice of
+another matrix size is fitted by :class:`~samihs_runtime.slice_frame.SliceFrame`.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ def as_pixels(hu: NDArray[np.int16] | NDArray[np.float32]) -> NDArray[np.float32
 
 
 def window_of(hu: NDArray[np.float32], rule: WindowRule) -> tuple[float, float]:
-    """Low and high HU of a slice under the bundle's rule.
+    """Low and high HU of a slice's window by the bundle's rule.
 
-    Percentiles are taken over the stored slice, before padding. A slice of one value gets a window
-    one HU wide, so that the graph divides by no zero.
+    Percentiles are taken over the stored slice, before padding. A constant slice gets a window one
+    HU wide, so that the graph does not divide by zero.
     """
     if rule.rule == "fixed":
         return rule.low, rule.high

@@ -1,4 +1,4 @@
-"""How sure the model is of each pixel, for a FRACTIONAL segmentation and for a next prompt."""
+"""How sure the model is of each pixel, for a FRACTIONAL segmentation and for a following prompt."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ if TYPE_CHECKING:
     from samihs_runtime.slice_frame import SliceFrame
 
 FAINT = 0.05
-"""Probabilities below this join nothing: they are the sigmoid's tails."""
+"""Probabilities below this connect no regions: they are the sigmoid's tails."""
 
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """The decoder's low-resolution logits, and the slice that they lie over."""
+    """The decoder's low-resolution logits, and the slice that they cover."""
 
     logits: NDArray[np.float32]
     """[M, M], over the whole S x S slice; positive where the model sees hemorrhage."""
     frame: SliceFrame
     within: NDArray[np.bool_] | None = None
-    """[rows, columns] of the stored slice: where the lesion may lie; None where anywhere."""
+    """[rows, columns] of the stored slice: where the lesion may lie; None for anywhere."""
 
     def probability(self, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
         """The sigmoid of the logits [rows, columns], for the lesion in ``mask`` only.
 
-        Other things that the model drew on the slice are no part of the lesion: what hangs
-        together above :data:`FAINT` without touching the mask is zero, and so is all that lies
-        beyond what a box allowed.
+        Anything else that the model drew on the slice is not part of the lesion: regions connected
+        above :data:`FAINT` that do not touch the mask are set to zero, and so is everything outside
+        the area that a box allows.
         """
         from scipy import ndimage, special
 

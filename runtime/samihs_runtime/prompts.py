@@ -17,7 +17,7 @@ from samihs_runtime.segmentation import BACKGROUND, FOREGROUND, Prompt
 
 @dataclass(frozen=True)
 class Request:
-    """One lesion to look for: a prompt, and the slice it was drawn on where that was said."""
+    """One lesion to look for: a prompt, and the slice it was drawn on if that is known."""
 
     prompt: Prompt
     slice_index: int | None = None
@@ -32,7 +32,7 @@ def parse_request(
     """The options' texts as one request.
 
     Raises:
-        PromptError: a text that is no point or box, or two different slices in one request.
+        PromptError: a text that is not a point or box, or two different slices in one request.
     """
     clicks = [(text, FOREGROUND) for text in points] + [(text, BACKGROUND) for text in negatives]
     parsed = [(_point(text), label) for text, label in clicks]
@@ -53,10 +53,10 @@ def parse_request(
 
 
 def check_prompt(prompt: Prompt, rows: int, columns: int) -> None:
-    """Refuse a prompt that names nothing, or something outside the slice.
+    """Refuse a prompt that is empty or lies outside the slice.
 
     Raises:
-        PromptError: the message says which point, and where the slice ends.
+        PromptError: the message names the point and the slice's bounds.
     """
     if len(prompt.points) != len(prompt.labels):
         raise PromptError(
@@ -94,7 +94,7 @@ def check_inside(request: Request, shape: tuple[int, int], slices: int) -> None:
         slices: how many slices there are.
 
     Raises:
-        PromptError: naming what is outside, and the range that is inside.
+        PromptError: names what is outside, and the valid range.
     """
     check_prompt(request.prompt, *shape)
     if request.slice_index is not None:
@@ -102,17 +102,17 @@ def check_inside(request: Request, shape: tuple[int, int], slices: int) -> None:
 
 
 def check_slice(index: int, slices: int) -> None:
-    """Refuse a slice that a series of so many does not have.
+    """Refuse a slice index that a series of ``slices`` slices does not have.
 
     Raises:
-        PromptError: naming those that it has.
+        PromptError: names those that it has.
     """
     if not 0 <= index < slices:
         raise PromptError(f"slice {index} is out of range: this series has 0 to {slices - 1}")
 
 
 def numbers(text: str, counts: tuple[int, ...], form: str) -> list[float]:
-    """Finite numbers, separated by commas; PromptError where it is not one of ``counts`` many."""
+    """Finite numbers separated by commas; PromptError if their number is not in ``counts``."""
     try:
         parsed = [float(part) for part in text.split(",")]
     except ValueError:

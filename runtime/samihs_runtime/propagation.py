@@ -1,9 +1,9 @@
 """From the clicked slice through the lesion: the mask is carried from slice to slice until it ends.
 
 On the next slice the model is asked again, with clicks of our own: the deepest interior point of
-each part of the last mask, among the pixels that on the new slice still look like the lesion. What
-comes back is kept where it touches those pixels, so a wrong answer elsewhere cannot take over. Each
-direction ends for one stated reason.
+each part of those pixels of the last mask that still look like the lesion on the new slice. Only
+the parts of the answer that touch those pixels are kept, so a wrong answer elsewhere cannot take
+over. Each direction ends for one stated reason.
 """
 
 from __future__ import annotations
@@ -32,28 +32,30 @@ class PropagationOptions:
     """When a lesion is followed into the next slice, and when it ends."""
 
     min_score: float
-    """Below this predicted IoU the model says there is no lesion (the bundle's threshold)."""
+    """A predicted IoU below this means that there is no lesion (the bundle's threshold)."""
     max_gap_mm: float = 10.0
-    """Farther than this along the normal nothing is inferred: most bleeds are a few cm across."""
+    """Nothing is inferred over a larger gap along the normal: most bleeds are a few cm across."""
     hu_margin: float = 15.0
-    """A pixel still looks like the lesion within this of its median HU, or within 2 of its SD."""
+    """A pixel still looks like the lesion if within this of its median HU, or within 2 SD of it."""
     min_support: float = 0.1
-    """Share of the last mask's pixels that must still look like the lesion."""
+    """Fraction of the last mask's pixels that must still look like the lesion."""
     max_drift_hu: float = 15.0
-    """A mask whose median is farther than this from the clicked one's is another tissue: each step
-    allows for a little, and many little steps lead from blood to brain."""
+    """A mask whose median HU differs by more than this from that of the clicked one is another
+    tissue: every step tolerates a little, and many small steps lead from blood to brain."""
     max_growth: float = 4.0
-    """A mask this many times the last one's area has leaked."""
+    """A mask of more than this many times the area of the last one has leaked."""
     max_parts: int = 4
     """Parts followed at once, the largest first."""
     min_part_mm2: float = 4.0
     """Parts smaller than this are noise, not lesion."""
     plausible_hu: tuple[float, float] | None = None
-    """A mask whose median HU lies outside is no blood (the bundle's range); None asks nothing. The
-    median, since a rim of skull in the mask of an extra-axial bleed moves the mean beyond it."""
+    """A mask whose median HU lies outside this range (the bundle's) is not blood; None skips the
+    check. The median, because a rim of skull in the mask of an extra-axial bleed moves the mean
+    out of the range."""
     use_prior: bool = False
-    """Hand the last slice's logits to the decoder as a prior. Off: a decoder that was not trained
-    on another slice's logits trusts them too much (``benchmarks/propagation.py`` has both)."""
+    """Give the last slice's logits to the decoder as a prior. Off, because a decoder that was not
+    trained on another slice's logits trusts them too much (``benchmarks/propagation.py`` has both).
+    """
 
 
 def propagate(
@@ -66,8 +68,8 @@ def propagate(
     """Follow the clicked mask towards lower and towards higher slice indices.
 
     Returns:
-        Every slice of the lesion, ascending, the clicked one among them; and why it ended below
-        and above, in words.
+        Every slice of the lesion, ascending, including the clicked one; and why it ended below and
+        above, in words.
     """
     below, stop_below = _follow(segmenter, series, clicked, -1, options, progress)
     above, stop_above = _follow(segmenter, series, clicked, +1, options, progress)
@@ -132,7 +134,7 @@ def _carry(
 
 
 def _supported(series: CTSeries, last: SliceMask, index: int, options: PropagationOptions) -> Mask:
-    """Pixels of the last mask that still look like the lesion; _Ended where they are too few."""
+    """Pixels of the last mask that still look like the lesion; raises _Ended if too few."""
     like = _like_lesion(series, last, index, options)
     support = like.sum() / max(int(last.mask.sum()), 1)
     if support < options.min_support:
@@ -147,7 +149,7 @@ def _answers(
     last: SliceMask,
     options: PropagationOptions,
 ) -> list[Prediction]:
-    """What the model says to each click alone, where its score will do; _Ended where none does."""
+    """The answers to each click alone whose score suffices; raises _Ended if there are none."""
     prompts = [Prompt(points=(click,), labels=(FOREGROUND,)) for click in clicks]
     prior = last.evidence.logits if options.use_prior and last.evidence else None
     priors = None if prior is None else [prior] * len(prompts)
@@ -160,7 +162,7 @@ def _answers(
 
 
 def _check_mask(mask: Mask, hu: NDArray[Any], last: SliceMask, options: PropagationOptions) -> None:
-    """Refuse a mask on a slice ``hu`` that is empty, has leaked or is no blood. Raises _Ended."""
+    """Refuse a mask on a slice ``hu`` that is empty, has leaked or is not blood. Raises _Ended."""
     if not mask.any():
         raise _Ended("the mask no longer touches the lesion")
     growth = mask.sum() / max(int(last.mask.sum()), 1)
@@ -177,7 +179,7 @@ def _check_mask(mask: Mask, hu: NDArray[Any], last: SliceMask, options: Propagat
 def _check_drift(
     series: CTSeries, clicked: SliceMask, carried: SliceMask, options: PropagationOptions
 ) -> None:
-    """Refuse a mask of another tissue than what was clicked. Raises _Ended."""
+    """Refuse a mask of a different tissue than the clicked one. Raises _Ended."""
     now, then = (float(np.median(series.hu[e.index][e.mask])) for e in (carried, clicked))
     if abs(now - then) > options.max_drift_hu:
         raise _Ended(
@@ -187,8 +189,8 @@ def _check_drift(
 
 
 def not_blood(hu: NDArray[Any], within: tuple[float, float]) -> str | None:
-    """Why a mask's values [N] in HU are no blood's: their median lies outside; None where it does
-    not."""
+    """Why a mask's values [N] in HU are not those of blood: their median lies outside the range.
+    None if it lies within."""
     typical = float(np.median(hu))
     if within[0] <= typical <= within[1]:
         return None
@@ -198,9 +200,9 @@ def not_blood(hu: NDArray[Any], within: tuple[float, float]) -> str | None:
 def _like_lesion(
     series: CTSeries, last: SliceMask, index: int, options: PropagationOptions
 ) -> Mask:
-    """Pixels [rows, columns] of the last mask that on slice ``index`` still have the lesion's HU.
+    """Pixels [rows, columns] of the last mask that still have the lesion's HU on slice ``index``.
 
-    Compared after a 3 x 3 mean, which takes quantum noise of 5 HU below 2.
+    Compared after a 3 x 3 mean, which reduces quantum noise of 5 HU to below 2.
     """
     from scipy import ndimage
 
@@ -241,7 +243,7 @@ def _touching(mask: Mask, seeds: Mask) -> Mask:
 
 
 def _gap_mm(series: CTSeries, one: int, other: int) -> float:
-    """Distance of two slices along the normal: under tilt less than between their positions."""
+    """Distance of two slices along the normal; under tilt less than that of their positions."""
     offset = np.subtract(series.planes[other].position, series.planes[one].position)
     return float(abs(offset @ series.planes[one].normal))
 

@@ -1,5 +1,5 @@
-"""Warnings of pydicom and highdicom, kept from user and logs: they quote values, which may name the
-patient."""
+"""Keep the warnings of pydicom and highdicom from the user and from logs: they quote values, which
+may identify the patient."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _QUIET: ContextVar[bool] = ContextVar("quiet_dicom", default=False)
 
 @contextmanager
 def quiet_dicom() -> Iterator[None]:
-    """Within it pydicom neither warns nor logs, and highdicom does not warn; other packages do.
+    """Inside it pydicom neither warns nor logs, and highdicom does not warn; other packages do.
 
-    What matters of it (lossy or short pixel data, unusable geometry) the reader finds itself and
-    says in its notes; the sources' own flaws are copied as they are. For any number of threads at
-    once: each one's log is its own affair, and warnings, whose filters Python keeps once for a
-    process, are silent until the last has left.
+    The reader itself detects what matters (lossy or short pixel data, unusable geometry) and says
+    so in its notes; other flaws of the sources are copied unchanged. Any number of threads may be
+    inside at once: logging is silenced per thread, while warnings, whose filters Python keeps per
+    process, are silenced until the last thread has left.
     """
     token = _QUIET.set(True)
     try:
@@ -34,10 +34,10 @@ def quiet_dicom() -> Iterator[None]:
 
 
 class _Silence:
-    """One entry among the process's warning filters, for as long as anybody is inside.
+    """One entry among the process's warning filters, for as long as any thread is inside.
 
-    ``warnings.catch_warnings`` would put back, when one thread leaves, what it found when it came:
-    in the midst of another's reading.
+    ``warnings.catch_warnings`` would not do: when one thread leaves, it restores the filters from
+    when that thread entered, even while another is still reading.
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class _Silence:
 
     def __enter__(self) -> None:
         with self._lock:
-            # Each time: it goes before whatever was put in front of it since.
+            # Every time: it must go in front of filters that were added since.
             warnings.filterwarnings("ignore", category=UserWarning, module=_PACKAGES)
             self._entry = warnings.filters[0]
             self._inside += 1
