@@ -41,7 +41,7 @@ def _differences(record: Record, subjects: list[str]) -> list[str]:
     ]
     head = tuple(f"{measure}, {unit}".rstrip(", ") for measure, unit in measured.items())
     per = record.settings.get("per", "click")
-    return [*table((f"less {first}, same {per}s", *head), rows), ""]
+    return [*table((f"difference from {first}, same {per}s", *head), rows), ""]
 
 
 def _measured(record: Record) -> dict[str, str]:

@@ -1,12 +1,13 @@
-"""Seconds of a step of the shipped model's [base] stage, in which all its weights are trained.
+"""Seconds per step of the shipped model's [base] stage, in which all its weights are trained.
 
     python benchmarks/base_step.py [--batch 6] [--rounds 3]
 
-As ``fit`` takes most of them on this CPU, and with one thing otherwise: the pyramid not compiled,
-images laid the other way in memory (channels first where it lays them last), torch's own Muon in
-place of ours, float32 where the CPU multiplies bfloat16. Where it does not, bfloat16 emulated is
-left out: a step takes half a minute. One process, A B C A B C; on disks in noise, as what a step
-costs does not depend on what is on the slice. One JSON file in ``benchmarks/results/``.
+The step as ``fit`` runs most of them on this CPU, and with one thing changed: the pyramid not
+compiled, images in the other memory layout (channels first instead of last, or vice versa), torch's
+own Muon instead of ours, float32 where the CPU multiplies bfloat16. On other CPUs, emulated
+bfloat16 is left out: a step would take half a minute. One process, A B C A B C, on disks in noise,
+since the cost of a step does not depend on the content of the slice. Writes one JSON file in
+``benchmarks/results/``.
 """
 
 from __future__ import annotations
@@ -40,24 +41,24 @@ OURS = "as fit takes it"
 
 @dataclass(frozen=True)
 class Way:
-    """How a step is taken."""
+    """How a step is run."""
 
     images: torch.memory_format
     mixed: bool = True
     """bfloat16, where the CPU multiplies it."""
     muon: type[optimisation.Muon] = optimisation.Muon
     compiled: bool = True
-    """The pyramid, as the recipe has it."""
+    """The pyramid, as in the recipe."""
 
 
 class TorchMuon(optimisation.Muon):
-    """Steps as torch takes them."""
+    """Muon with torch's own step."""
 
     step = torch.optim.Muon.step
 
 
 def ways() -> dict[str, Way]:
-    """By name; those that this CPU would take anyway are left out."""
+    """The ways by name, without those that are the default on this CPU anyway."""
     ours = Way(hardware.image_format(CPU))
     last = ours.images is torch.channels_last
     other = torch.contiguous_format if last else torch.channels_last

@@ -1,11 +1,11 @@
-"""Has anything become slower? Held against the committed baseline, whatever the machine.
+"""Has anything become slower? A comparison with the committed baseline, on any machine.
 
     python benchmarks/check.py [--rounds 25] [--slack 1.5] [--update]
 
-What is compared is a ratio: the time of the work over that of a reference measured in the same
-rounds, a fixed matrix product and a fixed ONNX model (a convolution and a product, written here).
-A machine twice as slow is twice as slow at both. Exit 1 names what became slower than the
-baseline's ratio times the slack; ``--update`` writes the baseline.
+Ratios are compared: the time of the work over that of a reference measured in the same rounds,
+which is a fixed matrix product or a fixed ONNX model (a convolution and a product, defined here).
+A machine that is half as fast is half as fast at both. If a ratio exceeds that of the baseline
+times the slack, the work is named and the exit code is 1; ``--update`` writes the baseline.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ REFERENCE_OF = {"encode": GRAPH, "click": GRAPH, "read a folder": PRODUCT}
 
 
 def measure(rounds: int) -> dict[str, float]:
-    """Work -> median of its time over its reference's, round by round."""
+    """Work -> median, over the rounds, of its time divided by that of its reference."""
     with (
         tempfile.TemporaryDirectory() as scratch,
         Segmenter.from_bundle(None, "cpu") as segmenter,
@@ -48,7 +48,7 @@ def measure(rounds: int) -> dict[str, float]:
         works: dict[str, Callable[[], object]] = {
             PRODUCT: _product(),
             GRAPH: _graph(),
-            "encode": lambda: segmenter.encode(hu + np.float32(next(turn))),  # none twice: kept
+            "encode": lambda: segmenter.encode(hu + np.float32(next(turn))),  # results are cached
             "click": lambda: segmenter.predict(encoded, prompt),
             "read a folder": lambda: read_study(Path(scratch) / "study"),
         }
@@ -64,7 +64,7 @@ def measure(rounds: int) -> dict[str, float]:
 def slower(
     measured: dict[str, float], baseline: dict[str, float], slack: float
 ) -> dict[str, tuple[float, float]]:
-    """Work -> (ratio now, ratio then) of what became slower than the slack allows."""
+    """Work -> (ratio now, ratio then), for work that became slower than the slack allows."""
     return {
         name: (measured[name], then)
         for name, then in baseline.items()
@@ -79,7 +79,7 @@ def _product() -> Callable[[], object]:
 
 
 def _graph() -> Callable[[], object]:
-    """A convolution and a product, of about an encoder's proportions."""
+    """A convolution and a product, roughly in the proportions of an encoder."""
     random = np.random.default_rng(0)
     weights = {
         "kernel": random.standard_normal((64, 3, 8, 8)).astype(np.float32),
@@ -109,7 +109,7 @@ def _graph() -> Callable[[], object]:
 
 
 def main() -> None:
-    """Measure, compare, say."""
+    """Measure, compare, report."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--slack", type=float, default=1.5, help="times the baseline's ratio")

@@ -1,7 +1,7 @@
-"""Methods that need no training: thresholds, growing, walking and flooding from a click.
+"""Methods that need no training: threshold, region growing, random walker, watershed from a click.
 
-They are given what they need to look good: a smoothed slice, several tolerances of which a reader
-may pick the best afterwards, a ring of background seeds.
+They are given favourable conditions: a smoothed slice, several tolerances of which a reader may
+pick the best afterwards, a ring of background seeds.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ Slice = NDArray[np.generic]
 """[rows, columns], HU."""
 Method = Callable[[Slice, Click], Mask]
 BLOOD_HU = (45.0, 95.0)
-"""Fresh blood, of which adult grey matter (32 to 42) is no part."""
+"""Fresh blood; adult grey matter (32 to 42) is outside the range."""
 TOLERANCES_HU = (8.0, 12.0, 16.0)
-"""About the clicked spot's own mean, for region growing."""
+"""For region growing, around the mean of the clicked spot."""
 HALF = 64
-"""Half side of the region that the seeded methods look at, pixels: about 60 mm across. They cannot
-take the rest of a longer bleed; a wider one takes in more that is like blood."""
+"""Half side of the region that the seeded methods see, in pixels: about 60 mm across. They miss the
+rest of a longer bleed; a larger region would include more that looks like blood."""
 
 
 def connected(like: Mask, spot: tuple[int, ...]) -> Mask:
-    """What of ``like``, of any dimension, hangs together with the element at ``spot``.
+    """The connected component of ``like``, of any dimension, that contains ``spot``.
 
-    Neighbours share an edge, or a face. Nothing where ``spot`` is not like it.
+    Neighbours share an edge, or a face in 3D. Empty if ``like`` is False at ``spot``.
     """
     labels, _ = ndimage.label(like)
     return np.asarray((labels == labels[spot]) & like[spot])
 
 
 def region_growing(hu: Slice, click: Click, tolerance: float) -> Mask:
-    """What hangs together about the click within the clicked spot's HU."""
+    """The region connected to the click whose HU are within ``tolerance`` of the clicked spot."""
     smooth = ndimage.median_filter(hu.astype(np.float32), 3)
     x, y = round(click[0]), round(click[1])
     spot = float(smooth[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2].mean())
@@ -47,15 +47,15 @@ def region_growing(hu: Slice, click: Click, tolerance: float) -> Mask:
 
 
 def blood_window(hu: Slice, click: Click) -> Mask:
-    """What hangs together about the click within the HU of fresh blood."""
+    """The region connected to the click within the HU range of fresh blood."""
     x, y = round(click[0]), round(click[1])
     return connected(_is_blood(ndimage.median_filter(hu.astype(np.float32), 3)), (y, x))
 
 
 def blood_window_3d(hu: NDArray[np.generic], index: int, click: Click) -> Mask:
-    """The same in a series [Z, rows, columns] about a click on slice ``index``.
+    """The same in a series [Z, rows, columns], for a click on slice ``index``.
 
-    Smoothed by a 3 x 3 mean on each slice: a median of a whole series takes long.
+    Smoothed by a 3 x 3 mean on each slice: a median filter of a whole series takes long.
     """
     x, y = round(click[0]), round(click[1])
     smooth = ndimage.uniform_filter(hu.astype(np.float32), size=(1, 3, 3))
@@ -67,9 +67,9 @@ def _is_blood(smooth: NDArray[np.float32]) -> Mask:
 
 
 def walker(hu: Slice, click: Click) -> Mask:
-    """scikit-image's random walker between the click and a ring about it."""
+    """scikit-image's random walker between the click and a ring around it."""
     with warnings.catch_warnings():
-        # Probabilities a little below 0 or above 1, as far as its solver went: the larger one wins.
+        # Its solver may leave probabilities slightly outside [0, 1]; the larger one still wins.
         warnings.filterwarnings("ignore", "The probability range", UserWarning)
         return _seeded(
             hu,
@@ -79,7 +79,7 @@ def walker(hu: Slice, click: Click) -> Mask:
 
 
 def flooding(hu: Slice, click: Click) -> Mask:
-    """scikit-image's watershed on the gradient between the click and a ring about it."""
+    """scikit-image's watershed on the gradient between the click and a ring around it."""
     return _seeded(
         hu,
         click,

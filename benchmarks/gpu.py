@@ -1,21 +1,21 @@
-"""Everything that can run on this GPU, side by side on the same weights.
+"""Everything that can run on this GPU, compared with the same weights.
 
     python benchmarks/gpu.py [--model vit_b] [--adapters FILE --base FILE] [--minutes 6]
 
 Rows: the runtime's backends on the graphs that a bundle has for them (TensorRT or TensorRT-RTX at
-each precision; ONNX Runtime CUDA in fp32, with CUDA graphs as ``cuda-graph``, which says why where
-ONNX Runtime refuses them, and without as ``cuda-plain``) and segment-anything in torch (eager fp32,
-autocast fp16 and bf16, torch.compile bf16). Columns: cold start, encode at batch 1, 4 and 8, click
-end to end for 1, 2 and 8 prompts, 32 slices from a DICOM folder to all embeddings, device memory
-(what the card holds more than before the process used it, CUDA's context and an allocator's spare
-blocks included), and parity with eager fp32; in the report, encoding in 16 bits also beside the
-least that the card's measured bf16 matrix rate and memory bandwidth allow. Each row has a process
-of its own, one after the other. A row that cannot run says why; one that the time does not reach,
-or that is stopped when the time ends, says that. Written to
+each precision; ONNX Runtime CUDA in fp32, with CUDA graphs as ``cuda-graph``, which gives the
+reason if ONNX Runtime refuses them, and without as ``cuda-plain``) and segment-anything in torch
+(eager fp32, autocast fp16 and bf16, torch.compile bf16). Columns: cold start, encode at batch 1, 4
+and 8, click end to end for 1, 2 and 8 prompts, 32 slices from a DICOM folder to all embeddings,
+device memory (the increase on the card since before the process used it, including CUDA's context
+and an allocator's spare blocks), and parity with eager fp32. In the report, encoding in 16 bits is
+also compared with the minimum that the card's measured bf16 matrix rate and memory bandwidth allow.
+Each row runs in its own process, one after the other. A row that cannot run, is not reached in
+time, or is stopped when the time ends, gives that as the reason. Written to
 ``benchmarks/results/backends-<model>-<gpu>-gpu-<date>.json``.
 
-``--device cpu --model tiny --brief`` runs the same code without a GPU: that is its test, and its
-figures mean nothing. ``--brief`` writes to a temporary folder unless ``--out`` names one.
+``--device cpu --model tiny --brief`` runs the same code without a GPU, as a test; its figures mean
+nothing. ``--brief`` writes to a temporary folder unless ``--out`` names one.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def main() -> None:
 
 
 def _no_engines(probe: GpuProbe) -> str:
-    """Why TensorRT, as it is installed, builds nothing for this GPU; empty where it may."""
+    """Why the installed TensorRT cannot build for this GPU; empty if it can."""
     unserved = unserved_gpu(installed(), probe.devices[0].compute_capability)
     if unserved is not None:
         return f"{unserved.problem}; {unserved.mend}"
@@ -103,18 +103,18 @@ def _no_engines(probe: GpuProbe) -> str:
 
 
 def _rows(device: str) -> dict[str, list[str]]:
-    """Row -> script and arguments. The reference first, then what decides, then the rest."""
+    """Row -> script and arguments. The reference first, then the most important rows."""
     if device == "cpu":
         ours, rivals = ["cpu fp32"], [REFERENCE, "autocast bf16"]
     else:
         ours = ["tensorrt fp16", "cuda-graph fp32", "tensorrt bf16", "tensorrt fp32"]
-        ours.append("cuda-plain fp32")  # what the CUDA graphs are worth
+        ours.append("cuda-plain fp32")  # shows what the CUDA graphs gain
         rivals = [REFERENCE, "autocast bf16", "autocast fp16"]
     commands = {name: ["gpu_torch.py", name] for name in rivals[:1]}
     commands |= {name: ["gpu_runtime.py", *name.split()] for name in ours[:2]}
     commands |= {name: ["gpu_torch.py", name] for name in rivals[1:]}
     commands |= {name: ["gpu_runtime.py", *name.split()] for name in ours[2:]}
-    if device == "cuda":  # last: compiling takes minutes, and would leave others no time
+    if device == "cuda":  # last: compiling takes minutes, and would leave no time for others
         commands["compile bf16"] = ["gpu_torch.py", "compile bf16"]
     return commands
 
@@ -137,9 +137,9 @@ def _run(work: Work, name: str, command: list[str], deadline: float) -> Figures:
 
 
 def _add_parity(work: Work, rows: dict[str, Figures], trained: bool) -> None:
-    """Each row's answers beside those of fp32 torch, judged by the export's gates.
+    """Compare each row's answers with those of fp32 torch, by the export's gates.
 
-    The masks of random weights are not judged: their logits lie near 0.
+    With random weights the masks are not judged: their logits are near 0.
     """
     if "encode" not in rows[REFERENCE]:
         return
@@ -169,7 +169,7 @@ def _record(
     rows: dict[str, Figures],
     refused: dict[str, str],
 ) -> Record:
-    """In the schema of all benchmarks: series of samples, and what was not measured."""
+    """The record, in the schema of all benchmarks: series of samples, and what was not measured."""
     card = _slug(probe, options.device)
     series = [each for name, figures in rows.items() for each in _series(name, figures)]
     measured = {name: figures for name, figures in rows.items() if "encode" in figures}
@@ -197,12 +197,12 @@ def _record(
 
 
 def subject_of(row: str) -> str:
-    """A row's name in the report: beside the runtime's backends, torch's rows say so."""
+    """A row's name in the report, where torch's rows are marked as such."""
     return f"torch {row}" if row.split()[0] in ("eager", "autocast", "compile") else row
 
 
 def _series(row: str, figures: Figures) -> Iterator[Series]:
-    """All samples of a row; the rates of the card, which the reference's process measured."""
+    """All samples of a row, and the card's rates, which the reference's process measured."""
     if "encode" not in figures:
         return
     name = subject_of(row)
@@ -229,10 +229,10 @@ def _series(row: str, figures: Figures) -> Iterator[Series]:
 
 
 def _work(rows: dict[str, Figures], size: int) -> dict[str, dict[str, Any]]:
-    """What an encode must compute and move at least, of each row that computes in 16 bits.
+    """The minimum that an encode must compute and move, for each row that computes in 16 bits.
 
-    fp16 and bf16 have one rate on these cards; that of fp32 is not measured. Bytes: the weights in
-    16 bits once, and the slices in fp32.
+    fp16 and bf16 have the same rate on these cards; that of fp32 is not measured. Bytes: the
+    weights in 16 bits once, and the slices in fp32.
     """
     reference = rows[REFERENCE]
     if "encode_flop" not in reference:

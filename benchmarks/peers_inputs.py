@@ -1,4 +1,4 @@
-"""What all subjects of ``peers.py`` are given: slices, clicks, weights."""
+"""The inputs of all subjects of ``peers.py``: slices, clicks, weights."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-if TYPE_CHECKING:  # torch is loaded by those subjects that need it
+if TYPE_CHECKING:  # torch is loaded only by subjects that need it
     from samihs_training.network.sam import SamConfig
 
 SIZE = 512
 """Side of a slice, pixels."""
 FRAMES = (SIZE, 2 * SIZE)
-"""Sides of a model's frame at which all subjects see the same picture: a slice is taken as it is,
-or enlarged to values that 8 bits hold (:func:`grey_of`). Elsewhere a rival rounds what this project
-does not, and where it shrinks a picture, averages more pixels."""
+"""Sides of a model's frame at which all subjects see the same picture: a slice is used as it is, or
+enlarged to values that fit in 8 bits (:func:`grey_of`). At other sizes a rival rounds where this
+project does not, and averages more pixels when it shrinks a picture."""
 CONFIG, WEIGHTS = "config.json", "weights.pt"
 
 
 def write_random(folder: Path, config: SamConfig) -> Any:
-    """A SAM with random weights, which all subjects share; its sizes and weights are written.
+    """A SAM with random weights, which all subjects share; writes its sizes and weights.
 
-    Tables of positions, which begin as zeros, are drawn too: else nobody would see them mixed up.
+    Position tables, initially zero, are drawn as well; otherwise a mix-up would go unnoticed.
     """
     import torch
 
@@ -60,16 +60,16 @@ def sam_of(folder: Path) -> Any:
 
 
 def grey_of(turn: int) -> np.ndarray:
-    """[S, S] of 8 bits, another for each turn.
+    """[S, S] of 8 bits, different for each turn.
 
-    Multiples of 16: twice as large, bilinearly, they are whole numbers still.
+    Multiples of 16, so that bilinear enlargement by 2 still gives whole numbers.
     """
     random = np.random.default_rng(turn)
     return 16 * random.integers(0, 16, (SIZE, SIZE), np.uint8)
 
 
 def slice_of(turn: int) -> np.ndarray:
-    """[S, S] HU that the window -20 to 100 makes :func:`grey_of` of."""
+    """[S, S] HU that the window -20 to 100 maps to :func:`grey_of`."""
     return grey_of(turn).astype(np.float32) * (120 / 255) - 20
 
 

@@ -1,4 +1,4 @@
-"""Subjects of ``peers.py`` that are segment-anything's own code, or have its ``SamPredictor``."""
+"""Subjects of ``peers.py`` that are segment-anything's own code, or offer its ``SamPredictor``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DECODER = "their-decoder.onnx"
 
 
 class Predictor:
-    """A ``SamPredictor``, as segment-anything's README has one use it."""
+    """A ``SamPredictor``, used as in segment-anything's README."""
 
     def __init__(self, predictor: Any, autocast: bool = False) -> None:
         import torch
@@ -30,9 +30,9 @@ class Predictor:
             self.predictor.set_image(picture_of(turn))
 
     def click(self, count: int, turn: int) -> None:
-        """``predict`` takes one set of points for one mask: each prompt is a call of its own.
+        """``predict`` takes one set of points for one mask, so each prompt is a separate call.
 
-        Never under autocast: it hands its scores to numpy, which has no bfloat16.
+        Never under autocast: it passes its scores to numpy, which has no bfloat16.
         """
         for point in points_of(count, turn):
             self.predictor.predict(point[None], np.ones(1), multimask_output=False)
@@ -122,9 +122,9 @@ def segment_anything(module: str) -> ModuleType:
 
 
 def stand_in_for_torchvision() -> None:
-    """The two functions of torchvision that SAM's predictors call, by Pillow.
+    """Provide, with Pillow, the two torchvision functions that SAM's predictors call.
 
-    torchvision has no build for every torch; on Pillow images these two do just this.
+    torchvision is not built for every torch; on Pillow images, its two functions do the same.
     """
     from PIL import Image
 
@@ -137,7 +137,7 @@ def stand_in_for_torchvision() -> None:
     stubs["torchvision.transforms"] = ModuleType("torchvision.transforms")
     stubs["torchvision.ops"] = ModuleType("torchvision.ops")
     stubs["torchvision.ops.boxes"] = ModuleType("torchvision.ops.boxes")
-    for name in ("batched_nms", "box_area"):  # of its automatic mask generator, not called here
+    for name in ("batched_nms", "box_area"):  # for its automatic mask generator, not called here
         setattr(stubs["torchvision.ops.boxes"], name, None)
     for name, stub in stubs.items():
         sys.modules.setdefault(name, stub)

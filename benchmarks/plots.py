@@ -1,6 +1,6 @@
-"""Pictures of a record: bars of quantities that several subjects have, lines of a scaling.
+"""Pictures of a record: bars for quantities of several subjects, lines for scaling.
 
-Of times and memory medians with their quartiles, of accuracies means with 95 % intervals.
+Times and memory are shown as medians with quartiles, accuracies as means with 95 % intervals.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ SHOWN: dict[str, tuple[str, ...]] = {
     "precisions": ("Dice, all", "HD95, all"),
     "cost": ("start-up", "start-up, peak memory", "size on disk", "installation"),
 }
-"""Benchmark (up to a hyphen) -> what its picture shows; the first four of any other."""
+"""Benchmark (up to a hyphen) -> quantities in its picture; for any other, the first four."""
 MOST = 4
 INCHES_PER_BAR, INCHES_OF_FRAME = 0.26, 0.9
 
 
 @dataclass(frozen=True)
 class Bar:
-    """What is drawn of one subject; the ends NaN where nothing is known of them."""
+    """The bar of one subject; low and high are NaN if unknown."""
 
     name: str
     middle: float
@@ -44,7 +44,7 @@ class Bar:
 
 
 def picture(name: str, record: Record, out: Path) -> Path | None:
-    """Draw it into ``out/plots``; None where there is nothing to see side by side."""
+    """Draw it into ``out/plots``; None if there is nothing to compare."""
     figure = _lines(record) if record.benchmark == "scaling" else _bars(record)
     if figure is None:
         return None
@@ -56,7 +56,7 @@ def picture(name: str, record: Record, out: Path) -> Path | None:
 
 
 def _bars(record: Record) -> plt.Figure | None:
-    """One frame below the other: subjects' names are long."""
+    """One frame below the other, because subjects' names are long."""
     names = (record.benchmark, record.benchmark.partition("-")[0])
     wanted = next((SHOWN[each] for each in names if each in SHOWN), tuple(record.quantities()))
     frames = {each: _bars_of(record, each) for each in wanted}
@@ -77,7 +77,7 @@ def _bars(record: Record) -> plt.Figure | None:
 
 
 def _bars_of(record: Record, quantity: str) -> list[Bar]:
-    """One of each subject."""
+    """One bar for each subject."""
     if not is_accuracy(record):
         return [_median(each) for each in record.beside(quantity)]
     measure, _, kind = quantity.partition(", ")
@@ -91,16 +91,16 @@ def _bars_of(record: Record, quantity: str) -> list[Bar]:
 
 
 def _median(series: Series) -> Bar:
-    """With its quartiles, as printed."""
+    """The median with its quartiles, in the printed unit."""
     factor = SCALE[series.unit]
     low, high = series.quartiles
     return Bar(series.subject, factor * series.median, factor * low, factor * high)
 
 
 def _frame(axis: plt.Axes, title: str, bars: list[Bar]) -> None:
-    """Each with its ends, and the figure beside it."""
+    """Draw each bar with its interval and its value."""
     middle = [each.middle for each in bars]
-    # no interval: nothing is drawn
+    # without an interval, no error bar is drawn
     ends = [(each.middle - each.low, each.high - each.middle) for each in bars]
     drawn = axis.barh(
         [each.name for each in bars], middle, xerr=np.nan_to_num(np.transpose(ends)),
@@ -115,12 +115,12 @@ def _frame(axis: plt.Axes, title: str, bars: list[Bar]) -> None:
 
 
 def _short(value: float) -> str:
-    """Three digits, and never an exponent for a large one."""
+    """Three digits, without an exponent for large values."""
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _lines(record: Record) -> plt.Figure:
-    """Times beside memory, where the axis is of numbers."""
+    """Times beside memory, for axes with numeric values."""
     figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     for axis, unit, label in zip(axes, ("s", "MB"), ("seconds", "peak memory, MB"), strict=True):
         for name in dict.fromkeys(each.subject for each in record.series if each.unit == unit):

@@ -1,20 +1,21 @@
-"""What a backend or a precision costs in accuracy: the same weights and clicks, one truth.
+"""What a backend or precision costs in accuracy, with the same weights, clicks and ground truth.
 
     python benchmarks/precisions.py [--checkpoint ADAPTERS --base BASE] [--studies 20]
         [--precisions fp16,bf16,int8]
 
-The reference is the torch model, adapters in place. The graphs are exported from it, as a bundle
-has them (``samihs_export.families``)::
+The reference is the torch model with its adapters in place. The graphs are exported from it as for
+a bundle (``samihs_export.families``)::
 
     subject                       what answers
     torch fp32, adapted           the reference
-    CPU backend, onnx ...         the runtime, as samihs-infer has it
-    ONNX Runtime CPU, trt ...     the graphs that TensorRT is given, without TensorRT
-    torch CPU, trt bf16           the same; ONNX Runtime's CPU has no kernels for bfloat16
-    cuda, tensorrt ...            the runtime on a GPU, where there is one
+    CPU backend, onnx ...         the runtime, as in samihs-infer
+    ONNX Runtime CPU, trt ...     the graphs made for TensorRT, without TensorRT
+    torch CPU, trt bf16           the same; ONNX Runtime has no bfloat16 kernels on the CPU
+    cuda, tensorrt ...            the runtime on a GPU, if there is one
 
-Phantom studies of unseen seeds, one click on the deepest point of each lesion of a slice. Dice,
-HD95 and volume error of each click; the report takes differences from the reference click by click.
+Phantom studies of unseen seeds, with one click on the deepest point of each lesion of a slice.
+Dice, HD95 and volume error of each click; the report takes differences from the reference click by
+click.
 """
 
 from __future__ import annotations
@@ -67,13 +68,13 @@ PRECISIONS: tuple[Precision, ...] = ("fp16", "bf16", "int8")
 REFERENCE = "torch fp32, adapted"
 SIZE = PhantomOptions().matrix
 CALIBRATION_SLICES = 16
-"""As ``samihs-export`` takes where nothing else is said."""
+"""The default of ``samihs-export``."""
 Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
 class Graphs:
-    """An encoder and a decoder, whatever runs them."""
+    """An encoder and a decoder, independent of what runs them."""
 
     encode: Callable[[Array, Array], Any]
     """``hu`` [1, 1, S, S], ``window`` [1, 2] -> embedding [1, E, G, G]."""
@@ -130,7 +131,7 @@ def _served(
     window: WindowRule,
     stack: ExitStack,
 ) -> tuple[dict[str, Predictor], dict[str, str]]:
-    """Subject -> what answers, and subject -> why it cannot."""
+    """Subject -> its predictor, and subject -> why it cannot be measured."""
     served: dict[str, Predictor] = {}
     refused: dict[str, str] = {}
 
@@ -159,12 +160,12 @@ def _served(
 
 
 def _with_onnx(entry: GraphEntry, entries: Sequence[GraphEntry]) -> tuple[GraphEntry, ...]:
-    """The entry, after the onnx pair that every bundle holds."""
+    """The entry, preceded by the onnx pair that every bundle holds."""
     return (entry,) if entry.family == "onnx" else (entries[0], entry)
 
 
 def _beside_tensorrt(folder: Path, entry: GraphEntry, merged: SamihsModel) -> tuple[str, Graphs]:
-    """What answers for a pair that TensorRT would run, and its name."""
+    """Name and graphs of the substitute for a pair that TensorRT would run."""
     if entry.precision in NOT_IN_ONNX_RUNTIME:
         return f"torch CPU, trt {entry.precision}", torch_graphs(merged, "trt", "bf16")
     graphs = onnx_graphs(folder / entry.encoder, folder / entry.decoder)
@@ -172,10 +173,11 @@ def _beside_tensorrt(folder: Path, entry: GraphEntry, merged: SamihsModel) -> tu
 
 
 def predictor_of(name: str, graphs: Graphs, window: WindowRule) -> Predictor:
-    """Answers clicks on slices [S, S] as the runtime does: their parts of the mask.
+    """A predictor that answers clicks on slices [S, S] like the runtime: with the clicked parts of
+    the mask.
 
-    Raises, when asked:
-        UsageError: a slice of another size than the graphs are written for.
+    Its answers raise:
+        UsageError: a slice of another size than that of the graphs.
     """
 
     def answer(hu: NDArray[np.int16], clicks: Clicks) -> list[tuple[Mask, float]]:
@@ -196,7 +198,7 @@ def predictor_of(name: str, graphs: Graphs, window: WindowRule) -> Predictor:
 
 
 def onnx_graphs(encoder: Path, decoder: Path) -> Graphs:
-    """Files on ONNX Runtime's CPU."""
+    """Files, run by ONNX Runtime on the CPU."""
     ort = import_onnxruntime("cpu")
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors only
@@ -246,7 +248,7 @@ def torch_graphs(merged: SamihsModel, family: str, precision: Precision) -> Grap
 
 
 def read_precisions(given: str) -> tuple[Precision, ...]:
-    """``fp16,int8`` as precisions; raises :class:`UsageError` for one that there is none of."""
+    """``fp16,int8`` as precisions; raises :class:`UsageError` for an unknown one."""
     known = get_args(Precision)
     chosen = tuple(each.strip() for each in given.split(","))
     unknown = [each for each in chosen if each not in known]

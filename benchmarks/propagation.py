@@ -1,14 +1,14 @@
-"""One click followed through the lesion, against a click on every slice and a 3D blood window.
+"""One click propagated through the lesion, against a click on every slice and a 3D blood window.
 
     python benchmarks/propagation.py [--bundle DIR] [--backend cpu] [--seeds 4]
         [--geometry "5 mm"] [--type epidural]
 
-Phantoms of all five bleed types at 5, 2.5 and 1 mm and at 5 mm with gantry tilt, one bleed each and
-no distractors beside it. Every method gets the same first click: the deepest point of the truth on
-its largest slice. The click on every slice gets the deepest point of the truth on each slice, which
-only somebody who knows the answer can give; the 3D blood window takes what hangs together around
-the click within the HU range of blood (``classical.py``). One JSON file in
-``benchmarks/results/``; a table on the terminal.
+Phantoms of all five bleed types at 5, 2.5 and 1 mm and at 5 mm with gantry tilt, with one bleed
+each and no distractors. Every method gets the same first click: the deepest point of the ground
+truth on its largest slice. The method with a click on every slice gets the deepest point of the
+ground truth on each slice, which only somebody who knows the answer can give; the 3D blood window
+takes the voxels connected to the click within the HU range of blood (``classical.py``). Writes one
+JSON file in ``benchmarks/results/`` and prints a table.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ GEOMETRIES = {
 }
 THICK, THIN = ("5 mm", "5 mm, tilt 18"), ("2.5 mm", "1 mm")
 FIRST_SEED = 90_000
-"""None of training's."""
+"""Not used in training."""
 Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A phantom as the runtime reads a series, its truth, and the click."""
+    """A phantom in the form of a series that the runtime has read, its ground truth, and clicks."""
 
     series: CTSeries
     truth: Mask
@@ -62,7 +62,7 @@ class Case:
     clicks: dict[int, tuple[float, float]]
     """Slice -> deepest point (x, y) of the truth on it."""
     first: int
-    """Slice of largest area."""
+    """The slice with the largest area."""
 
 
 Method = Callable[[Segmenter, Case], Mask]
@@ -76,7 +76,7 @@ def measure(
     kinds: Sequence[BleedType] = TYPES,
     first_seed: int = FIRST_SEED,
 ) -> Record:
-    """Every method on every phantom; the settings hold a row of each."""
+    """Every method on every phantom; the settings hold a row for each."""
     rows = []
     with Segmenter.from_bundle(bundle, backend) as segmenter:
         for geometry, kind, seed, case in _cases(geometries, kinds, seeds, first_seed):
@@ -92,12 +92,13 @@ def measure(
             "rows": rows,
         }
         weights = of_bundle(segmenter.bundle)
-    thin = "-thin" if set(geometries) <= set(THIN) else ""  # beside the thick ones, not over them
+    thin = "-thin" if set(geometries) <= set(THIN) else ""  # kept apart from the thick ones
     return Record(f"propagation{thin}", tuple(_all_series(rows)), settings, weights=weights)
 
 
 def _all_series(rows: list[dict[str, Any]]) -> Iterator[Series]:
-    """Dice by method and geometry, and of all geometries; whose each is; the rows say the rest."""
+    """Dice by method and geometry, and over all geometries, with the study of each sample; the rows
+    hold the rest."""
     for geometry in (*dict.fromkeys(row["geometry"] for row in rows), "all"):
         chosen = [row for row in rows if geometry in (row["geometry"], "all")]
         for method in METHODS:
@@ -129,7 +130,7 @@ def _case(study: PhantomStudy) -> Case:
 
 
 def _series(study: PhantomStudy) -> CTSeries:
-    """The phantom in memory, as the reader would give it."""
+    """The phantom in memory, as the reader would return it."""
     spacing = (study.pixel_spacing, study.pixel_spacing)
     planes = tuple(
         SlicePlane(
@@ -155,12 +156,12 @@ def _series(study: PhantomStudy) -> CTSeries:
 
 
 def one_click(segmenter: Segmenter, case: Case) -> Mask:
-    """What ``samihs-infer --point x,y,z`` gives."""
+    """The result of ``samihs-infer --point x,y,z``."""
     return _clicked(segmenter, case, case.first, propagation=True)
 
 
 def one_click_with_prior(segmenter: Segmenter, case: Case) -> Mask:
-    """The same, the last slice's logits handed on as well."""
+    """The same, with the logits of the previous slice passed on as a prior."""
     request = Request(Prompt((case.clicks[case.first],), (FOREGROUND,)), case.first)
     lesion = segment_lesion(segmenter, case.series, request, propagation=False)
     if lesion.found:
@@ -173,7 +174,7 @@ def one_click_with_prior(segmenter: Segmenter, case: Case) -> Mask:
 
 
 def a_click_on_every_slice(segmenter: Segmenter, case: Case) -> Mask:
-    """Somebody who knows the truth clicks once on each of its slices."""
+    """Somebody who knows the ground truth clicks once on each of its slices."""
     mask = np.zeros_like(case.truth)
     for index in case.clicks:
         mask |= _clicked(segmenter, case, index, propagation=False)
@@ -181,7 +182,7 @@ def a_click_on_every_slice(segmenter: Segmenter, case: Case) -> Mask:
 
 
 def blood_window(segmenter: Segmenter, case: Case) -> Mask:
-    """What hangs together in 3D around the click, in blood's HU."""
+    """The voxels connected to the click in 3D within the HU range of blood."""
     del segmenter
     return blood_window_3d(case.series.hu, case.first, case.clicks[case.first])
 
@@ -198,7 +199,7 @@ def _clicked(segmenter: Segmenter, case: Case, index: int, *, propagation: bool)
     request = Request(Prompt((case.clicks[index],), (FOREGROUND,)), index)
     try:
         lesion = segment_lesion(segmenter, case.series, request, propagation=propagation)
-    except PromptError:  # a single pixel at the image's edge: nothing to click on
+    except PromptError:  # a single pixel at the edge of the image: nothing to click on
         return np.zeros_like(case.truth)
     return lesion.volume_mask(case.truth.shape)
 
@@ -207,7 +208,7 @@ def _clicked(segmenter: Segmenter, case: Case, index: int, *, propagation: bool)
 
 
 def _scores(case: Case, mask: Mask) -> dict[str, Any]:
-    """Volumetric Dice and volume with every slice's own extent; slices added and missed."""
+    """Volumetric Dice and volumes, using the extent of each slice; slices added and missed."""
     area = case.series.planes[0].pixel_area
     weights = case.series.extents_mm * area / 1000
 

@@ -1,12 +1,12 @@
-"""What a benchmark leaves behind: raw samples, and all that is needed to make them again.
+"""What a benchmark records: raw samples, and everything needed to reproduce them.
 
 One schema for all: ``benchmarks/results/<benchmark>-<cpu or gpu>-<date>.json``. ``report.py`` makes
-the report from these files alone, so nothing is worked out here that it could work out.
+the report from these files alone, so nothing is computed here that can be computed there.
 
-Of records of a benchmark that are of the same weights the one with most samples counts: a run that
-was cut short, or of fewer studies or subjects, neither replaces a fuller one of its day nor takes
-its place in the report, which says what it passes over. To have the smaller one reported, remove
-the fuller file. Of records of different weights the newest counts, whatever its size.
+Among records of a benchmark with the same weights, the one with the most samples counts: a run that
+was cut short, or had fewer studies or subjects, neither replaces a fuller one of the same day nor
+takes its place in the report, which mentions it. To have the smaller one reported, remove the
+fuller file. Among records with different weights, the newest counts, whatever its size.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from weights import same
 from samihs_runtime.atomic_file import atomic_write
 
 SCHEMA = 2
-"""1 was each benchmark's own."""
+"""Schema 1 was different for each benchmark."""
 RESULTS = Path(__file__).parent / "results"
 DATED = re.compile(r"-\d{4}-\d\d-\d\d(-\d+-samples)?$")
-"""How the stem of a record's file ends (:meth:`Record.write`)."""
+"""The end of the stem of a record's file (:meth:`Record.write`)."""
 PACKAGES = (
     "samihs", "numpy", "scipy", "onnxruntime", "onnxruntime-gpu", "tensorrt-rtx-cu13", "tensorrt",
     "cuda-bindings", "pydicom", "pylibjpeg-libjpeg", "pylibjpeg-rle", "torch", "segment-anything",
@@ -51,26 +51,26 @@ class Series:
     subject: str
     """What was measured: a backend, a rival, a method."""
     quantity: str
-    """What of it, with its settings: ``encode, batch 1``."""
+    """Which quantity, with its settings: ``encode, batch 1``."""
     unit: str
     samples: tuple[float, ...]
     """In the order of the rounds: sample i of all subjects was taken in round i."""
 
     @property
     def median(self) -> float:
-        """Of the samples; NaN where there are none."""
+        """Median of the samples; NaN if there are none."""
         return statistics.median(self.samples) if self.samples else float("nan")
 
     @property
     def quartiles(self) -> tuple[float, float]:
-        """First and third; both the median where there are fewer than two samples."""
+        """First and third quartile; both are the median if there are fewer than two samples."""
         if len(self.samples) < 2:
             return self.median, self.median
         first, _, third = statistics.quantiles(self.samples, n=4, method="inclusive")
         return first, third
 
     def quantile(self, share: float) -> float:
-        """Of the samples in order, the one below which ``share`` of them lie."""
+        """The sample below which a ``share`` of the samples lies."""
         ordered = sorted(self.samples)
         return ordered[min(int(share * len(ordered)), len(ordered) - 1)]
 
@@ -83,22 +83,22 @@ class Record:
     series: tuple[Series, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
     not_measured: Mapping[str, str] = field(default_factory=dict)
-    """Subject -> why, for those that could not be measured."""
+    """Subject -> reason, for those that could not be measured."""
     command: str = field(default_factory=lambda: command_of(sys.argv))
     date: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     commit: str = field(default_factory=lambda: _commit())
     machine: Mapping[str, Any] = field(default_factory=lambda: machine())
     versions: Mapping[str, str] = field(default_factory=lambda: versions())
     weights: Mapping[str, str] = field(default_factory=dict)
-    """What answered or was timed (``weights.py``); empty where no trained model was."""
+    """Of the model that answered or was timed (``weights.py``); empty if none was trained."""
 
     @property
     def size(self) -> int:
-        """Samples of all series."""
+        """Number of samples in all series."""
         return sum(len(each.samples) for each in self.series)
 
     def find(self, subject: str, quantity: str) -> Series | None:
-        """The series of that subject and quantity."""
+        """The series of this subject and quantity, if any."""
         for each in self.series:
             if (each.subject, each.quantity) == (subject, quantity):
                 return each
@@ -109,14 +109,14 @@ class Record:
         return list(dict.fromkeys(each.quantity for each in self.series))
 
     def beside(self, quantity: str) -> list[Series]:
-        """Those of a quantity, whatever the subject."""
+        """The series of a quantity, of all subjects."""
         return [each for each in self.series if each.quantity == quantity]
 
     def write(self, folder: Path = RESULTS) -> Path:
-        """Write it, whole or not at all; returns the file.
+        """Write the record, completely or not at all; returns the file.
 
-        One of the same day and weights is replaced; beside one with more samples, or of other
-        weights, its name ends in its size.
+        A record of the same day and weights is replaced, unless it has more samples or is of other
+        weights; the new file's name then ends in its number of samples.
         """
         folder.mkdir(parents=True, exist_ok=True)
         kind = "gpu" if self.machine.get("gpus") else "cpu"
@@ -130,7 +130,7 @@ class Record:
 
 
 def read_record(path: Path) -> Record | None:
-    """The record of a file; None where it is of another schema."""
+    """The record of a file; None if it has another schema."""
     raw = json.loads(path.read_text(encoding="utf-8"))
     if raw.pop("schema", None) != SCHEMA:
         return None
@@ -139,8 +139,9 @@ def read_record(path: Path) -> Record | None:
 
 
 def ranked(paths: Iterable[Path]) -> dict[str, list[Record]]:
-    """Benchmark, on a GPU or not (``latency-cpu``) -> its records: first those of the newest's
-    weights, and of the same weights first that with most samples, of several the newest."""
+    """Benchmark, with cpu or gpu (``latency-cpu``) -> its records: those with the weights of the
+    newest first; with equal weights those with the most samples first, and among those the newest.
+    """
     found: dict[str, list[Record]] = {}
     for path in sorted(paths):
         record = read_record(path)
@@ -150,7 +151,7 @@ def ranked(paths: Iterable[Path]) -> dict[str, list[Record]]:
 
 
 def _in_order(records: Sequence[Record]) -> list[Record]:
-    """By the date of the newest of the same weights, then by size, then by its own date."""
+    """By the date of the newest with the same weights, then by size, then by its own date."""
 
     def rank(record: Record) -> tuple[str, int, str]:
         newest = max(each.date for each in records if same(each.weights, record.weights))
@@ -162,35 +163,35 @@ def _in_order(records: Sequence[Record]) -> list[Record]:
 def ratios(subject: Sequence[float], reference: Sequence[float]) -> Series:
     """Reference over subject, round by round: how many times faster (or smaller) the subject is.
 
-    What slows the whole machine for a round slows both, and leaves the ratio alone.
+    Whatever slows the whole machine for a round slows both, and does not affect the ratio.
     """
     pairs = zip(subject, reference, strict=False)
     return Series("", "ratio", "x", tuple(other / own for own, other in pairs if own > 0))
 
 
 def results_of(given: Path | None, brief: bool) -> Path:
-    """The folder for results: a brief run, whose figures mean nothing, has one of its own."""
+    """The folder for results; a brief run, whose figures mean nothing, gets a temporary one."""
     if given is not None:
         return given
     return Path(tempfile.mkdtemp(prefix="samihs-brief-")) if brief else RESULTS
 
 
 def command_line(doc: str | None) -> argparse.ArgumentParser:
-    """A benchmark's options: described by its first line, with a folder for the result."""
+    """The parser of a benchmark's options: described by its first line, with ``--results``."""
     parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result")
     return parser
 
 
 def command_of(arguments: Sequence[str]) -> str:
-    """The command as one types it at the repository's root; of absolute paths only the names."""
+    """The command as typed at the repository's root; absolute paths are reduced to their names."""
     script, *rest = arguments
     named = [re.sub(r"(^|=)/(?:[^/]*/)*", r"\1.../", each) for each in rest]
     return shlex.join(["python", f"benchmarks/{Path(script).name}", *named])
 
 
 def machine() -> dict[str, Any]:
-    """What it ran on. No name of the host, no user."""
+    """What it ran on, without host or user name."""
     from samihs_runtime.backends.probe import probe_gpus
 
     return {
@@ -203,7 +204,7 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that a figure may depend on: those that are installed."""
+    """Versions of the installed packages that a figure may depend on."""
     from samihs_runtime.environment import installed
 
     return installed(PACKAGES)
@@ -217,7 +218,7 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    """The commit, and whether code differs from it; results, which change here, do not count."""
+    """The commit, and whether the code differs from it; changed results do not count."""
     known = _git("rev-parse", "--short", "HEAD")
     code = ("*.py", "*.toml", "*.onnx", "*.safetensors")
     changed = _git("status", "--porcelain", "--untracked-files=no", "--", *code)
@@ -225,7 +226,7 @@ def _commit() -> str:
 
 
 def _git(*arguments: str) -> str:
-    """What git says of this repository; nothing where there is none."""
+    """Output of git in this repository; empty if there is no git."""
     root = Path(__file__).parents[1]
     try:
         done = subprocess.run(

@@ -1,12 +1,12 @@
-"""``REPORT.md`` and its pictures, made from ``benchmarks/results/*.json``.
+"""Make ``REPORT.md`` and its pictures from ``benchmarks/results/*.json``.
 
     python benchmarks/report.py [--results DIR] [--out DIR]
 
-Medians stand with their quartiles. A ratio is worked out round by round and is called faster or
-slower only where both its quartiles are on that side of 1. Accuracies are means with 95 %
-intervals. Of several records of a benchmark one is shown (``record.py``); newer ones beside it are
-named. Records of other weights than the shipped bundle's are marked. Why a target is missed was
-written by hand (``targets.py``).
+Medians are given with their quartiles. Ratios are computed round by round, and count as a
+difference only if both quartiles lie on the same side of 1. Accuracies are means with 95 %
+intervals. If a benchmark has several records, one is shown (``record.py``), and newer ones are
+mentioned. Records measured with other weights than the shipped bundle's are marked. The reasons for
+missed targets are written by hand (``targets.py``).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ HERE = Path(__file__).parent
 
 
 def write(results: Path, out: Path) -> Path:
-    """The report of the record of each benchmark that counts; returns its file."""
+    """Write the report, with the preferred record of each benchmark; returns its file."""
     found = ranked(results.glob("*.json"))
     records = {name: first for name, (first, *_) in found.items()}
     shipped = of_shipped()
@@ -49,9 +49,9 @@ def write(results: Path, out: Path) -> Path:
 def _section(
     name: str, record: Record, newer: Sequence[Record], shipped: Mapping[str, str]
 ) -> list[str]:
-    """Command, machine, versions and settings, then the tables, then what is not there.
+    """Command, machine, versions and settings, then the tables, then what was not measured.
 
-    ``newer``: records of the same weights that are passed over, since they have fewer samples;
+    ``newer``: records of the same weights that are not shown because they have fewer samples;
     ``shipped``: the hashes of the shipped bundle's weights.
     """
     machine = record.machine
@@ -91,11 +91,11 @@ def _section(
 
 
 def _marked(weights: Mapping[str, str], shipped: Mapping[str, str]) -> list[str]:
-    """That the record is of another model than the shipped one; nothing where none was asked."""
+    """A note if the record is of another model than the shipped one; nothing if it is of none."""
     if not of_others(weights, shipped):
         return []
     told = ", ".join(f"{key} {value[:12]}" for key, value in weights.items())
-    return [f"**Of other weights than the shipped bundle's**: {told}.", ""]
+    return [f"**Measured with other weights than the shipped bundle's**: {told}.", ""]
 
 
 def main() -> None:

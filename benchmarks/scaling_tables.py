@@ -1,4 +1,4 @@
-"""Tables of ``scaling.py``: fitted exponents beside those of theory."""
+"""Tables of ``scaling.py``: fitted exponents beside the theoretical ones."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from record import Record
 from tables import SCALE, table, unit_of
 
 THEORY = {
-    "read a folder, slices": (1, "each slice is read and decoded alone; checks of the series are "
-                              "paid once, which flattens small folders"),
-    "encode, batch": (1, "no slice shares work with another; below 1 where a single one leaves "
-                      "cores idle"),
-    "decode, prompts": (1, "as above: prompts share the embedding alone"),
-    "vit_b in torch, image size": (2, "the tokens grow as the square of the side, windowed blocks "
-                                   "as the tokens; the four global blocks' attention grows as "
-                                   "their square (exponent 4), which shows from 1024 on; windows "
-                                   "of 14 are padded, which at 256 costs half as much again"),
+    "read a folder, slices": (1, "each slice is read and decoded alone; the checks of the series "
+                              "are made once, which flattens the curve for small folders"),
+    "encode, batch": (1, "slices share no work; below 1 if a single slice leaves cores idle"),
+    "decode, prompts": (1, "as above: prompts share only the embedding"),
+    "vit_b in torch, image size": (2, "tokens grow with the square of the side, and windowed "
+                                   "blocks with the tokens; attention in the four global blocks "
+                                   "grows with the square of the tokens (exponent 4), which shows "
+                                   "from 1024 on; padding to windows of 14 costs half as much "
+                                   "again at 256"),
 }  # fmt: skip
-"""Axis -> exponent of its time and of its memory, and what moves a measured one from it."""
+"""Axis -> theoretical exponent of its time and memory, and why a measured one may deviate."""
 MEMORY = ", peak memory"
-"""Follows the axis in the subject of a series of peaks."""
+"""Suffix of the axis in the subject of a series of peaks."""
 BEYOND = ("read a folder, slices", "encode, batch", "decode, prompts")
-"""Axes whose peaks are what a size takes beyond the smallest, which ran before in that process."""
+"""Axes whose peaks are what a size takes beyond the smallest, which runs first in the process."""
 MEMORY_NOTES = (
-    "peak memory of a folder, a batch or prompts is what they take beyond the smallest, which ran "
-    "before in that process; so its exponent is that of n less the smallest, in theory 1. A batch "
-    "is encoded slice by slice: what grows are embeddings and slices, after a first step that "
-    "makes room for both",
-    "peak memory of vit_b in torch holds torch and the weights, 0.6 GB whatever the image's size: "
-    "below 2 for that",
+    "peak memory of a folder, a batch or prompts is what they take beyond the smallest size, which "
+    "runs first in the same process; its exponent is therefore that of n minus the smallest n, in "
+    "theory 1. A batch is encoded slice by slice: only embeddings and slices grow, after a first "
+    "step that makes room for both",
+    "peak memory of vit_b in torch includes torch and the weights, 0.6 GB at any image size, which "
+    "keeps its exponent below 2",
 )
 
 
 def exponents(record: Record) -> list[str]:
-    """A table of all axes, and why some leave theory."""
+    """A table of all axes, and why some deviate from theory."""
     rows = []
     for subject in dict.fromkeys(each.subject for each in record.series):
         points = [each for each in record.series if each.subject == subject]
@@ -57,15 +57,15 @@ def exponents(record: Record) -> list[str]:
 
 
 def beyond_the_first(costs: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:
-    """The others, each size less the first one's."""
+    """The costs without the first one, with the first size subtracted from each size."""
     smallest = float(costs[0][0])
     return [(str(float(size) - smallest), cost) for size, cost in costs[1:]]
 
 
 def exponent(points: Iterable[tuple[str, float]]) -> float | None:
-    """k of cost = c n^k, by least squares of the logarithms.
+    """k in cost = c n^k, by least squares of the logarithms.
 
-    None where n is not a number, a cost is not above 0, or there are fewer than two points.
+    None if n is not a number, a cost is not above 0, or there are fewer than two points.
     """
     try:
         pairs = [(math.log(float(n)), math.log(cost)) for n, cost in points]

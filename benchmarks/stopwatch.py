@@ -1,4 +1,4 @@
-"""Timing side by side: A B C A B C, so that a busy minute slows all alike; and peak memory."""
+"""Interleaved timing, A B C A B C, so that a busy minute slows all alike; and peak memory."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from pathlib import Path
 
 @dataclass
 class Budget:
-    """The time that rounds may take; what it cuts short is said, never left out in silence."""
+    """The time that rounds may take; whatever it cuts short is reported."""
 
     seconds: float = math.inf
     shortened: list[str] = field(default_factory=list)
-    """In words: ``encode: 3 of 5 rounds``. Shared with the parts of this budget."""
+    """What was cut short: ``encode: 3 of 5``. Shared with the parts of this budget."""
     started: float = field(default_factory=time.perf_counter)
 
     @property
     def left(self) -> float:
-        """Seconds; 0 when they are used up."""
+        """Seconds left; 0 when they are used up."""
         return max(0.0, self.seconds - (time.perf_counter() - self.started))
 
     def part(self, share: float) -> Budget:
-        """A share of what is left now, for the step that begins now."""
+        """A share of the time left, for a step that starts now."""
         return Budget(share * self.left, self.shortened)
 
     def rounds(self, count: int, what: str, least: int = 2) -> Iterator[int]:
-        """0, 1, ... ``count`` - 1, but none after the time is used up, once ``least`` were made."""
+        """0, 1, ... ``count`` - 1; at least ``least`` of them, even if the time is used up."""
         for turn in range(count):
             if turn >= least and not self.left:
                 self.shortened.append(f"{what}: {turn} of {count}")
@@ -56,7 +56,7 @@ def interleaved(
     warm_up: int = 1,
     budget: Budget = UNLIMITED,
 ) -> dict[str, tuple[float, ...]]:
-    """Wall seconds of each work in each round that the budget had time for."""
+    """Wall seconds of each work in every round that the budget allowed."""
     for _ in range(warm_up):
         for work in works.values():
             work()
@@ -75,15 +75,15 @@ taken = time.perf_counter() - started
 peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024  # Linux counts KiB
 print(json.dumps([taken, peak, done.returncode]))
 """
-"""Run by a small Python between: a child's peak is never below that of the process it came from."""
+"""Run by a small intermediate Python: the peak of a child is never below that of its parent."""
 
 
 def processes(
     commands: Mapping[str, Sequence[str]], rounds: int, budget: Budget = UNLIMITED
 ) -> dict[str, list[tuple[float, float]]]:
-    """Wall seconds and peak MB of each command in each round, after one that is not counted.
+    """Wall seconds and peak MB of each command in each round, after an uncounted first run.
 
-    The uncounted one leaves bytecode and the disk's cache as on any machine that has run it once.
+    The first run leaves bytecode and disk cache as on any machine that has run the command before.
     """
     for command in commands.values():
         process(command)
@@ -95,9 +95,9 @@ def processes(
 
 
 def process(command: Sequence[str]) -> tuple[float, float]:
-    """Wall seconds and peak resident MB of a process, by the operating system's account of it.
+    """Wall seconds and peak resident MB of a process, as counted by the operating system.
 
-    It may write bytecode, whatever this one may: an installed command has it.
+    It may write bytecode even if this process may not, since an installed command has bytecode.
     """
     between = [sys.executable, "-S", "-c", _MEASURED, *command]
     may = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
@@ -109,9 +109,9 @@ def process(command: Sequence[str]) -> tuple[float, float]:
 
 
 def peak_mb() -> float:
-    """Peak resident MB of this process so far, of its own program alone; NaN but on Linux.
+    """Peak resident MB of this process so far, of its own program alone; NaN except on Linux.
 
-    ``ru_maxrss`` would count the process that it was started from, before it became another.
+    ``ru_maxrss`` would include the parent process before ``exec``.
     """
     status = Path("/proc/self/status")
     for line in status.read_text().splitlines() if status.is_file() else ():

@@ -1,4 +1,4 @@
-"""What figures must reach, and whether the results do."""
+"""The targets of the benchmarks, and whether the results reach them."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ STEP, RECOMPUTED = "step", "step, recomputed activations"
 
 @dataclass(frozen=True)
 class Target:
-    """What a figure must reach."""
+    """A limit that a figure must reach."""
 
     text: str
     benchmark: str
     """Name of the record: ``peers-vit_b-cpu``."""
     value: Callable[[Record], float | None]
-    """The figure; None where the record lacks it."""
+    """The figure; None if the record lacks it."""
     limit: float
     at_least: bool = True
     if_missed: str = ""
-    """Why, by which profile, and what was tried, by hand, of the records of 27 November 2026; in
-    the report where the target is missed."""
+    """The reason, by which profile, and what was tried, written by hand from the records of
+    27 November 2026; shown in the report if the target is missed."""
 
     def met(self, figure: float) -> bool:
         """Whether the figure is on the right side of the limit."""
@@ -46,7 +46,7 @@ def ratio_of(subject: str, reference: str, quantity: str) -> Callable[[Record], 
 
 
 def median_of(quantity: str) -> Callable[[Record], float | None]:
-    """Of the first subject that has the quantity."""
+    """Median of the first subject that has the quantity."""
 
     def value(record: Record) -> float | None:
         return next((each.median for each in record.series if each.quantity == quantity), None)
@@ -60,7 +60,7 @@ def slower_than(subject: str, reference: str, quantity: str) -> Callable[[Record
 
 
 def share_of(part: str, whole: str) -> Callable[[Record], float | None]:
-    """Median over the rounds of one quantity over another, of the same first subject."""
+    """Median over the rounds of ``part`` / ``whole``, for the first subject of each."""
 
     def value(record: Record) -> float | None:
         parts, wholes = record.beside(part), record.beside(whole)
@@ -72,7 +72,7 @@ def share_of(part: str, whole: str) -> Callable[[Record], float | None]:
 
 
 def saved_by(subject: str, reference: str, quantity: str) -> Callable[[Record], float | None]:
-    """What share of the reference's the subject does without."""
+    """The share of the reference's quantity that the subject saves."""
     smaller = slower_than(subject, reference, quantity)
 
     def value(record: Record) -> float | None:
@@ -83,26 +83,27 @@ def saved_by(subject: str, reference: str, quantity: str) -> Callable[[Record], 
 
 
 FP32_ENCODE = (
-    "By operators-vit_b products with weights and attention are 85 % of our encode, at 84 and 77 % "
-    "of the machine's own rate. Of SamPredictor's time 30 % goes into sums, most of them over "
-    "attention's 12 x 4096 x 4096 scores. Ours waits for arithmetic alone, whose rate here was "
-    "172 GFLOP/s in peers-vit_b-cpu and 221 in latency-cpu. Our attention stores no score: "
-    "relative positions travel in wider queries and keys, which doubles its products. Tried "
-    "without gain, no file kept: scores in pieces, by Scan and unrolled; windows through the fused "
-    "operator; tokens in 2 to 32 pieces, for the caches."
+    "According to operators-vit_b, products with weights and attention make up 85 % of our encode "
+    "and run at 84 and 77 % of the machine's own rate. SamPredictor spends 30 % of its time on "
+    "additions, most of them over attention's 12 x 4096 x 4096 scores. Ours is limited by "
+    "arithmetic alone, whose rate here was 172 GFLOP/s in peers-vit_b-cpu and 221 in latency-cpu. "
+    "Our attention stores no scores: relative positions are carried in wider queries and keys, "
+    "which doubles its products. Tried without gain, with no record kept: scores in pieces, by "
+    "Scan and unrolled; windows through the fused operator; tokens in 2 to 32 pieces, for the "
+    "caches."
 )
 INT8_ENCODE = (
-    "By operators-vit_b 55 % of the 8-bit encode is attention in float32, at 92 % of the "
-    "machine's rate: ONNX Runtime's CPU has no operator for it in 8 bits. The 8-bit products take "
-    "19 %, at 83 % of the rate of their type. Tried: what stands under fp32."
+    "According to operators-vit_b, 55 % of the 8-bit encode is attention in float32, at 92 % of "
+    "the machine's rate: ONNX Runtime has no 8-bit operator for it on the CPU. The 8-bit products "
+    "take 19 %, at 83 % of the rate of their type. Tried: the same as for fp32."
 )
 OUTSIDE_SHARE = (
-    "What is neither read nor encoded is Python: starting, importing (the packages stand under "
-    "latency-cpu), reading highdicom's tables of the standard, writing. One interpreter does all "
-    "of it, so that threads do not shorten it. A faster encode raises the share. Done: the model "
-    "opens beside reading, the garbage collector waits, libraries load beside the encode, the "
-    "bundle is hashed in large blocks. Tried without gain, no file kept: handing the interpreter "
-    "on ten times as often."
+    "The time outside reading and encoding is spent in Python: starting, importing (latency-cpu "
+    "lists the packages), loading highdicom's tables of the standard, writing. One interpreter "
+    "does all of it, so threads do not shorten it. A faster encode raises the share. Done: the "
+    "model is opened while the series is read, garbage collection is deferred, libraries are "
+    "loaded during the encode, the bundle is hashed in large blocks. Tried without gain, with no "
+    "record kept: switching threads ten times as often."
 )
 
 TARGETS = (
@@ -135,11 +136,11 @@ TARGETS = (
     Target("ViT-B training step at 1024, memory saved by recomputing", "training-vit_b-own-cpu",
            saved_by(RECOMPUTED, STEP, "peak memory"), 0.4),
 )  # fmt: skip
-"""As the README has them."""
+"""The same as in the README."""
 
 
 def targets(records: Mapping[str, Record], shipped: Mapping[str, str]) -> list[str]:
-    """The table of all targets, then why some are missed.
+    """The table of all targets, then the reasons for those that are missed.
 
     ``records`` by name (``latency-cpu``); ``shipped``: the hashes of the shipped bundle's weights.
     """
@@ -153,11 +154,11 @@ def targets(records: Mapping[str, Record], shipped: Mapping[str, str]) -> list[s
             continue
         met = target.met(figure)
         verdict = ("met" if met else "**missed**") + (
-            ", of other weights" if of_others(record.weights, shipped) else ""
+            ", with other weights" if of_others(record.weights, shipped) else ""
         )
         rows.append((target.text, wanted, f"{figure:.3g}", verdict))
         if not met and target.if_missed:
             missed.append(f"- **{target.text}**: {target.if_missed}")
     lines = table(("what", "target", "measured", ""), rows)
-    why = "Missed, and why (written by hand, of the records of 27 November 2026):"
+    why = "Why targets are missed (written by hand, from the records of 27 November 2026):"
     return [*lines, "", why, "", *missed] if missed else lines

@@ -1,4 +1,4 @@
-"""A bundle that lives as long as a benchmark: its manifest, and the sizes of a trial's model."""
+"""A temporary bundle for a benchmark: its manifest, and the sizes of a model for trials."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ TINY = SamConfig(
     "tiny", width=48, depth=2, heads=3, global_blocks=(1,), image_size=512, window=5,
     prompt_width=32, decoder_depth=2, decoder_heads=4, decoder_mlp=64, score_hidden=32,
 )  # fmt: skip
-"""For a try of the machinery: ViT-B takes minutes to export."""
+"""For trying out the machinery: ViT-B takes minutes to export."""
 
 
 def manifest_of(
     config: SamConfig, slice_size: int, window: WindowRule, graphs: Sequence[GraphEntry]
 ) -> Manifest:
-    """What the runtime must know of graphs that were written for slices of ``slice_size`` px."""
+    """What the runtime must know about graphs that were written for slices of ``slice_size`` px."""
     return Manifest(
         name=f"benchmark-{config.name}",
         version="0",

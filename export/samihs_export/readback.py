@@ -66,12 +66,12 @@ def check_layers(layers: Sequence[Layer], precision: str, graph: str) -> None:
             are not quantized, or attention that is not an attention layer; the message names them.
     """
     wanted = _FLOATS[FLOAT_OF[precision]]
-    _refuse(graph, f"{precision} was asked for, but of another type are", _other(layers, wanted))
+    _refuse(graph, f"{precision} was asked for; of another type:", _other(layers, wanted))
     narrow = [e.name for e in layers if e.kind in _IN_FLOAT32 and e.type != "FLOAT"]
-    _refuse(graph, "norms and softmax belong in float32, but in half precision are", narrow)
+    _refuse(graph, "norms and softmax belong in float32; in half precision:", narrow)
     if precision in _EIGHT_BITS:
         missing = _not_quantized(layers, _EIGHT_BITS[precision])
-        _refuse(graph, f"{precision} was asked for, but not quantized are", missing)
+        _refuse(graph, f"{precision} was asked for; not quantized:", missing)
     if precision != "fp32":
         expected = "attention was expected as TensorRT's own layer, but is taken apart in"
         _refuse(graph, expected, _without_attention(layers))

@@ -84,7 +84,7 @@ def test_the_report_has_a_row_of_each_subject_and_its_difference(
     record.write(tmp_path / "results")
     text = report.write(tmp_path / "results", tmp_path).read_text()
     assert "| half | 0.833 (0.667 to 1.000) | 0.833 (0.667 to 1.000) |" in text
-    assert "| less perfect, same clicks | Dice | HD95, mm | volume error, mL |" in text
+    assert "| difference from perfect, same clicks | Dice | HD95, mm | volume error, mL |" in text
     assert "| nothing | -1.000 (-1.000 to -1.000) |  | -0.100 (-0.100 to -0.100) |" in text
     assert "| click |" not in text
 

@@ -74,7 +74,7 @@ def test_the_report_shows_means_by_slice(tmp_path: Path) -> None:
     record = Record("patients", tally.series(), settings, commit="abc", machine=machine)
     text = "\n".join(_section("patients-cpu", record, [], {}))
     assert "Means over slices, with 95 % intervals over cases." in text
-    assert "less SAMIHS, none, same slices" in text
+    assert "difference from SAMIHS, none, same slices" in text
 
 
 def test_a_data_set_without_blood_is_refused(tmp_path: Path) -> None:

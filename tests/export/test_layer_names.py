@@ -61,7 +61,7 @@ def test_quantized_and_merged_layers_are_the_tables() -> None:
 def test_the_layers_read_back_are_the_quantized(missing: str) -> None:
     names = [name for name in QUANTIZED if name != missing]
     layers = [Layer(f"{BLOCK}.{name}/QuantizeLinear_input", "QUANTIZE", "INT8") for name in names]
-    with pytest.raises(ExportError, match=rf"not quantized are {BLOCK}.{missing}: "):
+    with pytest.raises(ExportError, match=rf"not quantized: {BLOCK}.{missing}: "):
         check_layers(layers, "int8", "encoder.onnx")
 
 

@@ -142,8 +142,8 @@ def test_parsed_networks_are_what_was_asked_for(
     ("graph", "asked", "words"),
     [
         ("fp16", "bf16", "another type"),
-        ("fp16", "int8", r"not quantized are blocks\.0\.attention\.qkv"),
-        ("int8", "fp8", r"not quantized are blocks\.0\.attention\.qkv"),
+        ("fp16", "int8", r"not quantized: blocks\.0\.attention\.qkv"),
+        ("int8", "fp8", r"not quantized: blocks\.0\.attention\.qkv"),
     ],
 )
 def test_another_precision_than_asked_for_is_named(
