@@ -1,7 +1,7 @@
-"""How well masks agree with the truth at the same clicks, and how sure one may be of it.
+"""How well masks agree with the ground truth at the same clicks, and how certain that is.
 
-Every subject is asked for every click, so that two of them can be compared click by click. All
-intervals resample whole studies: the slices of one patient are alike.
+Every subject answers every click, so that any two can be compared click by click. All intervals
+resample whole studies, because the slices of one patient are alike.
 """
 
 from __future__ import annotations
@@ -14,26 +14,27 @@ from record import Record, Series
 from samihs_training.data.clicks import Mask
 from samihs_training.evaluation.metrics import Estimate, estimate, mask_metrics
 
-if TYPE_CHECKING:  # a report is made without them
+if TYPE_CHECKING:  # the report does not need them
     from samihs_training.data.clicks import Point
     from samihs_training.data.studies import StudySlice
     from samihs_training.data.targets import Target
     from samihs_training.evaluation.predictors import Predictor
 
 MEASURES = {"Dice": "", "HD95": "mm", "volume error": "mL"}
-"""Quantity -> unit. The volume error is that of the slice: predicted minus true area times what
-the slice stands for along the normal."""
+"""Quantity -> unit. The volume error is that of the slice: predicted minus true area, times the
+slice's extent along the normal."""
 BENCHMARKS = ("mask-grid", "methods", "patients", "precisions", "propagation", "robustness")
-"""Whose samples are clicks, slices or lesions; ``methods-adaptation`` is one of ``methods``."""
+"""Benchmarks whose samples are clicks, slices or lesions; ``methods-adaptation`` is one of
+``methods``."""
 ACCEPTED = "accepted"
-"""Measure of benchmarks that heed the score: 1 where it reaches its threshold, 0 where not."""
+"""Measure of benchmarks that use the score: 1 if it reaches its threshold, else 0."""
 ALL = "all"
 CLICKS = "click"
-"""Subject of the series that say whose each click is."""
+"""Subject of the series that give the study of each click."""
 
 
 class Tally:
-    """Dice, HD95 and volume error of several subjects, click after click."""
+    """Dice, HD95 and volume error of several subjects, click by click."""
 
     def __init__(self) -> None:
         self._taken: dict[tuple[str, str, str], list[float]] = {}
@@ -53,9 +54,9 @@ class Tally:
         spacing_mm: tuple[float, float],
         extent_mm: float,
     ) -> None:
-        """Judge each subject's mask [rows, columns] against ``truth``, in the means of ``kinds``.
+        """Judge each subject's mask [rows, columns] against ``truth``; counts in each of ``kinds``.
 
-        ``spacing_mm``: between rows, between columns; ``extent_mm``: what the slice stands for.
+        ``spacing_mm``: between rows, between columns; ``extent_mm``: of the slice along its normal.
         """
         self.click(study, kinds)
         for subject, mask in masks.items():
@@ -66,11 +67,11 @@ class Tally:
                 self.note(subject, measure, unit, kinds, value)
 
     def click(self, study: int, kinds: tuple[str, ...]) -> None:
-        """The next click, in the means of ``kinds``: what the subjects answer to it follows."""
+        """Begin the next click, which counts in each of ``kinds``; the subjects' figures follow."""
         self.note(CLICKS, "study", "", kinds, study)
 
     def series(self) -> tuple[Series, ...]:
-        """``Dice, subdural``, ``Dice, all``, ... of each subject; sample i is of click i."""
+        """``Dice, subdural``, ``Dice, all``, ... of each subject; sample i belongs to click i."""
         return tuple(
             Series(subject, quantity, unit, tuple(values))
             for (subject, quantity, unit), values in self._taken.items()
@@ -79,7 +80,7 @@ class Tally:
     def note(
         self, subject: str, measure: str, unit: str, kinds: tuple[str, ...], value: float
     ) -> None:
-        """One figure of one subject at the click."""
+        """Add one figure of one subject for the current click."""
         for kind in kinds:
             self._taken.setdefault((subject, f"{measure}, {kind}", unit), []).append(value)
 
@@ -90,7 +91,7 @@ def judge(
     tally: Tally,
     others: Callable[[Point], Mapping[str, Mask]] | None = None,
 ) -> None:
-    """Ask all of them for every lesion of the slice; ``others``: masks at a click, by subject."""
+    """Judge all of them on every lesion of the slice; ``others``: masks at a click, by subject."""
     from samihs_training.data.studies import is_bleed
 
     targets = [each for each in study_slice.clicks if is_bleed(each)]
@@ -102,14 +103,14 @@ def judge(
 
 
 def is_accuracy(record: Record) -> bool:
-    """Whether its samples are accuracies."""
+    """Whether the record's samples are accuracies."""
     return record.benchmark.startswith(BENCHMARKS)
 
 
 def mean_of(record: Record, subject: str, measure: str, kind: str) -> Estimate | None:
-    """The mean over clicks with its 95 % interval over studies; None where it was not measured.
+    """The mean over clicks with its 95 % interval over studies; None if it was not measured.
 
-    No interval where the record does not say whose the clicks are.
+    There is no interval if the record does not hold the studies of the clicks.
     """
     series = _series(record, subject, measure, kind)
     return None if series is None else estimate(series, _studies(record, kind, len(series)))
@@ -118,9 +119,9 @@ def mean_of(record: Record, subject: str, measure: str, kind: str) -> Estimate |
 def difference(
     record: Record, subject: str, reference: str, measure: str, kind: str
 ) -> Estimate | None:
-    """Subject less reference, click by click, with its 95 % interval over studies.
+    """Subject minus reference, click by click, with its 95 % interval over studies.
 
-    A click where either has no value (HD95 of an empty mask) does not count.
+    Clicks without a value for either (HD95 of an empty mask) are not counted.
     """
     own, other = (_series(record, name, measure, kind) for name in (subject, reference))
     if own is None or other is None:
@@ -135,6 +136,6 @@ def _series(record: Record, subject: str, measure: str, kind: str) -> tuple[floa
 
 
 def _studies(record: Record, kind: str, count: int) -> list[int]:
-    """Whose each of ``count`` clicks is; all of one study where the record does not say."""
+    """The study of each of ``count`` clicks; the same for all if the record does not hold it."""
     found = record.find(CLICKS, f"study, {kind}")
     return [0] * count if found is None else [int(each) for each in found.samples]

@@ -2,12 +2,12 @@
 
     python benchmarks/bench.py [--only latency,peers] [--brief | --full]
 
-Without an option all suites of ``SUITES`` take about 14 minutes on two idle cores. Each has a share
-of them: rounds end when it is used up, and the result says how many there were. ``--full`` has no
-limit, asks for more, and takes what has no share, too: about two hours. ``--brief`` takes a few
-rounds of everything: for a try of the machinery, not for figures, and so it writes to a temporary
-folder unless ``--results`` names one. A network without a click, other adaptations and the GPU have
-scripts of their own (``unet.py``, ``methods.py``, ``gpu.py``).
+Without options, the suites of ``SUITES`` that have a share of the time take about 14 minutes on two
+idle cores: rounds end when a share is used up, and the result says how many there were. ``--full``
+has no limit, runs more rounds, and includes the suites without a share: about two hours.
+``--brief`` runs a few rounds of everything, to try out the machinery and not for figures, and
+therefore writes to a temporary folder unless ``--results`` names one. A network without clicks,
+other adaptations and the GPU have scripts of their own (``unet.py``, ``methods.py``, ``gpu.py``).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Suite:
     """One benchmark, at three lengths."""
 
     seconds: float
-    """Its share of `make bench`; 0 where it is only of ``--full``."""
+    """Its share of `make bench`; 0 if it only runs with ``--full``."""
     usual: Callable[[Budget], Record]
     brief: Callable[[], Record]
     full: Callable[[], Record]
@@ -145,7 +145,7 @@ SUITES: dict[str, Suite] = {
 
 
 def run(name: str, length: str, results: Path) -> None:
-    """Measure one suite, write it, and say how long it took and what it had no time for."""
+    """Run one suite, write its record, and print how long it took and what it had no time for."""
     suite, started = SUITES[name], time.perf_counter()
     if length == "usual":
         budget = Budget(suite.seconds) if suite.seconds else UNLIMITED
@@ -161,7 +161,7 @@ def run(name: str, length: str, results: Path) -> None:
 
 
 def main() -> None:
-    """Run what is asked for."""
+    """Run the chosen suites."""
     parser = command_line(__doc__)
     parser.add_argument("--only", help=f"some of {','.join(SUITES)}")
     length = parser.add_mutually_exclusive_group()

@@ -1,12 +1,13 @@
-"""A bundle as its user meets it: a cold command, a folder, an encode, clicks.
+"""The latency of a bundle as users experience it: a cold command, a folder, an encode, clicks.
 
     python benchmarks/latency.py [--bundle DIR | --model vit_b] [--backend auto] [--runs 5]
 
-The cold commands are timed as whole processes, beside a Python that only imports numpy: the floor
-on this machine, in the same rounds. What of a cold command is neither reading nor encoding is the
-wall time less those two stages of its own report; the packages that it imports stand with the time
-of their own modules, some of it beside other work. Warm figures are of one process; beside them
-stand the rates of this machine (``floors.py``), of which the report makes their floors.
+Cold commands are timed as whole processes, in the same rounds as a Python that only imports numpy,
+which is the floor on this machine. The time of a cold command outside reading and encoding is the
+wall time minus those two stages of its own report. Imported packages are listed with the time of
+their own modules, some of which overlaps with other work. Warm figures are from a single process;
+the rates of this machine (``floors.py``) are recorded with them, and the report derives their
+floors.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ SLICES = 32
 BATCHES = (1, 4, 8)
 PROMPTS = (1, 2, 8)
 CLICKS = 200
-"""Of each number of prompts: a 99th percentile wants hundreds."""
+"""For each number of prompts: a 99th percentile needs hundreds."""
 INFER, FLOOR = "samihs-infer", "python + numpy"
 WHOLE = f"cold, folder of {SLICES}"
 ONE_SLICE = f"{WHOLE}, --no-propagation"
@@ -50,21 +51,21 @@ OUTSIDE = ", outside reading and encoding"
 
 @dataclass(frozen=True, eq=False)
 class Given:
-    """What is measured, and on what."""
+    """What is measured, and its input."""
 
     folder: Path
     """DICOM files of one study."""
     hu: np.ndarray
-    """[rows, columns] of its clicked slice."""
+    """[rows, columns]: the study's clicked slice."""
     index: int
-    """Of that slice: the one with the most blood."""
+    """Index of that slice, the one with the most blood."""
     click: tuple[float, float]
     bundle: Path | None
     backend: str
 
     @property
     def prompt(self) -> Prompt:
-        """The click."""
+        """The click as a prompt."""
         return Prompt((self.click,), (FOREGROUND,))
 
 
@@ -90,7 +91,7 @@ def measure(
 
 
 def _name(bundle: Path | None) -> str:
-    """Of the record: another bundle's figures do not take the place of the shipped one's."""
+    """Name of the record, so that figures of another bundle do not replace the shipped one's."""
     return "latency" if bundle is None else f"latency-{Bundle.open(bundle).manifest.preset}"
 
 
@@ -105,9 +106,9 @@ def _given(folder: Path, bundle: Path | None, backend: str) -> Given:
 def _cold(
     given: Given, out: Path, runs: int, budget: Budget
 ) -> tuple[list[Series], dict[str, dict[str, float]]]:
-    """Whole processes: one slice, the whole folder, and the floor, in turn.
+    """Whole processes, in turn: one slice, the whole folder, and the floor.
 
-    With them the median seconds of the stages that each command reports of itself.
+    Also returns the median seconds of the stages in each command's own report.
     """
     commands = _commands(given, out)
     report = out / "report.json"
@@ -161,7 +162,7 @@ def _warm(
 ) -> tuple[list[Series], dict[str, Any], dict[str, str]]:
     """Within one process: load, encode, click, first mask of a folder, all its embeddings.
 
-    With them the work that an encode and a click are, and whose weights they were.
+    Also returns the work of an encode and a click, and the hashes of the weights.
     """
     taken = interleaved({"load the model": partial(_load, given)}, runs, budget=budget.part(0.2))
     with Segmenter.from_bundle(given.bundle, given.backend) as segmenter:
@@ -193,7 +194,7 @@ def _load(given: Given) -> None:
 
 
 def _encodes(segmenter: Segmenter, given: Given) -> dict[str, Callable[[], object]]:
-    """Past the cache: another slice each time would cost its making, too."""
+    """Calls to the backend, bypassing the cache: a new slice each time would be timed, too."""
     size = segmenter.bundle.manifest.slice_size
     hu = np.random.default_rng(0).uniform(-20, 100, (max(BATCHES), 1, size, size))
     window = np.tile(np.asarray((-20.0, 100.0), np.float32), (max(BATCHES), 1))
@@ -205,7 +206,7 @@ def _encodes(segmenter: Segmenter, given: Given) -> dict[str, Callable[[], objec
 
 
 def _clicks(segmenter: Segmenter, given: Given) -> dict[str, Callable[[], object]]:
-    """From coordinates to masks at the slice's size; several prompts are a batch on one slice."""
+    """Clicks from coordinates to masks at the slice's size; several prompts form a batch."""
     encoded, (x, y) = segmenter.encode(given.hu), given.click
     prompts = [Prompt(((x + i, y),), (FOREGROUND,)) for i in range(max(PROMPTS))]
     return {
@@ -228,7 +229,7 @@ def _all_embeddings(segmenter: Segmenter, folder: Path) -> None:
 
 @contextmanager
 def random_bundle(model: str) -> Iterator[Path]:
-    """A bundle of that preset with random weights: what it costs does not depend on them."""
+    """A bundle of this preset with random weights, on which its cost does not depend."""
     with tempfile.TemporaryDirectory() as scratch:
         fp32 = peers.OURS[0]
         yield peers.prepare(Path(scratch), peers.config_named(model), (fp32,))[fp32]
@@ -239,7 +240,7 @@ def main() -> None:
     parser = command_line(__doc__)
     given = parser.add_mutually_exclusive_group()
     given.add_argument("--bundle", type=Path)
-    given.add_argument("--model", help="one of this preset, with random weights: vit_b")
+    given.add_argument("--model", help="a preset, with random weights: vit_b")
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--clicks", type=int, default=CLICKS, help="of each number of prompts")

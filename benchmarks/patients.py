@@ -1,12 +1,12 @@
-"""The shipped model beside what one would use without it, on slices of real patients.
+"""The shipped model compared with methods one would use without it, on slices of real patients.
 
     python benchmarks/patients.py ROOT --name "BCIHM, 8 bit" [--click random] [--bundle DIR]
 
 ROOT is a data set of scans and masks (docs/data.md). Each 8-connected lesion of a slice gets one
 click, on its deepest point or on a random one; the answers are united and judged against all blood
-of the slice, as ``samihs-evaluate --data`` does it. Region growing comes at several tolerances, of
-which a reader may pick the best afterwards. "As served" is what ``samihs-infer`` draws: nothing
-where the score is below the bundle's threshold. What is written are figures: no picture, no name.
+of the slice, as in ``samihs-evaluate --data``. Region growing is run at several tolerances, of
+which a reader may pick the best afterwards. "As served" is what ``samihs-infer`` draws: nothing if
+the score is below the bundle's threshold. Only figures are written: no pictures, no names.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _judge(
     rng: np.random.Generator,
     tally: Tally,
 ) -> None:
-    """Ask everything on one slice."""
+    """Judge all methods on one slice."""
     hu = np.rint(volume.hu[index]).astype(np.int16)
     truth = np.asarray(volume.labels[index] > 0)
     clicks = [rule(part, rng).points[0] for part in parts_of(truth)]

@@ -1,26 +1,26 @@
-"""This project's runtime beside segment-anything's own, on the same weights and threads.
+"""This project's runtime compared with segment-anything's own, with equal weights and threads.
 
     python benchmarks/peers.py [--model vit_b] [--rounds 5] [--batches 4,8]
         [--only "samihs fp32,SamPredictor eager fp32"]
         [--mobile-sam DIR] [--segment-anything-fast DIR]
 
-Subjects: the exported graphs on ONNX Runtime (fp32, int8); ``SamPredictor`` in eager fp32, its
-encoder under bf16 autocast or compiled; its eager encoder with segment-anything's own ONNX export
-of the decoder; the transformers library's ``SamModel``; segment-anything-fast; and, as the smaller
-model one might take instead, MobileSAM. The last two run from copies of their repositories, given
-by an option or by the variables MOBILE_SAM and SEGMENT_ANYTHING_FAST. What cannot be had is named
-in the result.
+Subjects: the exported graphs on ONNX Runtime (fp32, int8); ``SamPredictor`` in eager fp32, with its
+encoder under bf16 autocast, or compiled; its eager encoder with segment-anything's own ONNX export
+of the decoder; the transformers library's ``SamModel``; segment-anything-fast; and MobileSAM, as a
+smaller model that might be used instead. The last two run from copies of their repositories, given
+by an option or by the variables MOBILE_SAM and SEGMENT_ANYTHING_FAST. Subjects that are not
+available are named in the result.
 
-Each lives in a process of its own (``peers_worker.py``), which waits for the others' turns to end:
-A B C A B C. A click goes from its coordinates to a mask at the slice's size. Weights are random:
-what a model costs does not depend on them. All are given the same pictures (``peers_inputs.py``).
-What a subject needs other files for is made before it starts: this project's graphs, the ONNX
-decoder, the weights under the transformers library's names.
-Before anything is timed, the logits of one click are held against SamPredictor's, where it is among
-the subjects: whoever computes the same in float32 (``EQUAL``, this project's graphs among them) and
-answers otherwise is not measured. The cold start is a process's first encode and click with all it
-loads and compiles before them: one sample, since each process starts once. A batch of slices is a
-loop where the subject takes one image at a time, as ``SamPredictor`` does.
+Each subject runs in its own process (``peers_worker.py``), in turn with the others: A B C A B C. A
+click is timed from its coordinates to a mask at the slice's size. Weights are random: the cost of a
+model does not depend on them. All subjects get the same pictures (``peers_inputs.py``). Files that
+a subject needs are made before it starts: this project's graphs, the ONNX decoder, the weights
+under the transformers library's names.
+Before anything is timed, the logits of one click are compared with SamPredictor's, if it is among
+the subjects: a subject that should compute the same in float32 (``EQUAL``, including this project's
+fp32 graphs) but answers differently is not measured. The cold start is a process's first encode and
+click, with everything loaded and compiled before them: one sample, since each process starts once.
+A batch of slices is a loop if the subject takes one image at a time, as ``SamPredictor`` does.
 """
 
 from __future__ import annotations
@@ -67,10 +67,10 @@ RIVALS = (
     "MobileSAM",
 )
 EQUAL = (OURS[0], COMPILED, TRANSFORMERS)
-"""The same weights, pictures and type as SamPredictor's: the logits must be the same."""
+"""Same weights, pictures and type as SamPredictor: their logits must agree."""
 OTHERWISE = (DECODER, "MobileSAM")
-"""Not to be compared: one answers a single click with the best of three masks, whatever is asked
-(``SamOnnxModel.select_masks``); the other has weights of its own."""
+"""Not compared: the former always answers a single click with the best of three masks
+(``SamOnnxModel.select_masks``); the latter has its own weights."""
 SAME_ENCODE = {
     EAGER: "fp32",
     AUTOCAST: "bf16",
@@ -79,20 +79,22 @@ SAME_ENCODE = {
     TRANSFORMERS: "fp32",
     "segment-anything-fast": "bf16",
 }
-"""Whose encode is segment-anything's own arithmetic -> the type of its products."""
+"""Subjects whose encode is segment-anything's own arithmetic -> the type of its products."""
 SAME_CLICK = (EAGER, AUTOCAST, COMPILED)
-"""Whose click is segment-anything's own in float32: ``SamPredictor.predict``, never under autocast.
-This project's have a count of their own graphs; of all others nobody counted: no floor."""
+"""Subjects whose click is segment-anything's own in float32: ``SamPredictor.predict``, never under
+autocast. For this project's, the operations of its graphs are counted; the others have no count,
+and therefore no floor."""
 MOST_DIFFERENT = 1e-3
-"""Of the logits, relative to the largest: float32 in another order of summation (gates.py)."""
+"""Limit for the logits, relative to the largest: float32 in another order of summation (gates.py).
+"""
 CLICKS = {1: 20, 2: 10, 8: 5}
-"""Prompts -> how often they are asked in a round."""
+"""Number of prompts -> runs per round."""
 USUAL = (*OURS, EAGER, AUTOCAST, DECODER)
-"""What `make bench` has the time for: compiling alone takes a minute."""
+"""Subjects for which `make bench` has time: compiling alone takes a minute."""
 
 
 class Worker:
-    """A subject's process, which does one thing when it is told to."""
+    """The process of a subject, which handles one request at a time."""
 
     def __init__(self, folder: Path, subject: str) -> None:
         command = [sys.executable, str(Path(__file__).with_name("peers_worker.py"))]
@@ -101,12 +103,12 @@ class Worker:
             [*command, str(folder), subject],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self.complaints,  # a file: a full pipe would stop who complains much
+            stderr=self.complaints,  # a file: a full pipe would block the process
             text=True,
         )
 
     def ask(self, what: str) -> Any:
-        """The answer to one request; RuntimeError with the last line of what it complained of."""
+        """The answer to one request; RuntimeError with the last line of the process's stderr."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         try:
@@ -122,7 +124,7 @@ class Worker:
         return json.loads(line)
 
     def end(self) -> None:
-        """End the process, whatever it is at."""
+        """Kill the process, whatever it is doing."""
         self.process.kill()
         self.process.communicate()  # closes its pipes, too
         self.complaints.close()
@@ -156,7 +158,7 @@ def measure(
             series += _timed(workers, refused, rounds, budget)
             series += _asked(workers, refused, {"memory": ("peak memory", "MB")})
             larger = {f"batch {n}": (f"encode, batch {n}", "s") for n in batches}
-            series += _asked(workers, refused, larger)  # after the peak: they have one of their own
+            series += _asked(workers, refused, larger)  # after the peak, which they would raise
         work = _work(config, bundles)
     series += floors.rates(min(rounds, 5))
     name = f"peers-{model}" + (f"-{image_size}" if image_size else "")
@@ -178,7 +180,7 @@ def _settings(config: SamConfig, rounds: int, budget: Budget) -> dict[str, Any]:
 
 
 def _work(config: SamConfig, bundles: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
-    """Quantity -> subject -> what it must do at least, in which type."""
+    """Quantity -> subject -> the minimum work, and its type."""
     theirs = floors.work_of(config, SIZE)
     encode = {name: {**theirs["encode"], "type": kind} for name, kind in SAME_ENCODE.items()}
     click = dict.fromkeys(SAME_CLICK, theirs["click"])
@@ -196,8 +198,8 @@ def config_named(model: str) -> SamConfig:
 
 
 def prepare(folder: Path, config: SamConfig, ours: Sequence[str] = OURS) -> dict[str, Path]:
-    """The same weights as a state dict and as a bundle of ONNX graphs for each of ``ours``: which
-    are returned by name."""
+    """Write the same weights as a state dict and, for each of ``ours``, as a bundle of ONNX graphs;
+    returns the bundles by name."""
     bundles = {}
     model = SamihsModel(write_random(folder, config), config).eval()
     files = folder / "files"
@@ -211,7 +213,7 @@ def prepare(folder: Path, config: SamConfig, ours: Sequence[str] = OURS) -> dict
 
 
 def prepare_rivals(folder: Path, subjects: Sequence[str]) -> None:
-    """What some rivals need beside the state dict; a start of theirs reads it, as ours reads a
+    """Write what some rivals need besides the state dict; they read it at start-up, as ours reads a
     bundle."""
     if DECODER in subjects:
         peers_predictor.write_decoder(folder)
@@ -223,7 +225,7 @@ def prepare_rivals(folder: Path, subjects: Sequence[str]) -> None:
 def _started(
     folder: Path, subjects: Sequence[str], refused: dict[str, str]
 ) -> Iterator[tuple[dict[str, Worker], dict[str, float]]]:
-    """A warm worker of each subject, started one after the other, and the seconds it took."""
+    """A warm worker for each subject, started one after the other, and the seconds it took."""
     workers: dict[str, Worker] = {}
     cold: dict[str, float] = {}
     started: list[Worker] = []
@@ -244,7 +246,8 @@ def _started(
 
 
 def _agreed(folder: Path, workers: dict[str, Worker], refused: dict[str, str]) -> list[Series]:
-    """Largest difference of each one's logits from SamPredictor's; drops who should not differ."""
+    """Largest difference of each subject's logits from SamPredictor's; drops subjects in ``EQUAL``
+    that differ."""
     answers = {}
     for number, (name, worker) in enumerate(list(workers.items())):
         path = folder / f"logits-{number}.npy"
@@ -264,7 +267,7 @@ def _agreed(folder: Path, workers: dict[str, Worker], refused: dict[str, str]) -
         if name != EAGER and name not in OTHERWISE
     }
     for name in EQUAL:
-        if name in found and not found[name] <= MOST_DIFFERENT:  # so that NaN is none
+        if name in found and not found[name] <= MOST_DIFFERENT:  # true for NaN, too
             refused[name] = f"its logits differ from SamPredictor's by {found[name]:.2g}, relative"
             del workers[name]
     return [
@@ -273,9 +276,9 @@ def _agreed(folder: Path, workers: dict[str, Worker], refused: dict[str, str]) -
 
 
 def relative_difference(value: np.ndarray, reference: np.ndarray) -> float:
-    """Largest absolute difference over the reference's largest absolute value.
+    """Largest absolute difference, relative to the reference's largest absolute value.
 
-    Infinite where the shapes differ.
+    Infinite if the shapes differ.
     """
     if value.shape != reference.shape:
         return float("inf")
@@ -305,7 +308,7 @@ def _timed(
 def _asked(
     workers: dict[str, Worker], refused: dict[str, str], what: dict[str, tuple[str, str]]
 ) -> list[Series]:
-    """The answer of each worker to each request, once: request -> its quantity and unit."""
+    """One answer of each worker to each request; ``what``: request -> its quantity and unit."""
     series = []
     for request, (quantity, unit) in what.items():
         for name, worker in list(workers.items()):
@@ -318,7 +321,7 @@ def _asked(
 
 
 def read_subjects(given: str | None) -> tuple[str, ...]:
-    """``samihs fp32,MobileSAM`` as subjects, all where nothing is given; exits for an unknown."""
+    """``samihs fp32,MobileSAM`` as subjects, all by default; exits if one is unknown."""
     known = (*OURS, *RIVALS)
     chosen = tuple(each.strip() for each in given.split(",")) if given else known
     unknown = [each for each in chosen if each not in known]
@@ -334,7 +337,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--image-size", type=int, default=0, help="0: the preset's own")
     parser.add_argument("--only", help="some of the subjects, with commas between")
-    parser.add_argument("--batches", default="", help="of slices, beside single ones: 4,8")
+    parser.add_argument("--batches", default="", help="also of several slices: 4,8")
     for package, variable in COPIES.items():
         option = f"--{package.replace('_', '-')}"
         parser.add_argument(option, dest=variable, help="folder of a copy of its repository")

@@ -1,8 +1,7 @@
-"""One subject of ``peers.py``: does what a line of its input says, and answers in JSON.
+"""One subject of ``peers.py``: executes each line of its input and answers in JSON.
 
-``encode``, ``batch N`` and ``click N`` answer the seconds they took, ``memory`` the peak resident
-MB, ``logits FILE`` writes those of one click, always the same, for a comparison of what subjects
-answer.
+``encode``, ``batch N`` and ``click N`` return the seconds they took, ``memory`` the peak resident
+MB; ``logits FILE`` writes the logits of one click, always the same, to compare subjects' answers.
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ from stopwatch import peak_mb, seconds
 
 
 class Subject(Protocol):
-    """What is measured."""
+    """The implementation that is measured."""
 
     def encode(self, turn: int) -> None:
-        """Embed another slice than the last time."""
+        """Embed a slice, different from the last one."""
 
     def click(self, count: int, turn: int) -> None:
-        """Masks at the slice's size of ``count`` prompts on the last slice."""
+        """Masks at the slice's size for ``count`` prompts on the last slice."""
 
     def logits(self, turn: int) -> np.ndarray:
         """Low-resolution logits [M, M] of the first click on the last slice."""
@@ -44,7 +43,7 @@ class Runtime:
         self.encoded = self.segmenter.encode(slice_of(turn))
 
     def encode_all(self, count: int, turn: int) -> None:
-        """A batch of slices that it has not seen."""
+        """Embed a batch of new slices."""
         slices = [slice_of(10_000 + turn * count + each) for each in range(count)]
         self.segmenter.encoder.encode(slices, background=False)
 
@@ -62,7 +61,7 @@ class Runtime:
 
 
 def _subject(folder: Path, name: str) -> Subject:
-    """The subject of that name, as ``peers.py`` lists them; a rival's code is loaded only here."""
+    """The subject of this name, as listed in ``peers.py``; rivals' code is loaded only here."""
     family, _, manner = name.partition(" ")
     if family == "samihs":
         return Runtime(folder, manner)
@@ -84,7 +83,7 @@ def _subject(folder: Path, name: str) -> Subject:
 
 
 def _batch(subject: Subject, count: int, turn: int) -> None:
-    """So many slices, in one call where the subject has one for them."""
+    """Encode ``count`` slices, in one call if the subject offers one."""
     if isinstance(subject, Runtime):
         subject.encode_all(count, turn)
         return
@@ -93,14 +92,14 @@ def _batch(subject: Subject, count: int, turn: int) -> None:
 
 
 def _write_logits(subject: Subject, path: Path) -> float:
-    """Of turn 0; the seconds it took."""
+    """Write the logits of turn 0; returns the seconds it took."""
     subject.encode(0)
     return seconds(lambda: np.save(path, subject.logits(0)))
 
 
 def main() -> None:
-    """Answer until the input ends."""
-    answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print is no answer
+    """Answer requests until the input ends."""
+    answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print must not mix with answers
     subject = _subject(Path(sys.argv[1]), sys.argv[2])
     for turn, line in enumerate(sys.stdin):
         word, *rest = line.split()

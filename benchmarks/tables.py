@@ -1,6 +1,6 @@
-"""Markdown tables of samples: medians with their quartiles, ratios worked out round by round.
+"""Markdown tables of samples: medians with their quartiles, ratios computed round by round.
 
-A quantity of several subjects has a table of its own; those of one subject share one.
+A quantity of several subjects has its own table; quantities of a single subject share one.
 """
 
 from __future__ import annotations
@@ -8,24 +8,24 @@ from __future__ import annotations
 from record import Record, Series, ratios
 
 EAGER = "SamPredictor eager fp32"
-"""What peers are held against: the subject of ``peers.py`` by that name."""
+"""The subject of ``peers.py`` that the others are compared with."""
 REFERENCE = "reference"
-"""Setting that names the subject which the others of a quantity are held against."""
+"""Setting that names the subject which the others are compared with."""
 SCALE = {
     "": 1.0, "s": 1e3, "MB": 1.0, "mm": 1.0, "mm2": 1.0, "mL": 1.0, "x": 1.0,
     "GFLOP/s": 1.0, "GB/s": 1.0,
 }  # fmt: skip
-"""Unit -> factor before it is printed: seconds as milliseconds."""
+"""Unit -> factor applied for printing: seconds become milliseconds."""
 COSTS = ("s", "MB")
-"""Units of which less is better: where a ratio says how many times."""
+"""Units for which less is better, so that a ratio makes sense."""
 MACHINE = "this machine"
-"""Subject of the rates that floors are made of (``floors.py``)."""
+"""Subject of the rates from which floors are computed (``floors.py``)."""
 FLOORS = {"s": "cold", "MB": "cold, peak memory"}
 """Unit -> the quantity of a process that only imports numpy (``latency.FLOOR``)."""
 
 
 def quantities(record: Record) -> list[str]:
-    """One table for all quantities of one subject, then one for each that several have."""
+    """One table of all quantities that a single subject has, then one for each shared quantity."""
     by_quantity = {
         quantity: [each for each in record.series if each.quantity == quantity]
         for quantity in record.quantities()
@@ -39,7 +39,7 @@ def quantities(record: Record) -> list[str]:
 
 
 def _singles(chosen: list[Series]) -> list[str]:
-    """Quantities that nothing stands beside; cold commands as multiples of the floor's."""
+    """Quantities of a single subject; cold commands also as multiples of the floor."""
     floors = {
         unit: each
         for unit, name in FLOORS.items()
@@ -50,7 +50,7 @@ def _singles(chosen: list[Series]) -> list[str]:
     for each in chosen:
         floor = floors.get(each.unit)
         cold = floor is not None and each is not floor and each.quantity.startswith("cold")
-        # reference over subject, so that a number above 1 says how much more than the floor
+        # swapped, so that a number above 1 says how many times the floor
         times = verdict(ratios(floor.samples, each.samples)) if cold and floor else ""
         first, third = (SCALE[each.unit] * quartile for quartile in each.quartiles)
         median = f"{SCALE[each.unit] * each.median:.4g} {unit_of(each)}".rstrip()
@@ -63,8 +63,8 @@ def _singles(chosen: list[Series]) -> list[str]:
 
 
 def _compared(quantity: str, chosen: list[Series], named: str | None) -> list[str]:
-    """A table of one quantity: every subject, beside the one ``named`` where it is there."""
-    costs = chosen[0].unit in COSTS  # a Dice has nothing to divide
+    """A table of one quantity for every subject, compared with the one ``named`` if present."""
+    costs = chosen[0].unit in COSTS  # ratios of Dice mean nothing
     reference = next((each for each in chosen if costs and each.subject == named), None)
     head = (quantity, f"median (quartiles), {unit_of(chosen[0])}".rstrip(", "), "n")
     rows = [(each.subject, spread(each), str(len(each.samples))) for each in chosen]
@@ -79,7 +79,7 @@ def _compared(quantity: str, chosen: list[Series], named: str | None) -> list[st
 
 
 def quantiles(record: Record) -> list[str]:
-    """The slow ones among many: a 95th percentile of 20 samples at least, a 99th of 100."""
+    """Slow clicks: a 95th percentile from 20 samples on, a 99th from 100 on."""
     rows = []
     for each in record.series:
         if each.quantity.startswith("click, ") and len(each.samples) >= 20:
@@ -92,10 +92,10 @@ def quantiles(record: Record) -> list[str]:
 
 
 def floors(record: Record) -> list[str]:
-    """Measured medians beside the least that this machine can do them in.
+    """Measured medians compared with the shortest time possible on this machine.
 
-    Of subjects whose work the record says, in the type that it is done in (``work`` in the
-    settings: quantity -> subject -> ``flop``, ``bytes``, ``type``).
+    For subjects whose work is in the record, at the rate of its type (``work`` in the settings:
+    quantity -> subject -> ``flop``, ``bytes``, ``type``).
     """
     rows = []
     for quantity, of_subjects in record.settings.get("work", {}).items():
@@ -121,12 +121,12 @@ def floors(record: Record) -> list[str]:
 
 
 def _times(floor: float) -> str:
-    """So many times the floor; below 1 where the rate, taken in other minutes, was a slower one."""
+    """Multiple of the floor; below 1 if the machine was slower while its rate was measured."""
     return f"{floor:.2f}" + ("" if floor >= 1 else ": faster than the rate that was measured")
 
 
 def imports(record: Record) -> list[str]:
-    """Where the start of each command goes: packages by the time of their own modules."""
+    """Where the start-up time of each command goes: packages by the time of their own modules."""
     rows = [
         (command, ", ".join(f"{package} {ms:.1f}" for package, ms in spent.items()))
         for command, spent in record.settings.get("imports_ms", {}).items()
@@ -135,7 +135,7 @@ def imports(record: Record) -> list[str]:
 
 
 def stages(record: Record) -> list[str]:
-    """Where a cold command's time goes, by its own report; what is left over is no stage's."""
+    """Where a cold command's time goes, by its own report; the remainder belongs to no stage."""
     rows = [
         (command, ", ".join(f"{stage} {1e3 * each:.4g}" for stage, each in spent.items()))
         for command, spent in record.settings.get("stages_s", {}).items()
@@ -151,7 +151,7 @@ def spread(series: Series) -> str:
 
 
 def unit_of(series: Series) -> str:
-    """As printed."""
+    """The printed unit."""
     return "ms" if series.unit == "s" else series.unit
 
 

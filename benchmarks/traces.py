@@ -1,7 +1,7 @@
-"""What a profiler wrote, as seconds by operator: ONNX Runtime's trace and torch's table.
+"""Profiler output as seconds by operator: ONNX Runtime's trace and torch's table.
 
-Products stand with their floating-point operations, counted from the shapes that were run: with the
-channels, too, that ONNX Runtime adds to a convolution to fill the CPU's registers.
+Products have their floating-point operations, counted from the shapes that were run, including the
+channels that ONNX Runtime adds to a convolution to fill the CPU's registers.
 """
 
 from __future__ import annotations
@@ -16,40 +16,40 @@ from typing import Any
 import onnx
 
 BETWEEN = "between operators"
-"""Of a run: what no operator's time holds."""
+"""Time of a run that is in no operator."""
 WEIGHTS, ACTIVATIONS = "with weights", "of activations"
-"""Two kinds of product: a layer's, and those within attention."""
+"""Two kinds of product: those of layers, and those within attention."""
 TORCH_PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm")
-"""Whose operations are taken from torch: it counts sums, too, and a convolution's not where its
-time is."""
+"""Operators whose operations are taken from torch: it also counts additions, and attributes the
+operations of a convolution to another operator than its time."""
 ENDED = "_kernel_time"
-"""How ONNX Runtime names the event of a kernel, after its node."""
+"""Suffix of the node's name in ONNX Runtime's event for a kernel."""
 
 
 @dataclass
 class Profile:
-    """What each operator took, run by run, and what it computed in one."""
+    """The time each operator took, run by run, and what it computed per run."""
 
     seconds: dict[str, list[float]] = field(default_factory=dict)
     """Operator -> seconds of each run."""
     flop: dict[str, float] = field(default_factory=dict)
-    """Operator -> floating-point operations of a run; products and convolutions alone have any."""
+    """Operator -> floating-point operations per run, for products and convolutions only."""
 
     def add(self, seconds: Mapping[str, float], flop: Mapping[str, float]) -> None:
-        """One run more."""
+        """Add one run."""
         for operator, taken in seconds.items():
             self.seconds.setdefault(operator, []).append(taken)
         self.flop |= {operator: each for operator, each in flop.items() if each}
 
 
 def onnx_runtime(trace: Path, weights: Mapping[str, list[int]], warm_up: int = 1) -> Profile:
-    """Of the file that ``InferenceSession.end_profiling`` names, without its first runs.
+    """The profile in the file named by ``InferenceSession.end_profiling``, without its first runs.
 
     Args:
         trace: that file.
-        weights: node -> shape of its weights (:func:`weights_of`): a trace has none of those that
-            were packed for the CPU.
-        warm_up: runs that are left out.
+        weights: node -> shape of its weights (:func:`weights_of`): the trace lacks those that were
+            packed for the CPU.
+        warm_up: number of runs to leave out.
     """
     profile = Profile()
     for run in _runs(json.loads(trace.read_text(encoding="utf-8")))[warm_up:]:
@@ -66,7 +66,7 @@ def onnx_runtime(trace: Path, weights: Mapping[str, list[int]], warm_up: int = 1
 
 
 def weights_of(graph: Path) -> dict[str, list[int]]:
-    """Node -> shape of the weights that it multiplies by, of a graph as ONNX Runtime runs it."""
+    """Node -> shape of the weights it multiplies by, in a graph as ONNX Runtime runs it."""
     model = onnx.load(graph, load_external_data=False).graph
     shapes = {each.name: list(each.dims) for each in model.initializer}
     return {
@@ -77,7 +77,7 @@ def weights_of(graph: Path) -> dict[str, list[int]]:
 
 
 def _runs(events: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
-    """Kernels of each run, in the order in which they ended, and last the run itself."""
+    """Kernels of each run, in the order in which they ended, followed by the run itself."""
     runs: list[list[Mapping[str, Any]]] = []
     kernels: list[Mapping[str, Any]] = []
     for event in events:
@@ -90,7 +90,7 @@ def _runs(events: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
 
 
 def _kernel(said: Mapping[str, Any], weights: Sequence[int] | None) -> tuple[str, float]:
-    """Name and floating-point operations of what a trace says of a kernel."""
+    """Operator name and floating-point operations of a kernel in a trace."""
     operator = said["op_name"]
     inputs, out = _shapes(said["input_type_shape"]), _shapes(said["output_type_shape"])[0]
     if "Conv" in operator and weights:
@@ -99,7 +99,7 @@ def _kernel(said: Mapping[str, Any], weights: Sequence[int] | None) -> tuple[str
     if "MatMul" in operator or "Gemm" in operator:
         if weights:
             return f"{operator} {WEIGHTS}", 2.0 * math.prod(out) * inputs[0][-1]
-        shared = math.prod(inputs[0]) * out[-1] / math.prod(out)  # whichever side is transposed
+        shared = math.prod(inputs[0]) * out[-1] / math.prod(out)  # either side may be transposed
         return f"{operator} {ACTIVATIONS}", 2.0 * math.prod(out) * shared
     if "Attention" in operator:  # queries times keys, scores times values
         query, key, value = inputs[:3]
@@ -113,10 +113,10 @@ def _shapes(given: Sequence[Mapping[str, list[int]]]) -> list[list[int]]:
 
 
 def torch_table(averages: Sequence[Any], whole: float) -> tuple[dict[str, float], dict[str, float]]:
-    """Seconds and floating-point operations by operator, of one run.
+    """Seconds and floating-point operations by operator, for one run.
 
     Args:
-        averages: of ``profile.key_averages()``, made ``with_flops``.
+        averages: result of ``profile.key_averages()``, recorded ``with_flops``.
         whole: wall seconds of the run.
     """
     seconds = {each.key: each.self_cpu_time_total / 1e6 for each in averages}

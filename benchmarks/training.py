@@ -1,16 +1,16 @@
-"""Samples a second and peak memory of a training step, beside a plain loop over SAM's modules.
+"""Samples per second and peak memory of a training step, compared with a plain loop over SAM.
 
     python benchmarks/training.py [--preset vit_mini] [--image-size 0] [--batch 2] [--prompts 4]
 
-Four ways to the same loss, on the same weights, slices and clicks: this project's step, the same
+Four ways to the same loss, with the same weights, slices and clicks: this project's step, the same
 with activation checkpointing, a plain loop (segment-anything's image encoder on the batch, then its
 prompt encoder and mask decoder image by image, as its own forward does), and the step in a process
-whose allocator gives freed memory back, as it does untold; in the others it keeps it
-(``samihs_training.allocation``), so that the loop is compared with as equal. Each runs in a process
-of its own, whose peak memory is then its own; rounds go A B C A B C, so that a busy machine slows
-all alike. The rate is that of the fastest step, as ``timeit`` has it; CPU seconds stand beside the
-median: what other programs took is not the step's. One JSON file in ``benchmarks/results/``, a
-table on the terminal.
+whose allocator returns freed memory, as is its default; in the others, the loop included, it keeps
+freed memory (``samihs_training.allocation``), for a fair comparison. Each runs in its own process,
+so that peak memory is its own; rounds go A B C A B C, so that a busy machine slows all alike. The
+rate is that of the fastest step, as in ``timeit``. CPU seconds are given beside the median, because
+they exclude the time taken by other programs. Writes one JSON file in ``benchmarks/results/`` and
+prints a table.
 """
 
 from __future__ import annotations
@@ -64,14 +64,14 @@ class Plan:
     prompts: int = 4
     """Clicks on each."""
     steps: int = 5
-    """Timed ones of a process."""
+    """Timed steps per process."""
     rounds: int = 2
     """Processes for each way."""
     amp: bool = False
     """bfloat16 autocast, where the CPU multiplies it."""
 
     def arguments(self) -> list[str]:
-        """The command line that asks for it."""
+        """The command-line arguments for this plan."""
         flags = [
             text
             for name, value in asdict(self).items()
@@ -86,7 +86,7 @@ VIT_B = Plan("vit_b", batch=1, prompts=2, steps=1, rounds=2)
 
 
 def measure(plan: Plan) -> Record:
-    """Each way in turn, in processes of their own."""
+    """Measure each way in turn, in processes of their own."""
     samples: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
     for _ in range(plan.rounds):
         for way in WAYS:
@@ -104,7 +104,7 @@ def measure(plan: Plan) -> Record:
 
 
 def measure_way(plan: Plan, way: str) -> dict[str, Any]:
-    """Seconds of each step after one to warm up, the first loss, and peak memory in MB."""
+    """Seconds of each step after a warm-up step, the first loss, and peak memory in MB."""
     if way != GIVEN_BACK:
         keep_freed_memory()
     torch.manual_seed(0)
@@ -141,7 +141,7 @@ def measure_way(plan: Plan, way: str) -> dict[str, Any]:
 
 
 def plain_loss(model: SamihsModel, batch: Batch, recipe: Recipe) -> Tensor:
-    """What a reader of segment-anything would write: decode one image after the other."""
+    """The loop that a user of segment-anything would write: decode one image after the other."""
     sam, config = model.sam, model.config
     prompts = len(batch.points) // len(batch.hu)
     target = low_resolution(batch.masks, config.mask_size)
@@ -150,7 +150,7 @@ def plain_loss(model: SamihsModel, batch: Batch, recipe: Recipe) -> Tensor:
         embeddings = model.encode(batch.hu, batch.window)
         for image, embedding in enumerate(embeddings):
             mine = slice(image * prompts, (image + 1) * prompts)
-            if config.pyramid_width:  # no module of SAM's own gives its finer mask
+            if config.pyramid_width:  # SAM's own modules cannot give its finer mask
                 prompt = batch.points[mine], batch.labels[mine]
                 answers.append(model.decode(embedding[None], *prompt, slice_size=SIZE))
                 continue
@@ -174,7 +174,7 @@ def plain_loss(model: SamihsModel, batch: Batch, recipe: Recipe) -> Tensor:
 
 
 def disks(slices: int, prompts: int) -> Batch:
-    """Disks in noise: what a step costs does not depend on what is on the slice."""
+    """Disks in noise: the cost of a step does not depend on the content of the slice."""
     generator = torch.Generator().manual_seed(1)
     hu = torch.randn(slices, 1, SIZE, SIZE, generator=generator) * 20 + 40
     points = torch.randint(100, SIZE - 100, (slices * prompts, 1, 2), generator=generator).float()
@@ -212,7 +212,7 @@ def _all_series(samples: dict[str, list[dict[str, Any]]]) -> Iterator[Series]:
 
 
 def main() -> None:
-    """Measure each way in turn, print, write; or be one of the processes that do."""
+    """Measure each way in turn, print, write; with ``--way``, be one of the measuring processes."""
     parser = command_line(__doc__)
     usual = Plan()
     parser.add_argument("--preset", default=usual.preset)
