@@ -1,6 +1,6 @@
 """The report of one request: what was asked, what ran, what was found. Published as JSON.
 
-The schema is ``docs/report-schema.json``; a change that an old reader would misread raises
+The schema is ``docs/report-schema.json``; a change that an old reader would misinterpret increments
 :data:`SCHEMA_VERSION`.
 """
 
@@ -28,7 +28,7 @@ NOT_CLINICAL = "not for clinical use"
 
 @dataclass(frozen=True)
 class Report:
-    """What is known of a run beside the series and the lesion; builds the report's document."""
+    """What is known about a run besides the series and the lesion; builds the report's document."""
 
     bundle_name: str
     bundle_version: str
@@ -37,29 +37,29 @@ class Report:
     training_data: str
     """What the model was trained on, in the manifest's words."""
     clinical_use: bool
-    """The manifest's word on it; False is said wherever a result is shown."""
+    """As stated in the manifest; False is mentioned wherever a result is shown."""
     backend: str
     """Short name: ``tensorrt``, ``cuda``, ``cpu``."""
     backend_description: str
     """Package, version, device, precision."""
     backend_reason: str
-    """Why this one: forced, or the first that could run."""
+    """Why this one: requested by name, or the first that could run."""
     prompt: Prompt
-    """What the user asked with, on the clicked slice."""
+    """The user's prompt on the clicked slice."""
     slice_choice: str
-    """How the clicked slice came about, such as ``given``, ``only slice``, ``best score``."""
+    """How the clicked slice was chosen, such as ``given``, ``only slice``, ``best score``."""
     score_threshold: float | None = None
-    """Below it nothing counts as found."""
+    """With a score below this nothing counts as found."""
     timings: Mapping[str, float] = field(default_factory=dict)
-    """Stage -> seconds: ``load``, ``encode``, ``click`` and what else was timed."""
+    """Stage -> seconds: ``load``, ``encode``, ``click`` and whatever else was timed."""
     lesion_number: int = 1
-    """Which lesion of its study it is, of those that are asked for in one run."""
+    """Number of the lesion among those of its study that are asked for in one run."""
     tool_version: str = ""
-    """Version of samihs; the installed one where it is left empty."""
+    """Version of samihs; the installed one if left empty."""
 
     @property
     def statement(self) -> str:
-        """One sentence for every result: what the model saw, and what it is not for."""
+        """One sentence for every result: what the model was trained on, and what it is not for."""
         trained = self.training_data.rstrip(". ")
         return f"{trained}; {NOT_CLINICAL}" if not self.clinical_use else trained
 
@@ -76,15 +76,15 @@ class Report:
         *,
         identify: bool = False,
     ) -> dict[str, Any]:
-        """The report, ready for JSON: plain types, finite numbers, rounded to what they can mean.
+        """The report, ready for JSON: plain types and finite numbers, rounded to meaningful digits.
 
         Args:
             series: the series that was clicked on.
             lesion: the answer.
             measurement: its numbers.
-            identify: add the patient's and study's identity, and the series' description as it is
-                stored. Otherwise none is in the document: the reader scrubbed what free text the
-                series brings, and UIDs are left out.
+            identify: add the patient's and study's identity, and the series' description as stored.
+                Otherwise the document contains no identity: the reader has scrubbed the series'
+                free text, and UIDs are left out.
         """
         document: dict[str, Any] = {
             "schema": SCHEMA,

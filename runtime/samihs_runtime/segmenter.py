@@ -6,8 +6,8 @@
         encoded = segmenter.encode(series.hu[14])
         answer = segmenter.predict(encoded, Prompt(points=((300, 260),), labels=(1,)))
 
-A click needs the decoder alone; what the encoder made stays where the backend keeps it (device
-memory on a GPU), in a cache bounded by bytes. One thread may encode while another clicks.
+A click needs only the decoder. Embeddings stay where the backend keeps them (device memory on a
+GPU), in a cache bounded by bytes. One thread may encode while another clicks.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from samihs_runtime.timing import Timings
 __all__ = ["DEFAULT_CACHE_MB", "EncodedSlice", "Segmenter"]
 
 DEFAULT_CACHE_MB = 256.0
-"""64 slices of a ViT-B at 1024 (4 MiB each): more than a head CT of 5 mm slices has."""
+"""64 slices with a ViT-B at 1024 (4 MiB each): more than a head CT with 5 mm slices has."""
 
 
 class Segmenter(Closing):
@@ -54,7 +54,7 @@ class Segmenter(Closing):
         self.bundle = bundle
         self.backend = backend
         self.reasons = reasons
-        """Why this backend: what each one before it was refused for, in words."""
+        """Why this backend: the reasons why each one before it was refused, in words."""
         self.timings = timings if timings is not None else Timings()
         cache_bytes = int(cache_mb * 2**20)
         self.encoder = SliceEncoder(bundle, backend, cache_bytes, self.timings, store)
@@ -74,20 +74,20 @@ class Segmenter(Closing):
         """Open and verify a bundle, and choose where it runs.
 
         Args:
-            path: the bundle's folder; None is the shipped one.
+            path: the bundle's folder; None for the shipped one.
             backend: ``auto``, ``tensorrt``, ``cuda`` or ``cpu``. A named one is never replaced.
-            cache_mb: bound of the embeddings kept, MiB.
-            store: folder that keeps embeddings for the next time (:class:`EmbeddingStore`); None
+            cache_mb: bound on the embeddings kept in memory, MiB.
+            store: folder that keeps embeddings for later runs (:class:`EmbeddingStore`); None
                 keeps none.
-            adapters: name of one of the bundle's adapter sets; None is the bundle's own.
+            adapters: name of one of the bundle's adapter sets; None for the bundle's own.
             precision: of the graphs and engines, such as ``int8``; None takes float32 on a CPU,
-                and of the engines that fit the fastest: fp8, int8, fp16, bf16, fp32.
+                and the fastest of the engines that fit: fp8, int8, fp16, bf16, fp32.
 
         Raises:
             BundleError: the bundle is missing, changed or unsafe, or has no such adapters or
                 precision.
             OutputError: the store cannot be written.
-            BackendError: no backend can run, or the named one cannot; says why for each.
+            BackendError: no backend can run, or the named one cannot; gives the reason for each.
         """
         from samihs_runtime.backends.choose import choose
 
@@ -112,23 +112,23 @@ class Segmenter(Closing):
         )
 
     def load(self) -> None:
-        """Load now what the first encode and the first click would else wait for.
+        """Load now what the first encode and the first click would otherwise wait for.
 
-        On a GPU opening has done so.
+        On a GPU this is done when the segmenter is opened.
 
         Raises:
-            BundleError: a graph does not load.
+            BundleError: a graph cannot be loaded.
             BackendError: the backend is closed.
         """
         self._check_open()
         self.backend.load()
 
     def warm_up(self) -> None:
-        """Load, run and capture now what the first user would else wait for.
+        """Load, run and capture now what the first user would otherwise wait for.
 
-        For a server, before its first user, and for measuring. A process that answers one click
-        does without: a GPU backend captures 26 CUDA graphs here, of which that click needs two.
-        While it runs no other thread of the process should allocate memory on the GPU.
+        For a server before its first user, and for measurements. A process that answers one click
+        does not need it: a GPU backend captures 26 CUDA graphs here, of which that click needs two.
+        Meanwhile no other thread of the process should allocate memory on the GPU.
 
         Raises:
             BackendError: the device failed, or the segmenter is closed.
@@ -144,7 +144,7 @@ class Segmenter(Closing):
             hu: [rows, columns] Hounsfield units, of any matrix size.
 
         Raises:
-            StudyError: no two-dimensional slice of finite values.
+            StudyError: not a two-dimensional slice of finite values.
             BackendError: the device failed, or the segmenter is closed.
         """
         self._check_open()
@@ -178,12 +178,12 @@ class Segmenter(Closing):
     ) -> list[Prediction]:
         """Answer B prompts, prompt i on slice i, in one run of the decoder.
 
-        All prompts must come to the same number of points: padding the shorter ones would change
+        All prompts must yield the same number of points: padding the shorter ones would change
         their answers (see :meth:`Prompt.arrays`).
 
         Raises:
             PromptError: a prompt is empty or outside its slice, or their lengths differ.
-            NonFiniteError: a score or a logit is not finite; the slices are encoded anew next time.
+            NonFiniteError: a score or logit is not finite; its slice is encoded again next time.
             ValueError: the sequences differ in length.
         """
         self._check_open()
@@ -211,11 +211,11 @@ class Segmenter(Closing):
         """Encode a series ahead in the background, outward from a slice.
 
         Args:
-            series: what is to be clicked on.
-            start: zero-based slice to begin at; None is the middle.
+            series: the series to be clicked on.
+            start: zero-based slice to begin at; None for the middle one.
 
         Returns:
-            A context manager that gives encoded slices and stops the background on exit.
+            A context manager that provides encoded slices and stops the background on exit.
         """
         self._check_open()
         return SeriesSession(self.encoder, series, start)
@@ -247,12 +247,12 @@ class Segmenter(Closing):
         return np.stack(points), np.stack(labels)
 
     def _check_finite(self, encoded: Sequence[EncodedSlice], decoded: Decoded) -> None:
-        """Refuse what an overflow left: to every threshold NaN is no hemorrhage."""
+        """Refuse the result of an overflow: any threshold would take NaN for no hemorrhage."""
         finite = np.isfinite(decoded.scores) & np.isfinite(decoded.logits).all(axis=(1, 2))
         if finite.all():
             return
         for each, sound in zip(encoded, finite, strict=True):
-            if not sound:  # the encoder may have been at fault: its result must not be served again
+            if not sound:  # the encoder may be at fault: its result must not be used again
                 self.encoder.forget(each.key)
         raise NonFiniteError(
             f"the {self.backend.name} backend ({self.backend.description}) answered "

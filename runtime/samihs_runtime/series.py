@@ -1,11 +1,11 @@
-"""What a CT series is, once it has been read: Hounsfield units and where each pixel lies.
+"""A CT series once it has been read: Hounsfield units, and where each pixel lies.
 
 Conventions, used by every module:
 
 - Arrays are ``[Z, rows, columns]``. Slices ascend along the normal (``row_direction x
   column_direction``), whatever InstanceNumber says.
 - A point ``(x, y)`` is ``(column, row)``, zero-based, pixel centres at integers: ``(0, 0)`` is the
-  centre of the top left stored pixel, the one that ImagePositionPatient places.
+  centre of the top left stored pixel, whose position is ImagePositionPatient.
 - Patient coordinates are DICOM's LPS, in mm (PS3.3 C.7.6.2.1.1).
 """
 
@@ -34,7 +34,7 @@ class SlicePlane:
     spacing: tuple[float, float]
     """PixelSpacing: mm between rows, mm between columns, in that order."""
     thickness: float | None
-    """SliceThickness in mm, or None where the file does not say."""
+    """SliceThickness in mm, or None if the file does not state it."""
 
     @property
     def normal(self) -> NDArray[np.float64]:
@@ -64,9 +64,9 @@ class SourceSlice:
     frame: int | None
     """One-based frame number in a multi-frame object, None in a single-frame one."""
     header: Any
-    """pydicom.Dataset without pixel data. Holds the patient's identity: writers only."""
+    """pydicom.Dataset without pixel data. Contains the patient's identity: for writers only."""
     lossy: LossyCompression | None = None
-    """How its pixels lost precision, or may have; None where they did not."""
+    """How its pixels lost precision, or may have done; None if they did not."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,20 +74,20 @@ class CTSeries:
     """One readable CT series, in memory."""
 
     hu: NDArray[np.int16] | NDArray[np.float32]
-    """Hounsfield units [Z, rows, columns]; int16 where the rescale is integral, else float32."""
+    """Hounsfield units [Z, rows, columns]; int16 if the rescale is integral, otherwise float32."""
     planes: tuple[SlicePlane, ...]
     """Z planes, ascending along the normal."""
     extents_mm: NDArray[np.float64]
-    """[Z] the part of the normal each slice stands for: half the distance to each neighbour, half
-    the slice's own thickness at an open end. Volume = sum of area x extent."""
+    """[Z] the length along the normal that each slice represents: half the distance to each
+    neighbour, half the slice's own thickness at an open end. Volume = sum of area x extent."""
     sources: tuple[SourceSlice, ...]
     """Z sources, in the same order."""
     series_uid: str
     description: str
-    """SeriesDescription, without what identifies the patient (``identity.py``)."""
+    """SeriesDescription, without anything that identifies the patient (``identity.py``)."""
     notes: tuple[str, ...] = field(default=())
-    """What the reader wants the user to know: lossy compression, uneven gaps, tilt, ...; without
-    what identifies the patient."""
+    """What the user should know about the series: lossy compression, uneven gaps, tilt, ...;
+    without anything that identifies the patient."""
 
     def __len__(self) -> int:
         return len(self.planes)

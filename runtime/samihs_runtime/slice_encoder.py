@@ -1,8 +1,8 @@
-"""Slices to embeddings, each at most once: memory, then disk, then the encoder in batches.
+"""Encode slices, each at most once: look in memory, then on disk, then run the encoder in batches.
 
 ::
 
-    hu ── key (pixels and bundle) ── ByteLRU ── EmbeddingStore (where one was given) ── Backend
+    hu ── key (pixels and bundle) ── ByteLRU ── EmbeddingStore (if one was given) ── Backend
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Slice = NDArray[np.int16] | NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class EncodedSlice:
-    """What the encoder made of one slice: a handle for clicks, tied to its segmenter."""
+    """One encoded slice: a handle for clicks, tied to its segmenter."""
 
     embedding: Embedding
     frame: SliceFrame
@@ -46,7 +46,7 @@ class EncodedSlice:
 
 @dataclass(frozen=True, eq=False)
 class _Job:
-    """A slice as the encoder takes it."""
+    """A slice in the form that the encoder takes."""
 
     key: str
     frame: SliceFrame
@@ -56,7 +56,7 @@ class _Job:
 
 
 class SliceEncoder:
-    """The encoder's side of a segmenter. For several threads; one of them encodes at a time."""
+    """The encoder's side of a segmenter. Safe for several threads; only one encodes at a time."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class SliceEncoder:
 
     @property
     def batch_size(self) -> int:
-        """Slices that are best encoded in one call when nobody waits for a single one."""
+        """How many slices are best encoded in one call when no one is waiting for a single one."""
         return self._backend.encode_batch
 
     @property
@@ -87,16 +87,17 @@ class SliceEncoder:
     def encode(
         self, slices: Sequence[Slice], *, background: bool, keep: bool = True
     ) -> list[EncodedSlice]:
-        """Encode slices in one call of the backend, less those that are known.
+        """Encode slices in one call of the backend, except those already encoded.
 
         Args:
             slices: [rows, columns] Hounsfield units each, of any matrix size.
-            background: whether a slice that somebody waits for goes first.
+            background: whether slices that someone is waiting for go first.
             keep: whether the result stays in memory after its handles are gone.
 
         Raises:
-            StudyError: no two-dimensional slice of finite values.
-            BackendError: the device failed, its memory is too small for one slice, or closed.
+            StudyError: not a two-dimensional slice of finite values.
+            BackendError: the device failed, its memory is too small for one slice, or the segmenter
+                is closed.
         """
         arrays = [as_pixels(each) for each in slices]
         keys = [_pixel_key(self._bundle.id, each) for each in arrays]
@@ -111,13 +112,13 @@ class SliceEncoder:
         return [known[key] for key in keys]
 
     def forget(self, key: str) -> None:
-        """Drop one embedding from memory and disk: it is encoded anew when it is next asked for."""
+        """Drop one embedding from memory and disk, so that it is encoded again when next needed."""
         self.cache.drop(key)
         if self._store is not None:
             self._store.drop(key)
 
     def close(self) -> None:
-        """Drop all embeddings and close the backend, after the encode under work."""
+        """Drop all embeddings and close the backend, after the encode in progress."""
         with self.turns.take(background=False):
             self._closed = True
             self.cache.clear()
@@ -156,7 +157,7 @@ class SliceEncoder:
         return done
 
     def _restore(self, jobs: Sequence[_Job]) -> dict[str, Embedding]:
-        """Those that lie on disk, put back where the backend keeps its embeddings."""
+        """Load those that are on disk to where the backend keeps its embeddings."""
         restored = {}
         for job in jobs:
             array = self._store.get(job.key) if self._store is not None else None
@@ -172,11 +173,11 @@ class SliceEncoder:
         return {job.key: each for job, each in zip(jobs, embeddings, strict=True)}
 
     def _embed(self, hu: NDArray[np.float32], window: NDArray[np.float32]) -> Sequence[Embedding]:
-        """Encode; where memory is short, empty the cache, then halve the batch."""
+        """Encode; if memory is short, empty the cache, then halve the batch."""
         try:
             return self._backend.encode(hu, window)
         except DeviceMemoryError:
-            self.cache.clear()  # what others still hold stays; the rest makes room
+            self.cache.clear()  # frees every embedding that is not still in use elsewhere
         try:
             return self._backend.encode(hu, window)
         except DeviceMemoryError:

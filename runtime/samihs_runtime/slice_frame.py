@@ -1,6 +1,6 @@
-"""Where a stored slice lies in the S x S slice that the graphs take, and the way there and back.
+"""Map between a stored slice and the S x S slice that the graphs take.
 
-A slice of another matrix is padded to a square with air, centred, and resampled. Everything is
+A slice of another matrix size is padded with air to a square, centred, and resampled. Everything is
 aligned at pixel *centres*: stored pixel x lies at ``(x + offset + 0.5) * S / side - 0.5``.
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 AIR_HU = -1000.0
-"""Hounsfield units of air, by definition of the unit: what lies outside the image."""
+"""Hounsfield units of air, by definition of the unit; used outside the image."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class SliceFrame:
 
     @property
     def identity(self) -> bool:
-        """Whether the slice goes through unchanged."""
+        """Whether the slice is passed on unchanged."""
         return self.rows == self.columns == self.size
 
     @property
@@ -39,7 +39,7 @@ class SliceFrame:
         return (self.side - self.rows) // 2, (self.side - self.columns) // 2
 
     def slice_to_model(self, hu: NDArray[np.float32]) -> NDArray[np.float32]:
-        """``hu`` [rows, columns] as [size, size]; smoothed first where it shrinks."""
+        """``hu`` [rows, columns] as [size, size]; smoothed first if it is downsampled."""
         if self.identity:
             return hu
         from scipy import ndimage
@@ -52,7 +52,7 @@ class SliceFrame:
         square = np.pad(hu, padding, constant_values=AIR_HU)
         factor = self.side / self.size
         if factor > 1:
-            # Anti-aliasing as scikit-image's resize has it: sigma = (factor - 1) / 2.
+            # Anti-aliasing as in scikit-image's resize: sigma = (factor - 1) / 2.
             square = ndimage.gaussian_filter(square, (factor - 1) / 2, mode="nearest")
         return _resample(square, (factor, factor), (0.0, 0.0), (self.size, self.size))
 
@@ -72,8 +72,8 @@ class SliceFrame:
 
         Args:
             logits: [L, L] over the whole S x S slice.
-            mask: [S, S] of the same answer, used as it is where the sizes agree. Elsewhere the
-                logits are resampled and thresholded: resampling a mask would round twice.
+            mask: [S, S] of the same answer, used as it is if the sizes agree. Otherwise the logits
+                are resampled and thresholded, because resampling a mask would round twice.
         """
         return mask if self.identity else np.asarray(self.logits_to_slice(logits) > 0)
 
@@ -95,7 +95,7 @@ def _resample(
     from scipy import ndimage
 
     offset = tuple(0.5 * f - 0.5 + s for f, s in zip(factor, shift, strict=True))
-    # A matrix given as a vector is diagonal: scipy then resamples each axis on its own.
+    # A matrix given as a vector is diagonal: scipy then resamples each axis separately.
     resampled = ndimage.affine_transform(
         image, np.asarray(factor), offset=offset, output_shape=shape, order=1, mode="nearest"
     )

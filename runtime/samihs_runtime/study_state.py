@@ -1,4 +1,4 @@
-"""Whether a study is still the one that was answered, told without reading its files."""
+"""Whether a study is still the one that was answered, determined without reading its files."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from collections.abc import Iterable
 from pathlib import Path
 
 _MEDIA_STORAGE_DIRECTORY = b"1.2.840.10008.1.3.10"
-"""The SOP class of a DICOMDIR (PS3.4 annex X); stands in its meta information, at the beginning."""
+"""The SOP class of a DICOMDIR (PS3.4 annex X), which its meta information at the start contains."""
 _META_BYTES = 1024
 
 
 def study_state(study: Path, out: Path) -> str:
-    """A sha256 of names, sizes and times of a study's files; another study may come to its place.
+    """A sha256 of the names, sizes and times of a study's files; another study may replace it.
 
     Args:
         study: a file, a folder, or a DICOMDIR, which refers to files in its folder.
-        out: what lies below is written by us, and no part of the study.
+        out: our output folder; what lies in it is not part of the study.
 
     Returns:
-        64 hexadecimal digits; empty where no file of it can be looked at, as of a share that is not
-        mounted: nothing is known then, not even that the study is another one.
+        64 hexadecimal digits; empty if none of its files can be examined, for example on a share
+        that is not mounted: then nothing is known, not even that the study is a different one.
     """
     try:
         root, files = _files(study)
         return _digest(root, files, out.resolve())
-    except (OSError, ValueError):  # a locked folder above it; a name that no file can have
+    except (OSError, ValueError):  # no access to a parent folder; a name that no file can have
         return ""
 
 
@@ -49,7 +49,7 @@ def _digest(root: Path, files: Iterable[Path], ours: Path) -> str:
     for path in files:
         try:
             status = path.stat()
-        except OSError:  # one of many: the reader will say what is wrong with it
+        except OSError:  # one of many: the reader will report what is wrong with it
             continue
         if stat.S_ISDIR(status.st_mode) or path.resolve().is_relative_to(ours):
             continue

@@ -1,7 +1,8 @@
-"""Reads safetensors files without torch: a length, a JSON header, the bytes of each tensor.
+"""Read safetensors files without torch: a length, a JSON header, the bytes of each tensor.
 
 The format (huggingface/safetensors): 8 bytes of little-endian header length, the header
-``{name: {"dtype", "shape", "data_offsets": [from, to]}}``, then the data the offsets count in.
+``{name: {"dtype", "shape", "data_offsets": [from, to]}}``, then the data, from whose start the
+offsets count.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _MAX_HEADER_BYTES = 16 << 20
 
 @dataclass(frozen=True, eq=False)
 class RawTensor:
-    """A tensor as it lies in a file: numpy has no bfloat16, so the bytes stay bytes."""
+    """A tensor as stored in a file; kept as bytes, since numpy has no bfloat16."""
 
     dtype: str
     """One of :data:`SIZES`."""
@@ -34,7 +35,7 @@ def read_tensors(path: Path) -> dict[str, RawTensor]:
     """Every tensor of a safetensors file, by name.
 
     Raises:
-        BundleError: unreadable, no safetensors file, or a tensor of a type that no graph has.
+        BundleError: unreadable, not a safetensors file, or a tensor of a type that no graph has.
     """
     try:
         content = path.read_bytes()

@@ -1,6 +1,6 @@
-"""A command that is told to end (SIGTERM: ``kill``, ``timeout``, a container that stops) tidies up.
+"""Clean up when a command is terminated (SIGTERM: ``kill``, ``timeout``, a container that stops).
 
-By itself Python ends there and then: hidden folders with a patient's pictures would stay.
+By default Python ends at once, and hidden folders with a patient's images would be left behind.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from samihs_runtime.errors import EXIT_TERMINATED
 
 @contextmanager
 def tidy_termination() -> Iterator[None]:
-    """Within it SIGTERM raises :class:`SystemExit`, so that ``finally`` runs.
+    """Inside it SIGTERM raises :class:`SystemExit`, so that ``finally`` blocks run.
 
-    For commands alone: whose process it is decides about its signals. Where somebody has decided
-    already, or in another thread than the main one, nothing is changed.
+    For commands only: signals are the business of whoever owns the process. If a handler is already
+    installed, or outside the main thread, nothing is changed.
     """
     main = threading.current_thread() is threading.main_thread()
     if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:

@@ -1,7 +1,7 @@
-"""Where the seconds went: a stopwatch per named stage, safe to use from several threads.
+"""Where the time went: a stopwatch per named stage, safe to use from several threads.
 
-A stage inside another counts for itself only: a first encode that loads the encoder shows as
-``load encoder`` and ``encode``, and the two add up.
+The time of a nested stage is not counted in the outer one: a first encode that loads the encoder
+shows as ``load encoder`` and ``encode``, and the two add up.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class StageTime:
     count: int = 0
     """How often it ran."""
     total: float = 0.0
-    """Seconds, all runs together."""
+    """Seconds of all runs together."""
     last: float = 0.0
     """Seconds of the latest run."""
 
@@ -56,7 +56,7 @@ class Timings:
             self._stages[name] = StageTime(before.count + 1, before.total + seconds, seconds)
 
     def __getitem__(self, name: str) -> StageTime:
-        """The stage's time; zeros where it never ran."""
+        """The stage's time; zeros if it never ran."""
         return self._stages.get(name, StageTime())
 
     def stages(self) -> dict[str, StageTime]:

@@ -1,4 +1,4 @@
-"""What a bundle says of the prompts that its model was trained on."""
+"""What a bundle states about the prompts that its model was trained on."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from samihs_runtime.errors import BundleError
 
 @dataclass(frozen=True)
 class TrainedPrompts:
-    """The prompts that a model has learnt to answer (``answering.py`` asks it no others)."""
+    """The prompts that a model was trained to answer (``answering.py`` uses no others)."""
 
     points: int | None = None
-    """Points at once, corrections among them; None where nothing is known: any number is taken."""
+    """Points at once, corrections included; None if unknown: any number is then accepted."""
     boxes: bool = True
 
     @classmethod
     def of(cls, provenance: Mapping[str, Any]) -> Self:
-        """As the export wrote them into a manifest's or an adapter set's ``provenance``.
+        """Read what the export wrote into the ``provenance`` of a manifest or an adapter set.
 
         Raises:
-            BundleError: they are stated, but not as a number of points and a word on boxes.
+            BundleError: the prompts are stated, but not as an integer ``points`` and a bool
+                ``boxes``.
         """
         stated = provenance.get("prompts")
         if not isinstance(stated, Mapping):
             return cls()
         points, boxes = stated.get("points"), stated.get("boxes")
-        # A bool is an int to Python, and no number of points.
+        # In Python a bool is an int, but it is not a number of points.
         if type(points) is not int or not isinstance(boxes, bool):
             raise BundleError(
                 f"provenance.prompts is {dict(stated)}: expected points, a whole number, "

@@ -1,4 +1,4 @@
-"""Whose turn it is: one encode at a time, the one that somebody waits for first."""
+"""Take turns: one encode at a time, and first the one that someone is waiting for."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 class Turns:
-    """A lock with two classes: the background waits whenever the foreground wants its turn."""
+    """A lock with two classes: the background waits whenever the foreground wants a turn."""
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
@@ -17,7 +17,7 @@ class Turns:
 
     @contextmanager
     def take(self, *, background: bool) -> Iterator[None]:
-        """Wait for the turn, hold it through the body of the ``with`` statement."""
+        """Wait for a turn and hold it during the body of the ``with`` statement."""
         with self._condition:
             if background:
                 self._condition.wait_for(lambda: not self._busy and not self._foreground_waiting)

@@ -1,7 +1,7 @@
 """The backend protocol: encode slices, decode prompts, close.
 
 A backend owns its embeddings: on a GPU they never leave device memory. Callers hold them as opaque
-handles and give them back to the backend that made them.
+handles and pass them back to the backend that made them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Embedding(Protocol):
 
     @property
     def nbytes(self) -> int:
-        """Bytes it occupies, for the cache's bound."""
+        """Bytes that it occupies, for the cache's bound."""
         ...
 
     def numpy(self) -> NDArray[np.float32]:
@@ -42,7 +42,7 @@ class Decoded:
 
 
 class Backend(Protocol):
-    """What the segmenter needs of a place to run. A context manager."""
+    """What the segmenter needs in order to run the graphs. A context manager."""
 
     @property
     def name(self) -> str:
@@ -61,11 +61,11 @@ class Backend(Protocol):
 
     @property
     def encode_batch(self) -> int:
-        """Slices that are best encoded in one call when nobody waits for a single one."""
+        """How many slices are best encoded in one call when no one is waiting for a single one."""
         ...
 
     def load(self) -> None:
-        """Load both graphs, where opening has not done so."""
+        """Load both graphs, if opening has not done so."""
         ...
 
     def warm_up(self) -> None:
@@ -77,7 +77,7 @@ class Backend(Protocol):
         ...
 
     def restore(self, embedding: NDArray[np.float32]) -> Embedding:
-        """An embedding [E, G, G] that :meth:`Embedding.numpy` gave, put back where they live."""
+        """Turn an array [E, G, G] from :meth:`Embedding.numpy` back into an embedding."""
         ...
 
     def decode(

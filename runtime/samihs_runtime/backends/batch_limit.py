@@ -1,4 +1,4 @@
-"""How many slices or prompts go in one run: what the program takes, less where memory is short."""
+"""How many slices or prompts go into one run: the program's limit, or less if memory is short."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ R = TypeVar("R")
 class BatchLimit:
     """The most slices or prompts in one run.
 
-    Where a batch larger than all before finds no memory, the limit falls to half of that batch, but
-    not below the largest that ran. A batch of a size that ran before had enough memory then:
-    something else has taken it since, so the limit stays, and the caller may make room.
+    If a batch larger than all before runs out of memory, the limit drops to half of that batch, but
+    not below the largest that ran. A batch of a size that ran before had enough memory then, so
+    something else has taken it since: the limit stays, and the caller may free memory.
     """
 
     def __init__(self, most: int) -> None:
@@ -30,7 +30,7 @@ class BatchLimit:
             run: runs the batch of these indices.
 
         Raises:
-            DeviceMemoryError: not even one fits, or fewer than have fitted before.
+            DeviceMemoryError: not even one fits, or a size that ran before no longer fits.
         """
         done: list[R] = []
         start = 0
@@ -48,11 +48,11 @@ class BatchLimit:
         return done
 
     def note(self, size: int) -> None:
-        """Take note that a batch has run."""
+        """Record that a batch of this size has run."""
         self._ran = max(self._ran, size)
 
     def lower(self, size: int) -> bool:
-        """Lower the limit after a batch found no memory; False where one as large ran before."""
+        """Lower the limit after a batch ran out of memory; False if one as large ran before."""
         if size <= self._ran:
             return False
         self.most = max(self._ran, size // 2)

@@ -1,9 +1,9 @@
 """The lock between CUDA graph captures and everything else that the runtime does on a GPU.
 
-ONNX Runtime captures in CUDA's global mode: a ``cudaMalloc`` or ``cudaFree`` of any thread of the
-process fails meanwhile, and spoils the capture. So whatever may allocate shares the lock, any
-amount of it at once, and a capture holds it exclusively. One lock serves the process, as the mode
-does; threads of other libraries do not know it.
+ONNX Runtime captures in CUDA's global mode: meanwhile a ``cudaMalloc`` or ``cudaFree`` in any
+thread of the process fails and invalidates the capture. So work that may allocate shares the lock,
+any number of threads at once, and a capture holds it exclusively. Like the mode, the lock is
+process-wide; threads of other libraries do not respect it.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from contextlib import contextmanager
 
 
 class CaptureLock:
-    """Shared by many or held by one; who wants it exclusively goes first. Not to be nested."""
+    """Shared by many or held by one; exclusive requests go first. Must not be nested."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._sharing = 0
         self._exclusive_wanted = 0
-        """Threads that hold it exclusively, or wait to."""
+        """Number of threads that hold it exclusively or wait to do so."""
         self._exclusive_held = False
 
     @contextmanager
     def shared(self) -> Iterator[None]:
-        """Share it through the body of the ``with`` statement: work that may allocate."""
+        """Share it during the body of the ``with`` statement: for work that may allocate."""
         with self._changed:
             self._changed.wait_for(lambda: not self._exclusive_wanted)
             self._sharing += 1
@@ -38,7 +38,7 @@ class CaptureLock:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Hold it through the body of the ``with`` statement: a capture."""
+        """Hold it during the body of the ``with`` statement: for a capture."""
         with self._changed:
             self._exclusive_wanted += 1
         try:
@@ -57,4 +57,4 @@ class CaptureLock:
 
 
 CAPTURE_LOCK = CaptureLock()
-"""The process's one."""
+"""The one lock of the process."""

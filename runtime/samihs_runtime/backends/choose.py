@@ -1,8 +1,8 @@
-"""Which backend serves a bundle on this machine, and why not the others.
+"""Which backend runs a bundle on this machine, and why not the others.
 
-``auto`` takes the first that opens, fastest first; one that fails in any way is passed over, as
-libraries raise what they like. A backend that was asked for by name runs or is an error: it is
-never replaced by another.
+``auto`` takes the first that opens, fastest first; one that fails in any way is skipped, since
+libraries raise all kinds of exceptions. A backend that was asked for by name either runs or is an
+error: it is never replaced by another.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Opener = Callable[[Bundle, Timings], Backend]
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """The backend that opened, and what was said of each one before it."""
+    """The backend that opened, and why each one before it did not."""
 
     backend: Backend
     reasons: tuple[str, ...]
@@ -37,17 +37,17 @@ class Choice:
 
 
 def choose(bundle: Bundle, wanted: str = "auto", timings: Timings | None = None) -> Choice:
-    """Open the backend that is wanted, or the first that opens.
+    """Open the requested backend, or the first that opens.
 
     Args:
         bundle: an opened bundle.
         wanted: ``auto``, a name of :data:`ORDER`, or ``fake`` (tests).
-        timings: where the loading of sessions and engines is noted.
+        timings: where the loading of sessions and engines is recorded.
 
     Raises:
         UsageError: no such backend.
-        BackendError: the wanted one cannot run, or, for ``auto``, none can; one line says why.
-        Exception: with ``--debug``, what a library raised in opening one.
+        BackendError: the requested one cannot run, or, for ``auto``, none can; one line says why.
+        Exception: with ``--debug``, whatever a library raised when opening one.
     """
     timings = timings if timings is not None else Timings()
     openers = _openers()
@@ -64,7 +64,7 @@ def choose(bundle: Bundle, wanted: str = "auto", timings: Timings | None = None)
             return Choice(openers[name](bundle, timings), tuple(reasons))
         except (BackendError, BundleError) as error:
             reasons.append(f"{name}: {error}")
-        except Exception as error:  # a fault of ours, or of a library: the next may serve
+        except Exception as error:  # a bug of ours or of a library: the next backend may work
             if shows_tracebacks():
                 raise
             reasons.append(f"{name}: {internal_error(error)}")
@@ -72,7 +72,7 @@ def choose(bundle: Bundle, wanted: str = "auto", timings: Timings | None = None)
 
 
 def internal_error(error: Exception) -> str:
-    """One line on what no backend should raise, and how to see more."""
+    """One line about an error that no backend should raise, and how to see more."""
     text = f"{type(error).__name__}: {one_line(error)}"
     return f"internal error: {text} (--debug shows where)"
 
@@ -81,7 +81,7 @@ def _openers() -> Mapping[str, Opener]:
     return {"tensorrt": _tensorrt, "cuda": _cuda, "cpu": _cpu, "fake": _fake}
 
 
-# Each imports its module only when it is tried: a CPU run loads nothing of CUDA or TensorRT.
+# Each imports its module only when it is tried: a CPU run loads nothing from CUDA or TensorRT.
 
 
 def _tensorrt(bundle: Bundle, timings: Timings) -> Backend:

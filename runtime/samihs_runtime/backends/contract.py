@@ -1,4 +1,4 @@
-"""The tensors that every encoder and decoder takes and gives, at every precision (manifest.py)."""
+"""The input and output tensors of every encoder and decoder, at every precision (manifest.py)."""
 
 from __future__ import annotations
 

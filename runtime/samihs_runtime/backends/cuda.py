@@ -2,15 +2,15 @@
 
 ::
 
-    open_device() -> Device ── CudaApi: pycuda where installed, else cuda-python
-      ├── DeviceBuffer   device memory          one owner: who allocated it closes it
+    open_device() -> Device ── CudaApi: pycuda if installed, otherwise cuda-python
+      ├── DeviceBuffer   device memory; whoever allocates it owns and closes it
       ├── PinnedBuffer   page-locked host memory, as a numpy array
-      ├── Stream         ordered work; ``urgent`` ones go before the others
-      └── Graph          work captured from a stream, launched again as one
+      ├── Stream         ordered work; ``urgent`` streams have priority over others
+      └── Graph          work captured from a stream, launched again as a unit
 
-Both APIs use the device's *primary* context, the one that torch and TensorRT use, too. Closing
-anything twice is harmless. A process forked after the device was opened gets an error rather than
-CUDA's undefined behaviour.
+Both APIs use the device's *primary* context, as torch and TensorRT do. Closing anything twice is
+harmless. A process forked after the device was opened gets an error rather than CUDA's undefined
+behaviour.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ class Device:
 
     @property
     def is_ours(self) -> bool:
-        """Whether this process opened it: a forked child must not even free what it inherits."""
+        """Whether this process opened it; a forked child must not even free what it inherited."""
         return os.getpid() == self._pid
 
     def check(self) -> None:
-        """Refuse to go on in a forked child.
+        """Refuse to continue in a forked child.
 
         Raises:
             BackendError: this process was forked after the device was opened.
@@ -71,7 +71,7 @@ class Device:
 
 
 class DeviceBuffer:
-    """Device memory; the maker is its one owner."""
+    """Device memory; whoever creates it is its only owner."""
 
     def __init__(self, api: CudaApi, nbytes: int) -> None:
         self._api = api
@@ -114,7 +114,7 @@ class PinnedBuffer:
 
 
 class Stream:
-    """Work that the device does in order."""
+    """Work that the device executes in order."""
 
     def __init__(self, device: Device, urgent: bool) -> None:
         self._device = device
@@ -143,12 +143,12 @@ class Stream:
         self._api.on_device(target.address + to, source.address + start, nbytes, self._raw)
 
     def synchronize(self) -> None:
-        """Wait for all work, and raise what went wrong in it."""
+        """Wait for all work, and raise any error that occurred in it."""
         self._device.check()
         self._api.synchronize(self._raw)
 
     def begin_capture(self) -> None:
-        """Note the work that follows instead of doing it."""
+        """Record the work that follows instead of executing it."""
         self._api.begin_capture(self._raw)
 
     def end_capture(self) -> Graph:
@@ -156,7 +156,7 @@ class Stream:
         return Graph(self._api, self._api.end_capture(self._raw))
 
     def launch(self, graph: Graph) -> None:
-        """Do captured work."""
+        """Execute captured work."""
         self._api.launch(graph.raw, self._raw)
 
     def close(self) -> None:
@@ -167,7 +167,7 @@ class Stream:
 
 
 class Graph:
-    """Captured work. It holds addresses: the buffers in it must outlive it."""
+    """Captured work. It contains addresses of buffers, which must outlive it."""
 
     def __init__(self, api: CudaApi, raw: Any) -> None:
         self._api = api

@@ -1,4 +1,4 @@
-"""The CUDA calls that the device layer makes: pycuda and cuda-python are wrapped to offer these."""
+"""The CUDA calls that the device layer makes; pycuda and cuda-python are wrapped to offer them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Bytes = NDArray[np.uint8]
 
 
 class CudaApi(Protocol):
-    """The CUDA calls used here. Streams and graphs are whatever the package has."""
+    """The CUDA calls used here. Streams and graphs are the package's own objects."""
 
     name: str
     supports_graphs: bool

@@ -1,4 +1,4 @@
-"""The device layer through pycuda, where its owner has built it. pycuda captures no graphs."""
+"""The device layer through pycuda, if it has been built. pycuda cannot capture CUDA graphs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class PycudaApi:
 
     def allocate(self, nbytes: int) -> int:
         block = self._do(f"allocate {nbytes} bytes", lambda: driver.mem_alloc(nbytes))
-        self._memory[int(block)] = block  # pycuda frees with its object: keep that until then
+        self._memory[int(block)] = block  # pycuda frees memory with its object, so keep the object
         return int(block)
 
     def free(self, address: int) -> None:
@@ -56,7 +56,7 @@ class PycudaApi:
     def on_device(self, destination: int, source: int, nbytes: int, stream: Any) -> None:
         self._do("copy", lambda: driver.memcpy_dtod_async(destination, source, nbytes, stream))
 
-    def create_stream(self, urgent: bool) -> Any:  # pycuda has no priorities
+    def create_stream(self, urgent: bool) -> Any:  # pycuda has no stream priorities
         return self._do("make a stream", driver.Stream)
 
     def stream_handle(self, stream: Any) -> int:
@@ -66,7 +66,7 @@ class PycudaApi:
         self._do("finish its work", stream.synchronize)
 
     def destroy_stream(self, stream: Any) -> None:
-        """pycuda ends a stream with its object."""
+        """pycuda destroys a stream with its object."""
 
     def begin_capture(self, stream: Any) -> None:
         raise BackendError("pycuda captures no CUDA graphs: install cuda-python for that")
@@ -78,7 +78,7 @@ class PycudaApi:
         raise BackendError("pycuda captures no CUDA graphs: install cuda-python for that")
 
     def destroy_graph(self, graph: Any) -> None:
-        """There is none."""
+        """There are no graphs."""
 
     def _do(self, doing: str, action: Callable[[], R]) -> R:
         def within() -> R:

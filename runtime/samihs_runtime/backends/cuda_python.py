@@ -1,6 +1,6 @@
 """The device layer through cuda-python (``cuda.bindings.runtime``, CUDA 12 and 13).
 
-The runtime API works in the device's primary context, in every thread, by itself.
+The runtime API uses the device's primary context automatically, in every thread.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class CudaPythonApi:
 
     def __init__(self) -> None:
         _call("start CUDA", cudart.cudaSetDevice, 0)
-        _call("start CUDA", cudart.cudaFree, 0)  # makes the primary context now
-        # The greatest priority is the lower number.
+        _call("start CUDA", cudart.cudaFree, 0)  # creates the primary context now
+        # The greatest priority has the lowest number.
         self._least, self._greatest = _call("start CUDA", cudart.cudaDeviceGetStreamPriorityRange)
 
     def allocate(self, nbytes: int) -> int:
@@ -73,7 +73,7 @@ class CudaPythonApi:
         _call("end a stream", cudart.cudaStreamDestroy, stream)
 
     def begin_capture(self, stream: Any) -> None:
-        # Thread-local: another thread may allocate an embedding meanwhile.
+        # Thread-local, so that another thread may allocate an embedding meanwhile.
         mode = cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         _call("begin a capture", cudart.cudaStreamBeginCapture, stream, mode)
 
@@ -91,16 +91,16 @@ class CudaPythonApi:
         _call("end a graph", cudart.cudaGraphExecDestroy, graph)
 
     def _copy(self, destination: int, source: int, nbytes: int, stream: Any) -> None:
-        # Unified addressing tells the direction from the addresses.
+        # With unified addressing CUDA infers the direction from the addresses.
         kind = cudart.cudaMemcpyKind.cudaMemcpyDefault
         _call("copy", cudart.cudaMemcpyAsync, destination, source, nbytes, kind, stream)
 
 
 def _call(doing: str, function: Any, *arguments: Any) -> Any:
-    """Call CUDA; raise its error in words, or return its one result, or a tuple of them."""
+    """Call CUDA; raise an error in words, or return the one result or a tuple of several."""
     try:
         status, *results = function(*arguments)
-    except RuntimeError as error:  # the driver library is not there
+    except RuntimeError as error:  # the driver library is missing
         raise BackendError(f"CUDA could not {doing}: {error}") from error
     if status == cudart.cudaError_t.cudaErrorMemoryAllocation:
         raise DeviceMemoryError(
@@ -109,7 +109,7 @@ def _call(doing: str, function: Any, *arguments: Any) -> Any:
         )
     if status != cudart.cudaError_t.cudaSuccess:
         raise BackendError(
-            f"the GPU could not {doing}: {status.name}; open the segmenter again, and see dmesg "
-            "for what the driver says where it repeats"
+            f"the GPU could not {doing}: {status.name}; open the segmenter again, and if it "
+            "happens again, see dmesg for the driver's messages"
         )
     return results[0] if len(results) == 1 else tuple(results)

@@ -1,15 +1,15 @@
-"""What every backend on a GPU does alike, whatever runs the graphs: embeddings that stay there.
+"""What all GPU backends have in common, whatever runs the graphs: embeddings stay on the device.
 
 ::
 
     DeviceBackend ── EmbeddingSlots         device memory of the embeddings
-      ├── DeviceProgram "encoder"           one graph, with buffers and a stream of its own
+      ├── DeviceProgram "encoder"           one graph, with its own buffers and stream
       └── DeviceProgram "decoder"           the same, on an urgent stream
 
-Two streams: encoding ahead delays a click by no more than the kernel that is running. One slice and
-one click are run when the backend opens, so that one which cannot run is found while another may
-still be chosen. A common shape (:mod:`warm_up`) is made ready when it first comes, or by
-:meth:`DeviceBackend.warm_up` before anybody waits for it.
+With two streams, encoding ahead delays a click by no more than the kernel that is running. One
+slice and one click are run when the backend opens, so that a backend that cannot run is detected
+while another can still be chosen. A common shape (:mod:`warm_up`) is prepared when it first occurs,
+or by :meth:`DeviceBackend.warm_up` before anyone waits for it.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ class GraphUse:
     """Whether a program replays CUDA graphs."""
 
     shapes: int
-    """How many shapes have one by now."""
+    """How many shapes have one so far."""
     refusal: str = ""
-    """Why none has; empty where some have, or may have once they come."""
+    """Why none has one; empty if some have, or may get one when they occur."""
 
     def __str__(self) -> str:
         if self.shapes:
@@ -69,7 +69,7 @@ class GraphUse:
 
 
 class DeviceProgram(Protocol):
-    """An encoder or a decoder on a GPU; not for two threads at once."""
+    """An encoder or a decoder on a GPU; not to be used by two threads at once."""
 
     stream: Stream
     buffers: ProgramBuffers
@@ -86,21 +86,21 @@ class DeviceProgram(Protocol):
         ...
 
     def try_out(self, shapes: Shapes) -> None:
-        """Run inputs of these shapes that mean nothing, and capture no graph.
+        """Run meaningless inputs of these shapes, without capturing a graph.
 
         Raises:
-            BackendError: it does not run; DeviceMemoryError where memory is short.
+            BackendError: it does not run; DeviceMemoryError if memory is short.
         """
         ...
 
     def is_ready(self, shapes: Shapes) -> bool:
-        """Whether inputs of these shapes may be run without a :meth:`warm_up` before."""
+        """Whether inputs of these shapes can be run without calling :meth:`warm_up` first."""
         ...
 
     def warm_up(self, every: Sequence[Shapes]) -> None:
-        """Run each of these shapes until it is as fast as it gets; skip what is not taken.
+        """Run each of these shapes until it is as fast as it gets; skip unsupported ones.
 
-        Whatever lies in :attr:`buffers` is written over.
+        The contents of :attr:`buffers` are overwritten.
 
         Raises:
             DeviceMemoryError: there is not enough memory for one of them.
@@ -112,10 +112,10 @@ class DeviceProgram(Protocol):
 
         Args:
             feeds: host inputs, by name.
-            device_shapes: shapes of the inputs that lie in :attr:`buffers` already.
+            device_shapes: shapes of the inputs that are already in :attr:`buffers`.
 
         Returns:
-            The shapes of the outputs. Host outputs may be read after the stream's end.
+            The shapes of the outputs. Host outputs may be read once the stream has finished.
         """
         ...
 
@@ -127,7 +127,7 @@ class DeviceProgram(Protocol):
 class DeviceBackend(Closing):
     """See :class:`samihs_runtime.backends.base.Backend`.
 
-    One thread may encode while another decodes; not two of a kind.
+    One thread may encode while another decodes, but no two threads may do the same.
     """
 
     name = ""
@@ -139,15 +139,15 @@ class DeviceBackend(Closing):
         """Load both programs, and run each once.
 
         Args:
-            device: where everything lies.
+            device: the GPU to use.
             manifest: for the tensors' sizes.
             description: what runs, in words.
-            timings: where loading and warming up are noted.
+            timings: where loading and warming up are recorded.
 
         Raises:
-            BackendError: a program does not load, or does not run; DeviceMemoryError where not
-                even one slice fits.
-            BundleError: its tensors are not the contract's.
+            BackendError: a program does not load or does not run; DeviceMemoryError if not even
+                one slice fits.
+            BundleError: its tensors do not match the contract.
         """
         self._description = description
         self._device = device
@@ -162,7 +162,7 @@ class DeviceBackend(Closing):
             with CAPTURE_LOCK.shared():
                 self._load()
         except BaseException:
-            with suppress(BackendError):  # what went wrong first is what to say
+            with suppress(BackendError):  # report the first error, not one from closing
                 self.close()
             raise
 
@@ -179,18 +179,18 @@ class DeviceBackend(Closing):
 
     @property
     def encode_batch(self) -> int:
-        """The most that program and memory allow."""
+        """The largest batch that program and memory allow."""
         self._program(ENCODER)
         return self._limits[ENCODER.part].most
 
     def load(self) -> None:
-        """Opening has loaded both programs."""
+        """Nothing to do: both programs were loaded on opening."""
 
     def warm_up(self) -> None:
-        """Make every common shape ready, so that nobody waits for a first run.
+        """Prepare every common shape, so that no one waits for a first run.
 
         Raises:
-            BackendError: the device failed; DeviceMemoryError where not even one slice fits.
+            BackendError: the device failed; DeviceMemoryError if not even one slice fits.
         """
         for contract in (ENCODER, DECODER):
             self._program(contract)
@@ -207,7 +207,7 @@ class DeviceBackend(Closing):
     def encode(self, hu: NDArray[np.float32], window: NDArray[np.float32]) -> Sequence[Embedding]:
         """Encode in batches as large as program and memory allow."""
         program = self._program(ENCODER)
-        # Each handle owns its slot from here on, even where the next finds no memory.
+        # Each handle owns its slot from here on, even if there is no memory for the next.
         handles = [DeviceEmbedding(self._slots) for _ in range(len(hu))]
 
         def encode(part: slice) -> None:
@@ -261,7 +261,7 @@ class DeviceBackend(Closing):
     def close(self) -> None:
         """Free programs, embeddings and streams; calling it twice is harmless.
 
-        In a process forked after the backend was opened nothing is freed: it is the parent's.
+        In a process forked after the backend was opened nothing is freed: it belongs to the parent.
         """
         if self._closed or not self._device.is_ours:
             return
@@ -269,7 +269,7 @@ class DeviceBackend(Closing):
         with (
             CAPTURE_LOCK.shared(),
             ExitStack() as stack,
-        ):  # all of it, even on a device that was lost
+        ):  # everything, even on a lost device
             stack.callback(self._end_threads)
             stack.callback(self._slots.close)
             for contract in (DECODER, ENCODER):
@@ -282,14 +282,14 @@ class DeviceBackend(Closing):
         """Load one graph for batches up to a limit."""
 
     def _at(self, contract: GraphContract, work: Callable[[], R]) -> R:
-        """Do work of one program on the thread that it belongs to; here the caller's."""
+        """Do a program's work on the thread to which it belongs; here the caller's."""
         return work()
 
     def _end_threads(self) -> None:
-        """End the threads of :meth:`_at`, where there are any."""
+        """End the threads of :meth:`_at`, if there are any."""
 
     def _load(self) -> None:
-        """Both programs, with the largest batches that the memory allows."""
+        """Load both programs, with the largest batches that the memory allows."""
         share = 1
         while True:
             try:
@@ -313,7 +313,7 @@ class DeviceBackend(Closing):
             self._at(contract, partial(program.try_out, shapes))
 
     def _make_ready(self, contract: GraphContract, batch: int, points: int) -> None:
-        """Warm a common shape up where it comes for the first time and the program needs that."""
+        """Warm up a common shape when it first occurs, if the program needs that."""
         if (batch, points) in self._common(contract):
             shapes = input_shapes(contract, self._manifest, batch, points)
             if not self._programs[contract.part].is_ready(shapes):
@@ -359,7 +359,7 @@ class DeviceBackend(Closing):
         shapes = program.enqueue(feeds, {"embedding": (len(sources), *self._embedding_shape)})
         program.stream.synchronize()
         logits, mask, score = (program.buffers.view(name, shapes[name]) for name in DECODER.outputs)
-        # One copy out of pinned memory each: the next run writes there again.
+        # Copy each output from pinned memory, which the next run overwrites.
         return Decoded(logits[:, 0].copy(), mask.astype(bool), score.copy())
 
     def _sources(self, embeddings: Sequence[Embedding]) -> list[DeviceEmbedding]:
@@ -373,5 +373,5 @@ class DeviceBackend(Closing):
     def _program(self, contract: GraphContract) -> DeviceProgram:
         if self._closed:
             raise BackendError(f"the {self.name} backend is closed: open a new one")
-        self._device.check()  # before a thread is asked that a forked child does not have
+        self._device.check()  # first: a forked child does not have the program's thread
         return self._programs[contract.part]

@@ -1,7 +1,7 @@
-"""Which NVIDIA GPUs the driver sees, asked of the driver itself: needs no package at all.
+"""Which NVIDIA GPUs the driver sees; asks the driver itself, so no package is needed.
 
-Cheap where there is none (one failed ``dlopen``), so that ``--backend auto`` costs a CPU-only
-machine nothing.
+Cheap if there is none (one failed ``dlopen``), so that ``--backend auto`` costs a CPU-only machine
+nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR = 75, 76
 
 @dataclass(frozen=True)
 class Gpu:
-    """One device, as the driver names it."""
+    """One device, as the driver describes it."""
 
     index: int
     name: str
@@ -34,9 +34,9 @@ class GpuProbe:
 
     devices: tuple[Gpu, ...]
     cuda: tuple[int, int] | None
-    """Newest CUDA version that the driver serves, such as (13, 0)."""
+    """Newest CUDA version that the driver supports, such as (13, 0)."""
     reason: str
-    """Why there is no device; empty where there is one."""
+    """Why there is no device; empty if there is one."""
 
 
 @functools.cache
