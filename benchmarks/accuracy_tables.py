@@ -1,4 +1,4 @@
-"""Tables of an accuracy benchmark: means of each subject, and what parts it from the first one."""
+"""Tables of an accuracy benchmark: means of each subject, and differences from the first one."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from tables import table
 from samihs_training.evaluation.metrics import Estimate
 
 COLUMNS = {**MEASURES, ACCEPTED: ""}
-"""Measure -> unit, of all that a record may hold."""
+"""Measure -> unit, for all measures that a record may hold."""
 
 
 def accuracies(record: Record) -> list[str]:
-    """Means of each subject and type of bleed, then what parts each from the first subject.
+    """Means of each subject and type of bleed, then differences from the first subject.
 
-    Intervals of 95 % over studies.
+    With 95 % intervals over studies.
     """
     per, over = record.settings.get("per", "click"), record.settings.get("over", "studies")
     lines = [f"Means over {per}s, with 95 % intervals over {over}.", ""]
@@ -32,7 +32,7 @@ def accuracies(record: Record) -> list[str]:
 
 
 def _differences(record: Record, subjects: list[str]) -> list[str]:
-    """Each subject less the first one, sample by sample: far surer than two means side by side."""
+    """Each subject minus the first, sample by sample: far more precise than comparing two means."""
     first, *others = subjects
     measured = _measured(record)
     rows = [
@@ -45,7 +45,7 @@ def _differences(record: Record, subjects: list[str]) -> list[str]:
 
 
 def _measured(record: Record) -> dict[str, str]:
-    """Measure -> unit, of those that the record has."""
+    """Measure -> unit, for those in the record."""
     there = {quantity.split(", ")[0] for quantity in record.quantities()}
     return {measure: unit for measure, unit in COLUMNS.items() if measure in there}
 

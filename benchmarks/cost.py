@@ -1,11 +1,12 @@
-"""What it costs to have SAMIHS: disk, installation, start-up.
+"""The cost of having SAMIHS installed: disk, installation, start-up.
 
     python benchmarks/cost.py [--runs 5] [--install]
 
-Start-up is a whole process, ``--help`` of each command, beside a Python that does nothing, in the
-same rounds; with it stand the imports that took longest, by Python's own account. ``--install``
-also builds the wheel and installs each extra into an environment of its own (from the package index
-or its cache: minutes, and gigabytes of disk while it runs). What cannot be installed is named.
+Start-up is timed as a whole process, ``--help`` of each command, in the same rounds as a Python
+that does nothing; the imports that took longest, as measured by Python itself, are recorded with
+it. ``--install`` also builds the wheel and installs each extra into an environment of its own (from
+the package index or its cache: takes minutes, and gigabytes of disk meanwhile). Extras that cannot
+be installed are named.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ COMMANDS = {
 EXTRAS = ("", "cpu", "train", "export", "dev", "gpu", "tensorrt", "pycuda")
 """All of ``pyproject.toml``: none needs a GPU to be installed."""
 FLOOR = "python"
-"""What start-up is held against: a Python that does nothing."""
+"""What start-up is compared with: a Python that does nothing."""
 
 
 def measure(runs: int = 5, install: bool = False, budget: Budget = UNLIMITED) -> Record:
@@ -53,7 +54,7 @@ def measure(runs: int = 5, install: bool = False, budget: Budget = UNLIMITED) ->
 
 
 def _installed(refused: dict[str, str]) -> list[Series]:
-    """The wheel, and what each extra puts on the disk of an empty environment."""
+    """Size of the wheel, and time and disk space of each extra in an empty environment."""
     series = []
     with tempfile.TemporaryDirectory() as scratch:
         pip = ["-m", "pip", "--quiet", "--disable-pip-version-check"]
@@ -83,14 +84,14 @@ def _installed(refused: dict[str, str]) -> list[Series]:
 
 
 def _reason(said: str) -> str:
-    """What pip calls an error, of all that it says: its last line may be a hint alone."""
+    """The first error in pip's output, whose last line may be only a hint."""
     lines = said.strip().splitlines()
     errors = [line for line in lines if line.lstrip().lower().startswith("error")]
     return [*(errors or lines), "pip failed"][0]
 
 
 def _size_mb(folder: Path) -> float:
-    """Of files once each: links, which point out of the environment, take no place."""
+    """Size of the files; symbolic links, which point out of the environment, do not count."""
     files = (each for each in folder.rglob("*") if each.is_file() and not each.is_symlink())
     return sum(each.stat().st_size for each in files) / 1e6
 

@@ -1,8 +1,8 @@
-"""What no program can go below on this machine: work over the rates that are measured here.
+"""The shortest time any program could take on this machine: work divided by measured rates.
 
-A floor is the larger of two times: floating-point operations over the rate of a large matrix
-product in the same type, and bytes that must move (weights once, input, output) over the rate of a
-large copy (``tables.floors``). The operations are those of products and convolutions.
+A floor is the larger of two times: floating-point operations divided by the rate of a large matrix
+product of the same type, and bytes that must move (weights once, input, output) divided by the rate
+of a large copy (``tables.floors``). The operations are those of products and convolutions.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from samihs_training.network.sam import SamConfig, build_sam
 
 RATE, BANDWIDTH = "matrix rate, {}", "memory bandwidth"
 SIDE = 2048
-"""Of the products: 17 GFLOP each, far more than a cache holds."""
+"""Side of the matrices: 17 GFLOP per product, far larger than a cache."""
 COPIED = 1 << 28
-"""Bytes of the copy's source, beyond any cache."""
+"""Bytes of the copy's source, larger than any cache."""
 TYPES = ("fp32", "bf16", "int8")
 POINTS = 2
-"""Of a click: itself, and the one that says that there is no box."""
+"""Points of a click: itself, and the padding point that stands for "no box"."""
 
 
 def rates(rounds: int = 5) -> list[Series]:
@@ -46,7 +46,7 @@ def rates(rounds: int = 5) -> list[Series]:
         Series(MACHINE, RATE.format(kind), "GFLOP/s", _per_second(2 * SIDE**3, taken[kind]))
         for kind in TYPES
     ]
-    # read and written
+    # each byte is read and written
     return [*found, Series(MACHINE, BANDWIDTH, "GB/s", _per_second(2 * COPIED, taken[BANDWIDTH]))]
 
 
@@ -64,7 +64,7 @@ def _product(kind: str) -> Callable[[], object]:
 
 
 def _integers(random: np.random.Generator) -> Callable[[], object]:
-    """ONNX Runtime's product of 8-bit integers, which is what the int8 bundle runs on."""
+    """ONNX Runtime's product of 8-bit integers, on which the int8 bundle runs."""
     import onnxruntime
     from onnx import TensorProto, helper
 
@@ -86,9 +86,9 @@ def _integers(random: np.random.Generator) -> Callable[[], object]:
 
 
 def work_of(config: SamConfig, slice_size: int) -> dict[str, Any]:
-    """What one encode and one click must do in fp32: operations, bytes, and the type they are in.
+    """The minimum work of one encode and one click in fp32: operations, bytes, and the type.
 
-    Counted by torch on tensors without storage: nothing is computed.
+    Counted by torch on tensors without storage, so nothing is computed.
     """
     with torch.device("meta"), torch.inference_mode():
         model = SamihsModel(build_sam(config), config).eval()
@@ -105,10 +105,10 @@ def work_of(config: SamConfig, slice_size: int) -> dict[str, Any]:
 
 
 def work_of_bundle(bundle: Bundle) -> dict[str, Any]:
-    """The same of a bundle, counted in the graphs that ONNX Runtime is given.
+    """The same for a bundle, counted in its graphs for ONNX Runtime.
 
-    The click alone where the encoder is of 8 bits: its products are of two types. The decoder is in
-    float32 all the same (``samihs_export.families``).
+    Only the click if the encoder is 8-bit, since its products are of two types. The decoder is
+    float32 in any case (``samihs_export.families``).
     """
     graphs, manifest = bundle.graph("onnx"), bundle.manifest
     encode = flop_of(graphs.encoder, {"batch": 1}), _size(graphs.encoder)
@@ -119,17 +119,17 @@ def work_of_bundle(bundle: Bundle) -> dict[str, Any]:
 
 
 def flop_of(graph: Path, sizes: Mapping[str, int]) -> int:
-    """Floating-point operations of an ONNX graph at those values of its dynamic sizes.
+    """Floating-point operations of an ONNX graph at the given values of its dynamic sizes.
 
-    ONNX Runtime puts the values in and works out the shapes that hang on them. onnx's own inference
-    leaves those open, and a product of an open shape counts as none.
+    ONNX Runtime inserts the values and computes the shapes that depend on them. onnx's own
+    inference leaves these shapes open, and a product of an open shape would not be counted.
     """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    # Weights, which are not looked at, lie beside: a file of protobuf ends at 2 GB.
+    # The weights, which are not read, go into a separate file: protobuf's limit is 2 GB.
     options.add_session_config_entry(
         "session.optimized_model_external_initializers_file_name", "weights"
     )
@@ -143,15 +143,15 @@ def flop_of(graph: Path, sizes: Mapping[str, int]) -> int:
 
 
 def _size(graph: Path) -> int:
-    """Bytes of a graph, of which all but some are weights; very large ones lie in a file beside."""
+    """Bytes of a graph, nearly all of them weights; very large weights are in a separate file."""
     return sum(each.stat().st_size for each in graph.parent.glob(f"{graph.name}*"))
 
 
 def _work(
     encode: tuple[int, int], click: tuple[int, int], held: int, slice_size: int
 ) -> dict[str, Any]:
-    """Of (operations, bytes of weights) of each; ``held``: bytes of the embedding between them."""
-    pixels = slice_size**2  # of a slice in float32, of a mask in a byte each
+    """From (operations, bytes of weights) of each; ``held``: bytes of the embedding in between."""
+    pixels = slice_size**2  # of a slice in float32, and of a mask of bytes
     return {
         "encode": {"flop": encode[0], "bytes": encode[1] + 4 * pixels + held, "type": "fp32"},
         "click": {"flop": click[0], "bytes": click[1] + held + pixels, "type": "fp32"},

@@ -1,4 +1,4 @@
-"""One set of weights in every form that is measured: state dict, ONNX, engines; and a study."""
+"""One set of weights in every form to be measured: state dict, ONNX, engines; and a study."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from samihs_training.network.sam import build_sam, preset
 
 SLICES = 32
 TRIAL_SIZE = 128
-"""Frame of the model by which the benchmark is tested, pixels."""
+"""Frame of the model with which the benchmark is tested, pixels."""
 
 
 def prepare(
@@ -42,10 +42,10 @@ def prepare(
     """Write everything that the rows read.
 
     Args:
-        precisions: of TensorRT's graphs and engines; none where TensorRT cannot serve the GPU.
+        precisions: of TensorRT's graphs and engines; none if TensorRT does not support the GPU.
 
     Returns:
-        Why there are no engines, by precision; empty where all were built.
+        Why there are no engines, by precision; empty if all were built.
     """
     config = model.config
     settings = {
@@ -82,7 +82,7 @@ def prepare(
 
 
 def load_model(name: str, adapters: Path | None, base: Path | None) -> SamihsModel:
-    """Trained weights where they are given, else a preset's random ones, merged."""
+    """Trained weights, merged, if they are given; else random weights of a preset."""
     if adapters is not None and base is not None:
         return merge(load_adapters(adapters, base).model)[0]
     torch.manual_seed(0)
@@ -91,7 +91,7 @@ def load_model(name: str, adapters: Path | None, base: Path | None) -> SamihsMod
 
 
 def _write_cases(work: Work, hu: np.ndarray, size: int) -> None:
-    """Four slices with a click each, in the middle of the head."""
+    """Four slices with one click each, in the middle of the head."""
     chosen = np.linspace(len(hu) // 4, 3 * len(hu) // 4, 4).astype(int)
     points = np.asarray([[[(size / 2 + 3 * i, size / 2), (0, 0)]] for i in range(4)], np.float32)
     labels = np.tile(np.asarray((1, -1), np.int32), (4, 1, 1))
@@ -101,9 +101,9 @@ def _write_cases(work: Work, hu: np.ndarray, size: int) -> None:
 def _bundle(
     files: Path, out: Path, model: SamihsModel, slice_size: int, *graphs: GraphEntry
 ) -> Bundle:
-    """ONNX Runtime's graphs and any of TensorRT's, as ``samihs-export`` writes them.
+    """A bundle of ONNX Runtime's graphs and any of TensorRT's, as ``samihs-export`` writes them.
 
-    No gates: parity is what the benchmark measures.
+    Without gates, since parity is what the benchmark measures.
     """
     manifest = manifest_of(model.config, slice_size, WindowRule("fixed", *WINDOW), graphs)
     return write_bundle(files, manifest, out)

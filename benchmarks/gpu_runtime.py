@@ -3,10 +3,10 @@
     python benchmarks/gpu_runtime.py WORK BACKEND PRECISION
 
 BACKEND is one of the runtime's, or "cuda-graph" or "cuda-plain": ONNX Runtime CUDA with CUDA
-graphs, as the runtime takes it, and without them. "cuda-graph" that replays none is not measured.
-"Cold start" is importing, opening, one encode and the first mask. After it all is warmed up, once
-and before anything else is timed. A click is timed from prompt in host memory to mask in host
-memory.
+graphs, as in the runtime, and without them. "cuda-graph" is not measured if no graph is replayed.
+"Cold start" is importing, opening, one encode and the first mask. Then everything is warmed up
+once, before anything else is timed. A click is timed from the prompt in host memory to the mask in
+host memory.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from samihs_runtime.study import read_study  # noqa: E402
 from samihs_runtime.timing import Timings  # noqa: E402
 
 CUDA_ROWS = {"cuda-graph": True, "cuda-plain": False}
-"""Rows of ONNX Runtime CUDA -> with CUDA graphs."""
+"""Rows of ONNX Runtime CUDA -> whether they use CUDA graphs."""
 
 
 def main() -> None:
@@ -86,7 +86,7 @@ def open_segmenter(bundle: Path, backend: str) -> Segmenter:
     """A segmenter on the backend of a row.
 
     Raises:
-        BackendError: it cannot run.
+        BackendError: the backend cannot run.
     """
     if backend not in CUDA_ROWS:
         return Segmenter.from_bundle(bundle, backend)
@@ -101,7 +101,7 @@ def warm_up(segmenter: Segmenter, backend: str) -> None:
     """Capture every graph, so that no first run is timed.
 
     Raises:
-        BackendError: none are replayed in the row that is named for them.
+        BackendError: no CUDA graphs are replayed in the row that is named for them.
     """
     segmenter.warm_up()
     made = segmenter.backend
@@ -119,7 +119,7 @@ def _encode(segmenter: Segmenter, size: int, batch: int, effort: Effort) -> list
 
 
 def _click(segmenter: Segmenter, encoded: Any, count: int, effort: Effort) -> list[float]:
-    """``count`` prompts in one run of the decoder, elsewhere each time."""
+    """``count`` prompts in one run of the decoder, at other places each time."""
     size, turn = segmenter.bundle.manifest.slice_size, iter(range(10**9))
 
     def click() -> None:
@@ -145,7 +145,7 @@ def _answer_cases(segmenter: Segmenter, work: Work, row: str) -> None:
 
 
 def _series(work: Work, backend: str, precision: str) -> float:
-    """Seconds from the DICOM folder to all embeddings, with a segmenter that is warmed up."""
+    """Seconds from the DICOM folder to all embeddings, with a warmed-up segmenter."""
     with open_segmenter(work.bundle(precision), backend) as segmenter:
         warm_up(segmenter, backend)
         size = segmenter.bundle.manifest.slice_size

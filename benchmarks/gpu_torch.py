@@ -1,10 +1,10 @@
-"""One row of the GPU benchmark: segment-anything's own modules in torch, the same weights.
+"""One row of the GPU benchmark: segment-anything's own modules in torch, with the same weights.
 
     python benchmarks/gpu_torch.py WORK ROW
 
 ROW is "eager fp32", "autocast fp16", "autocast bf16" or "compile bf16".
-Encoding and clicks are timed as in ``gpu_runtime.py``: from host memory to the end of the work, a
-click to its mask in host memory.
+Encoding and clicks are timed as in ``gpu_runtime.py``: from host memory to the end of the work, for
+a click to the mask in host memory.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ from samihs_training.network.sam import SamConfig, build_sam
 
 TYPES = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 MATRIX = 8192
-"""Side of the square product whose rate is the card's measured matrix rate."""
+"""Side of the square matrices whose product gives the card's measured matrix rate."""
 COPIED = 1 << 31
-"""Bytes of the copy whose rate is its memory bandwidth: many times its cache."""
+"""Bytes of the copy that gives the card's memory bandwidth: many times its cache."""
 
 
 class Rival:
-    """The model in one manner: ``eager``, ``autocast`` or ``compile``, and a type."""
+    """The model in one mode (``eager``, ``autocast`` or ``compile``) and type."""
 
     def __init__(self, work: Work, row: str) -> None:
         settings = work.read_settings()
@@ -58,11 +58,11 @@ class Rival:
         self.dtype = TYPES[precision]
         self._encode: Any = self.model.encode
         if manner == "compile":
-            # Static shapes: each batch size is compiled for itself, as is best for speed.
+            # Static shapes: each batch size is compiled separately, which is fastest.
             self._encode = torch.compile(self.model.encode, dynamic=False)
 
     def encode(self, hu: np.ndarray, window: np.ndarray) -> Tensor:
-        """Embedding [B, E, G, G] on the device, finished."""
+        """Embedding [B, E, G, G] on the device, after its computation has finished."""
         with torch.inference_mode(), self._autocast():
             embedding: Tensor = self._encode(self._put(hu), self._put(window))
         self._wait()
@@ -108,7 +108,7 @@ def main() -> None:
         "click": {str(n): _click(rival, n, effort) for n in CLICK_PROMPTS},
         "device_memory_mb": memory_taken_mb(before),
     }
-    if row == "eager fp32":  # after the memory was read, which the matrices would add to
+    if row == "eager fp32":  # after memory was read, to which the matrices would add
         figures["matrix_rate"] = _matrix_rate(rival.device, effort)
         figures["bandwidth"] = _bandwidth(rival.device, effort)
         figures["encode_flop"] = _flops(rival)
@@ -144,12 +144,12 @@ def _flops(rival: Rival) -> float:
 
 
 def _weights(rival: Rival) -> int:
-    """Of the image encoder."""
+    """Number of weights of the image encoder."""
     return sum(each.numel() for each in rival.model.sam.image_encoder.parameters())
 
 
 def _matrix_rate(device: str, effort: Effort) -> list[float]:
-    """GFLOP/s of one large bf16 product: what the card reaches, not what its sheet says."""
+    """GFLOP/s of one large bf16 product: what the card reaches, not what its data sheet states."""
     side = MATRIX if device == "cuda" else 256
     a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
     return [2 * side**3 / each / 1e9 for each in measure(_finished(device, lambda: a @ b), effort)]
@@ -165,7 +165,7 @@ def _bandwidth(device: str, effort: Effort) -> list[float]:
 
 
 def _finished(device: str, work: Callable[[], object]) -> Callable[[], None]:
-    """The same, and waits for the device."""
+    """The same work, followed by waiting for the device."""
 
     def run() -> None:
         work()

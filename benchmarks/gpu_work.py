@@ -1,4 +1,4 @@
-"""What the GPU benchmark's processes share: the folder they meet in, and stopwatches."""
+"""What the GPU benchmark's processes share: a common folder, and timing."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Effort:
     most: int
     """... or this many runs were made; never fewer than 3."""
     warm_up: int = 3
-    """Runs before, not counted; in the runtime's rows every graph was captured before these."""
+    """Uncounted runs at the start; in the runtime's rows, all graphs were captured before."""
 
 
 FULL, BRIEF = Effort(2.0, 200), Effort(0.05, 5)
@@ -37,7 +37,7 @@ FULL, BRIEF = Effort(2.0, 200), Effort(0.05, 5)
 
 @dataclass(frozen=True)
 class Work:
-    """The folder in which parent and children meet."""
+    """The folder that the parent and its child processes share."""
 
     folder: Path
 
@@ -79,13 +79,13 @@ class Work:
         return self.folder / f"figures-{row.replace(' ', '-')}.json"
 
     def read_settings(self) -> dict[str, Any]:
-        """Those that the parent wrote."""
+        """The settings that the parent wrote."""
         settings: dict[str, Any] = json.loads(self.settings.read_text())
         return settings
 
 
 def measure(what: Callable[[], object], effort: Effort) -> list[float]:
-    """Seconds of each call; it must end when its work has."""
+    """Seconds of each call, which must not return before its work has finished."""
     for _ in range(effort.warm_up):
         what()
     samples: list[float] = []
@@ -102,23 +102,23 @@ def measure(what: Callable[[], object], effort: Effort) -> list[float]:
 def prompt_arrays(
     size: int, count: int, shift: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """``count`` prompts of one click each, in other places for each shift."""
+    """``count`` prompts of one click each, at different places for each shift."""
     spots = [(size / 2 + (7 * i + shift) % 40, size / 2 - 5 * i) for i in range(count)]
     points = np.asarray([(spot, (0, 0)) for spot in spots], np.float32)
     return points, np.tile(np.asarray((1, -1), np.int32), (count, 1))
 
 
 def memory_taken_mb(before: float | None) -> float | None:
-    """MB more than ``before`` (:func:`device_memory_mb`); None where either is not known.
+    """Increase in MB since ``before`` (:func:`device_memory_mb`); None if either is not known.
 
-    As nvidia-smi counts: with CUDA's context, and with what an allocator keeps for later.
+    As counted by nvidia-smi: including CUDA's context, and what an allocator keeps for later.
     """
     now = device_memory_mb()
     return None if before is None or now is None else now - before
 
 
 def device_memory_mb() -> float | None:
-    """MB in use on the first GPU, by all processes; None where nvidia-smi does not say."""
+    """MB in use on the first GPU, by all processes; None if nvidia-smi does not report it."""
     command = shutil.which("nvidia-smi")
     if command is None:
         return None

@@ -1,11 +1,11 @@
-"""Loading a series, beside reading and decoding its pixels alone: what all the checks cost.
+"""Loading a series, compared with only reading and decoding its pixels: the cost of all checks.
 
     python benchmarks/loading.py [--slices 300] [--runs 3] [--coding jpeg-lossless]
 
-Phantom slices at 512 x 512, repeated to the number asked for and coded as asked: JPEG lossless by
-dcmtk's ``dcmcjpeg`` (Debian: dcmtk), RLE by pydicom. The floor is ``pydicom.dcmread`` and
-``pixel_array`` of each file, in the same run, in turn: A B A B. One JSON file in
-``benchmarks/results/``; a line on the terminal.
+Phantom slices of 512 x 512, repeated up to the requested number and compressed as requested: JPEG
+lossless by dcmtk's ``dcmcjpeg`` (Debian: dcmtk), RLE by pydicom. The floor is ``pydicom.dcmread``
+and ``pixel_array`` of each file, in the same run, in turn: A B A B. Writes one JSON file in
+``benchmarks/results/`` and prints a line.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from samihs_training.data.phantom import PhantomOptions, generate_study, write_d
 
 OURS, FLOOR = "read_study", "pydicom, read and decode"
 DISTINCT = 6
-"""Slices that are made; a phantom's slice takes a second, and decoding does not care."""
+"""Number of different slices: making one takes a second, and decoding time is the same."""
 
 
 def measure(slices: int = 300, runs: int = 3, coding: str = "jpeg-lossless") -> Record:
@@ -73,7 +73,7 @@ def _series(folder: Path, count: int, coding: str) -> list[Path]:
 
 
 def _decode(files: list[Path]) -> int:
-    """The floor: each file read and its pixels decoded, nothing else."""
+    """The floor: read each file and decode its pixels, nothing else."""
     return sum(int(pydicom.dcmread(path).pixel_array[0, 0]) for path in files)
 
 

@@ -1,10 +1,10 @@
-"""How well a mask of M x M cells can follow a lesion, where each cell is in or out.
+"""How well a mask of M x M cells can follow a lesion if each cell is either in or out.
 
     python benchmarks/mask_grid.py [--studies 30]
 
-Each lesion of phantom studies of unseen seeds is drawn with the cells that training asks for
-(``objective.low_resolution``), enlarged as the decoder enlarges its logits, and held against
-itself. Logits that follow the share of a cell that is covered do better (docs/model.md).
+Each lesion of phantom studies of unseen seeds is drawn with the cells of the training target
+(``objective.low_resolution``), enlarged as the decoder enlarges its logits, and compared with
+itself. Logits that follow the covered share of a cell do better (docs/model.md).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SIDES = (128, 192, 256)
 
 def measure(studies: int = 30) -> Record:
     """Dice of every lesion at every mask size, which is the subject."""
-    torch.set_num_threads(1)  # the studies are made beside it
+    torch.set_num_threads(1)  # other processes make the studies
     taken: dict[tuple[str, str, str], list[float]] = {}
     for each in study_slices(StudySpec(studies), workers=2):
         for target in filter(is_bleed, each.clicks):

@@ -1,20 +1,20 @@
-"""One click, many methods: the shipped model beside what one would use without it.
+"""One click, many methods: the shipped model compared with methods one would use without it.
 
     python benchmarks/methods.py [--bundle DIR] [--studies 20]
         [--base BASE --checkpoint NAME=ADAPTERS ...] [--unet FILE | --unet-minutes N]
 
-Phantom studies of unseen seeds, one click on the deepest point of each lesion of a slice. The
+Phantom studies of unseen seeds, with one click on the deepest point of each lesion of a slice. The
 classical methods are those of ``classical.py``.
 
-Other ways to adapt the same base come from ``samihs-train compare``, each run by its name; they are
-a result of their own, ``methods-adaptation``::
+Other ways to adapt the same base come from runs of ``samihs-train compare``, each given a name;
+they make a separate result, ``methods-adaptation``::
 
     --base models/vit_mini/base.safetensors
     --checkpoint "frozen base, trained decoder=OUT/runs/method=decoder seed=1/adapters.safetensors"
     --checkpoint "LoRA=OUT/runs/method=lora seed=1/adapters.safetensors"
 
 The U-Net comes from ``unet.py``, or is trained here for ``--unet-minutes``. The samples are Dice,
-HD95 and volume error of each click; ``study`` says whose it is.
+HD95 and volume error of each click; ``study`` gives its study.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ from samihs_training.evaluation.predictors import Predictor, bundle_predictor, c
 
 @dataclass(frozen=True)
 class Learned:
-    """Trained models beside the bundle."""
+    """Trained models other than the bundle."""
 
     adapters: Mapping[str, Path] = field(default_factory=dict)
-    """Name -> adapter checkpoint, each on ``base``."""
+    """Name -> adapter checkpoint, all trained on ``base``."""
     base: Path | None = None
     unet: UNet | None = None
 
@@ -59,8 +59,8 @@ class Learned:
 NOTHING = Learned()
 UNET = "U-Net, no click"
 METHODS, ADAPTATION = "methods", "methods-adaptation"
-"""With checkpoints it is a comparison of ways to adapt, and a result of its own: it needs runs over
-one base, which take longer than all else here."""
+"""With checkpoints it is a comparison of ways to adapt, and a separate result: it needs runs on one
+base, which take longer than everything else here."""
 WANTED = {
     METHODS: {
         UNET: "give --unet FILE (python benchmarks/unet.py) or --unet-minutes N",
@@ -70,7 +70,7 @@ WANTED = {
         "LoRA": "give its run: --base BASE --checkpoint NAME=ADAPTERS",
     },
 }
-"""What a comparison should hold, and how it comes to; said in the result where it lacks."""
+"""What a comparison should contain, and how to add it; noted in the result if missing."""
 
 
 def measure(
@@ -99,7 +99,7 @@ def measure(
 def _judge(
     study_slice: StudySlice, predictors: Mapping[str, Predictor], network: UNet | None, tally: Tally
 ) -> None:
-    """Ask everything for each lesion of the slice."""
+    """Judge all methods on each lesion of the slice."""
 
     @cache
     def blood() -> Mask | None:
@@ -114,9 +114,9 @@ def _judge(
 
 
 def read_checkpoints(given: Sequence[str]) -> dict[str, Path]:
-    """``NAME=ADAPTERS`` of each option; raises :class:`UsageError` where one is none of it.
+    """``NAME=ADAPTERS`` of each option; raises :class:`UsageError` if one is malformed.
 
-    The path may hold further equals signs, as the runs of ``compare`` do.
+    The path may contain further equals signs, as the runs of ``compare`` do.
     """
     found: dict[str, Path] = {}
     for each in given:
@@ -130,7 +130,7 @@ def read_checkpoints(given: Sequence[str]) -> dict[str, Path]:
 
 
 def read_learned(options: argparse.Namespace) -> Learned:
-    """What the command line asks for; trains a U-Net where it asks for minutes of it."""
+    """The models named on the command line; trains a U-Net if minutes are given for it."""
     learned = Learned(read_checkpoints(options.checkpoint), options.base)  # checked before training
     if options.unet is not None and options.unet_minutes is not None:
         raise UsageError("give --unet or --unet-minutes, not both")
@@ -151,7 +151,7 @@ def main() -> None:
     parser.add_argument("--base", type=Path, help="what the checkpoints were trained on")
     parser.add_argument("--checkpoint", action="append", default=[], metavar="NAME=ADAPTERS")
     parser.add_argument("--unet", type=Path, help="weights that unet.py wrote")
-    parser.add_argument("--unet-minutes", type=float, help="train one for so long instead")
+    parser.add_argument("--unet-minutes", type=float, help="train one for this long instead")
     parser.add_argument("--unet-cache", type=Path, default=unet.CACHE, help="phantoms for it")
     options = parser.parse_args()
     try:

@@ -1,4 +1,4 @@
-"""Tables of ``operators.py``: where a run's time goes, how near products come to the machine."""
+"""Tables of ``operators.py``: where the time goes, and how close products come to peak rates."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from record import Record, Series
 from tables import MACHINE, table
 
 LEAST = 0.01
-"""Share of a run from which on an operator has a row of its own."""
+"""Minimum share of a run for an operator to get its own row."""
 WHOLE_NUMBERS = ("Integer", "Quantize", "QLinear")
-"""In the names of ONNX Runtime's products of 8-bit numbers."""
+"""Parts of the names of ONNX Runtime's 8-bit products."""
 
 
 def operators(record: Record) -> list[str]:
-    """One table of each subject, the longest first."""
+    """One table for each subject, with the slowest operator first."""
     lines = []
     for subject in dict.fromkeys(each.subject for each in record.series):
         if subject != MACHINE:
@@ -41,7 +41,7 @@ def _time(seconds: float, whole: float) -> tuple[str, str]:
 
 
 def _rate(record: Record, taken: Series, flop: float | None) -> tuple[str, str]:
-    """GFLOP/s, and as a share of what a large product reaches here in the same type."""
+    """GFLOP/s, also as a share of the rate of a large product of the same type on this machine."""
     if not flop or taken.median <= 0:
         return "", ""
     reached = flop / taken.median / 1e9

@@ -1,13 +1,13 @@
-"""Where an encode and a click go, operator by operator: the profile behind ``peers.py``.
+"""Where the time of an encode and a click goes, by operator: the profile behind ``peers.py``.
 
     python benchmarks/operators.py [--model vit_b] [--rounds 5]
 
 ONNX Runtime's own profile of the graphs that this project's CPU backend runs, as it runs them, and
-torch's of segment-anything's ``SamPredictor``: the same random weights, pictures and threads, a
-round of each in turn. Of ``--model shipped`` there is nothing to stand beside.
+torch's profile of segment-anything's ``SamPredictor``: the same random weights, pictures and
+threads, a round of each in turn. With ``--model shipped`` there is no rival to compare with.
 
-Of products and convolutions the report says at which share of the machine's rate they run. A
-profiler takes time itself: the shares are what counts here, the totals are those of ``peers.py``.
+For products and convolutions, the report gives the share of the machine's rate at which they run.
+Profiling itself takes time: what matters here are the shares; for totals, see ``peers.py``.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class OnnxRuntime:
     """A bundle's graphs on the CPU backend, with ONNX Runtime's profiler on."""
 
     def __init__(self, bundle: Path, folder: Path) -> None:
-        """``folder``: for the traces, and for the graphs as ONNX Runtime makes them ready."""
+        """``folder``: for the traces, and for the graphs as optimised by ONNX Runtime."""
         opened = Bundle.open(bundle)
         self._graphs = [folder / f"{bundle.name}-{part}.onnx" for part in PARTS]
         self._sessions: list[Any] = []
@@ -54,7 +54,7 @@ class OnnxRuntime:
         self._window = np.asarray([[window.low, window.high]], np.float32)
 
     def _watched(self) -> Any:
-        """The module onnxruntime, but that sessions are profiled, and kept here."""
+        """The module onnxruntime, except that sessions are profiled, and kept here."""
         ort, graphs = import_onnxruntime("cpu"), iter(self._graphs)
 
         def options() -> Any:
@@ -78,12 +78,12 @@ class OnnxRuntime:
         """An encode and a click."""
         hu = slice_of(turn)[None, None]
         embeddings = self._backend.encode(hu, self._window)
-        # The second point is the one that says that there is no box.
+        # The second point is the padding point that stands for "no box".
         points = np.stack([points_of(1, turn)[0], np.zeros(2)])[None].astype(np.float32)
         self._backend.decode(embeddings, points, np.asarray([[1, -1]], np.int32), None)
 
     def profiles(self) -> dict[str, Profile]:
-        """Of encode and click, without the first run of each; there can be no run after."""
+        """Of encode and click, without the first run of each; ends profiling, so call it last."""
         found = {
             part: traces.onnx_runtime(Path(session.end_profiling()), traces.weights_of(graph))
             for part, session, graph in zip(PARTS, self._sessions, self._graphs, strict=True)
@@ -101,7 +101,7 @@ class Torch:
         self._warm = False
 
     def run(self, turn: int) -> None:
-        """An encode and a click; the first of each is not kept."""
+        """An encode and a click; the first of each is discarded."""
         works = {
             "encode": lambda: self._predictor.encode(turn),
             "click": lambda: self._predictor.click(1, turn),
@@ -126,7 +126,7 @@ def _profiled(work: Callable[[], object]) -> tuple[dict[str, float], dict[str, f
 
 
 def measure(model: str = "vit_b", rounds: int = 5) -> Record:
-    """Profiles of an encode and a click of each subject, in turns."""
+    """Profiles of an encode and a click of each subject, in turn."""
     with tempfile.TemporaryDirectory(prefix="samihs-operators-") as scratch:
         folder = Path(scratch)
         subjects: dict[str, OnnxRuntime | Torch] = {}

@@ -1,16 +1,16 @@
-"""Subjects of ``peers.py`` that no registry has: they run from copies of their repositories.
+"""Subjects of ``peers.py`` that are in no registry: they run from copies of their repositories.
 
-A copy is a folder that lies outside this repository and holds the package; an environment variable
-names it, which ``peers.py`` sets from its options. Where there is none, the subject is not
-measured, and the result says so::
+A copy is a folder outside this repository that contains the package. It is named by an environment
+variable, which ``peers.py`` sets from its options. Without a copy, the subject is not measured, and
+the result says so::
 
     subject                 variable                  package in the folder
     MobileSAM               MOBILE_SAM                mobile_sam
     segment-anything-fast   SEGMENT_ANYTHING_FAST     segment_anything_fast
 
-MobileSAM (Zhang et al., 2023) is the same decoder on a TinyViT of 6 M parameters, with weights of
-its own: random ones here. segment-anything-fast has the same weights as everything else, in
-bfloat16, its encoder compiled. Both know frames of 1024 px only.
+MobileSAM (Zhang et al., 2023) is the same decoder on a TinyViT of 6 M parameters, with its own
+weights, random here. segment-anything-fast has the same weights as the other subjects, in bfloat16,
+with its encoder compiled. Both support only frames of 1024 px.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ COPIES = {"mobile_sam": "MOBILE_SAM", "segment_anything_fast": "SEGMENT_ANYTHING
 
 
 def mobile_sam(folder: Path) -> Predictor:
-    """MobileSAM's ``SamPredictor``. Raises RuntimeError where it cannot be had."""
+    """MobileSAM's ``SamPredictor``. Raises RuntimeError if it is not available."""
     _check_frame(folder)
     with standing_in(_timm()):
         package = _copy("mobile_sam")
@@ -43,7 +43,7 @@ def mobile_sam(folder: Path) -> Predictor:
 
 
 def segment_anything_fast(folder: Path) -> Predictor:
-    """segment-anything-fast's ``SamPredictor``. Raises RuntimeError where it cannot be had."""
+    """segment-anything-fast's ``SamPredictor``. Raises RuntimeError if it is not available."""
     _check_frame(folder)
     name = config_of(folder).name
     with standing_in({} if importlib.util.find_spec("triton") else _triton()):
@@ -55,7 +55,7 @@ def segment_anything_fast(folder: Path) -> Predictor:
 
 
 def _plain_pixels(package: ModuleType, sam: Any, folder: Path) -> Any:
-    """Its predictor, normalising as all other subjects do."""
+    """The package's predictor, with the same normalisation as all other subjects."""
     config = config_of(folder)
     for buffer, values in ((sam.pixel_mean, config.pixel_mean), (sam.pixel_std, config.pixel_std)):
         buffer.copy_(buffer.new_tensor(values).view(-1, 1, 1) * 255)
@@ -82,9 +82,9 @@ def _copy(package: str) -> ModuleType:
 
 @contextmanager
 def standing_in(modules: dict[str, ModuleType]) -> Iterator[None]:
-    """Those modules can be imported here, and are forgotten afterwards.
+    """Make these modules importable within the context, and remove them afterwards.
 
-    torch asks whether triton is there when it compiles: it must not find a stand-in.
+    When torch compiles it checks for triton, and must not find a stand-in.
     """
     absent = {name: module for name, module in modules.items() if name not in sys.modules}
     sys.modules.update(absent)
@@ -96,9 +96,9 @@ def standing_in(modules: dict[str, ModuleType]) -> Iterator[None]:
 
 
 def _timm() -> dict[str, ModuleType]:
-    """The four names of timm that TinyViT takes; timm itself wants torchvision.
+    """The four names of timm that TinyViT uses; timm itself requires torchvision.
 
-    Stochastic depth has a rate of 0 in MobileSAM, so it is never built; the others do as timm's.
+    Stochastic depth has a rate of 0 in MobileSAM, so it is never built; the others act like timm's.
     """
     from torch import nn
 
@@ -116,7 +116,7 @@ def _timm() -> dict[str, ModuleType]:
 
 
 def _triton() -> dict[str, ModuleType]:
-    """What the module of its CUDA kernel names when it is read; on a CPU the kernel never runs."""
+    """What its CUDA kernel's module refers to at import; on a CPU the kernel never runs."""
     triton, language = ModuleType("triton"), ModuleType("triton.language")
     triton.jit = lambda function: function  # type: ignore[attr-defined]
     triton.language = language  # type: ignore[attr-defined]

@@ -1,7 +1,7 @@
 """The transformers library's SAM as a subject of ``peers.py``, with segment-anything's weights.
 
-Its model has the same parameters under other names; :func:`renamed` gives them. The library is no
-dependency of this project: where it is not installed, the subject is not measured.
+Its model has the same parameters under other names, which :func:`renamed` gives. The library is not
+a dependency of this project: if it is not installed, the subject is not measured.
 """
 
 from __future__ import annotations
@@ -41,21 +41,21 @@ NAMES = (
 )  # fmt: skip
 """segment-anything's names and the library's, replaced in this order (transformers 5.24)."""
 HEADS = ("iou_prediction_head.", "output_hypernetworks_mlps.")
-"""Perceptrons of three layers, whose first and last have names of their own there."""
+"""Three-layer perceptrons, whose first and last layers have special names there."""
 LAYERS = ((".layers.0.", ".proj_in."), (".layers.1.", ".layers.0."), (".layers.2.", ".proj_out."))
 WEIGHTS = "transformers.pt"
 SHARED = "prompt_encoder.shared_embedding.positional_embedding"
 
 
 def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """segment-anything's state dict under the library's names, which has one tensor twice."""
+    """segment-anything's state dict under the library's names; the library has one tensor twice."""
     found = {name_of(key): value for key, value in state.items()}
     found["shared_image_embedding.positional_embedding"] = found[SHARED]
     return found
 
 
 def name_of(key: str) -> str:
-    """The library's name of a parameter of segment-anything."""
+    """The library's name for a parameter of segment-anything."""
     if any(head in key for head in HEADS):
         theirs, ours = next(pair for pair in LAYERS if pair[0] in key)
         key = key.replace(theirs, ours)
@@ -65,7 +65,7 @@ def name_of(key: str) -> str:
 
 
 def options_of(config: SamConfig) -> dict[str, dict[str, Any]]:
-    """The library's configuration of a SAM of these sizes."""
+    """The library's configuration for a SAM of these sizes."""
     frame = {"image_size": config.image_size, "patch_size": config.patch_size}
     vision = {
         **frame,
@@ -88,7 +88,7 @@ def options_of(config: SamConfig) -> dict[str, dict[str, Any]]:
         "num_attention_heads": config.decoder_heads,
         "mlp_dim": config.decoder_mlp,
         "iou_head_hidden_dim": config.score_hidden,
-        "layer_norm_eps": 1e-5,  # torch's default, which segment-anything leaves; theirs is 1e-6
+        "layer_norm_eps": 1e-5,  # torch's default, as in segment-anything; theirs is 1e-6
     }
     return {
         "vision_config": vision,
@@ -98,7 +98,7 @@ def options_of(config: SamConfig) -> dict[str, dict[str, Any]]:
 
 
 def write_weights(folder: Path) -> None:
-    """The weights under the library's names, as a file that it is given."""
+    """Write the weights under the library's names."""
     import torch
 
     torch.save(renamed(sam_of(folder).state_dict()), folder / WEIGHTS)
@@ -123,7 +123,7 @@ class Transformers:
         self.model = transformers.SamModel(configured).eval()
         self.model.load_state_dict(torch.load(folder / WEIGHTS, weights_only=True))
         side = self.config.image_size
-        # Without torchvision: from 5.0 on the plain name needs it.
+        # The variant without torchvision, which the plain name needs since 5.0.
         kind = getattr(transformers, "SamImageProcessorPil", None) or transformers.SamImageProcessor
         self.processor = kind(
             size={"longest_edge": side},
@@ -139,7 +139,7 @@ class Transformers:
         self.embedding = self.model.get_image_embeddings(self.inputs["pixel_values"])
 
     def click(self, count: int, turn: int) -> None:
-        """Prompts on one image are a batch of points to it: one call for all of them."""
+        """Several prompts on one image form a batch of points: one call for all of them."""
         self.processor.post_process_masks(
             self._low_resolution(count, turn),
             self.inputs["original_sizes"],

@@ -1,10 +1,10 @@
-"""How far the answers move when the same slices come from another scanner, archive or hand.
+"""How much answers change when the same slices come from another scanner, archive or hand.
 
     python benchmarks/robustness.py [--bundle DIR] [--studies 20]
 
-Phantom studies of unseen seeds, one click on the deepest point of each lesion of a slice: first as
-they are, then once more in each way of ``VARIATIONS``, the truth along with the slice. Every click
-is so its own reference, and a difference says what the change alone costs.
+Phantom studies of unseen seeds, with one click on the deepest point of each lesion of a slice:
+first unchanged, then once in each of the ``VARIATIONS``, which change the ground truth along with
+the slice. Every click is thus its own reference, and a difference is due to the change alone.
 """
 
 from __future__ import annotations
@@ -31,35 +31,35 @@ from samihs_training.evaluation.predictors import Predictor, bundle_predictor
 
 REFERENCE = "as it is"
 KEPT = 0.5
-"""A slice is left out of a variation that takes more than the rest of a lesion's area from it."""
+"""A slice is left out of a variation that keeps less than this share of a lesion's area."""
 
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """One slice as the model is shown it, and what is right there."""
+    """One slice as shown to the model, with its ground truth."""
 
     hu: NDArray[np.float32]
     """[rows, columns]."""
     lesions: tuple[Mask, ...]
-    """Truth of each click, [rows, columns]."""
+    """Ground truth of each click, [rows, columns]."""
     clicks: tuple[Point, ...]
     """(column, row), one for each lesion."""
 
 
 Variation = Callable[[View, np.random.Generator], View | None]
-"""None where it would push a lesion off the slice."""
+"""None if it would push a lesion off the slice."""
 
 
 # ---- what scanners and archives do to values -----------------------------------------------------
 
 
 def linear(view: View, rng: np.random.Generator, gain: float = 1.0, hu: float = 0.0) -> View:
-    """All values times ``gain``, and ``hu`` more: calibration, tube voltage."""
+    """All values times ``gain``, plus ``hu``: calibration, tube voltage."""
     return replace(view, hu=view.hu * np.float32(gain) + np.float32(hu))
 
 
 def noisier(view: View, rng: np.random.Generator, hu: float) -> View:
-    """Noise of standard deviation ``hu`` on top, as grained as a soft-tissue kernel's."""
+    """Additional noise of standard deviation ``hu``, with the grain of a soft-tissue kernel."""
     grain = ndimage.gaussian_filter(rng.normal(size=view.hu.shape), 1.0)
     return replace(view, hu=view.hu + (hu / grain.std() * grain).astype(np.float32))
 
@@ -70,13 +70,13 @@ def softer(view: View, rng: np.random.Generator, sigma: float) -> View:
 
 
 def sharper(view: View, rng: np.random.Generator, amount: float) -> View:
-    """``amount`` times what a blur by one pixel takes away, added: a harder kernel."""
+    """Sharpened by adding ``amount`` times what a blur by one pixel removes: a harder kernel."""
     lost = view.hu - ndimage.gaussian_filter(view.hu, 1.0)
     return replace(view, hu=view.hu + np.float32(amount) * lost)
 
 
 def pictured(view: View, rng: np.random.Generator, width: float, quality: float) -> View:
-    """As a picture of 8 bits and JPEG ``quality``, of a window about 40 HU and ``width`` wide."""
+    """As an 8-bit picture of JPEG ``quality``, with a window centred on 40 HU, ``width`` wide."""
     return replace(view, hu=wear_8bit(view.hu, rng, 40.0, width, quality))
 
 
@@ -86,7 +86,7 @@ def pictured(view: View, rng: np.random.Generator, width: float, quality: float)
 def placed(
     view: View, rng: np.random.Generator, turn_deg: float = 0.0, zoom: float = 1.0
 ) -> View | None:
-    """Turned about the slice's middle and ``zoom`` times as large: another field of view."""
+    """Rotated about the slice's centre and ``zoom`` times as large: another field of view."""
     angle, middle = np.deg2rad(turn_deg), (view.hu.shape[0] - 1) / 2
     cosine, sine = np.cos(angle) / zoom, np.sin(angle) / zoom
     back = np.array([[cosine, -sine], [sine, cosine]])  # from new (row, column) to old
@@ -98,7 +98,7 @@ def placed(
 
 
 def flipped(view: View, rng: np.random.Generator, axis: int) -> View | None:
-    """Mirrored along that axis: 0 rows, 1 columns."""
+    """Mirrored along ``axis``: 0 rows, 1 columns."""
     lesions = tuple(np.flip(each, axis) for each in view.lesions)
     return _seen(view, np.ascontiguousarray(np.flip(view.hu, axis)), lesions, 1.0)
 
@@ -116,7 +116,7 @@ def enlarged(view: View, rng: np.random.Generator, zoom: float) -> View | None:
 def _seen(
     view: View, hu: NDArray[np.float32], lesions: tuple[Mask, ...], zoom: float
 ) -> View | None:
-    """The view of what has moved, clicked on anew; None where a lesion is no longer all there."""
+    """The moved view with new clicks; None if too much of a lesion has left the slice."""
     for before, after in zip(view.lesions, lesions, strict=True):
         if after.sum() < max(KEPT * zoom**2 * before.sum(), 1):
             return None
@@ -127,7 +127,7 @@ def _seen(
 
 
 def missed(view: View, rng: np.random.Generator, pixels: float) -> View:
-    """Every click that far off, whether that is still on the lesion or not."""
+    """Every click displaced by ``pixels``, whether it is still on the lesion or not."""
     angles = rng.uniform(0, 2 * np.pi, len(view.clicks))
     clicks = tuple(
         (float(round(x + pixels * np.cos(angle))), float(round(y + pixels * np.sin(angle))))
@@ -137,7 +137,7 @@ def missed(view: View, rng: np.random.Generator, pixels: float) -> View:
 
 
 def anywhere(view: View, rng: np.random.Generator) -> View:
-    """Clicked on some pixel of the lesion."""
+    """Clicked on a random pixel of the lesion."""
     return replace(view, clicks=tuple(random_click(each, rng) for each in view.lesions))
 
 
@@ -178,7 +178,7 @@ def measure(bundle: Path | None = None, backend: str = "auto", studies: int = 20
 
 
 def judge(study_slice: StudySlice, predictor: Predictor, tally: Tally) -> None:
-    """Ask for each lesion of the slice, as it is and in every variation."""
+    """Click on each lesion of the slice, unchanged and in every variation."""
     targets = [each for each in study_slice.clicks if is_bleed(each)]
     original = View(
         study_slice.hu.astype(np.float32),
@@ -197,7 +197,7 @@ def judge(study_slice: StudySlice, predictor: Predictor, tally: Tally) -> None:
 
 
 def _ask(view: View, predictor: Predictor) -> list[tuple[float, float]]:
-    """Of each click Dice, to four digits, and whether its score is accepted."""
+    """For each click, Dice to four digits, and whether its score is accepted."""
     threshold = predictor.score_threshold or 0.0
     figures = []
     answers = predictor.answer(np.rint(view.hu).astype(np.int16), view.clicks)

@@ -1,10 +1,10 @@
-"""How time and memory grow: with slices, batch, prompts, image size and model.
+"""How time and memory grow with slices, batch, prompts, image size and model.
 
     python benchmarks/scaling.py [--rounds 3] [--largest 1024]
 
-The report fits an exponent to each axis and holds it against theory (``scaling_tables.py``). Times
-are interleaved within one process; a peak is that of a process of its own, which does one thing
-once, less the peak of one that only makes ready for it.
+The report fits an exponent to each axis and compares it with theory (``scaling_tables.py``). Times
+are interleaved within one process; a peak is that of a separate process, which does one thing once,
+minus the peak of one that only prepares for it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ AXES: Mapping[str, tuple[str, ...]] = {
 }
 """Axis -> its values."""
 NOTHING = "nothing"
-"""The value of an axis at which a process makes ready, and does none of it."""
+"""The value of an axis for which a process only prepares and does no work."""
 WINDOW = (-20.0, 100.0)
 Work = Callable[[], object]
 
@@ -53,7 +53,7 @@ def measure(
 ) -> Record:
     """Seconds and MB at each size of each axis; ``subject`` is the axis, ``quantity`` its value.
 
-    The first ``points`` values of each, image sizes up to ``largest``.
+    Uses the first ``points`` values of each axis, and image sizes up to ``largest``.
     """
     series = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -72,7 +72,7 @@ def measure(
 
 
 def _peaks(axis: str, values: list[str], studies: Path, backend: str) -> list[Series]:
-    """Peak MB of each value, in a process of its own, above that of one that makes ready."""
+    """Peak MB of each value, in a separate process, above that of one that only prepares."""
     once = [sys.executable, __file__, "--studies", str(studies), "--backend", backend, "--once"]
     _, floor = process([*once, axis, NOTHING])
     peaks = {value: process([*once, axis, value])[1] - floor for value in values}
@@ -80,9 +80,9 @@ def _peaks(axis: str, values: list[str], studies: Path, backend: str) -> list[Se
 
 
 def once(axis: str, value: str, studies: Path, backend: str) -> None:
-    """One value of one axis, once, from start to end: what a process of its own does.
+    """One value of one axis, once, from start to end: the work of a separate process.
 
-    The smallest value of it is done before: what a library or a model takes once is no growth.
+    The smallest value is run first, because one-time memory of a library or model is not growth.
     """
     with ExitStack() as stack:
         work = _maker(axis, studies, backend, stack)
@@ -100,7 +100,7 @@ def _studies(folder: Path) -> Path:
 
 
 def _maker(axis: str, studies: Path, backend: str, stack: ExitStack) -> Callable[[str], Work]:
-    """What makes the work of a value of the axis."""
+    """A function that makes the work for a value of the axis."""
     if axis == READ:
         return lambda count: partial(read_study, studies / count)
     if axis in (SIZE, PRESET):
@@ -124,8 +124,8 @@ def _decode(segmenter: Segmenter, prompts: str) -> Work:
 
 
 def _in_torch(name: str, image_size: int = 256) -> Work:
-    """An encode in torch. Presets are compared at one size, which is not the mini's own."""
-    import torch  # here: the peaks of other axes' processes are not torch's
+    """An encode in torch. Presets are compared at one size, which is not that of vit_mini."""
+    import torch  # here, so that it does not count in the peaks of other axes' processes
 
     from samihs_training.network.model import SamihsModel
     from samihs_training.network.sam import build_sam, preset

@@ -1,12 +1,12 @@
-"""The baseline without a click: a MONAI U-Net that segments all blood of a slice.
+"""The baseline without clicks: a MONAI U-Net that segments all blood of a slice.
 
     python benchmarks/unet.py --out build/unet.safetensors [--minutes 90] [--cache RUN/cache]
 
-It is trained on the phantom slices that the shipped recipe draws from, drawn and varied by the same
-code, in another process as there, for as long as one round of that recipe takes. The shipped model
-has had several (docs/model.md): ``--minutes`` gives the U-Net as long as one likes. Its answer to a
-click is the connected component of its mask that lies under the click, or else nearest to it. Two
-lesions that touch are one to it: it is not told where to stop.
+It is trained on the same phantom slices as the shipped recipe, drawn and augmented by the same
+code, likewise in a separate process, for as long as one round of that recipe takes. The shipped
+model had several rounds (docs/model.md): ``--minutes`` sets any time for the U-Net. Its answer to a
+click is the connected component of its mask under the click, or else the nearest one. It cannot
+separate two lesions that touch, since it is not told where to stop.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ RECIPE_MINUTES = 90.0
 CACHE = Path("build/phantoms")
 CPU = torch.device("cpu")
 STRIDE = 16
-"""A slice's side must be a multiple of it: four times halved, four times doubled."""
+"""A slice's side must be a multiple of this: it is halved four times and doubled four times."""
 
 
 @dataclass(frozen=True)
@@ -53,19 +53,19 @@ class UNetPlan:
 
     minutes: float = RECIPE_MINUTES
     """Wall-clock time from the first batch on; making the cache of phantoms does not count, and
-    what another process prepares meanwhile takes none of it."""
+    batches are prepared by another process in the meantime."""
     slices: int = 6000
     """Phantom slices of the training split; the shipped recipe's."""
     batch: int = 4
     learning_rate: float = 1e-3
-    """AdamW's at the start; it falls to zero along a cosine of the time that has passed."""
+    """Initial value for AdamW; it falls to zero along a cosine of the elapsed time."""
     channels: tuple[int, ...] = (16, 32, 64, 128, 256)
-    """Of each level, the finest first: 1.6 M parameters, the shipped model has 4.2 M."""
+    """Channels of each level, the finest first: 1.6 M parameters; the shipped model has 4.2 M."""
     seed: int = 1
     window: tuple[float, float] = (-20.0, 100.0)
     """HU, scaled to [0, 1]."""
     amp: bool = True
-    """Convolutions in bfloat16, as the shipped recipe trains: where the CPU multiplies it."""
+    """Convolutions in bfloat16, as in the shipped recipe, if the CPU multiplies it."""
 
     def __post_init__(self) -> None:
         if self.minutes <= 0 or min(self.slices, self.batch) < 1:
@@ -83,14 +83,14 @@ class UNet:
     """[B, 1, S, S] in [0, 1] -> logits [B, 1, S, S]."""
     plan: UNetPlan
     steps: int
-    """Optimiser steps that its minutes were enough for."""
+    """Optimiser steps made in its minutes."""
 
     @torch.inference_mode()
     def mask(self, hu: NDArray[np.int16]) -> Mask:
         """All blood of a slice: HU [rows, columns] -> boolean [rows, columns].
 
         Raises:
-            UsageError: a side is no multiple of 16.
+            UsageError: a side is not a multiple of 16.
         """
         if any(side % STRIDE for side in hu.shape):
             raise UsageError(f"a slice of {hu.shape} pixels: expected multiples of {STRIDE}")
@@ -98,14 +98,14 @@ class UNet:
         return np.asarray(self.network(image)[0, 0].numpy() > 0)
 
     def save(self, path: Path) -> None:
-        """Write the weights and how they came about."""
+        """Write the weights and how they were trained."""
         about = {"kind": "unet", "plan": asdict(self.plan), "steps": self.steps}
         path.parent.mkdir(parents=True, exist_ok=True)
         write_safetensors(path, dict(self.network.state_dict()), about)
 
 
 def load(path: Path) -> UNet:
-    """The U-Net of a file of :meth:`UNet.save`. Raises :class:`CheckpointError` for another."""
+    """The U-Net in a file of :meth:`UNet.save`. Raises :class:`CheckpointError` for other files."""
     state, about = read_safetensors(path)
     if about.get("kind") != "unet":
         raise CheckpointError(f"{path} holds {about.get('kind', 'no weights of ours')}: no U-Net")
@@ -129,7 +129,7 @@ def build(plan: UNetPlan) -> nn.Module:
         channels=plan.channels,
         strides=(2,) * (len(plan.channels) - 1),
         num_res_units=2,
-        # Batches are small and the CT's grey values fixed: statistics of each slice serve.
+        # Batches are small and CT's grey values are fixed: statistics of each slice suffice.
         norm="INSTANCE",
     )
     return network
@@ -144,14 +144,14 @@ def train(
 ) -> UNet:
     """Train for ``plan.minutes`` on the slices of ``source``.
 
-    The loss is the mean of cross entropy and soft Dice over the batch: a slice without blood has
-    no Dice of its own.
+    The loss is the mean of cross entropy and soft Dice over the batch, because Dice is undefined
+    for a slice without blood.
 
     Args:
-        plan: how.
+        plan: how to train.
         source: slices [S, S] with bleeds.
-        report: told after each step its number, the share of the time that has passed, the loss.
-        clock: seconds; asked once when the first batch is there and once a step.
+        report: called after each step with its number, the elapsed share of the time, and the loss.
+        clock: seconds; called once when the first batch is ready and once per step.
         workers: processes that prepare batches.
     """
     torch.set_flush_denormal(True)  # as the model's own training does
@@ -181,12 +181,12 @@ def train(
 
 
 def falling(share: float) -> float:
-    """Half a cosine: 1 at the beginning, 0 when the time (``share`` 1) has passed."""
+    """Half a cosine: 1 at the beginning, 0 at the end of the time (``share`` 1)."""
     return 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
 
 
 def windowed(hu: Tensor, window: tuple[float, float]) -> Tensor:
-    """HU scaled to [0, 1] within the window, clipped; any shape."""
+    """HU scaled from the window to [0, 1] and clipped; any shape."""
     low, high = window
     return ((hu - low) / (high - low)).clamp(0, 1)
 
@@ -200,7 +200,7 @@ class Batches(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng([self.plan.seed, number])
-        drawing = Drawing("bleeds", prompts=0)  # varied as for the model, and nothing clicked on
+        drawing = Drawing("bleeds", prompts=0)  # augmented as for the model, without clicks
         chosen = rng.integers(len(self.source), size=self.plan.batch)
         drawn = [self.source.draw(int(index), drawing, rng) for index in chosen]
         image = windowed(torch.from_numpy(np.stack([each.hu for each in drawn])), self.plan.window)
@@ -209,9 +209,9 @@ class Batches(Dataset[tuple[Tensor, Tensor]]):
 
 
 def component_at(mask: Mask, click: Point) -> Mask:
-    """The 8-connected component of ``mask`` under the click (x, y), or the nearest one to it.
+    """The 8-connected component of ``mask`` under the click (x, y), or else the nearest one.
 
-    Empty where the mask is.
+    Empty if the mask is.
     """
     labels, count = ndimage.label(mask, structure=EIGHT)
     if not count:
@@ -238,7 +238,7 @@ def shipped_plan(minutes: float) -> UNetPlan:
 
 
 def trained(plan: UNetPlan, folder: Path = CACHE) -> UNet:
-    """Train on the phantoms below ``folder``, which are made first where they are not there."""
+    """Train on the phantoms in ``folder``, which are made first if they do not exist."""
     cache = open_cache(folder, CacheSpec("train", plan.slices))
     return train(plan, PhantomSlices(cache), _told)
 
@@ -254,7 +254,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     minutes = f"of training; {RECIPE_MINUTES:g}, if not given: about a round of the shipped recipe"
     parser.add_argument("--minutes", type=float, default=RECIPE_MINUTES, help=minutes)
-    parser.add_argument("--cache", type=Path, default=CACHE, help="phantoms; a run's cache serves")
+    parser.add_argument("--cache", type=Path, default=CACHE, help="phantoms; a run's cache will do")
     options: Any = parser.parse_args()
     keep_freed_memory()  # as samihs-train does
     try:

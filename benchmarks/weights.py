@@ -1,8 +1,8 @@
-"""Whose figures a record holds: hashes of the weights that answered or were timed.
+"""Which model a record's figures belong to: hashes of the weights that answered or were timed.
 
-``adapters_sha256`` and ``base_sha256`` say which weights they are, and ``mirrored`` that they were
-asked for the mirror image, too; ``bundle_id`` is that of a bundle, which changes with its texts and
-graphs as well, and counts only where a bundle does not say what it was exported from.
+``adapters_sha256`` and ``base_sha256`` identify the weights, and ``mirrored`` says that they also
+answered for the mirror image. ``bundle_id`` changes with the texts and graphs of a bundle as well;
+it counts only if the bundle does not record what it was exported from.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from samihs_runtime.bundle import Bundle, shipped_bundle
 
 OF_CHECKPOINTS = ("adapters_sha256", "base_sha256")
 UNKNOWN = {"bundle_id": "not recorded"}
-"""Of a record whose bundle nobody wrote down."""
+"""For a record whose bundle was not recorded."""
 
 
 def of_bundle(bundle: Bundle) -> dict[str, str]:
@@ -30,17 +30,17 @@ def of_shipped() -> dict[str, str]:
 
 
 def same(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
-    """Whether both are of the same weights; unknown ones are like no others but unknown ones."""
+    """Whether both are the same weights; unknown weights equal only unknown weights."""
     return identity(one) == identity(other)
 
 
 def of_others(weights: Mapping[str, str], shipped: Mapping[str, str]) -> bool:
-    """Whether a record is of a model, and of another than the shipped one."""
+    """Whether a record belongs to a model other than the shipped one."""
     return bool(weights) and not same(weights, shipped)
 
 
 def identity(weights: Mapping[str, str]) -> dict[str, str]:
-    """What of the hashes tells weights apart."""
+    """The hashes that identify the weights."""
     if not any(key in weights for key in OF_CHECKPOINTS):
         return dict(weights)
     return {key: value for key, value in weights.items() if key != "bundle_id"}
