@@ -51,7 +51,7 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise BundleError(
-            f"cannot read {path}: {error.strerror or error}; you need permission to read it, and a "
+            f"cannot read {path}: {error.strerror or error}; it must be readable by you, and on a "
             "disk that works"
         ) from error
 

@@ -182,7 +182,7 @@ def test_points_beside_a_clicks_file_are_refused(studies: Path, tiny_bundle: Pat
     path = clicks_file(studies, *ROWS)
     result = run(path, tiny_bundle, studies / "out", "--point", "1,2")
     assert result.exit_code == 2
-    assert "--clicks brings its own" in result.stderr
+    assert "--clicks takes points" in result.stderr
 
 
 def test_lesions_of_one_study_are_told_apart(studies: Path, tiny_bundle: Path) -> None:

@@ -1,7 +1,7 @@
-"""Embeddings in device memory: slots made when first needed, used again, freed with their backend.
+"""Embeddings in device memory: slots are allocated when needed, reused, freed with their backend.
 
-A handle never sees the host unless it is asked to: the encoder's program copies into its slot, the
-decoder's program out of it, both on the device.
+An embedding is copied to the host only on request: the encoder's program copies into its slot and
+the decoder's program out of it, both on the device.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from samihs_runtime.errors import BackendError
 
 
 class DeviceEmbedding:
-    """An embedding [E, G, G] in a slot of device memory, which goes back with this handle."""
+    """An embedding [E, G, G] in a slot of device memory, which is returned with this handle."""
 
     def __init__(self, slots: EmbeddingSlots) -> None:
         self.slots = slots
         self.slot = slots.take()
-        # At the interpreter's end the driver frees all; CUDA calls are no longer safe there.
+        # Not at interpreter exit: the driver frees everything, and CUDA calls are no longer safe.
         weakref.finalize(self, slots.give_back, self.slot).atexit = False
 
     @property
@@ -38,13 +38,13 @@ class DeviceEmbedding:
 
 
 class EmbeddingSlots:
-    """Device memory for embeddings of one shape; the one owner of it."""
+    """Device memory for embeddings of one shape, and its only owner."""
 
     def __init__(self, device: Device, shape: tuple[int, ...], backend: str) -> None:
-        """No memory is taken yet.
+        """Allocates no memory yet.
 
         Args:
-            device: where they lie.
+            device: the GPU to use.
             shape: [E, G, G] of one embedding, float32.
             backend: its name, for errors.
         """
@@ -54,7 +54,7 @@ class EmbeddingSlots:
         self._backend = backend
         self._all: list[DeviceBuffer] = []
         self._free: list[DeviceBuffer] = []
-        self._lock = threading.RLock()  # a handle may die, and give back, inside take()
+        self._lock = threading.RLock()  # a handle may be collected, and give back, inside take()
 
     def take(self) -> DeviceBuffer:
         """A slot, contents undefined.
@@ -62,7 +62,7 @@ class EmbeddingSlots:
         Raises:
             DeviceMemoryError: none is free, and there is no memory for another.
         """
-        self._device.check()  # before a lock is asked that a forked child may find taken
+        self._device.check()  # before the lock, which a forked child may find held for ever
         with CAPTURE_LOCK.shared(), self._lock:
             if not self._free:
                 self._free.append(self._device.allocate(self.nbytes))
@@ -70,13 +70,13 @@ class EmbeddingSlots:
             return self._free.pop()
 
     def give_back(self, slot: DeviceBuffer) -> None:
-        """Let the slot be used again."""
+        """Make the slot available again."""
         with self._lock:
-            if slot.address:  # closed with the backend otherwise
+            if slot.address:  # otherwise it was closed with the backend
                 self._free.append(slot)
 
     def to_host(self, slot: DeviceBuffer) -> NDArray[np.float32]:
-        """A copy [E, G, G] of what a slot holds."""
+        """A copy [E, G, G] of a slot's contents."""
         if not slot.address:
             raise BackendError(f"the {self._backend} backend is closed: its embeddings are gone")
         with self._staging() as (stream, pinned):
@@ -105,7 +105,7 @@ class EmbeddingSlots:
 
     @contextmanager
     def _staging(self) -> Iterator[tuple[Stream, PinnedBuffer]]:
-        """A stream and pinned memory for one trip; clicks make none."""
+        """A stream and pinned memory for one transfer; clicks need none."""
         self._device.check()
         with CAPTURE_LOCK.shared():
             stream = self._device.stream()

@@ -1,8 +1,8 @@
-"""Another site's tensors in the place of a graph's own, before anything is loaded.
+"""Replace a graph's own tensors with those of another site, before anything is loaded.
 
-Both have the same names, types and shapes, so that in an ONNX file only the bytes of some weights
-change: they are written over, in memory. ONNX Runtime's ``add_initializer`` would come too late:
-it folds constants first, from the file's own values (seen on an fp16 graph with 1.32).
+Both have the same names, types and shapes, so only the bytes of some weights in an ONNX file
+change: they are overwritten in memory. ONNX Runtime's ``add_initializer`` would come too late,
+because constants are first folded with the file's own values (seen on an fp16 graph with 1.32).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Span = tuple[int, int]
 
 
 def exchanged_tensors(bundle: Bundle, family: str, precision: str, part: str) -> Tensors | None:
-    """What the adapters asked for exchange in one graph; None for the bundle's own.
+    """The tensors that the chosen adapters replace in one graph; None for the bundle's own.
 
     Raises:
         BundleError: they have no tensors for that family and precision.
@@ -40,7 +40,7 @@ def exchanged_tensors(bundle: Bundle, family: str, precision: str, part: str) ->
 
 
 def of_part(tensors: Tensors, part: str) -> Tensors:
-    """Those of one graph, ``encoder`` or ``decoder``, under the names they have in it."""
+    """Those of one graph, ``encoder`` or ``decoder``, under their names in that graph."""
     prefix = f"{part}/"
     return {n.removeprefix(prefix): each for n, each in tensors.items() if n.startswith(prefix)}
 
@@ -49,8 +49,8 @@ def exchanged_graph(path: Path, tensors: Tensors) -> bytes:
     """An ONNX file's content with the bytes of these initializers replaced.
 
     Raises:
-        BundleError: the graph holds no such initializer, or one of another type or size; or it
-            keeps its weights in a file beside it; or it cannot be read.
+        BundleError: the graph has no such initializer, or one of another type or size; or its
+            weights are in a separate file; or it cannot be read.
     """
     try:
         content = bytearray(path.read_bytes())
@@ -72,7 +72,7 @@ def _misfit(path: Path, name: str, fault: str) -> BundleError:
 
 
 def _initializers(path: Path, model: memoryview) -> Iterator[tuple[str, tuple[int, Span]]]:
-    """(name, (type, where its bytes lie)) of each initializer. Raises where one lies elsewhere."""
+    """(name, (type, span of its bytes)) of each initializer; raises if one is in another file."""
     for number, graph in _fields(model, (0, len(model))):
         if number != _MODEL_GRAPH or isinstance(graph, int):
             continue
@@ -91,7 +91,7 @@ def _initializers(path: Path, model: memoryview) -> Iterator[tuple[str, tuple[in
 
 
 def _fields(message: memoryview, span: Span) -> Iterator[tuple[int, int | Span]]:
-    """Field number and value, or where the value lies, of one protobuf message."""
+    """Field number and value (or the value's span) of each field of one protobuf message."""
     place, end = span
     while place < end:
         key, place = _varint(message, place)

@@ -1,6 +1,6 @@
-"""A backend in memory, without a model: for the tests of everything around one.
+"""A backend in memory, without a model, for testing everything around one.
 
-It answers a click on something bright with the connected region of similar density. That is no
+It answers a click on something bright with the connected region of similar density. That is not a
 segmentation of a hemorrhage, and ``--backend`` does not offer it.
 """
 
@@ -66,15 +66,15 @@ class FakeBackend(Closing):
 
     @classmethod
     def for_manifest(cls, manifest: Manifest) -> Self:
-        """One with the bundle's sizes."""
+        """A backend with the bundle's sizes."""
         return cls(manifest.slice_size, manifest.mask_size)
 
     def load(self) -> None:
-        """Nothing is to be loaded."""
+        """There is nothing to load."""
         self._check_open()
 
     def warm_up(self) -> None:
-        """Nothing is due."""
+        """There is nothing to do."""
         self._check_open()
 
     def encode(self, hu: NDArray[np.float32], window: NDArray[np.float32]) -> Sequence[Embedding]:
@@ -98,7 +98,7 @@ class FakeBackend(Closing):
         labels: NDArray[np.int32],
         prior: NDArray[np.float32] | None,
     ) -> Decoded:
-        """See :class:`samihs_runtime.backends.base.Backend`; a prior changes nothing."""
+        """See :class:`samihs_runtime.backends.base.Backend`; a prior has no effect."""
         self._check_open()
         self.decodes += 1
         masks = np.stack(

@@ -1,9 +1,9 @@
 """TensorRT-RTX compiles an engine's kernels on the GPU that runs them; this keeps them on disk.
 
-Without it each process compiles anew, which takes seconds. ``<engine>.kernels`` holds the blake2b
-digest (32 bytes) of what follows and the engine's sha256 in hexadecimal (64), then TensorRT-RTX's
-own runtime cache, which it checks once more against GPU, driver and version. TensorRT itself
-compiles when an engine is built: there is nothing to keep.
+Without it each process would compile them again, which takes seconds. ``<engine>.kernels`` holds
+the blake2b digest (32 bytes) of what follows: the engine's sha256 in hexadecimal (64), then
+TensorRT-RTX's own runtime cache, which it checks again against GPU, driver and version. TensorRT
+itself compiles when an engine is built, so there is nothing to keep.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _DIGEST_BYTES = 32
 
 
 class KernelCache:
-    """Makes an engine's execution contexts; those of TensorRT-RTX share compiled kernels."""
+    """Creates an engine's execution contexts; those of TensorRT-RTX share compiled kernels."""
 
     def __init__(self, trt: Any, engine: Any, path: Path, engine_sha256: str) -> None:
         """Read what an earlier process compiled.
@@ -29,7 +29,7 @@ class KernelCache:
             trt: ``tensorrt`` or ``tensorrt_rtx``.
             engine: deserialised.
             path: its file.
-            engine_sha256: of that file, so that no other engine's kernels are taken.
+            engine_sha256: of that file, so that no other engine's kernels are used.
         """
         self._engine = engine
         self._strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
@@ -46,10 +46,10 @@ class KernelCache:
             self._config.set_runtime_cache(self._cache)
 
     def create_context(self) -> Any:
-        """A context whose scratch memory the caller gives it.
+        """A context whose scratch memory the caller provides.
 
         Raises:
-            DeviceMemoryError: TensorRT made none, which it does for want of memory.
+            DeviceMemoryError: TensorRT created none, which happens if memory is short.
         """
         how = self._strategy if self._config is None else self._config
         context = self._engine.create_execution_context(how)
@@ -58,7 +58,7 @@ class KernelCache:
         return context
 
     def save(self) -> None:
-        """Keep what was compiled; a folder that cannot be written costs the next start only."""
+        """Keep the compiled kernels; an unwritable folder only makes the next start slower."""
         if self._cache is None:
             return
         blob = self._cache.serialize()
@@ -70,7 +70,7 @@ class KernelCache:
             self._known = body
 
     def close(self) -> None:
-        """Let the engine go."""
+        """Release the engine."""
         self._engine = self._config = self._cache = None
 
     def _read(self) -> None:

@@ -1,6 +1,6 @@
-"""ONNX Runtime on an NVIDIA GPU (``cuda``): where no TensorRT engine fits.
+"""ONNX Runtime on an NVIDIA GPU (``cuda``), for use when no TensorRT engine fits.
 
-Each graph has a session, a stream, a thread and, where ONNX Runtime lets it, CUDA graphs for the
+Each graph has a session, a stream, a thread and, if ONNX Runtime allows it, CUDA graphs for the
 common shapes (``onnx_cuda_program.py``).
 """
 
@@ -24,17 +24,17 @@ from samihs_runtime.timing import Timings
 R = TypeVar("R")
 CUDA_PROVIDER = "CUDAExecutionProvider"
 MAX_POINTS = 256
-"""Points of one prompt that there is room for, as the decoder takes them."""
+"""Points of one prompt that the buffers have room for, counted as the decoder takes them."""
 _PROVIDER_OPTIONS: Mapping[str, str] = {
-    # TF32 has 10 bits of mantissa: an fp32 bundle would not hold the gates it was proven by.
+    # TF32 has a 10-bit mantissa: an fp32 bundle would not pass the gates it was verified with.
     "use_tf32": "0",
-    # MATH. The kernel that it would choose gives other numbers where queries are wider than values,
-    # as in the encoder's fused attention: off by 0.13 of the largest on an H200 (1.31); this one by
+    # MATH. The kernel chosen by default gives different values if queries are wider than values, as
+    # in the encoder's fused attention: off by 0.13 of the largest on an H200 (1.31), this one by
     # 1e-6. It stores the scores. (Widths that differ: github.com/microsoft/onnxruntime/pull/27851.)
     "sdpa_kernel": "16",
-    # The default tries every algorithm of every convolution at the first run; SAM has few.
+    # The default tries every algorithm for every convolution at the first run; SAM has few.
     "cudnn_conv_algo_search": "HEURISTIC",
-    # The default doubles what it takes: memory that other programs and embeddings could use.
+    # The default doubles its allocations: memory that other programs and embeddings could use.
     "arena_extend_strategy": "kSameAsRequested",
 }
 
@@ -57,14 +57,14 @@ class CudaBackend(DeviceBackend):
 
         Args:
             sessions: of the bundle.
-            device: where everything lies.
+            device: the GPU to use.
             manifest: the bundle's.
             gpu: its name, for the description.
-            timings: where loading and warming up are noted.
-            cuda_graphs: False to go without, for comparison.
+            timings: where loading and warming up are recorded.
+            cuda_graphs: False to run without CUDA graphs, for comparison.
 
         Raises:
-            BackendError: see :class:`DeviceBackend`; also where CUDA's libraries are missing.
+            BackendError: see :class:`DeviceBackend`; also if CUDA's libraries are missing.
         """
         self.precision = sessions.precision
         self._sessions = sessions
@@ -107,17 +107,17 @@ class CudaBackend(DeviceBackend):
 
 
 def open_cuda(bundle: Bundle, timings: Timings, cuda_graphs: bool = True) -> CudaBackend:
-    """ONNX Runtime's CUDA provider.
+    """Open ONNX Runtime's CUDA provider.
 
     Args:
         bundle: an opened bundle.
-        timings: where loading and warming up are noted.
-        cuda_graphs: False to go without CUDA graphs, for comparison.
+        timings: where loading and warming up are recorded.
+        cuda_graphs: False to run without CUDA graphs, for comparison.
 
     Raises:
         BackendError: no GPU, onnxruntime-gpu or cuda-python missing, or the CUDA provider does not
             start.
-        BundleError: the bundle holds no ONNX graphs.
+        BundleError: the bundle has no ONNX graphs.
     """
     gpus = probe_gpus()
     if not gpus.devices:
@@ -131,7 +131,7 @@ def open_cuda(bundle: Bundle, timings: Timings, cuda_graphs: bool = True) -> Cud
         )
     sessions = SessionMaker(ort, bundle)
     if hasattr(ort, "preload_dlls"):
-        ort.preload_dlls()  # CUDA and cuDNN from NVIDIA's wheels, where those are installed
+        ort.preload_dlls()  # CUDA and cuDNN from NVIDIA's wheels, if those are installed
     device = open_device()
     return CudaBackend(
         sessions, device, bundle.manifest, gpus.devices[0].name, timings, cuda_graphs

@@ -1,19 +1,19 @@
 """One ONNX Runtime session on its CUDA provider: fixed buffers, and a CUDA graph per common shape.
 
-What ONNX Runtime asks of a graph, and what is done about it here (its documentation of the CUDA
-provider, ``cuda_execution_provider.cc`` and ``cuda_graph.cc``):
+What ONNX Runtime requires for CUDA graphs, and how it is met here (see its documentation of the
+CUDA provider, ``cuda_execution_provider.cc`` and ``cuda_graph.cc``):
 
-- ``enable_cuda_graph`` in the session's provider options, and ``gpu_graph_id`` in each run's: an id
-  of its own for each shape, -1 for a run without a graph; 0 is what ONNX Runtime takes itself. It
-  compares nothing: an id replays what it was captured with, whatever is bound. So each id has one
-  binding here.
-- Every node on the CUDA provider, no control flow, no copies to the host: else the session is
-  refused, and the program goes on without graphs and says why.
-- Inputs and outputs at the same addresses each time: they lie in buffers made once. Outputs bound
-  to no buffer would come from the session's arena, where a replay writes its intermediates.
-- Nothing may be allocated while it captures: a plain run of the shape goes before.
-- It captures in CUDA's global mode: a ``cudaMalloc`` of any thread meanwhile spoils the capture.
-  So shapes are captured in :meth:`OrtProgram.warm_up` alone, whose caller holds
+- ``enable_cuda_graph`` in the session's provider options, and ``gpu_graph_id`` in each run's: a
+  separate id for each shape, -1 for a run without a graph; 0 is ONNX Runtime's own default. It
+  compares nothing: an id replays what it was captured with, whatever is bound. So each id has
+  exactly one binding here.
+- Every node on the CUDA provider, no control flow, no copies to the host. Otherwise the session is
+  refused, and the program continues without graphs and says why.
+- Inputs and outputs at the same addresses every time: they are in buffers allocated once. Outputs
+  without a bound buffer would come from the session's arena, where a replay writes intermediates.
+- Nothing may be allocated during a capture, so a plain run of the same shape comes first.
+- It captures in CUDA's global mode: a ``cudaMalloc`` in any thread meanwhile invalidates the
+  capture. So shapes are captured only in :meth:`OrtProgram.warm_up`, whose caller holds
   ``capture_lock.py``'s lock exclusively.
 - Graphs, like cuBLAS handles, belong to the thread that captured them: every run must be on it.
 """
@@ -45,10 +45,10 @@ Outputs = Mapping[str, NDArray[Any]]
 NO_GRAPH = -1
 """``gpu_graph_id`` of a run that neither captures nor replays."""
 _CAPTURE, _PROOF = 0, 1
-"""Seeds of the inputs that a graph is captured with, and proved on."""
+"""Seeds of the inputs that a graph is captured with, and verified on."""
 _REPLAY_TOLERANCE = 1e-2
-"""Of the largest magnitude. The same kernels ran: what differs is the order of atomic additions;
-a replay that reads memory which is no longer its own is off by more than that."""
+"""Relative to the largest magnitude. The same kernels ran, so only the order of atomic additions
+differs; a replay that reads memory that is no longer its own is off by more than that."""
 _REPLAY_AGREEMENT = 0.999
 
 Key = tuple[tuple[int, ...], ...]
@@ -66,13 +66,13 @@ class _Bound:
 
 
 class _CaptureError(Exception):
-    """A graph could not be captured, or replays wrongly; the program goes on without any."""
+    """A graph could not be captured or replays wrongly; the program continues without graphs."""
 
 
 class OrtProgram:
     """See :class:`samihs_runtime.backends.device_backend.DeviceProgram`.
 
-    All calls but the first must come from one thread, the one that made it.
+    All later calls must come from the thread that created it.
     """
 
     def __init__(
@@ -87,17 +87,17 @@ class OrtProgram:
         urgent: bool,
         graphs: bool,
     ) -> None:
-        """Allocate, and open the session.
+        """Allocate buffers and open the session.
 
         Args:
             ort: the onnxruntime module, for its ``RunOptions``.
             device: where it runs.
             open_session: makes the session on a stream, with or without CUDA graphs.
             contract: its tensors.
-            largest: of every tensor, the largest shape; the first size is the batch.
-            on_device: tensors that stay on the device: neither uploaded nor downloaded.
-            urgent: whether its stream goes before others.
-            graphs: whether to replay CUDA graphs where that can be done.
+            largest: the largest shape of every tensor; the first size is the batch.
+            on_device: tensors that stay on the device, neither uploaded nor downloaded.
+            urgent: whether its stream has priority over others.
+            graphs: whether to replay CUDA graphs where possible.
 
         Raises:
             DeviceMemoryError: there is not enough memory.
@@ -140,15 +140,15 @@ class OrtProgram:
             self._run(self._bind(shapes, NO_GRAPH))
 
     def is_ready(self, shapes: Shapes) -> bool:
-        """Whether its graph was captured, or none will be."""
+        """Whether its graph has been captured, or none will be."""
         return bool(self._refusal) or self._key(shapes) in self._captured
 
     def warm_up(self, every: Sequence[Shapes]) -> None:
-        """Run each shape, capture its graph, and prove that its replay gives what a run gives.
+        """Run each shape, capture its graph, and verify that a replay gives the same as a run.
 
-        Where one cannot be captured the session is opened again without graphs, and the reason is
-        kept in :attr:`graphs`. No other thread of this process should allocate device memory
-        meanwhile, or the capture may fail for that.
+        If one cannot be captured, the session is reopened without graphs and the reason is kept in
+        :attr:`graphs`. Meanwhile no other thread of this process should allocate device memory,
+        since that may make the capture fail.
 
         Raises:
             DeviceMemoryError: there is not enough memory for one of the shapes.
@@ -170,7 +170,7 @@ class OrtProgram:
 
         Raises:
             PromptError: more points than there is room for.
-            BackendError: the device failed; DeviceMemoryError where memory is short.
+            BackendError: the device failed; DeviceMemoryError if memory is short.
         """
         shapes = {name: feed.shape for name, feed in feeds.items()} | dict(device_shapes)
         bound = self._captured.get(self._key(shapes)) or self._bind(shapes, NO_GRAPH)
@@ -184,7 +184,7 @@ class OrtProgram:
 
     def close(self) -> None:
         """Free everything; calling it twice is harmless."""
-        # The session's graphs hold addresses of the buffers, and it works on the stream: it first.
+        # The session first: its graphs contain the buffers' addresses, and it uses the stream.
         self._captured, self._session = {}, None
         close_all([self.buffers, self.stream])
 
@@ -195,13 +195,13 @@ class OrtProgram:
             except DeviceMemoryError:
                 raise
             except (BackendError, BundleError) as error:
-                self._refusal = _words(error)  # whatever else is wrong shows without graphs, too
+                self._refusal = _words(error)  # any other fault will also occur without graphs
             else:
                 return
         self._session = self._open_session(self.stream.handle, False)
 
     def _restart(self) -> None:
-        """The session once more, on a stream that no broken capture has touched."""
+        """Reopen the session, on a stream that no failed capture has touched."""
         self._captured, self._session = {}, None
         with suppress(BackendError):
             self.stream.close()
@@ -209,7 +209,7 @@ class OrtProgram:
         self._open()
 
     def _capture_all(self, every: Sequence[Shapes], staging: Staging) -> bool:
-        """Capture all, then prove all; False, with the reason kept, where one of them fails."""
+        """Capture all, then verify all; if one fails, keep the reason and return False."""
         plain: list[Outputs] = []
         captured: dict[Key, _Bound] = {}
         try:
@@ -225,7 +225,8 @@ class OrtProgram:
         return True
 
     def _plain(self, shapes: Shapes, staging: Staging) -> Outputs:
-        """What the inputs of the proof give; there is memory for a capture once this has run."""
+        """Outputs of a plain run on the verification inputs. This run also allocates all the memory
+        that a capture needs."""
         self._feed(shapes, staging, _PROOF)
         return self._outputs(self._bind(shapes, NO_GRAPH), staging)
 
@@ -233,17 +234,17 @@ class OrtProgram:
         bound = self._bind(shapes, next(self._ids))
         try:
             self._feed(shapes, staging, _CAPTURE)
-            # One run for us is several for ONNX Runtime: plain ones, the capture, a replay.
+            # This one call is several runs in ONNX Runtime: plain ones, the capture, a replay.
             self._run(bound)
         except BackendError as error:
             raise _CaptureError(f"no graph of {_sizes(shapes)}: {_words(error)}") from error
         return bound
 
     def _prove(self, shapes: Shapes, bound: _Bound, expected: Outputs, staging: Staging) -> None:
-        """Replay a graph on inputs that it was not captured with.
+        """Replay a graph on inputs that it was not captured with, and compare the outputs.
 
-        After a plain run on others: the memory that runs and graphs share holds that one's numbers,
-        and so do the outputs, which a replay that writes elsewhere would leave as they are.
+        A plain run on other inputs comes first, so that the memory shared by runs and graphs, and
+        the outputs, contain that run's values: a replay that writes elsewhere would leave them.
         """
         try:
             self._feed(shapes, staging, _CAPTURE)
@@ -258,7 +259,7 @@ class OrtProgram:
 
     @contextmanager
     def _staging(self, every: Sequence[Shapes]) -> Iterator[Staging]:
-        """Pinned memory for tensors that stay on the device, while their contents are ours."""
+        """Pinned memory for tensors that otherwise stay on the device."""
         largest = [
             max((self._tensors(shapes)[name] for shapes in every), key=math.prod)
             for name in self.buffers.types
@@ -270,11 +271,11 @@ class OrtProgram:
                     made[name] = self._device.pinned(shape, dtype)
             yield made
         finally:
-            with suppress(BackendError):  # a lost device: what it was lost in is what to say
+            with suppress(BackendError):  # a lost device: report the error that lost it instead
                 close_all(made.values())
 
     def _feed(self, shapes: Shapes, staging: Staging, seed: int) -> None:
-        """Upload probe inputs of these shapes, those that stay on the device as well."""
+        """Upload probe inputs of these shapes, even those that otherwise stay on the device."""
         for name, feed in probe_inputs(self._contract, shapes, seed).items():
             pinned = staging.get(name) or self.buffers.host[name]
             np.copyto(pinned.view(feed.shape), feed)
@@ -290,11 +291,11 @@ class OrtProgram:
                 pinned, self.buffers.device[name], self.buffers.nbytes(name, shape)
             )
             self.stream.synchronize()
-            copied[name] = pinned.view(shape).copy()  # the next run comes
+            copied[name] = pinned.view(shape).copy()  # the next run overwrites it
         return copied
 
     def _bind(self, shapes: Shapes, graph_id: int) -> _Bound:
-        if self._session is None:  # closed by a capture that failed, and not opened since
+        if self._session is None:  # closed after a failed capture, and reopening failed
             raise BackendError(
                 f"the {self._contract.part}'s session could not be opened again: "
                 "open the segmenter again"
@@ -305,7 +306,7 @@ class OrtProgram:
         for name, shape in bound.items():
             buffer, dtype = self.buffers.device[name], np.dtype(self.buffers.types[name])
             if self.buffers.nbytes(name, shape) > buffer.nbytes:
-                # Batches are split to fit, and slices are all of one size: only points are many.
+                # Batches are split to fit, and all slices have one size: only points can exceed it.
                 raise PromptError(
                     f"{name} of shape {shape}: there is room for {self._largest[name]}; give fewer "
                     "points"
@@ -321,7 +322,7 @@ class OrtProgram:
             self._session.run_with_iobinding(bound.binding, bound.options)
 
     def _tensors(self, inputs: Shapes) -> Shapes:
-        """The shapes of all tensors, outputs as well."""
+        """The shapes of all tensors, including outputs."""
         shapes = {name: inputs[name] for name in self._contract.inputs}
         batch = _batch_of(shapes)
         outputs = {name: (batch, *self._largest[name][1:]) for name in self._contract.outputs}
@@ -332,7 +333,7 @@ class OrtProgram:
 
 
 def _alike(one: NDArray[Any], other: NDArray[Any]) -> bool:
-    """Whether all but one value in a thousand agree: a mask's edge may lie on a threshold."""
+    """Whether all but one in a thousand values agree: a mask's edge may lie at the threshold."""
     one, other = one.astype(np.float32), other.astype(np.float32)
     finite = np.abs(other[np.isfinite(other)])
     scale = float(finite.max()) if finite.size else 0.0
@@ -351,5 +352,5 @@ def _sizes(shapes: Shapes) -> str:
 
 
 def _words(error: Exception) -> str:
-    """What ONNX Runtime itself said, short enough for a report."""
+    """ONNX Runtime's own message, shortened for a report."""
     return textwrap.shorten(str(error.__cause__ or error), 200, placeholder=" ...")

@@ -1,7 +1,7 @@
-"""ONNX Runtime: its module, its sessions, and the backend on the CPU (``cpu``).
+"""ONNX Runtime: its module, its sessions, and the CPU backend (``cpu``).
 
-On the CPU sessions are made when first needed: a run that only encodes loads no decoder. The
-backend on a GPU is in ``onnx_cuda.py``.
+On the CPU, sessions are created when first needed: a run that only encodes loads no decoder. The
+GPU backend is in ``onnx_cuda.py``.
 """
 
 from __future__ import annotations
@@ -31,18 +31,17 @@ from samihs_runtime.timing import Timings
 
 CPU_PROVIDER = "CPUExecutionProvider"
 THREADS = "SAMIHS_THREADS"
-"""Environment variable: threads of a run on the CPU, where the user knows better."""
+"""Environment variable: number of threads of a run on the CPU, to override the default."""
 _FULL_MEMORY = ("Failed to allocate memory", "out of memory", "ALLOC_FAILED")
-"""What ONNX Runtime's arena, CUDA and cuBLAS or cuDNN say when memory is short."""
+"""What ONNX Runtime's arena, CUDA and cuBLAS or cuDNN report if memory is short."""
 _ERRORS_ONLY = 3
 """ONNX Runtime's severity: 0 verbose, 1 info, 2 warning, 3 error."""
 _SLOWER_ON_CPU = ("SkipLayerNormFusion",)
-"""Joins a sum and the norm after it; over 4,096 tokens of 256 its kernel takes 3.7 ms, where sum
-and norm by themselves take 1.3 (onnxruntime 1.32, 2 threads)."""
+"""Fuses a sum with the norm after it; for 4,096 tokens of 256 its kernel takes 3.7 ms, while sum
+and norm separately take 1.3 ms (onnxruntime 1.32, 2 threads)."""
 EXACT_INT8 = ("session.x64quantprecision", "1")
-"""Session entry: 8-bit products are summed without overflow. x86 CPUs without VNNI add pairs of
-them in 16 bits, which saturate, and answers of int8 graphs were far off. Where VNNI is, it changes
-nothing."""
+"""Session entry: sum 8-bit products without overflow. x86 CPUs without VNNI add pairs of them in 16
+bits, which saturate, so that answers of int8 graphs were far off. With VNNI it changes nothing."""
 _DOING = {ENCODER.part: "encode a slice", DECODER.part: "answer a prompt"}
 
 
@@ -64,17 +63,17 @@ class SessionMaker:
     """Makes the sessions of one bundle, each checked against the contract."""
 
     def __init__(self, ort: Any, bundle: Bundle) -> None:
-        """Nothing is loaded yet.
+        """Loads nothing yet.
 
         Args:
             ort: the onnxruntime module.
             bundle: an opened bundle.
 
         Raises:
-            BundleError: it holds no ONNX graphs, or the adapters asked for do not fit them.
+            BundleError: it has no ONNX graphs, or the chosen adapters do not fit them.
         """
         files = bundle.graph("onnx")
-        bundle.adapter_tensors("onnx", files.precision)  # refused now, not at the first slice
+        bundle.adapter_tensors("onnx", files.precision)  # raises here, not at the first slice
         self.ort = ort
         self.precision = files.precision
         self._bundle = bundle
@@ -88,18 +87,18 @@ class SessionMaker:
         configure: Callable[[Any], None] = lambda options: None,
         without: Sequence[str] = (),
     ) -> Any:
-        """A session of one graph, on the provider named and no other.
+        """Make a session for one graph, on the named provider and no other.
 
         Args:
             contract: which graph.
             provider: such as ``CPUExecutionProvider``.
-            provider_options: its own options.
-            configure: sets what is particular in the ``SessionOptions``.
-            without: ONNX Runtime's optimizers that are not to change the graph.
+            provider_options: the provider's options.
+            configure: sets further ``SessionOptions``.
+            without: ONNX Runtime's optimizers to disable.
 
         Raises:
-            BundleError: ONNX Runtime refuses the graph, or its tensors are not the contract's.
-            BackendError: the provider did not start; DeviceMemoryError where memory is short.
+            BundleError: ONNX Runtime refuses the graph, or its tensors do not match the contract.
+            BackendError: the provider did not start; DeviceMemoryError if memory is short.
         """
         path = self._paths[contract.part]
         tensors = exchanged_tensors(self._bundle, "onnx", self.precision, contract.part)
@@ -113,7 +112,7 @@ class SessionMaker:
                 sess_options=options,
                 providers=[(provider, dict(provider_options))],
                 disabled_optimizers=list(without),
-                enable_fallback=0,  # else it prints, and goes on with the CPU
+                enable_fallback=0,  # otherwise it prints a message and continues on the CPU
             )
         except Exception as error:  # onnxruntime's own classes derive from Exception
             if _is_full(error):
@@ -134,7 +133,7 @@ class SessionMaker:
 
 @contextmanager
 def faults_of(backend: str, contract: GraphContract) -> Iterator[None]:
-    """Turn what ONNX Runtime raises in a run into our own errors.
+    """Turn exceptions that ONNX Runtime raises during a run into our own errors.
 
     Raises:
         DeviceMemoryError: memory was short.
@@ -151,7 +150,7 @@ class CpuBackend(Closing):
     """ONNX Runtime's CPU provider."""
 
     name = "cpu"
-    encode_batch = 1  # slices go one by one: see encode
+    encode_batch = 1  # slices are encoded one by one: see encode
 
     def __init__(self, sessions: SessionMaker, low_side: int, timings: Timings) -> None:
         """``low_side``: M of the low-resolution logits [M, M]."""
@@ -173,13 +172,13 @@ class CpuBackend(Closing):
         self._session(DECODER)
 
     def warm_up(self) -> None:
-        """Load: a CPU's first run needs nothing else."""
+        """Load the graphs: a first run on the CPU needs nothing else."""
         self.load()
 
     def encode(self, hu: NDArray[np.float32], window: NDArray[np.float32]) -> Sequence[Embedding]:
         """See :class:`samihs_runtime.backends.base.Backend`.
 
-        Slices go one by one: a batch takes B times the memory and no less time.
+        Slices are encoded one by one: a batch takes B times the memory and no less time.
         """
         session = self._session(ENCODER)
         with faults_of(self.name, ENCODER):
@@ -216,9 +215,9 @@ class CpuBackend(Closing):
         return Decoded(logits[:, 0], masks.astype(bool), scores)
 
     def close(self) -> None:
-        """Free both sessions, after the runs under way.
+        """Free both sessions, after the runs in progress.
 
-        In a process forked after one was made nothing is freed: it is the parent's, and ONNX
+        In a process forked after one was made nothing is freed: it belongs to the parent, and ONNX
         Runtime would wait for its workers, which the child does not have.
         """
         if not all(each.is_ours for each in self._sessions.values()):
@@ -230,7 +229,7 @@ class CpuBackend(Closing):
 
     def _session(self, contract: GraphContract) -> FlushedSession:
         for each in list(self._sessions.values()):
-            each.check()  # before the lock: whoever held it at the fork is not there to let go
+            each.check()  # before the lock: a thread that held it at the fork cannot release it
         with self._lock:
             if self._closed:
                 raise BackendError(f"the {self.name} backend is closed: open a new one")
@@ -246,23 +245,23 @@ class CpuBackend(Closing):
 
     def _configure(self, options: Any) -> None:
         options.intra_op_num_threads = cpu_threads()
-        options.inter_op_num_threads = 1  # both graphs are chains: nothing to run side by side
-        # The arena keeps what a run needed at its peak (ViT-B: 1.2 to 1.6 GB). Given back and taken
-        # anew, its pages cost the next run a sixth of its time. A planned memory pattern would be
-        # a second block beside them: 0.7 GB more, and a second slow run.
+        options.inter_op_num_threads = 1  # both graphs are chains: nothing to run in parallel
+        # The arena keeps the peak memory of a run (ViT-B: 1.2 to 1.6 GB). If it were returned and
+        # allocated again, its pages would cost the next run a sixth of its time. A planned memory
+        # pattern would be a second block in addition: 0.7 GB more, and a second slow run.
         options.enable_mem_pattern = False
-        # Idle threads that spin would take the cores from the other session, and from the reader.
+        # Idle threads that spin would take cores away from the other session and the reader.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry(*FLUSHING)
         options.add_session_config_entry(*EXACT_INT8)
 
 
 def open_cpu(bundle: Bundle, timings: Timings) -> CpuBackend:
-    """ONNX Runtime on the CPU.
+    """Open ONNX Runtime on the CPU.
 
     Raises:
         BackendError: onnxruntime is not installed.
-        BundleError: the bundle holds no ONNX graphs.
+        BundleError: the bundle has no ONNX graphs.
     """
     with timings.stage("import onnxruntime"):
         ort = import_onnxruntime("cpu")
@@ -276,8 +275,8 @@ def import_onnxruntime(extra: str) -> Any:
         extra: ``cpu`` or ``gpu``, for the message.
 
     Raises:
-        BackendError: missing, or its folder without its library (left by uninstalling one of the
-            two packages that share it).
+        BackendError: it is missing, or its folder lacks its library (the result of uninstalling one
+            of the two packages that share the folder).
     """
     mend = f"pip install 'samihs[{extra}]'"
     try:
@@ -293,13 +292,13 @@ def import_onnxruntime(extra: str) -> Any:
 
 
 def cpu_threads(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Threads for a run: what :data:`THREADS` says, else the cores that this process may use.
+    """Threads for a run: the value of :data:`THREADS`, or else the cores that this process may use.
 
     taskset and a container's cpuset allow fewer cores than there are; a container's quota allows
-    less time on them, and threads beyond it only stop one another.
+    less time on them, and threads beyond it only slow each other down.
 
     Raises:
-        UsageError: :data:`THREADS` is no number of threads.
+        UsageError: :data:`THREADS` is not a number of threads.
     """
     wanted = os.environ.get(THREADS, "").strip()
     if wanted:
@@ -312,7 +311,7 @@ def cpu_threads(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
 
 
 def cpu_quota(cgroup: Path) -> float:
-    """Cores' worth of time that a container may use; infinite where none is set.
+    """CPU time that a container may use, in cores; infinite if there is no quota.
 
     Args:
         cgroup: where control groups are mounted; in a container its own group is the root there.
@@ -322,9 +321,9 @@ def cpu_quota(cgroup: Path) -> float:
         try:
             said = " ".join((cgroup / each).read_text() for each in files)
             quota, period = map(int, said.split())
-        except (OSError, ValueError):  # of the other version, or "max"
+        except (OSError, ValueError):  # the other version, or "max"
             continue
-        if quota > 0 and period > 0:  # version 1 says -1 where there is no quota
+        if quota > 0 and period > 0:  # version 1 has -1 if there is no quota
             return quota / period
     return math.inf
 

@@ -1,5 +1,5 @@
-"""Memory of one program on a GPU: a device buffer for each tensor, pinned copies of those that
-travel between device and host."""
+"""Memory of one program on a GPU: a device buffer for each tensor, and pinned host memory for those
+that are transferred."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ Shape = tuple[int, ...]
 
 
 class ProgramBuffers:
-    """Made once, for the largest shapes; every run uses the beginning of each. The one owner."""
+    """Allocated once, for the largest shapes; every run uses the start of each. The only owner."""
 
     def __init__(
         self, device: Device, contract: GraphContract, on_device: tuple[str, ...] = ()
     ) -> None:
-        """Nothing is allocated yet.
+        """Allocates nothing yet.
 
         Args:
             device: where it runs.
             contract: names and types of the tensors.
-            on_device: tensors that stay on the device: neither uploaded nor downloaded.
+            on_device: tensors that stay on the device, neither uploaded nor downloaded.
         """
         self.uploads = [each for each in contract.inputs if each not in on_device]
         self.downloads = [each for each in contract.outputs if each not in on_device]
@@ -38,10 +38,10 @@ class ProgramBuffers:
         self._device = device
 
     def allocate(self, largest: Shapes) -> None:
-        """Make all of them; ``largest`` has the largest shape of every tensor.
+        """Allocate all of them; ``largest`` has the largest shape of every tensor.
 
         Raises:
-            DeviceMemoryError: there is not enough memory; what was made is freed by :meth:`close`.
+            DeviceMemoryError: not enough memory; :meth:`close` frees what has been allocated.
         """
         for name, shape in largest.items():
             self.device[name] = self._device.allocate(self.nbytes(name, shape))
@@ -57,15 +57,15 @@ class ProgramBuffers:
         np.copyto(self.host[name].view(feed.shape), feed)
 
     def upload(self, stream: Stream, name: str, shape: Shape) -> None:
-        """Put the copy of an input to the device on the stream."""
+        """Enqueue the copy of an input to the device on the stream."""
         stream.upload(self.device[name], self.host[name], self.nbytes(name, shape))
 
     def download(self, stream: Stream, name: str, shape: Shape) -> None:
-        """Put the copy of an output to the host on the stream."""
+        """Enqueue the copy of an output to the host on the stream."""
         stream.download(self.host[name], self.device[name], self.nbytes(name, shape))
 
     def view(self, name: str, shape: Shape) -> NDArray[Any]:
-        """An output of the run that has ended; valid until the next."""
+        """An output of the run that has finished; valid until the next run."""
         return self.host[name].view(shape)
 
     def close(self) -> None:

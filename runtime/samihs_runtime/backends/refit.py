@@ -1,4 +1,4 @@
-"""Another site's weights put into a TensorRT engine that was built for it (REFIT_INDIVIDUAL)."""
+"""Put another site's weights into a TensorRT engine that was built for that (REFIT_INDIVIDUAL)."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _TYPES = {"F32": "FLOAT", "F16": "HALF", "BF16": "BF16"}
 
 
 def refit(trt: Any, engine: Any, tensors: Tensors, path: Path) -> None:
-    """Exchange all refittable weights of a deserialised engine.
+    """Replace all refittable weights of a deserialised engine.
 
     Args:
         trt: ``tensorrt`` or ``tensorrt_rtx``.
         engine: deserialised.
-        tensors: by name; exactly those that the engine was built to exchange.
+        tensors: by name; exactly those whose exchange the engine was built for.
         path: its file, for messages.
 
     Raises:
-        BackendError: the engine was not built for it, has other names, or TensorRT refuses.
+        BackendError: the engine was not built for this, has other names, or TensorRT refuses.
     """
     again = f"build the engines again: samihs-export engines {path.parent.parent} --refittable"
     if not engine.refittable:
@@ -35,7 +35,7 @@ def refit(trt: Any, engine: Any, tensors: Tensors, path: Path) -> None:
     if names != tensors.keys():
         odd = ", ".join(sorted(names ^ tensors.keys())[:3])
         raise BackendError(f"{path} exchanges other weights than the adapters ({odd}): {again}")
-    # TensorRT reads host memory until the refit has ended: it must live that long.
+    # TensorRT reads this host memory until the refit has ended, so it must live that long.
     held = {name: np.frombuffer(each.data, np.uint8) for name, each in tensors.items()}
     for name, tensor in tensors.items():
         count = len(tensor.data) // SIZES[tensor.dtype]

@@ -1,7 +1,7 @@
 """A thread that does all the work of one ONNX Runtime session, on a GPU or a CPU.
 
-A session's CUDA graphs belong to the thread that captured them, and so does the mode in which a CPU
-computes (``flushed``).
+A session's CUDA graphs belong to the thread that captured them. So does a CPU's floating-point mode
+to the thread in which it was set (``flushed``).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ R = TypeVar("R")
 
 
 class SessionThread:
-    """Started at the first call; ends with :meth:`close`. A forked child does not have it."""
+    """Starts at the first call; ends with :meth:`close`. A forked child does not have it."""
 
     def __init__(self, name: str) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
@@ -30,7 +30,7 @@ class SessionThread:
         return os.getpid() == self._process
 
     def check(self) -> None:
-        """Refuse to wait for a thread that a forked child does not have: it would be for ever.
+        """Refuse to wait for a thread that a forked child does not have, which would be for ever.
 
         Raises:
             BackendError: this process was forked after the thread was made.
@@ -42,7 +42,7 @@ class SessionThread:
             )
 
     def call(self, work: Callable[[], R]) -> R:
-        """Do it there, and wait; raises what it raises. Costs some 50 us on top of the work.
+        """Do the work there and wait; raises what it raises. Adds about 50 us to the work.
 
         Raises:
             BackendError: see :meth:`check`.
@@ -55,13 +55,13 @@ class SessionThread:
             raise
 
     def close(self) -> None:
-        """End the thread after the work under way; in a forked child there is none to end."""
+        """End the thread after the work in progress; in a forked child there is none to end."""
         if self.is_ours:
             self._pool.shutdown()
 
 
 def _let_go(error: BaseException) -> None:
-    """Drop what the frames of a failed call hold: a session must not outlive its stream in them."""
+    """Clear the frames of a failed call: a session in them must not outlive its stream."""
     cause: BaseException | None = error
     while cause is not None:
         traceback.clear_frames(cause.__traceback__)

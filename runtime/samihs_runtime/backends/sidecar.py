@@ -1,12 +1,12 @@
 """The sidecar of a TensorRT engine: what it was built from, by what, and for which device.
 
-``<bundle>/engines/<name>.engine`` stands beside ``<name>.json``. The runtime deserialises an engine
-only when its own hash, its source graph, the TensorRT flavour and version, and the GPU's compute
-capability all agree.
+``<bundle>/engines/<name>.engine`` has a ``<name>.json`` next to it. The runtime deserialises an
+engine only if its own hash, its source graph, the TensorRT flavour and version, and the GPU's
+compute capability all match.
 
-That finds what is damaged, outdated or of another machine, and no forgery: an engine is machine
-code, and its hash stands in this sidecar, beside it, not in the bundle's manifest. Whoever can
-write the folder can write both. ``engines/`` is to be trusted like a program (``docs/gpu.md``).
+This detects damaged or outdated engines and those of another machine, but no forgery: an engine is
+machine code, and its hash is in this sidecar, not in the bundle's manifest. Anyone who can write to
+the folder can change both. ``engines/`` must be trusted like a program (``docs/gpu.md``).
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from samihs_runtime.bundle import sha256_of
 from samihs_runtime.errors import BackendError
 
 FLAVOURS = ("tensorrt", "tensorrt_rtx")
-"""Python modules, in the order in which they are preferred."""
+"""Python modules, in order of preference."""
 
 REFITTABLE = "refittable"
 """Flag of an engine whose adapters' weights can be exchanged."""
 VERSION_COMPATIBLE = "version_compatible"
-"""Flag of an engine that later versions of the same major load, too (it brings its own runtime)."""
+"""Flag of an engine that later versions of the same major can load as well (it contains its own
+runtime)."""
 AMPERE_PLUS = "ampere_plus"
 """Flag of an engine for every GPU of compute capability 8.0 and later."""
 _OPTIONAL = {"flags", "build_seconds"}
@@ -39,27 +40,29 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class EngineSidecar:
-    """What ``<name>.json`` says of ``<name>.engine``."""
+    """What ``<name>.json`` states about ``<name>.engine``."""
 
     part: str
     """``encoder`` or ``decoder``."""
     engine_sha256: str
     onnx_sha256: str
-    """Of the bundle's graph that the engine was built from, with the weights beside it
+    """Of the bundle's graph that the engine was built from, including external weights
     (``graph_identity``)."""
     flavour: str
     """``tensorrt`` or ``tensorrt_rtx``: their engines are not interchangeable."""
     version: str
-    """Full version of the package that built it; engines fit exactly one, without the flag."""
+    """Full version of the package that built it, the only one that an engine fits unless it has
+    :data:`VERSION_COMPATIBLE`."""
     compute_capability: tuple[str, ...]
     """Targets, such as ``("8.9",)``; TensorRT-RTX may build for several."""
     precision: str
     profiles: tuple[Mapping[str, tuple[Shape, Shape, Shape]], ...]
     """One per optimization profile: input name -> (min, opt, max) shape."""
     flags: tuple[str, ...] = ()
-    """Builder flags beyond a plain build, such as :data:`REFITTABLE`. Two widen where it fits."""
+    """Builder flags beyond a plain build, such as :data:`REFITTABLE`. Two of them make the engine
+    fit more versions or GPUs."""
     build_seconds: float | None = None
-    """What the build took; None in sidecars of older versions."""
+    """Duration of the build; None in sidecars of older versions."""
 
     @property
     def refittable(self) -> bool:
@@ -71,7 +74,7 @@ class EngineSidecar:
         """Read and check a sidecar.
 
         Raises:
-            BackendError: unreadable, or a field missing, unknown or of the wrong kind.
+            BackendError: unreadable, or a field is missing, unknown or of the wrong kind.
         """
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
@@ -96,14 +99,14 @@ class EngineSidecar:
     def mismatch(
         self, engine: Path, onnx_sha256: str, flavour: str, version: str, compute_capability: str
     ) -> str | None:
-        """Why the engine must not be loaded here, in words; None where everything agrees.
+        """Why the engine must not be loaded here, in words; None if everything matches.
 
         Args:
             engine: the engine file, which is hashed last, since that takes longest.
-            onnx_sha256: of the bundle's graph, as :func:`graph_sha256` gives it.
-            flavour: module in hand.
+            onnx_sha256: of the bundle's graph, as returned by :func:`graph_sha256`.
+            flavour: the installed module.
             version: its version.
-            compute_capability: of the GPU in hand, such as ``8.9``.
+            compute_capability: of the GPU at hand, such as ``8.9``.
         """
         if self.flavour != flavour:
             return f"built by {self.flavour}, {flavour} is installed"
@@ -117,7 +120,7 @@ class EngineSidecar:
         try:
             if not engine.is_file() or sha256_of(engine) != self.engine_sha256:
                 return "the engine file is missing, truncated or changed"
-        except OSError as error:  # a folder that may not be entered, a disk that fails
+        except OSError as error:  # a folder without permission, a failing disk
             return f"the engine file cannot be read ({error.strerror or error})"
         return None
 
@@ -144,7 +147,7 @@ class EngineSidecar:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    """``10.13.0.35`` -> (10, 13, 0, 35); what is no number ends it."""
+    """``10.13.0.35`` -> (10, 13, 0, 35); stops at the first part that is not a number."""
     parts = []
     for part in version.split("."):
         if not part.isdigit():

@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT-RTX: engines that were built for this GPU, behind the one protocol."""
+"""TensorRT and TensorRT-RTX: engines that were built for this GPU, behind the common protocol."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from samihs_runtime.timing import Timings
 
 
 class TensorRTBackend(DeviceBackend):
-    """Both engines of a pair."""
+    """A backend that runs both engines of a pair."""
 
     name = "tensorrt"
 
@@ -33,7 +33,7 @@ class TensorRTBackend(DeviceBackend):
         timings: Timings,
         exchanged: Mapping[str, Tensors | None] | None = None,
     ) -> None:
-        """``exchanged``: by part, another site's weights to refit its engine with."""
+        """``exchanged``: for each part, another site's weights with which to refit its engine."""
         self.precision = pair.precision
         self._trt = trt
         self._exchanged = exchanged or {}
@@ -59,11 +59,11 @@ class TensorRTBackend(DeviceBackend):
 
 
 def open_tensorrt(bundle: Bundle, timings: Timings) -> TensorRTBackend:
-    """The engines of a bundle that fit this GPU and the TensorRT that is installed.
+    """Open the engines of a bundle that fit this GPU and the installed TensorRT.
 
     Raises:
         BackendError: no GPU, no engines, none that fit, or a package is missing; says which, and
-            the command that mends it.
+            the command that fixes it.
     """
     gpus = probe_gpus()
     if not gpus.devices:

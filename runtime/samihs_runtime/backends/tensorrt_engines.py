@@ -1,4 +1,4 @@
-"""Which engine of a bundle may be loaded here: the flavour at hand, and the sidecars.
+"""Which engine of a bundle may be loaded here, by the installed flavour and the sidecars.
 
 Nothing here needs a GPU, and nothing is deserialised.
 """
@@ -18,7 +18,7 @@ from samihs_runtime.errors import BackendError, BundleError
 from samihs_runtime.graph_identity import graph_sha256
 
 PACKAGES = {"tensorrt": "samihs[tensorrt]", "tensorrt_rtx": "samihs[gpu]"}
-"""What brings each flavour's module."""
+"""What to install for each flavour's module."""
 
 
 @dataclass(frozen=True)
@@ -34,21 +34,21 @@ class EnginePair:
 
 
 def sidecars(bundle: Bundle) -> list[Path]:
-    """The engine sidecars that lie in the bundle.
+    """The engine sidecars in the bundle.
 
     Raises:
-        BackendError: the folder of engines may not be read.
+        BackendError: the folder of engines cannot be read.
     """
     try:
         return sorted(bundle.engines.glob("*.json")) if bundle.engines.is_dir() else []
     except OSError as error:
         raise BackendError(
-            f"cannot read {bundle.engines}: {error.strerror or error}; it must be readable for you"
+            f"cannot read {bundle.engines}: {error.strerror or error}; it must be readable by you"
         ) from error
 
 
 def mend_command(bundle: Bundle) -> str:
-    """What builds the engines anew: those of the precision and for the adapters asked for."""
+    """The command that builds the engines again, for the chosen precision and adapters."""
     precision = "" if bundle.precision is None else f" --precision {bundle.precision}"
     refit = "" if bundle.adapters is None else " --refittable"
     return f"samihs-export engines {bundle.root}{precision}{refit}"
@@ -59,7 +59,7 @@ def import_flavour(flavour: str) -> Any:
 
     Raises:
         BackendError: not installed, or installed without its libraries: the ``tensorrt`` package
-            of PyPI is a stub that fetches them from NVIDIA's own index.
+            on PyPI is a stub that fetches them from NVIDIA's own index.
     """
     mend = f"pip install '{PACKAGES[flavour]}'"
     if importlib.util.find_spec(flavour) is None:
@@ -77,7 +77,7 @@ def import_flavour(flavour: str) -> Any:
 
 
 def find_engines(bundle: Bundle, compute_capability: str) -> tuple[EnginePair, Any]:
-    """The first encoder and decoder that fit, by the order of :data:`FLAVOURS`.
+    """The first encoder and decoder that fit, in the order of :data:`FLAVOURS`.
 
     Args:
         bundle: an opened bundle.
@@ -87,7 +87,7 @@ def find_engines(bundle: Bundle, compute_capability: str) -> tuple[EnginePair, A
         The engines and the TensorRT module that loads them.
 
     Raises:
-        BackendError: none fit; says what was wrong with each, and the command that mends it.
+        BackendError: none fit; says what was wrong with each, and the command that fixes it.
     """
     paths = sidecars(bundle)
     mend = mend_command(bundle)
@@ -114,13 +114,13 @@ def find_engines(bundle: Bundle, compute_capability: str) -> tuple[EnginePair, A
 def refusal_of(
     bundle: Bundle, path: Path, flavour: str, version: str, compute_capability: str
 ) -> tuple[EngineSidecar, str | None]:
-    """Read one sidecar and say why its engine must not be loaded; None where it may.
+    """Read one sidecar and say why its engine must not be loaded; None if it may.
 
     Raises:
         BackendError: the sidecar cannot be read.
     """
     sidecar = EngineSidecar.read(path)
-    # Those of the bundle's graphs; the one that was asked for, where one was.
+    # The precisions of the bundle's graphs; only the chosen one, if one was chosen.
     usable = list(dict.fromkeys(each.precision for each in bundle.manifest.graphs))
     if sidecar.precision not in usable:
         wanted = ", ".join(usable)
@@ -130,7 +130,7 @@ def refusal_of(
         for each in bundle.manifest.graphs
         if each.precision == sidecar.precision
     }
-    # A graph of this precision, of either family: an engine is built from exactly one of them.
+    # The graphs of this precision, of either family: an engine is built from exactly one of them.
     source = sidecar.onnx_sha256 if sidecar.onnx_sha256 in hashes else ""
     engine = path.with_suffix(".engine")
     mismatch = sidecar.mismatch(engine, source, flavour, version, compute_capability)
@@ -138,7 +138,7 @@ def refusal_of(
 
 
 def _adapters_refused(bundle: Bundle, sidecar: EngineSidecar) -> str | None:
-    """Why the adapters asked for cannot be put into an engine; None where they can, or none are."""
+    """Why the chosen adapters cannot be put into an engine; None if they can or none are chosen."""
     if bundle.adapters is None:
         return None
     try:
@@ -173,7 +173,7 @@ def _fitting(
 
 
 def _pair(found: Sequence[tuple[Path, EngineSidecar]], flavour: str) -> EnginePair | None:
-    """Encoder and decoder of one precision; the fastest first."""
+    """Encoder and decoder of one precision, the fastest that has both."""
     for precision in ("fp8", "int8", "fp16", "bf16", "fp32"):
         parts = {each.part: (path, each) for path, each in found if each.precision == precision}
         if len(parts) == 2:

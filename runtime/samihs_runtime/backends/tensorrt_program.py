@@ -1,6 +1,6 @@
-"""One TensorRT engine at work: buffers made once, one context and one CUDA graph per shape.
+"""Run one TensorRT engine: buffers allocated once, one context and one CUDA graph per shape.
 
-A captured graph holds addresses and shapes, so every shape in use has a context of its own; they
+A captured graph contains addresses and shapes, so every shape in use has its own context. They
 share the engine's weights, the buffers and the scratch memory, since a program runs on one stream.
 """
 
@@ -30,11 +30,11 @@ from samihs_runtime.errors import BackendError, PromptError
 MAX_SHAPES = 32
 """Contexts kept: 1 to 8 clicks on one lesion, 1 to 16 prompts of equal length, and some more."""
 _WARM_UP_RUNS = 4
-"""A graph is captured behind the first; TensorRT-RTX may want more before it lets that be."""
+"""A graph is captured after the first; TensorRT-RTX may need more runs before it allows that."""
 
 
 class Program:
-    """An engine, deserialised; not for two threads at once."""
+    """A deserialised engine; not to be used by two threads at once."""
 
     def __init__(
         self,
@@ -55,17 +55,17 @@ class Program:
             trt: ``tensorrt`` or ``tensorrt_rtx``.
             device: where it runs.
             engine: file whose sidecar has been checked.
-            sidecar: it, for the profiles.
-            contract: tensors it must have.
+            sidecar: that sidecar, for the profiles.
+            contract: tensors that it must have.
             batch_limit: most slices or prompts in one run, whatever the profiles allow.
-            on_device: tensors that stay on the device: neither uploaded nor downloaded.
-            urgent: whether its stream goes before others.
-            exchanged: another site's weights, to refit the engine with; None for its own.
+            on_device: tensors that stay on the device, neither uploaded nor downloaded.
+            urgent: whether its stream has priority over others.
+            exchanged: another site's weights with which to refit the engine; None for its own.
 
         Raises:
-            BackendError: it does not deserialise, or cannot be refitted; DeviceMemoryError where
-                memory is short.
-            BundleError: its tensors are not the contract's.
+            BackendError: it cannot be deserialised or refitted; DeviceMemoryError if memory is
+                short.
+            BundleError: its tensors do not match the contract.
         """
         self._profiles = sidecar.profiles
         self._limit = batch_limit
@@ -99,7 +99,7 @@ class Program:
         """Whether CUDA graphs are replayed."""
         count = sum(each.graph is not None for each in self._shaped.values())
         if not self._api.supports_graphs:
-            return GraphUse(0, f"{self._api.name} captures none: uninstall it, cuda-python serves")
+            return GraphUse(0, f"{self._api.name} captures none: uninstall it to use cuda-python")
         return GraphUse(count, "" if count else self._refusal)
 
     def try_out(self, shapes: Shapes) -> None:
@@ -109,7 +109,7 @@ class Program:
             self.stream.synchronize()
 
     def is_ready(self, shapes: Shapes) -> bool:
-        """Always: a graph is captured behind the first run, on whatever that was asked."""
+        """Always: a graph is captured after the first run, whatever its inputs were."""
         return True
 
     def warm_up(self, every: Sequence[Shapes]) -> None:
@@ -134,10 +134,10 @@ class Program:
 
         Args:
             feeds: host inputs, by name.
-            device_shapes: shapes of the inputs that lie in :attr:`buffers` already.
+            device_shapes: shapes of the inputs that are already in :attr:`buffers`.
 
         Returns:
-            The shapes of the outputs. Host outputs may be read after the stream's end.
+            The shapes of the outputs. Host outputs may be read once the stream has finished.
 
         Raises:
             PromptError: more points than the engine's profiles take.
@@ -236,21 +236,21 @@ class Program:
         return None
 
     def _probed(self, inputs: Shapes) -> _Shaped:
-        """A context of these shapes, with inputs in pinned memory that mean nothing."""
+        """A context for these shapes, with meaningless inputs in pinned memory."""
         feeds = probe_inputs(self._contract, inputs, 0)
         for name in self.buffers.uploads:
             self.buffers.write(name, feeds[name])
         return self._shaped_for(inputs)
 
     def _start(self, shaped: _Shaped) -> None:
-        """Put a run on the stream; the first one's graph is captured behind it, for the next.
+        """Put a run on the stream; after the first, capture a graph for the following ones.
 
-        A capture that fails costs the shape its graph, not the run its answer.
+        If a capture fails, the shape has no graph, but the run still gives its answer.
         """
         if shaped.graph is not None:
             self.stream.launch(shaped.graph)
             return
-        self._put(shaped)  # never captured: TensorRT sets a context up in its first run
+        self._put(shaped)  # not captured: TensorRT sets up a context in its first run
         if shaped.failed_capture:
             return
         if not self._capturable(shaped.context):
@@ -275,7 +275,7 @@ class Program:
     def _capturable(self, context: Any) -> bool:
         if not self._api.supports_graphs:
             return False
-        # TensorRT-RTX compiles kernels while it runs, and says when it is through with that.
+        # TensorRT-RTX compiles kernels while it runs, and reports when it has finished.
         asks = getattr(context, "is_stream_capturable", None)
         return asks is None or bool(asks(self.stream.handle))
 
@@ -284,14 +284,14 @@ class Program:
         try:
             self._put(shaped)
         except BaseException:
-            with suppress(BackendError):  # ending a broken capture fails: its cause is what to say
+            with suppress(BackendError):  # ending a failed capture fails too: report the cause
                 self.stream.end_capture().close()
             raise
         return self.stream.end_capture()
 
 
 class _Shaped:
-    """A context set to one shape, and its graph once captured."""
+    """A context set to one shape, and its graph once it has been captured."""
 
     def __init__(self, context: Any, inputs: Shapes, outputs: Shapes) -> None:
         self.context = context
@@ -317,7 +317,7 @@ def _deserialise(trt: Any, path: Path, sidecar: EngineSidecar) -> tuple[Any, Any
     logger = trt.Logger(trt.Logger.ERROR)
     runtime = trt.Runtime(logger)
     if VERSION_COMPATIBLE in sidecar.flags and runtime is not None:
-        runtime.engine_host_code_allowed = True  # it holds the runtime that it was built for
+        runtime.engine_host_code_allowed = True  # it contains the runtime that it was built for
     try:
         content = path.read_bytes()
     except OSError as error:

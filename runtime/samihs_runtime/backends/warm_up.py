@@ -1,7 +1,7 @@
-"""The shapes that come again and again, worth a CUDA graph; and inputs to run them with.
+"""The common shapes, which are worth a CUDA graph, and inputs to run them with.
 
 Prompts are never padded to a common length (that changes the answer), so each count of prompts and
-points is a shape of its own. A graph is captured when its shape first comes, or by ``warm_up()``.
+points is a separate shape. A graph is captured when its shape first occurs, or by ``warm_up()``.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from samihs_runtime.segmentation import FOREGROUND, NOT_A_POINT
 
 MAX_ENCODE_BATCH, MAX_DECODE_BATCH = 8, 16
 ENCODE_BATCHES = (8, 4, 1)
-"""Slices in one run: a series goes by eights, the slice that is looked at alone. Largest first, so
-that memory which is too small for it is found at once."""
+"""Slices in one run: a series is encoded eight at a time, the slice being viewed alone. Largest
+first, so that too little memory shows at once."""
 MAX_CLICKS = 8
-"""Clicks on one lesion that are common."""
+"""The most clicks on one lesion that count as common."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 
 def common_sizes(contract: GraphContract, max_batch: int) -> list[tuple[int, int]]:
-    """Batch and points of the shapes that are common, largest batch first.
+    """Batch and points of the common shapes, largest batch first.
 
-    For the encoder :data:`ENCODE_BATCHES`, and the most that memory allows where that is less; for
-    the decoder 2 to 16 prompts of one click each, and one prompt of 1 to 8 clicks (a click is two
+    For the encoder :data:`ENCODE_BATCHES`, or the most that memory allows if that is less; for the
+    decoder 2 to 16 prompts of one click each, and one prompt of 1 to 8 clicks (one click is two
     points: SAM adds one that is "not a point").
     """
     if contract is ENCODER:
@@ -49,7 +49,7 @@ def input_shapes(contract: GraphContract, manifest: Manifest, batch: int, points
 def probe_inputs(
     contract: GraphContract, shapes: Shapes, seed: int
 ) -> dict[str, NDArray[np.generic]]:
-    """Inputs of these shapes that mean nothing but are valid; others for each shape and seed."""
+    """Valid but meaningless inputs of these shapes, different for each shape and seed."""
     size = sum(math.prod(shapes[name]) for name in contract.inputs)
     random = np.random.default_rng((seed, size))
     made: dict[str, NDArray[np.generic]] = {}
