@@ -1,4 +1,4 @@
-"""The benchmarks are scripts beside each other, not a package."""
+"""The benchmarks are scripts in one folder, not a package."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SliceMaker = Callable[[int, np.ndarray, tuple[Target, ...]], StudySlice]
 
 @pytest.fixture(scope="session")
 def make_slice() -> SliceMaker:
-    """(seed of the study, slice in HU, its clicks) -> one of 0.5 mm pixels that stands for 4 mm."""
+    """(study's seed, slice in HU, its clicks) -> a slice of 0.5 mm pixels and 4 mm extent."""
 
     def made(study: int, hu: np.ndarray, clicks: tuple[Target, ...]) -> StudySlice:
         volumes = (1.0,) * len(clicks)

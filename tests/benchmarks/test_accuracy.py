@@ -28,7 +28,7 @@ def square(first: int, side: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def record(make_slice: Callable[..., StudySlice]) -> Record:
-    """Two studies with a lesion of 10 x 10 pixels of 0.25 mm2, which stands for 4 mm."""
+    """Two studies with a lesion of 10 x 10 pixels of 0.25 mm2, on slices of 4 mm extent."""
     tally = Tally()
     truth = square(10, 10)
     for study in (7, 8):
@@ -89,7 +89,7 @@ def test_the_report_has_a_row_of_each_subject_and_its_difference(
     assert "| click |" not in text
 
 
-def test_means_stand_without_an_interval_where_nobody_says_whose_the_clicks_are() -> None:
+def test_means_have_no_interval_without_the_studies_of_the_clicks() -> None:
     lesions = Record("mask-grid", (Series("128 x 128 cells", "Dice, all", "", (0.5, 1.0)),))
     found = mean_of(lesions, "128 x 128 cells", "Dice", "all")
     assert found is not None

@@ -1,4 +1,4 @@
-"""`make bench` has a bound, and says what it did not keep."""
+"""`make bench` has a time limit, and reports what exceeds it."""
 
 from __future__ import annotations
 

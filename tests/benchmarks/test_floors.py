@@ -1,4 +1,4 @@
-"""The work that floors are made of."""
+"""The work from which floors are computed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from samihs_runtime.bundle import Bundle, shipped_bundle
 
 @pytest.fixture
 def product(tmp_path: Path) -> Path:
-    """x [batch, points, 6] put into rows of 6 by a shape worked out from its own, times [6, 4]."""
+    """x [batch, points, 6], put into rows of 6 by a shape computed from its own, times [6, 4]."""
     weights = {
         "whole": np.asarray([-1], np.int64),
         "sixth": np.asarray([6], np.int64),
@@ -55,4 +55,4 @@ def test_a_bundles_work_is_that_of_its_own_graphs() -> None:
     assert work["encode"]["bytes"] > graphs.encoder.stat().st_size
     assert {each["type"] for each in work.values()} == {"fp32"}
     further = floors.flop_of(graphs.decoder, {"batch": 1, "points": 12})
-    assert further > work["click"]["flop"]  # its products hang on the points
+    assert further > work["click"]["flop"]  # its products depend on the points

@@ -1,4 +1,4 @@
-"""What the GPU benchmark is asked for, and the bundles it measures; its rows need a GPU."""
+"""The GPU benchmark's options, and the bundles it measures; its rows need a GPU."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_adapters_and_base_belong_together(given: str, capsys: pytest.CaptureFix
 
 
 def test_bundles_are_the_exporters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """ONNX Runtime's graphs in fp32 once, TensorRT's at each precision; engines where they can."""
+    """ONNX Runtime's graphs once in fp32, TensorRT's at each precision; engines where possible."""
     asked = []
 
     def write_graphs(
@@ -53,7 +53,7 @@ def test_bundles_are_the_exporters(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert [(each.family, each.precision) for each in graphs] == [("onnx", "fp32"), ("trt", "bf16")]
 
 
-def test_memory_is_what_a_row_adds_to_the_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_what_a_row_adds_to_that_of_the_card(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_work, "device_memory_mb", lambda: 700.0)
     assert gpu_work.memory_taken_mb(300.0) == 400.0
     assert gpu_work.memory_taken_mb(None) is None
@@ -61,7 +61,7 @@ def test_memory_is_what_a_row_adds_to_the_cards(monkeypatch: pytest.MonkeyPatch)
     assert gpu_work.memory_taken_mb(300.0) is None
 
 
-def test_only_rows_of_16_bits_are_held_against_the_16_bit_rate() -> None:
+def test_only_rows_of_16_bits_are_compared_with_the_16_bit_rate() -> None:
     rows = {"eager fp32": {"encode_flop": 3.0, "encoder_weights": 5}, "autocast bf16": {}}
     rows |= {"tensorrt fp16": {}, "cuda-graph fp32": {}}
     work = gpu._work(rows, 2)

@@ -1,4 +1,4 @@
-"""How well cells follow lesions: the finer, the better, and whose lesions they are is kept."""
+"""How well cells follow lesions: finer cells do better, and the study of each lesion is kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the comparison of methods is asked for, and how each answers a click."""
+"""The options of the comparison of methods, and how each method answers a click."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from samihs_training.data.studies import StudySlice
 from samihs_training.data.targets import Target
 from samihs_training.evaluation.predictors import Predictor
 
-# Without noise the random walker's probabilities leave [0, 1] by more than its solver's tolerance.
+# Without noise the random walker's probabilities exceed [0, 1] by more than its solver's tolerance.
 pytestmark = pytest.mark.filterwarnings("ignore:The probability range")
 
 
 @pytest.fixture
 def study_slice(make_slice: Callable[..., StudySlice]) -> StudySlice:
-    """A disk of blood at 70 HU and 20 pixels across in brain at 30."""
+    """A disk of blood of 70 HU, 20 pixels across, in brain of 30 HU."""
     rows, columns = np.indices((160, 160))
     disk = (rows - 80) ** 2 + (columns - 70) ** 2 < 10**2
     hu = np.where(disk, 70, 30).astype(np.int16)
@@ -85,7 +85,7 @@ def test_a_checkpoint_is_named_before_the_first_equals_sign() -> None:
 
 
 def asked(**given: object) -> argparse.Namespace:
-    """What the command line gives where nothing is said, but for ``given``."""
+    """The defaults of the command line, except for ``given``."""
     nothing = {"checkpoint": [], "base": None, "unet": None, "unet_minutes": None}
     return argparse.Namespace(**{**nothing, "unet_cache": Path("nowhere"), **given})
 

@@ -1,4 +1,4 @@
-"""Profiles by operator: what is read of a trace, and that nothing of a run is lost."""
+"""Profiles by operator: what is read from a trace, and that no part of a run is lost."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from samihs_runtime.bundle import Bundle, shipped_bundle
 def kernel(
     operator: str, us: float, inputs: list[list[int]], outputs: list[list[int]]
 ) -> dict[str, Any]:
-    """As ONNX Runtime writes it."""
+    """A kernel's event, as ONNX Runtime writes it."""
     said = {
         "op_name": operator,
         "input_type_shape": [{"float": each} for each in inputs],
@@ -55,11 +55,11 @@ def test_kernels_of_a_name_are_one_operator_and_the_first_run_is_left_out(tmp_pa
 @pytest.mark.parametrize(
     ("operator", "inputs", "weights", "output", "name", "flop"),
     [
-        # weights that were packed are not among the inputs
+        # packed weights are not among the inputs
         ("MatMul", [[4, 5, 8]], [8, 3], [4, 5, 3], f"MatMul {traces.WEIGHTS}", 2 * 4 * 5 * 8 * 3),
         ("MatMulIntegerToFloat", [[4, 8], [3]], [8, 3], [4, 3],
          f"MatMulIntegerToFloat {traces.WEIGHTS}", 2 * 4 * 8 * 3),
-        # the left side or the right may be transposed
+        # either operand may be transposed
         ("FusedMatMul", [[2, 5, 8], [2, 7, 8]], None, [2, 5, 7],
          f"FusedMatMul {traces.ACTIVATIONS}", 2 * 2 * 5 * 8 * 7),
         ("FusedMatMul", [[2, 8, 5], [2, 8, 7]], None, [2, 5, 7],
@@ -86,7 +86,7 @@ def test_operations_of_a_product(
     assert traces.onnx_runtime(trace_of(tmp_path, run, run), known).flop == {name: flop}
 
 
-def test_of_torch_products_alone_have_operations() -> None:
+def test_in_torch_only_products_have_operations() -> None:
     rows = [
         SimpleNamespace(key="aten::mm", self_cpu_time_total=2e6, flops=64),
         SimpleNamespace(key="aten::add", self_cpu_time_total=1e6, flops=8),
@@ -99,7 +99,7 @@ def test_of_torch_products_alone_have_operations() -> None:
 
 
 def test_what_ran_multiplies_as_much_as_the_file_does(tmp_path: Path) -> None:
-    """More by the channels with which convolutions are filled up, and by nothing else."""
+    """Except for the channels that pad convolutions."""
     subject = operators.OnnxRuntime(shipped_bundle(), tmp_path)
     for turn in range(2):
         subject.run(turn)

@@ -37,7 +37,7 @@ def test_answers_to_a_slices_clicks_are_united(tmp_path: Path, click: str) -> No
     asked: list[int] = []
 
     def answer(hu: np.ndarray, clicks: list[tuple[float, float]]) -> list[tuple[np.ndarray, float]]:
-        """The bleed that was clicked, and nothing of the second one."""
+        """The bleed that was clicked, without the second one."""
         asked.append(len(clicks))
         first = np.zeros(hu.shape, bool)
         first[4:12, 4:12] = True
@@ -53,7 +53,7 @@ def test_answers_to_a_slices_clicks_are_united(tmp_path: Path, click: str) -> No
     refused = record.find("the same, as served", "Dice, all")
     assert refused is not None
     assert refused.samples == (0.0, 0.0)
-    if click == "deepest":  # off a corner, which the median filter rounds, nothing is grown
+    if click == "deepest":  # from a corner, which the median filter rounds off, nothing grows
         grown = record.find("region growing, 8 HU", "Dice, all")
         assert grown is not None
         assert grown.samples == pytest.approx((1.0, 1.0), abs=0.05)

@@ -1,4 +1,4 @@
-"""The rivals that speed is measured against: given the same, they must answer the same."""
+"""The rivals in the comparison of speed: given the same input, they must answer the same."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def reference(folder: Path) -> np.ndarray:
 
 def test_sizes_come_back_as_they_were_written(folder: Path) -> None:
     assert config_of(folder) == TINY
-    assert all(each.any() for each in sam_of(folder).parameters())  # nothing is left at zero
+    assert all(each.any() for each in sam_of(folder).parameters())  # no tensor is zero
 
 
 def test_autocast_answers_nearly_the_same(folder: Path, reference: np.ndarray) -> None:
@@ -69,7 +69,7 @@ def test_autocast_answers_nearly_the_same(folder: Path, reference: np.ndarray) -
     assert 0 < peers.relative_difference(subject.logits(0), reference) < 0.2
 
 
-@pytest.mark.filterwarnings("ignore")  # torch's older exporter, which segment-anything's code wants
+@pytest.mark.filterwarnings("ignore")  # torch's older exporter, which segment-anything needs
 def test_their_onnx_decoder_answers_with_the_best_of_three_masks(folder: Path) -> None:
     write_decoder(folder)
     subject = OnnxDecoder(folder)
@@ -106,7 +106,7 @@ def test_the_transformers_library_answers_the_same(
     folder: Path, reference: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in [each for each in sys.modules if each.partition(".")[0] == "torchvision"]:
-        monkeypatch.delitem(sys.modules, name)  # a stand-in; a worker of this subject has none
+        monkeypatch.delitem(sys.modules, name)  # a stand-in; this subject's worker has none
     pytest.importorskip("transformers")
     write_weights(folder)
     subject = Transformers(folder)
@@ -156,7 +156,7 @@ def answer():
     return (3, 3), 5
 """,
 }
-"""What the copies' modules ask of packages that are not installed, when they are imported."""
+"""What the copies' modules import from packages that are not installed."""
 
 
 @pytest.mark.parametrize("package", SOURCES)
@@ -201,7 +201,7 @@ def test_a_slice_is_the_picture_and_stays_one_when_it_is_enlarged() -> None:
 def test_this_projects_model_is_given_the_same_and_answers_the_same(
     side: int, tmp_path: Path
 ) -> None:
-    """The model, which exported graphs are held against in their own tests."""
+    """The torch model; the tests of exported graphs compare these with it."""
     config = replace(trial_bundle.TINY, image_size=side)
     model = SamihsModel(write_random(tmp_path, config), config).eval()
     theirs = eager(tmp_path, "eager fp32")
@@ -221,10 +221,10 @@ def test_a_frame_at_which_pictures_differ_is_refused() -> None:
         peers.measure("tiny", image_size=256)
 
 
-def test_who_answers_otherwise_is_not_measured(
+def test_a_subject_that_answers_differently_is_not_measured(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Real workers: SamPredictor, and beside it one that cannot be had."""
+    """Real workers: SamPredictor, and a subject that is not available."""
     refused: dict[str, str] = {}
     with peers._started(folder, (EAGER, "MobileSAM"), refused) as (workers, cold):
         assert list(workers) == list(cold) == [EAGER]
@@ -233,7 +233,7 @@ def test_who_answers_otherwise_is_not_measured(
         assert peers._agreed(folder, workers, refused) == []
         assert {"samihs fp32", "SamPredictor compiled"} < set(peers.EQUAL)
         for name in peers.EQUAL:
-            # A worker that passes for another implementation, and answers what nobody else does.
+            # A worker that poses as another implementation, but gives different answers.
             workers[name] = workers[EAGER]
             answers = iter([np.ones((4, 4)), np.full((4, 4), 0.998)])
             monkeypatch.setattr(np, "load", lambda path, answers=answers: next(answers))
@@ -242,11 +242,11 @@ def test_who_answers_otherwise_is_not_measured(
             assert found.samples == pytest.approx((0.002,))
             assert "differ from SamPredictor's by 0.002, relative" in refused[name]
             assert list(workers) == [EAGER]
-    assert process.poll() is not None  # nobody is left behind
+    assert process.poll() is not None  # no process is left behind
 
 
-def test_each_subject_is_held_against_its_own_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An 8-bit encode has none, as nobody counted it; no click is under autocast."""
+def test_each_subject_is_compared_with_its_own_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An 8-bit encode has none, since it is not counted; no click runs under autocast."""
     own = {part: {"flop": 1, "bytes": 1, "type": "fp32"} for part in ("encode", "click")}
     whole, half = Path("whole"), Path("half")
     monkeypatch.setattr(peers.Bundle, "open", lambda path: path)

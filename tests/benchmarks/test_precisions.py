@@ -1,4 +1,4 @@
-"""Graphs of every precision are asked alike, and answer what the model and the runtime answer."""
+"""Graphs of every precision get the same input, and answer like the model and the runtime."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
 
 
-def test_of_equals_the_newest_of_this_schema_comes_first(tmp_path: Path) -> None:
+def test_among_equals_the_newest_of_this_schema_comes_first(tmp_path: Path) -> None:
     older = result("cost", date="2026-01-02T03:04:05+00:00")
     newer = result("cost", date="2026-01-03T03:04:05+00:00")
     for each in (older, newer):
@@ -71,12 +71,12 @@ def test_a_smaller_run_neither_replaces_a_fuller_one_nor_is_preferred(tmp_path: 
     assert "Newer but smaller, not shown: `python x.py`; 2026-01-02, commit abc1234, 3 " in text
     assert "These are 6." in text
     again = dataclasses.replace(full, date="2026-01-02T23:59:59+00:00")
-    assert again.write(results) == path  # as full: it takes the place
+    assert again.write(results) == path  # equally full: it replaces the first
     assert "not shown" not in report.write(results, tmp_path).read_text()
 
 
 def test_a_ratio_is_taken_round_by_round() -> None:
-    """The second round was slow for both: the ratio does not see it."""
+    """The second round was slow for both, which does not affect the ratio."""
     found = ratios(ENCODES[0].samples, ENCODES[1].samples)
     assert found.samples == pytest.approx((2.5, 2.6, 2.4))
     assert found.median == pytest.approx(2.5)
@@ -101,7 +101,7 @@ def test_the_report_says_what_was_met_missed_and_not_measured(tmp_path: Path) ->
 def test_a_missed_target_says_why_and_what_was_tried(
     tmp_path: Path, seconds: float, told: bool
 ) -> None:
-    """Where it is met there is nothing to say."""
+    """If the target is met, no reason is given."""
     series = (
         Series("samihs fp32", "encode", "s", (seconds,)),
         Series(tables.EAGER, "encode", "s", (1.5,)),
@@ -120,7 +120,7 @@ def test_no_claim_is_made_inside_the_noise() -> None:
 
 
 def test_quantities_of_one_subject_share_a_table_with_the_floor(tmp_path: Path) -> None:
-    """Twice the floor in every round, however slow the round."""
+    """Twice the floor in every round, no matter how slow the round."""
     result(
         "latency",
         Series("samihs-infer", "cold, one slice", "s", (2.0, 4.0, 2.2)),
@@ -137,7 +137,7 @@ def test_quantities_of_one_subject_share_a_table_with_the_floor(tmp_path: Path) 
 
 
 def test_memory_beyond_the_smallest_grows_with_what_is_added_to_it() -> None:
-    """30 MB a prompt beyond the first, whose own memory is held already."""
+    """30 MB per prompt after the first, whose own memory is already included."""
     peaks = [("1", 0.5), ("2", 30.0), ("4", 90.0), ("8", 210.0)]
     assert scaling_tables.exponent(scaling_tables.beyond_the_first(peaks)) == pytest.approx(1.0)
     axis = f"{scaling_tables.BEYOND[2]}{scaling_tables.MEMORY}"
@@ -150,7 +150,7 @@ def test_an_exponent_is_fitted_where_sizes_are_numbers() -> None:
     assert scaling_tables.exponent([("1", 2.0), ("2", 8.0), ("4", 32.0)]) == pytest.approx(2.0)
     assert scaling_tables.exponent([("vit_b", 1.0), ("vit_l", 2.0)]) is None
     assert scaling_tables.exponent([("256", 1.0)]) is None  # a line through one point
-    assert scaling_tables.exponent([("1", 0.0), ("2", 1.0)]) is None  # nothing to take a log of
+    assert scaling_tables.exponent([("1", 0.0), ("2", 1.0)]) is None  # no logarithm of zero
 
 
 def test_a_slower_work_is_named_and_a_slower_machine_is_not() -> None:
@@ -186,7 +186,7 @@ def test_a_floor_is_the_slower_of_computing_and_moving(tmp_path: Path) -> None:
 
 
 def test_floors_are_of_subjects_whose_work_is_known(tmp_path: Path) -> None:
-    """In the type that each works in, and nothing of others; a slow rate is said."""
+    """Each at the rate of its own type, others not at all; a slow rate is reported."""
     written = result(
         "peers-vit_b",
         Series(tables.MACHINE, "matrix rate, fp32", "GFLOP/s", (100.0,)),
@@ -214,7 +214,7 @@ def test_nothing_is_divided_without_a_reference() -> None:
 OLD, NEW = ({"adapters_sha256": each, "base_sha256": "b", "bundle_id": each} for each in "on")
 
 
-def test_of_other_weights_the_newest_counts_whatever_its_size(tmp_path: Path) -> None:
+def test_among_different_weights_the_newest_counts_whatever_its_size(tmp_path: Path) -> None:
     full = dataclasses.replace(result("peers-vit_b", *ENCODES), weights=OLD)
     later = "2026-01-02T23:04:05+00:00"
     smaller = dataclasses.replace(result("peers-vit_b", ENCODES[0], date=later), weights=NEW)
@@ -242,7 +242,7 @@ def test_a_record_of_other_weights_is_marked() -> None:
     assert any("not recorded" in line for line in report._section("cost", unknown, [], NEW))
 
 
-def test_slow_clicks_are_told_where_there_are_enough(tmp_path: Path) -> None:
+def test_slow_clicks_are_reported_if_there_are_enough(tmp_path: Path) -> None:
     many = tuple(each / 1000 for each in range(1, 101))
     result(
         "latency",
@@ -256,7 +256,7 @@ def test_slow_clicks_are_told_where_there_are_enough(tmp_path: Path) -> None:
     assert "| click, 2 prompts | cpu | 2 | 2" not in text
 
 
-def test_rounds_end_with_the_time_and_that_is_said() -> None:
+def test_rounds_end_with_the_time_and_this_is_reported() -> None:
     spent = Budget(0.0)
     taken = interleaved({"a": lambda: None, "b": lambda: None}, 5, budget=spent)
     assert [len(each) for each in taken.values()] == [2, 2]
@@ -271,7 +271,7 @@ def test_a_part_of_a_budget_reports_to_the_whole() -> None:
     assert whole.shortened == ["rounds: 1 of 3"]
 
 
-def test_a_command_is_shown_as_one_types_it_without_places_on_the_machine() -> None:
+def test_a_command_is_shown_as_typed_without_the_machines_folders() -> None:
     given = ["/home/someone/x/benchmarks/bench.py", "--geometry", "5 mm", "--base=/a/b/c.bin"]
     assert command_of(given) == "python benchmarks/bench.py --geometry '5 mm' --base=.../c.bin"
     named = command_of(["methods.py", "--checkpoint", "LoRA=/a/method=lora seed=1/adapters.bin"])

@@ -1,4 +1,4 @@
-"""Slices varied with their truth and their clicks, and what is counted of the answers."""
+"""Slices varied together with ground truth and clicks, and how the answers are counted."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def disk(row: int, column: int, radius: int = 10) -> np.ndarray:
 
 
 def view_of(truth: np.ndarray, click: tuple[float, float]) -> View:
-    """Blood of 70 HU in brain of 30."""
+    """Blood of 70 HU in brain of 30 HU."""
     return View(np.where(truth, 70, 30).astype(np.float32), (truth,), (click,))
 
 
@@ -60,7 +60,7 @@ def test_a_lesion_pushed_off_the_slice_is_not_asked_for() -> None:
 
 
 def test_each_click_is_its_own_reference(make_slice: Callable[..., StudySlice]) -> None:
-    """An answer that takes all above 50 HU: values that rise by 5 HU change nothing, and what a
+    """An answer that takes everything above 50 HU: adding 5 HU changes nothing, and a lesion that a
     zoom pushes off the slice is undefined, not wrong."""
     inner, outer = disk(64, 64), disk(8, 8, 6)
     targets = tuple(

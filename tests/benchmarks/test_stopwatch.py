@@ -1,4 +1,4 @@
-"""What a process is said to have taken is its own."""
+"""The reported time and memory of a process are its own."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_the_peak_is_not_that_of_the_process_it_was_started_from() -> None:
     )
     own, inherited = map(float, done.stdout.split())
     assert 3 < own < 200
-    assert inherited > 380  # what the benchmarks read before
+    assert inherited > 380  # the value that benchmarks used before
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")

@@ -1,4 +1,4 @@
-"""The U-Net that is trained beside the model, and its answer to a click."""
+"""The U-Net that the model is compared with, and its answer to a click."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SIDE = 32
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> SliceCache:
-    """Slices of brain at 30 HU with a square of blood at 70, somewhere else on each."""
+    """Slices of brain of 30 HU with a square of blood of 70 HU at a different place on each."""
     rng = np.random.default_rng(0)
     bleeds = np.zeros((8, SIDE, SIDE), np.uint8)
     for each in bleeds:
@@ -43,7 +43,7 @@ PLAN = UNetPlan(minutes=2.0, slices=8, channels=(8, 16), learning_rate=2e-2)
 
 @pytest.fixture(scope="module")
 def trained(cache: SliceCache) -> tuple[unet.UNet, list[tuple[int, float, float]]]:
-    """On a clock that says a second later each time it is asked."""
+    """Trained with a clock that advances by one second each time it is read."""
     told: list[tuple[int, float, float]] = []
     seconds = count()
     made = unet.train(
@@ -56,7 +56,7 @@ def trained(cache: SliceCache) -> tuple[unet.UNet, list[tuple[int, float, float]
 def test_slices_are_varied_as_for_the_model(
     cache: SliceCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Mirrored, moved and worn by the very functions that its training calls."""
+    """Mirrored, moved and degraded by the same functions that the model's training calls."""
     seen: list[str] = []
 
     def noted(name: str) -> Callable[..., object]:
@@ -101,7 +101,7 @@ def test_training_ends_with_its_time_and_has_learnt(
     assert 2 * (mask & blood).sum() / (mask.sum() + blood.sum()) > 0.8
 
 
-def test_weights_come_back_as_they_were(
+def test_weights_survive_the_file(
     trained: tuple[unet.UNet, list[tuple[int, float, float]]], cache: SliceCache, tmp_path: Path
 ) -> None:
     made, _ = trained
@@ -136,7 +136,7 @@ def test_the_rate_falls_to_nothing_with_the_time() -> None:
 def test_a_click_gets_the_component_that_it_lies_in() -> None:
     mask = np.zeros((SIDE, SIDE), bool)
     mask[2:6, 2:6] = mask[20:30, 20:30] = True
-    mask[6, 6] = True  # hangs on by a corner
+    mask[6, 6] = True  # connected by a corner
     answer = component_at(mask, (3.0, 4.0))
     assert answer.sum() == 17
     assert answer[6, 6]

@@ -28,7 +28,7 @@ TINY = SamConfig(
     depth=2,
     heads=3,
     global_blocks=(1,),
-    image_size=128,  # not the slice's: the resize is in the graph
+    image_size=128,  # not that of the slice: the graph resizes
     patch_size=16,
     window=5,  # a grid of 8: padded to 10
     prompt_width=32,
@@ -44,7 +44,7 @@ TINY_PYRAMID = replace(TINY, name="tiny_pyramid", pyramid_width=6)
 BEGUN_AS_NOTHING = (
     "context", "likeness", "fine_likeness", "gate_hypernetwork", "review", "sharpen", "evidence",
 )  # fmt: skip
-"""Of a pyramid's decoder: their last layers are zero, and equal tensors become one in ONNX."""
+"""Modules of a pyramid's decoder whose last layers are zero; equal tensors become one in ONNX."""
 PR = PRConfig(rank=8)
 DATA = {"cases": 4, "fold": 1, "folds": 5, "folds_sha256": 64 * "a"}
 ABOUT = {"window": [-20, 100], "training_data": "none: random weights", "data": DATA}
@@ -80,7 +80,7 @@ def adapted_model(pr: PRConfig, seed: int = 0, config: SamConfig = TINY) -> Sami
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """Adapters, the base they belong to, and one they do not."""
+    """Adapters, the base they belong to, and another base."""
 
     adapters: Path
     base: Path
@@ -88,13 +88,13 @@ class Checkpoints:
 
     @property
     def evaluation(self) -> Path:
-        """Of these adapters on their base."""
+        """Evaluation of these adapters on their base."""
         return self.adapters.with_name("evaluation.json")
 
 
 @dataclass(frozen=True, eq=False)
 class Exported:
-    """The session's bundle, as the command wrote it, and the model that it was made from."""
+    """The session's bundle, as written by the command, and the model that it was made from."""
 
     model: SamihsModel
     bundle: Bundle

@@ -26,7 +26,7 @@ def site_tensors(path: Path) -> Tensors:
 
 
 def replace_tensors(source: Path, tensors: Tensors, out: Path) -> None:
-    """Write ``source`` with these tensors, all that are refittable, in place of its own."""
+    """Write ``source`` with all its refittable tensors replaced by these."""
     model, own = onnx.load(source), site_tensors(source)
     kinds = [{name: (a.shape, a.dtype) for name, a in each.items()} for each in (own, tensors)]
     assert kinds[0] == kinds[1]

@@ -1,4 +1,4 @@
-"""``samihs-export add-adapters``: another site in the session's bundle, or the bundle as it was."""
+"""``samihs-export add-adapters``: adds a site to the session's bundle, or leaves it unchanged."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def contents(root: Path) -> dict[str, bytes]:
     return {each.relative_to(root).as_posix(): each.read_bytes() for each in found}
 
 
-def test_a_site_is_added_verified_replaced(
+def test_a_site_is_added_verified_and_replaced(
     bundle: Path, site: Path, checkpoints: Checkpoints, exported: Exported, tmp_path: Path
 ) -> None:
     before = contents(bundle)
@@ -102,7 +102,7 @@ def test_a_site_is_added_verified_replaced(
     assert [each["name"].split()[0] for each in made.parity["results"]] == ["merged", "onnx", "trt"]
     after = contents(bundle)
     assert {name for name in before if after[name] != before[name]} == {"manifest.json"}
-    # The same bytes that onnx itself writes in their place.
+    # The same bytes as if onnx itself had replaced the tensors.
     tensors = read_tensors(bundle / made.tensors[0].path)
     for part in ("encoder", "decoder"):
         source = bundle / "onnx" / f"{part}.onnx"
@@ -130,7 +130,7 @@ def test_a_site_is_added_verified_replaced(
     assert not [name for name in made.files if (bundle / name).exists()]
 
 
-def test_what_does_not_fit_leaves_the_bundle(
+def test_adapters_that_do_not_fit_leave_the_bundle_unchanged(
     bundle: Path, site: Path, checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = contents(bundle)
@@ -156,7 +156,7 @@ def test_what_does_not_fit_leaves_the_bundle(
 def test_a_dropped_bias_fails_the_gate(
     bundle: Path, site: Path, checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a refitter that takes GEMM biases for zero would do."""
+    """As with a refitter that treats GEMM biases as zero."""
     original = adapter_sets._tensors
 
     def dropped(*given: object) -> dict[str, torch.Tensor]:
@@ -186,7 +186,7 @@ def test_a_method_that_changes_more_is_refused(
 def test_full_fine_tuning_is_refused_before_it_is_merged(
     bundle: Path, checkpoints: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It merges to nothing: there is no adapter in it, and every layer is another."""
+    """There are no adapters to merge, but every layer has changed."""
     path = tmp_path / "full.safetensors"
     save_adapters(path, build_sam(TINY), FullFineTuning(), checkpoints.base, ABOUT)
     write_evaluation(path, checkpoints.base)
@@ -194,7 +194,7 @@ def test_full_fine_tuning_is_refused_before_it_is_merged(
     refused(add(bundle, path, checkpoints.base), "method full changes more", "a bundle of its own")
 
 
-def test_graphs_whose_weights_lie_beside_them_take_no_sets(
+def test_graphs_with_external_weights_take_no_sets(
     bundle: Path, site: Path, checkpoints: Checkpoints
 ) -> None:
     manifest = Bundle.open(bundle).manifest

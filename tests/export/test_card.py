@@ -1,4 +1,4 @@
-"""The model card: what was measured, as tables that a person reads."""
+"""The model card: what was measured, as readable tables."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ACCURACY: dict[str, Any] = {
 }
 
 
-def test_figures_stand_in_tables_and_in_as_many_digits_as_they_bear(exported: Exported) -> None:
+def test_figures_are_in_tables_and_sensibly_rounded(exported: Exported) -> None:
     card = model_card(replace(exported.bundle.manifest, accuracy=ACCURACY))
     assert "| subdural | 7 | 0.762 (0.723 to 0.798) | 0.701 (0.66 to 0.74) |  | -0.119 |" in card
     assert "| all | 7 | 0.806 (0.77 to 0.84) | 5.2 |" in card
@@ -46,12 +46,12 @@ def test_figures_stand_in_tables_and_in_as_many_digits_as_they_bear(exported: Ex
     assert "## Limits" in card
 
 
-def test_what_was_not_measured_is_said(exported: Exported) -> None:
+def test_missing_measurements_are_stated(exported: Exported) -> None:
     card = model_card(replace(exported.bundle.manifest, accuracy={}))
     assert "## Accuracy\n\nNot measured at export." in card
 
 
-def test_where_the_score_threshold_comes_from_is_said(exported: Exported) -> None:
+def test_the_origin_of_the_score_threshold_is_stated(exported: Exported) -> None:
     manifest = exported.bundle.manifest
     assert "- Score threshold: 0.42, measured\n" in model_card(manifest)
     guessed = {**manifest.provenance, "score_threshold": "not measured"}

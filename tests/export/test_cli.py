@@ -120,7 +120,9 @@ def test_checkpoints_that_do_not_fit(
     assert not out.exists()
 
 
-def test_out_that_is_no_bundle_is_left_alone(checkpoints: Checkpoints, tmp_path: Path) -> None:
+def test_an_out_folder_that_is_not_a_bundle_is_left_alone(
+    checkpoints: Checkpoints, tmp_path: Path
+) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     paths = ("--checkpoint", checkpoints.adapters, "--base", checkpoints.base)
     refused(run("bundle", *paths, "--out", tmp_path, "--untrained"), "no bundle")
@@ -137,7 +139,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(
     refused(run("bundle", *paths, "--out", out, "--untrained"), "cannot write beside")
 
 
-def test_other_sites_adapters_are_not_lost_unasked(
+def test_other_sites_adapters_are_only_lost_with_overwrite(
     checkpoints: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(model: object) -> None:
@@ -156,7 +158,7 @@ def test_other_sites_adapters_are_not_lost_unasked(
     assert "export begins" in error
 
 
-def test_the_folder_one_is_in_names_the_bundle(
+def test_the_current_folder_names_the_bundle(
     checkpoints: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(
@@ -192,7 +194,7 @@ def test_a_target_gets_engines_of_every_precision(
     "text",
     [None, "no json", "[1]", '{"dice": 0.5}', '{"score_threshold": 0.4, "weights": "unknown"}'],
 )
-def test_evaluation_that_is_none(
+def test_a_file_that_is_not_an_evaluation_is_refused(
     checkpoints: Checkpoints, tmp_path: Path, text: str | None
 ) -> None:
     path = tmp_path / "summary.json"

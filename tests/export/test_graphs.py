@@ -39,7 +39,7 @@ def merged() -> SamihsModel:
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("block", [0, 1])
 @torch.no_grad()
-def test_attention_is_segment_anythings(
+def test_attention_equals_segment_anythings(
     merged: SamihsModel, block: int, form: AttentionForm
 ) -> None:
     theirs: Any = merged.sam.image_encoder.blocks[block].attn
@@ -62,7 +62,7 @@ def test_one_channel_is_three_equal_normalised_channels() -> None:
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("pad_before_norm", [False, True])
 @torch.no_grad()
-def test_encoder_is_the_models(form: AttentionForm, pad_before_norm: bool) -> None:
+def test_encoder_equals_the_models(form: AttentionForm, pad_before_norm: bool) -> None:
     model = adapted_model(PRConfig(rank=8, pad_before_norm=pad_before_norm))
     hu, window = random(2, 1, SLICE, SLICE) * 60 + 40, torch.tensor([[-20.0, 100], [0, 80]])
     expected = model.encode(hu, window)
@@ -74,12 +74,14 @@ def test_encoder_is_the_models(form: AttentionForm, pad_before_norm: bool) -> No
 @pytest.mark.parametrize("prompt", PROMPTS)
 @pytest.mark.parametrize("with_prior", [False, True])
 @torch.no_grad()
-def test_decoder_is_segment_anythings(merged: SamihsModel, prompt: str, with_prior: bool) -> None:
+def test_decoder_equals_segment_anythings(
+    merged: SamihsModel, prompt: str, with_prior: bool
+) -> None:
     points, labels = torch.tensor([PROMPTS[prompt][0]]), torch.tensor([PROMPTS[prompt][1]])
     embedding = random(1, TINY.prompt_width, TINY.grid, TINY.grid)
     prior = 4 * random(1, 1, TINY.mask_size, TINY.mask_size, seed=1)
     sam = merged.sam
-    # segment-anything's own prompt encoder adds the half pixel, and a box apart from points.
+    # segment-anything's own prompt encoder adds the half pixel, and takes boxes separately.
     clicks, corners = labels[0] < 2, labels[0] >= 2
     clicks &= labels[0] >= 0
     frame = points * (TINY.image_size / SLICE)
@@ -109,7 +111,7 @@ def test_each_row_of_a_batch_has_its_own_embedding_and_prior(merged: SamihsModel
     points = torch.tensor([[[40.0, 50.0], [0, 0]], [[8.0, 9.0], [0, 0]], [[70.0, 3.0], [0, 0]]])
     labels = torch.tensor([[1, -1]] * 3, dtype=torch.int32)
     prior = random(3, 1, TINY.mask_size, TINY.mask_size)
-    prior[2] = torch.nan  # must not be looked at
+    prior[2] = torch.nan  # must not be used
     has_prior = torch.tensor([0.0, 1.0, 0.0])
     graph = DecoderGraph(merged, SLICE)
     together = graph(embedding, points, labels, prior, has_prior)
@@ -127,7 +129,7 @@ def test_each_row_of_a_batch_has_its_own_embedding_and_prior(merged: SamihsModel
 
 
 @torch.no_grad()
-def test_a_pyramid_and_its_detail_are_the_models() -> None:
+def test_a_pyramid_and_its_detail_equal_the_models() -> None:
     model = adapted_model(PR, config=TINY_PYRAMID)
     hu, window = random(2, 1, SLICE, SLICE) * 60 + 40, torch.tensor([[-20.0, 100], [0, 80]])
     embedding = model.encode(hu, window)

@@ -1,4 +1,4 @@
-"""One table of names and types: every reader takes the same layers."""
+"""One table of names and types: all its users select the same layers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OTHERS = (f"{BLOCK}.norm1", f"{BLOCK}.attention", "neck.0", "transformer.layers.
 
 
 def encoder() -> onnx.GraphProto:
-    """A graph of products, one for each layer, named as the export names them."""
+    """A graph of products, one for each layer, with the names that the export gives them."""
     layers = [*(f"{BLOCK}.{name}" for name in QUANTIZED), *OTHERS]
     nodes = [
         helper.make_node("MatMul", ["hu", f"{layer}.weight"], [layer], name=f"{layer}/MatMul")
@@ -50,7 +50,7 @@ def test_only_whole_names_count() -> None:
         assert not is_one_of(name, QUANTIZED)
 
 
-def test_quantized_and_merged_layers_are_the_tables() -> None:
+def test_quantized_and_merged_layers_follow_the_tables() -> None:
     assert [layer.name for layer in plan(encoder())] == [f"{BLOCK}.{name}" for name in QUANTIZED]
     assert refittable(encoder()) == [
         f"{BLOCK}.{name}.{part}" for name in MERGED for part in ("weight", "bias")
@@ -58,7 +58,7 @@ def test_quantized_and_merged_layers_are_the_tables() -> None:
 
 
 @pytest.mark.parametrize("missing", QUANTIZED)
-def test_the_layers_read_back_are_the_quantized(missing: str) -> None:
+def test_a_planned_layer_that_is_not_quantized_is_named(missing: str) -> None:
     names = [name for name in QUANTIZED if name != missing]
     layers = [Layer(f"{BLOCK}.{name}/QuantizeLinear_input", "QUANTIZE", "INT8") for name in names]
     with pytest.raises(ExportError, match=rf"not quantized: {BLOCK}.{missing}: "):

@@ -1,4 +1,4 @@
-"""The merged model answers as the adapted one, in both pad orders."""
+"""The merged model answers like the adapted one, in both pad orders."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def embed(model: SamihsModel, hu: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("pad_before_norm", [False, True])
 @pytest.mark.parametrize("sites", [("attn", "mlp"), ("attn",), ("mlp",)])
-def test_merged_answers_as_adapted(
+def test_the_merged_model_answers_like_the_adapted_one(
     hu: Tensor, pad_before_norm: bool, sites: tuple[Site, ...]
 ) -> None:
     model = adapted_model(PRConfig(rank=8, sites=sites, pad_before_norm=pad_before_norm))
@@ -37,12 +37,12 @@ def test_merged_answers_as_adapted(
     assert [(each.block, each.site) for each in report.layers] == [
         (block, site) for block in range(TINY.depth) for site in sites
     ]
-    # float32 rounds at 6e-8; two blocks and a neck sum a few hundred of them.
+    # float32 rounds at 6e-8; two blocks and a neck add up a few hundred roundings.
     assert relative_error(embed(merged, hu), embed(model, hu)) < 1e-5
     assert 0 < report.worst_output < 1e-5
 
 
-def test_adapters_of_the_test_are_not_trivial(hu: Tensor) -> None:
+def test_adapters_in_these_tests_are_not_trivial(hu: Tensor) -> None:
     model = adapted_model(PRConfig(rank=8))
     before = embed(model, hu)
     for _, _, adapter in pr_adapters(model.sam):
@@ -52,7 +52,7 @@ def test_adapters_of_the_test_are_not_trivial(hu: Tensor) -> None:
 
 
 def test_pad_order_changes_the_answer_and_is_kept(hu: Tensor) -> None:
-    """The same weights in SAM's order: if the merge moved ``norm1``, this is what would come."""
+    """The same weights in SAM's order: the result if the merge had moved ``norm1``."""
     model = adapted_model(PRConfig(rank=8, pad_before_norm=True))
     merged, _ = merge(model)
     kept = embed(merged, hu)
@@ -61,7 +61,7 @@ def test_pad_order_changes_the_answer_and_is_kept(hu: Tensor) -> None:
     assert relative_error(embed(merged, hu), kept) > 1e-3
 
 
-def test_the_model_given_is_left_alone(hu: Tensor) -> None:
+def test_the_given_model_is_not_changed(hu: Tensor) -> None:
     model = adapted_model(PRConfig(rank=8))
     before = embed(model, hu)
     merge(model)

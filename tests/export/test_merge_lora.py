@@ -1,4 +1,4 @@
-"""LoRA is merged as W + (alpha / r) B A, alone and under PR adapters; what cannot be is named."""
+"""LoRA is merged as W + (alpha / r) B A, alone and with PR adapters; other modules are named."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class LoRALinear(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Nonlinear, so that nothing merges it."""
+    """Nonlinear, so that it cannot be merged."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -75,19 +75,19 @@ def embed(model: SamihsModel) -> Tensor:
 
 
 @pytest.mark.parametrize("pr", [False, True])
-def test_merged_answers_as_adapted(pr: bool) -> None:
+def test_the_merged_model_answers_like_the_adapted_one(pr: bool) -> None:
     model = lora_model(pr=pr)
     merged, report = merge(model)
     assert not [m for m in merged.sam.modules() if isinstance(m, LowRankLinear)]
     assert {each.site for each in report.layers} >= {"attn.qkv" if not pr else "mlp.1.lin1"}
     assert len(report.layers) == 2 * TINY.depth * (2 if pr else 1)
     assert report.kept == ()
-    # float32 rounds at 6e-8; two blocks and a neck sum a few hundred of them.
+    # float32 rounds at 6e-8; two blocks and a neck add up a few hundred roundings.
     assert relative_error(embed(merged), embed(model)) < 1e-5
     assert 0 < report.worst_output < 1e-5
 
 
-def test_lora_of_the_test_is_not_trivial() -> None:
+def test_lora_in_these_tests_is_not_trivial() -> None:
     model = lora_model()
     before = embed(model)
     for block in model.sam.image_encoder.blocks:

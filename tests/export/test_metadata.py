@@ -1,4 +1,4 @@
-"""What a bundle says of its checkpoint: figures, threshold, method, window; nonsense is refused."""
+"""A bundle's record of its checkpoint: figures, threshold, method, window; invalid is refused."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ ABOUT: dict[str, Any] = {"window": [0, 80], "training_data": "none", "plausible_
 
 
 def loaded(method: Method | None = None, **changes: Any) -> LoadedAdapters:
-    """A checkpoint without its model, which nothing here asks."""
+    """A checkpoint without its model, which is not needed here."""
     about = {key: each for key, each in {**ABOUT, **changes}.items() if each is not None}
     model: Any = None
     return LoadedAdapters(model, method or LoRA(), about, 64 * "a", 64 * "b")
 
 
 def figures(folder: Path, text: str | None = None, score_threshold: float | None = None) -> Figures:
-    """Of a checkpoint in the folder, with this ``evaluation.json`` beside it."""
+    """Figures of a checkpoint in the folder, with this ``evaluation.json`` beside it."""
     if text is not None:
         (folder / "evaluation.json").write_text(text)
     paths = None, folder / "adapters.safetensors", Path("base.safetensors")
@@ -36,7 +36,7 @@ def summary(**fields: Any) -> str:
     return json.dumps({"score_threshold": 0.0961, "weights": hashes(loaded()), **fields})
 
 
-def test_a_threshold_that_nobody_measured_is_warned_of_and_said(
+def test_an_unmeasured_threshold_is_warned_about_and_recorded(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = figures(tmp_path)
@@ -64,7 +64,7 @@ def test_a_threshold_is_the_one_given_else_the_one_measured(
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.5, float("nan"), float("inf")])
-def test_a_threshold_that_is_none_is_refused(tmp_path: Path, value: float) -> None:
+def test_an_invalid_threshold_is_refused(tmp_path: Path, value: float) -> None:
     with pytest.raises(UsageError, match="expected a number from 0 to 1"):
         figures(tmp_path, score_threshold=value)
     with pytest.raises(ExportError, match=r"no summary\.json|expected 0 to 1"):
@@ -91,7 +91,7 @@ def test_figures_of_a_data_set_have_no_threshold(tmp_path: Path) -> None:
         (FullFineTuning(), {"adapters": "full"}),
     ],
 )
-def test_the_method_is_said(method: Method, said: dict[str, Any]) -> None:
+def test_the_method_is_recorded(method: Method, said: dict[str, Any]) -> None:
     about = metadata_of(loaded(method), "tiny", Figures())
     assert about.method.items() >= said.items()
     assert json.loads(json.dumps(about.method)) == about.method
@@ -113,6 +113,6 @@ def test_the_method_is_said(method: Method, said: dict[str, Any]) -> None:
         ("training_data", ""),
     ],
 )
-def test_a_checkpoint_that_says_nonsense_is_refused_by_field(field: str, value: Any) -> None:
+def test_an_invalid_field_of_a_checkpoint_is_named(field: str, value: Any) -> None:
     with pytest.raises(CheckpointError, match=f"the adapter checkpoint's {field} is"):
         metadata_of(loaded(**{field: value}), "tiny", Figures())

@@ -1,4 +1,4 @@
-"""A mirrored bundle: the mean over a slice and its mirror image, in torch, in graphs, as served."""
+"""A mirrored bundle: the mean over a slice and its mirror image, in torch, graphs and runtime."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def test_a_mirrored_box_is_a_box() -> None:
 
 @pytest.mark.parametrize("prompt", PROMPTS)
 @torch.no_grad()
-def test_the_mirrored_question_has_the_mirrored_answer(model: SamihsModel, prompt: str) -> None:
-    """Which no model keeps that looks at the slice alone: the plain one is far from it."""
+def test_a_mirrored_slice_has_the_mirrored_answer(model: SamihsModel, prompt: str) -> None:
+    """Not so for a model that sees the slice alone: the plain model is far from it."""
     hu, (points, labels) = slices(), asked(prompt)
     prior = 4 * random(2, 1, model.config.mask_size, model.config.mask_size, seed=1)
     there = mirrored_points(points, labels, SLICE)
@@ -89,7 +89,7 @@ def test_the_mirrored_question_has_the_mirrored_answer(model: SamihsModel, promp
 
 @pytest.mark.parametrize("prompt", PROMPTS)
 @torch.no_grad()
-def test_graphs_are_the_models(model: SamihsModel, prompt: str) -> None:
+def test_graphs_answer_like_the_model(model: SamihsModel, prompt: str) -> None:
     hu, (points, labels) = slices(), asked(prompt)
     merged = merge(model)[0]
     embedding = model.encode(hu, WINDOW)
@@ -162,7 +162,7 @@ def test_sets_in_a_mirrored_bundle_are_mirrored(
     paths = "--checkpoint", checkpoints.adapters, "--base", checkpoints.base
     made = run("bundle", *paths, "--out", tmp_path / "out", "--mirror", "--untrained")
     assert made.exit_code == 0, made.output
-    # Beside the checkpoint lies what was measured without the mirror.
+    # The evaluation beside the checkpoint was measured without the mirror.
     assert "its threshold is taken, its figures are not" in made.output
     manifest = Bundle.open(tmp_path / "out").manifest
     assert manifest.accuracy == {"score_threshold": 0.4204}
@@ -173,7 +173,9 @@ def test_sets_in_a_mirrored_bundle_are_mirrored(
     assert verified.exit_code == 0, verified.output
 
 
-def test_figures_measured_otherwise_are_refused(checkpoints: Checkpoints, tmp_path: Path) -> None:
+def test_figures_measured_with_another_mirror_setting_are_refused(
+    checkpoints: Checkpoints, tmp_path: Path
+) -> None:
     figures = json.loads(checkpoints.evaluation.read_text())
     figures["weights"]["mirrored"] = "yes"
     path = tmp_path / "summary.json"

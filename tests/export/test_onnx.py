@@ -1,4 +1,4 @@
-"""The written graphs: dynamic, self-contained, the same bytes each time, and nothing local."""
+"""The written graphs: dynamic, self-contained, identical bytes each time, and nothing local."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def session(path: Path) -> onnxruntime.InferenceSession:
 
 
 @pytest.mark.parametrize("family", ["onnx", "trt"])
-def test_tensors_are_the_contracts(exported: Exported, family: str) -> None:
+def test_tensors_follow_the_contract(exported: Exported, family: str) -> None:
     files = exported.bundle.graph(family)
     types = {"tensor(float)": "float32", "tensor(int32)": "int32", "tensor(uint8)": "uint8"}
     for contract, path in ((ENCODER, files.encoder), (DECODER, files.decoder)):
@@ -63,7 +63,7 @@ def test_any_batch_and_point_count(exported: Exported, batch: int, count: int) -
             torch.from_numpy(prior),
             slice_size=SLICE,
         )
-    # Two float32 implementations that sum in another order, through two networks.
+    # Two float32 implementations with different orders of summation, through two networks.
     np.testing.assert_allclose(embedding, expected.numpy(), atol=2e-5)
     np.testing.assert_allclose(logits, their_logits.numpy(), atol=1e-4, rtol=1e-4)
     np.testing.assert_allclose(score, their_scores.numpy(), atol=1e-4)
@@ -79,7 +79,7 @@ def test_same_model_gives_the_same_bytes(exported: Exported, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("family", "opset"), [("onnx", ORT_OPSET), ("trt", OPSET)])
-def test_nothing_of_the_machine_is_in_the_files(
+def test_files_contain_nothing_about_the_machine(
     exported: Exported, family: str, opset: int
 ) -> None:
     files = exported.bundle.graph(family)
@@ -114,7 +114,7 @@ def test_half_precision_graph_is_typed_as_planned(exported: Exported) -> None:
 
 
 def test_no_boolean_assignment(exported: Exported) -> None:
-    """NonZero and ScatterND are what TensorRT's parser refuses."""
+    """TensorRT's parser rejects NonZero and ScatterND."""
     for name in ("onnx", "trt"):
         files = exported.bundle.graph(name)
         for path in (files.encoder, files.decoder):

@@ -1,4 +1,4 @@
-"""Whole grids through ONNX Runtime's own attention: the file's numbers, names and arithmetic."""
+"""Whole grids with ONNX Runtime's own attention: the numbers, names and arithmetic of the file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from .conftest import PR, SLICE, TINY, adapted_model
 from .test_onnx import session
 
 ODD = replace(TINY, name="odd", image_size=33 * 16)
-"""33 x 33 tokens, the least odd grid that is fused: no tile of the kernel divides them."""
+"""33 x 33 tokens, the smallest odd grid that is fused: no tile of the kernel divides them."""
 TOKENS = ODD.grid**2
 ATTENTION = f"blocks.1.attention/{OPERATOR}"
 
@@ -62,15 +62,15 @@ def expected(model: SamihsModel, given: dict[str, np.ndarray]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("batch", [1, 2, 4])
-def test_the_file_answers_as_the_model(merged: SamihsModel, encoder: Path, batch: int) -> None:
+def test_the_file_answers_like_the_model(merged: SamihsModel, encoder: Path, batch: int) -> None:
     given = feeds(batch)
     found, theirs = session(encoder).run(None, given)[0], expected(merged, given)
-    # ONNX Runtime's sums have another order; the bias form differs from torch by as much, 4e-5.
+    # ONNX Runtime sums in a different order; the bias form differs from torch by as much, 4e-5.
     np.testing.assert_allclose(found, theirs, atol=1e-4)
 
 
 @pytest.mark.parametrize("batch", [1, 4])
-def test_int8_answers_nearly_as_float(encoder: Path, tmp_path: Path, batch: int) -> None:
+def test_int8_answers_are_close_to_float(encoder: Path, tmp_path: Path, batch: int) -> None:
     quantize_dynamic(encoder, tmp_path / "int8.onnx")
     check_types(tmp_path / "int8.onnx", "fp32")
     kinds = Counter(node.op_type for node in onnx.load(tmp_path / "int8.onnx").graph.node)
@@ -78,7 +78,7 @@ def test_int8_answers_nearly_as_float(encoder: Path, tmp_path: Path, batch: int)
     exact, rounded = (
         session(path).run(None, feeds(batch))[0] for path in (encoder, tmp_path / "int8.onnx")
     )
-    # Each of 8 layers rounds to 1/254 of its largest value, as test_quantization has it.
+    # Each of 8 layers rounds to 1/254 of its largest value, as in test_quantization.
     assert 0 < np.abs(rounded - exact).max() < 8 / 254 * np.abs(exact).max()
 
 
@@ -94,7 +94,7 @@ def test_only_the_whole_grid_is_fused_and_its_domain_is_named(encoder: Path) -> 
         check_types(encoder, "fp16")
 
 
-def test_names_that_sites_and_calibration_know_a_layer_by_are_those_of_the_other_forms(
+def test_layers_are_named_as_in_the_other_forms(
     merged: SamihsModel, encoder: Path, tmp_path: Path
 ) -> None:
     export_encoder(EncoderGraph(merged, "bias"), SLICE, tmp_path / "bias.onnx")
@@ -109,7 +109,7 @@ def test_names_that_sites_and_calibration_know_a_layer_by_are_those_of_the_other
         )
 
 
-def test_arithmetic_is_counted_with_what_lies_behind_the_operator(encoder: Path) -> None:
+def test_arithmetic_after_the_operator_is_counted(encoder: Path) -> None:
     work = multiply_accumulates(encoder, {"batch": 3})
     head = ODD.width // ODD.heads
     each_token = TOKENS * ODD.heads * (head + 2 * ODD.grid + head)

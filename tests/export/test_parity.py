@@ -1,4 +1,4 @@
-"""The gates hold for what is right and fail for what is wrong."""
+"""The gates pass correct answers and reject wrong ones."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_each_gate_fails_for_its_own_fault(changed: Answer, gate: str) -> None:
         result.require(FP32_GATES)
 
 
-def test_a_failed_gate_is_told_where_its_place_cannot_be_found() -> None:
+def test_a_failed_gate_is_reported_even_if_its_place_is_not_found() -> None:
     def lost() -> str:
         raise ValueError("Message onnx.ModelProto exceeds maximum protobuf size of 2GB")
 
@@ -168,11 +168,11 @@ def test_a_fault_planted_in_a_graph_fails_the_gate(
     answers = answers_of_onnx(paths["encoder"], paths["decoder"], cases, 1)
     with pytest.raises(ParityError, match="wrong does not agree on 4 slices") as raised:
         compare("wrong", reference, answers).require(GATES)
-    assert "written" not in str(raised.value)  # for the asker to say
+    assert "written" not in str(raised.value)  # left to the caller
 
 
-def test_verify_says_what_helps(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The bundle stands: that nothing was written would be untrue."""
+def test_verify_advises_what_to_do(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bundle exists, so "nothing was written" would be wrong."""
     impossible = dataclasses.replace(GATES, logits_relative=-1.0)
     monkeypatch.setattr(verify, "_gates", lambda bundle, precision: impossible)
     with pytest.raises(ParityError, match="; export the bundle again, or build its") as raised:

@@ -43,7 +43,7 @@ def test_half_precision_keeps_norms_and_prompt_points_exact(
 def test_half_precision_encoder_is_near(
     merged: SamihsModel, precision: Precision, limit: float
 ) -> None:
-    """Limits: eight to ten units of the mantissa's last place, 2^-11 and 2^-8."""
+    """Limits: eight to ten units in the last place of the mantissa, 2^-11 and 2^-8."""
     hu = torch.randn(1, 1, SLICE, SLICE, generator=torch.Generator().manual_seed(0)) * 40 + 40
     window = torch.tensor([[-20.0, 100.0]])
     embedding = to_precision(EncoderGraph(merged, "augmented"), precision)(hu, window)
@@ -55,7 +55,7 @@ def test_half_precision_encoder_is_near(
 def test_outliers_that_overflow_a_half_precision_variance_pass_the_norms(
     merged: SamihsModel,
 ) -> None:
-    """A channel of 400 has a square above float16's 65504: SAM's encoders do hold such."""
+    """A channel of 400 has a square above float16's 65504; SAM's encoders have such channels."""
     norm = InFloat32(EncoderGraph(merged).blocks[0].norm2)
     tokens = torch.zeros(1, 1, 1, TINY.width)
     tokens[..., 0] = 400.0

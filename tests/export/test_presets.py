@@ -1,4 +1,4 @@
-"""ViT-B, L and H at 1024, 512 and 256: real sizes where they are cheap, ViT-B whole once."""
+"""ViT-B, L and H at 1024, 512 and 256: real sizes where cheap, and the whole ViT-B once."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ from .conftest import Exported, adapted_model
 
 PLANNED = re.compile(r"blocks\.\d+\.(attention\.(qkv|proj)|mlp\.lin[12])/")
 WINDOW = torch.tensor([[-20.0, 100.0]])
-# segment-anything's ViT-B at 1024, by hand: 64 x 64 tokens, 70 x 70 where 8 blocks' windows pad.
+# segment-anything's ViT-B at 1024, by hand: 64 x 64 tokens, 70 x 70 in 8 blocks that pad windows.
 TOKENS, WIDTH = 64 * 64, 768
 ONE_HOT = 2 * 64
-"""Of a head's key that goes to the fused attention: where its token lies."""
+"""Width of a head's key in the fused attention for the position of its token."""
 PLAIN_LINEAR = 12 * 8 * TOKENS * WIDTH**2 + (8 * 70 * 70 + 4 * TOKENS) * 4 * WIDTH**2
 
 
@@ -54,7 +54,7 @@ def shallow(name: str, image_size: int, *, narrow: bool) -> SamihsModel:
 @pytest.mark.parametrize("image_size", [256, 512, 1024])
 @pytest.mark.parametrize("name", ["vit_b", "vit_l", "vit_h"])
 @torch.no_grad()
-def test_encoder_is_segment_anythings_at_every_size(name: str, image_size: int) -> None:
+def test_encoder_equals_segment_anythings_at_every_size(name: str, image_size: int) -> None:
     """At 1024 (64 tokens, windows of 14 that pad to 70) with narrow layers: same indices."""
     model = shallow(name, image_size, narrow=image_size > 256)
     hu = torch.randn(1, 1, 64, 64, generator=torch.Generator().manual_seed(0)) * 60 + 40
@@ -122,11 +122,11 @@ def test_vit_b_at_1024(tmp_path: Path, exported: Exported) -> None:
 
 
 def check_work_of_vit_b(encoder: Path) -> None:
-    """No more than plain SAM's; less by what the pad tokens of windows would have cost."""
+    """At most that of plain SAM, reduced by what the pad tokens of windows would have cost."""
     work = multiply_accumulates(encoder, {"batch": 1})
     fused = {name: each for name, each in work.items() if name.endswith(OPERATOR)}
     assert list(fused.values()) == [TOKENS**2 * (WIDTH * 2 + 12 * ONE_HOT)] * 4
-    # Products with zeros and ones, in the place of additions, are no work that SAM's could have.
+    # Products with zeros and ones, in place of additions, do not exist in SAM.
     work.subtract(dict.fromkeys(fused, TOKENS**2 * 12 * ONE_HOT))
     linear = sum(count for name, count in work.items() if PLANNED.match(name))
     assert linear == 12 * 12 * TOKENS * WIDTH**2
@@ -141,7 +141,7 @@ def check_work_of_vit_b(encoder: Path) -> None:
 
 
 def attention_work(side: int) -> int:
-    """Of side x side tokens: queries by keys, by values, by relative positions of both axes."""
+    """For side x side tokens: queries by keys, by values, by relative positions of both axes."""
     return WIDTH * side**2 * (2 * side**2 + 2 * side)
 
 

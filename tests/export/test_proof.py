@@ -1,4 +1,4 @@
-"""Gates by precision, random weights against float64, and the place where two graphs part."""
+"""Gates by precision, random weights against float64, and the place where two graphs differ."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def proof(model: SamihsModel) -> Proof:
 def written(
     model: SamihsModel, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, GraphEntry]:
-    """ONNX Runtime's float32 pair, to be copied by whoever breaks it."""
+    """ONNX Runtime's float32 pair; tests that break it use a copy."""
     folder = tmp_path_factory.mktemp("written")
     return folder, write_graphs(folder, merge(model)[0], "onnx", "fp32", SLICE, no_ranges)
 
@@ -69,7 +69,7 @@ def changed(path: Path, name: str, change: Any) -> None:
     onnx.save(model, path)
 
 
-def test_trained_limits_are_the_issues() -> None:
+def test_limits_for_trained_weights() -> None:
     for precision in ("fp16", "bf16"):
         gates = gates_for(precision)
         assert (gates.mask_iou_mean, gates.volume_relative) == (0.995, 0.01)
@@ -79,7 +79,7 @@ def test_trained_limits_are_the_issues() -> None:
     assert all(each.score_difference is not None for each in GATES.values())
 
 
-def test_float32s_own_error_is_roundings(proof: Proof) -> None:
+def test_float32s_own_error_is_that_of_rounding(proof: Proof) -> None:
     assert proof.own is not None
     assert 2**-24 < proof.own.embedding < 1e-5
     assert 2**-24 < proof.own.logits < 1e-4
@@ -106,7 +106,7 @@ def test_graphs_of_random_weights_pass(
     result = proof.prove_graph(tmp_path, entry, merged)
     assert result.embedding_relative is not None
     assert result.embedding_relative <= proof.gates(precision).embedding_relative
-    # The file is what is asked, in bfloat16 too, where torch answers.
+    # The file is what is checked, also in bfloat16, where torch answers.
     changed(tmp_path / entry.encoder, "blocks.1.mlp.lin1.bias", lambda values: values + 4)
     with pytest.raises(ParityError, match=f"trt {precision} in .* does not agree"):
         proof.prove_graph(tmp_path, entry, merged)
@@ -154,7 +154,7 @@ def test_a_fault_in_the_decoder_is_located(
     ],
     ids=["prior", "box", "background"],
 )
-def test_a_fault_that_only_some_prompts_meet_is_located(
+def test_a_fault_that_only_some_prompts_exercise_is_located(
     model: SamihsModel,
     proof: Proof,
     pair: tuple[Path, GraphEntry],
@@ -163,7 +163,7 @@ def test_a_fault_that_only_some_prompts_meet_is_located(
     case: str,
     place: str,
 ) -> None:
-    """A plain click with no prior, the first case, shows none of these."""
+    """A plain click without a prior, the first case, reveals none of these."""
 
     def more(values: np.ndarray) -> np.ndarray:
         values = values.copy()
@@ -194,7 +194,7 @@ def test_a_wrong_pad_order_in_a_graph_fails_its_gate(tmp_path: Path) -> None:
 def test_layer_norm_in_fp16_is_refused(
     model: SamihsModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """ONNX Runtime's CPU computes it in float32 all the same: no numeric gate would see it."""
+    """ONNX Runtime computes it in float32 on the CPU anyway, so no numeric gate would notice."""
 
     class InFloat16(torch.nn.Module):
         def __init__(self, module: torch.nn.Module) -> None:
@@ -216,7 +216,7 @@ def test_layer_norm_in_fp16_is_refused(
         write_graphs(tmp_path, merge(model)[0], "trt", "fp16", SLICE, no_ranges)
 
 
-def test_first_parting_is_the_first() -> None:
+def test_the_first_difference_is_found() -> None:
     same = {"a": np.ones(4), "b": np.ones(4), "c": np.ones(4)}
     other = {"a": np.ones(4), "b": np.full(4, 1.5), "c": np.full(4, np.nan)}
     assert first_parting(same, same, 1e-6) is None
@@ -238,7 +238,7 @@ def test_families() -> None:
         families(("fp16", "fp16"))
 
 
-def test_what_is_quantized_shares_the_half_precision_decoder(
+def test_quantized_encoders_share_the_half_precision_decoder(
     model: SamihsModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[str] = []
@@ -261,13 +261,13 @@ def test_what_is_quantized_shares_the_half_precision_decoder(
     assert written == ["trt/fp16/encoder.onnx", half.decoder, "trt/fp8/encoder.onnx"]
 
 
-def test_layers_are_asked_of_a_graph_that_is_too_large_to_be_passed_in_memory(
+def test_layers_are_compared_in_a_graph_too_large_to_pass_in_memory(
     model: SamihsModel,
     proof: Proof,
     pair: tuple[Path, GraphEntry],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Protobuf ends at 2 GB: a stand-in takes files alone."""
+    """Protobuf's limit is 2 GB: this stand-in accepts only files."""
     original = layers.import_onnxruntime("cpu")
 
     def session(graph: str, *options: Any, **providers: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Q/DQ graphs: what is in 8 bits is what the plan says, and computes what it should."""
+"""Q/DQ graphs: exactly the planned layers are in 8 bits, and compute what they should."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ def feeds(case: ParityCase) -> dict[str, np.ndarray]:
     return {"hu": case.hu[None, None], "window": case.window[None]}
 
 
-def test_calibration_slices_are_not_paritys() -> None:
+def test_calibration_and_parity_use_different_slices() -> None:
     assert FIRST_SEED + 10_000 < PARITY_SEED
 
 
-def test_ranges_are_the_extremes_of_what_layers_are_given(
+def test_ranges_are_the_extremes_of_the_layers_inputs(
     exported: Exported, ranges: dict[str, Range], cases: list[ParityCase]
 ) -> None:
     encoder = exported.bundle.graph("onnx", "fp32").encoder
@@ -91,7 +91,7 @@ def test_the_decoder_is_shared_with_the_float_graphs(exported: Exported) -> None
 
 def test_int8_weights_are_within_half_a_step_of_each_channel() -> None:
     weight = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
-    weight *= np.float32([1, 1e-3, 10, 1, 0, 1])  # channels of any size, and an empty one
+    weight *= np.float32([1, 1e-3, 10, 1, 0, 1])  # channels of any magnitude, and one of zeros
     scales, values = INT8.weight(weight)
     error = np.abs(values * scales - weight).max(axis=0)
     assert (error <= scales / 2 * 1.0001).all()
@@ -119,7 +119,7 @@ def test_int8_activations_hold_zero_and_both_ends(low: float, high: float) -> No
 
 
 @pytest.mark.parametrize("how", ["static", "dynamic"])
-def test_int8_answers_nearly_as_float(
+def test_int8_answers_are_close_to_float(
     exported: Exported, ranges: dict[str, Range], cases: list[ParityCase], tmp_path: Path, how: str
 ) -> None:
     source, out = exported.bundle.graph("onnx", "fp32").encoder, tmp_path / "int8.onnx"
@@ -134,7 +134,7 @@ def test_int8_answers_nearly_as_float(
     assert 0 < error < 8 / 254 * np.abs(expected).max()
 
 
-def test_a_range_ten_times_too_small_is_seen(
+def test_a_range_ten_times_too_small_is_detected(
     exported: Exported, ranges: dict[str, Range], cases: list[ParityCase], tmp_path: Path
 ) -> None:
     source, out = exported.bundle.graph("onnx", "fp32").encoder, tmp_path / "int8.onnx"
@@ -146,7 +146,7 @@ def test_a_range_ten_times_too_small_is_seen(
     assert error > 0.1 * np.abs(expected).max()
 
 
-def test_what_cannot_be_quantized_says_why(
+def test_the_reason_is_given_if_a_graph_cannot_be_quantized(
     exported: Exported, ranges: dict[str, Range], tmp_path: Path
 ) -> None:
     files, out = exported.bundle.graph("onnx", "fp32"), tmp_path / "out.onnx"

@@ -1,4 +1,4 @@
-"""Another site's adapters over the same base: exchanged tensors answer as that site's model."""
+"""Another site's adapters on the same base: with exchanged tensors, answers are that site's."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def initializers(path: Path) -> dict[str, np.ndarray]:
 def exchanged(
     exported: Exported, entry: GraphEntry, other: Path, out: Path, *, without: str = "none"
 ) -> None:
-    """The session's graphs with the other site's tensors; those ``without`` names stay ours."""
+    """The session's graphs with the other site's tensors, except those that ``without`` names."""
     files = exported.bundle.graph(entry.family, entry.precision)
     for source, path in ((files.encoder, entry.encoder), (files.decoder, entry.decoder)):
         ours, theirs = site_tensors(source), site_tensors(other / path)
@@ -69,7 +69,7 @@ def exchanged(
 
 
 @pytest.mark.parametrize(("family", "precision"), [("onnx", "fp32"), ("trt", "fp16")])
-def test_exchanged_tensors_answer_as_the_other_site(
+def test_exchanged_tensors_answer_like_the_other_site(
     exported: Exported,
     other_site: SamihsModel,
     proof: Proof,
@@ -81,7 +81,7 @@ def test_exchanged_tensors_answer_as_the_other_site(
     entry = write_graphs(other, merged, family, precision, SLICE, no_ranges)
     exchanged(exported, entry, other, out)
     proof.prove_graph(out, entry, merged)
-    # All that was not exchanged is the same in both: the set of names is complete.
+    # Everything that was not exchanged is equal in both: the set of names is complete.
     for path in (entry.encoder, entry.decoder):
         tensors = [
             {
@@ -99,7 +99,7 @@ def test_exchanged_tensors_answer_as_the_other_site(
 def test_a_tensor_left_behind_fails_the_gate(
     exported: Exported, other_site: SamihsModel, proof: Proof, tmp_path: Path, left: str
 ) -> None:
-    """TensorRT 11.3's refitter may treat a GEMM's bias as zero: such a fault is seen."""
+    """TensorRT 11.3's refitter may treat a GEMM's bias as zero: such a fault is detected."""
     merged, other, out = merge(other_site)[0], tmp_path / "other", tmp_path / "out"
     entry = write_graphs(other, merged, "onnx", "fp32", SLICE, no_ranges)
     exchanged(exported, entry, other, out, without=left)
@@ -119,7 +119,7 @@ def test_only_what_training_touches_is_refittable(exported: Exported) -> None:
     assert not [n for n in refittable(onnx.load(files.decoder).graph) if n.startswith("val_")]
 
 
-def test_the_marking_stands_on_the_parsed_network(exported: Exported) -> None:
+def test_weights_are_marked_in_the_parsed_network(exported: Exported) -> None:
     trt = pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx-cu13 (samihs[export])")
     files = exported.bundle.graph("trt", "fp16")
     for path in (files.encoder, files.decoder):

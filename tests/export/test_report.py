@@ -52,7 +52,7 @@ def test_the_worst_is_the_least_iou_then_the_largest_difference(worst: list[Wors
     assert worst_case(NAME, cases, [answer(50)] * 3, theirs).number == 2
 
 
-def test_of_random_weights_the_worst_is_the_largest_difference() -> None:
+def test_with_random_weights_the_worst_case_has_the_largest_difference() -> None:
     cases = [case(seed) for seed in range(4)]
     theirs = [answer(50), answer(45, 0.1), answer(50, 0.2), answer(50)]
     reference = [answer(50)] * 4
@@ -62,7 +62,7 @@ def test_of_random_weights_the_worst_is_the_largest_difference() -> None:
 
 
 def test_the_picture_is_small(worst: list[WorstCase], tmp_path: Path) -> None:
-    """Five rows of noise, which no PNG packs."""
+    """Five rows of noise, which PNG cannot compress."""
     assert draw_worst_cases(tmp_path / FIGURE, worst)
     content = (tmp_path / FIGURE).read_bytes()
     assert content.startswith(b"\x89PNG")
@@ -78,7 +78,7 @@ def test_without_matplotlib_the_page_has_no_picture(
     assert not list(tmp_path.iterdir())
 
 
-def test_the_page_sets_limits_beside_figures(worst: list[WorstCase]) -> None:
+def test_the_page_lists_limits_beside_figures(worst: list[WorstCase]) -> None:
     manifest = Bundle.open(shipped_bundle()).manifest
     result = compare(NAME, [answer(50)], [answer(49, 0.1)])
     parity = {"masks_judged": True, "results": [result.summary()]}

@@ -1,4 +1,4 @@
-"""Real engines, built with no GPU; what cannot be built says why."""
+"""Real engines, built without a GPU; if one cannot be built, the reason is given."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_target_that_tensorrt_does_not_know_is_named(
 def test_a_gpu_that_would_refuse_its_engines_gets_none(
     exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """TensorRT-RTX builds them all the same on Hopper, and then loads none of them there."""
+    """TensorRT-RTX builds engines on Hopper nevertheless, but does not load them there."""
     hopper = Gpu(0, "NVIDIA H200", "9.0", 150 << 30)
     monkeypatch.setattr(tensorrt, "probe_gpus", lambda: GpuProbe((hopper,), (13, 0), ""))
     with pytest.raises(ExportError, match=r"no engine on this GPU.*9\.0.*--backend cuda"):
@@ -146,7 +146,7 @@ def test_parsed_networks_are_what_was_asked_for(
         ("int8", "fp8", r"not quantized: blocks\.0\.attention\.qkv"),
     ],
 )
-def test_another_precision_than_asked_for_is_named(
+def test_a_precision_other_than_requested_is_named(
     exported: Exported,
     parse: Callable[[Path], list[Layer]],
     graph: str,
@@ -158,7 +158,7 @@ def test_another_precision_than_asked_for_is_named(
         check_layers(layers, asked, "encoder.onnx")
 
 
-def test_attention_that_is_taken_apart_is_named(
+def test_attention_that_is_split_up_is_named(
     exported: Exported, parse: Callable[[Path], list[Layer]], tmp_path: Path
 ) -> None:
     graph = to_precision(EncoderGraph(merge(exported.model)[0], "bias"), "fp16")
@@ -174,7 +174,7 @@ def test_a_norm_in_half_precision_is_named() -> None:
 
 
 class Config:
-    """What of ``tensorrt``'s builder configuration a timing cache needs."""
+    """The part of ``tensorrt``'s builder configuration that a timing cache needs."""
 
     cache = b""
     takes = True
@@ -211,7 +211,7 @@ def test_timing_cache_is_read_and_written(tmp_path: Path) -> None:
         BuildOptions(timing_cache=tmp_path / "file" / "x").keep_timings(Config())
 
 
-def test_the_builds_record_says_what_was_read_back(exported: Exported, tmp_path: Path) -> None:
+def test_the_build_record_holds_what_was_read_back(exported: Exported, tmp_path: Path) -> None:
     built = build_engines(exported.bundle, tmp_path, ["sm89"], flavour="tensorrt_rtx")
     for each in built:
         record = json.loads((tmp_path / RECORDS / f"{each.path.stem}.json").read_text())
@@ -260,7 +260,7 @@ SIDECAR = EngineSidecar(
 
 
 def break_off(monkeypatch: pytest.MonkeyPatch, fault: BaseException) -> None:
-    """What is written with ``Path.write_bytes`` ends after one byte."""
+    """Cuts off everything written with ``Path.write_bytes`` after one byte."""
     whole = Path.write_bytes
 
     def broken_off(path: Path, content: memoryview) -> None:
@@ -300,7 +300,7 @@ def test_a_rebuild_that_fails_leaves_the_engine_that_works(
     assert (path.read_bytes(), EngineSidecar.read(path.with_suffix(".json"))) == (b"new", new)
 
 
-def test_timings_that_are_broken_off_leave_the_old_ones(
+def test_an_interrupted_write_leaves_the_old_timing_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     timings = tmp_path / "timings"

@@ -28,11 +28,11 @@ from .conftest import PR, SLICE, TINY, adapted_model
 WIDTH, HEADS, GRID = 32, 4, 6
 IMAGE, TOKENS = GRID**2, 7
 SOFTMAX = 1e-6
-"""Sums are in float64 here, the softmax is in float32 wherever it stands."""
+"""Sums are in float64 here, but every softmax is in float32."""
 
 
 def attention() -> Any:
-    """segment-anything's, its biases drawn as well: at zero nobody would see them dropped."""
+    """segment-anything's attention with random biases: with zeros, lost ones would go unnoticed."""
     torch.manual_seed(1)
     theirs: Any = segment_anything_modeling().transformer.Attention
     layer = theirs(WIDTH, HEADS, downsample_rate=2).double()
@@ -48,7 +48,7 @@ def drawn(count: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("tokens", [1, TOKENS, 40])
 @torch.no_grad()
-def test_tokens_ask_the_image_as_before(tokens: int) -> None:
+def test_tokens_attend_to_the_image_as_before(tokens: int) -> None:
     theirs = attention()
     q, k, v = drawn(tokens), drawn(IMAGE), drawn(IMAGE)
     torch.testing.assert_close(TokenToImage(theirs)(q, k, v), theirs(q, k, v), atol=SOFTMAX, rtol=0)
@@ -56,7 +56,7 @@ def test_tokens_ask_the_image_as_before(tokens: int) -> None:
 
 @pytest.mark.parametrize("tokens", [1, TOKENS, 40])
 @torch.no_grad()
-def test_the_image_asks_the_tokens_as_before(tokens: int) -> None:
+def test_the_image_attends_to_the_tokens_as_before(tokens: int) -> None:
     theirs = attention()
     q, k, v = drawn(IMAGE), drawn(tokens), drawn(tokens)
     torch.testing.assert_close(ImageToToken(theirs)(q, k, v), theirs(q, k, v), atol=SOFTMAX, rtol=0)
@@ -92,7 +92,7 @@ def test_every_attention_of_sams_transformer_gets_the_form_of_its_place() -> Non
 
 
 @torch.no_grad()
-def test_masks_grow_token_by_token_as_in_a_picture() -> None:
+def test_token_by_token_up_sampling_equals_that_of_an_image() -> None:
     torch.manual_seed(2)
     upscaling = adapted_model(PR).sam.mask_decoder.output_upscaling.double()
     for parameter in upscaling.parameters():
@@ -114,7 +114,7 @@ def test_a_click_projects_no_image_token(tmp_path: Path) -> None:
     one, ten = (multiply_accumulates(path, {"batch": 1, "points": n}) for n in (2, 11))
     layer = "transformer.layers.0.cross_attn_token_to_image"
     heads, width, side = TINY.decoder_heads, TINY.prompt_width, TINY.grid
-    # Five tokens of SAM's own, and one a point: products over the image grow with them alone.
+    # SAM's own five tokens, and one per point: only with these do products over the image grow.
     for counted, tokens in ((one, 7), (ten, 16)):
         over_image = [n for name, n in counted.items() if name.startswith(f"{layer}/MatMul")]
         assert over_image == 2 * [side**2 * heads * tokens * width]

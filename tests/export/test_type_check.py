@@ -1,4 +1,4 @@
-"""A graph's types are read from the graph alone."""
+"""The types of a graph are read without its weights."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .conftest import PR, SLICE, adapted_model
 def test_weights_beside_the_graph_are_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, other: str
 ) -> None:
-    """As those of a ViT-H, which protobuf could not hold."""
+    """Like those of a ViT-H, which exceed protobuf's limit."""
     monkeypatch.setattr(onnx_module, "_EMBEDDED_LIMIT", 0)
     form = "bias" if precision == "fp32" else "augmented"
     graph = EncoderGraph(merge(adapted_model(PR))[0], form)
@@ -37,7 +37,7 @@ def test_weights_beside_the_graph_are_not_read(
 
 
 def one_product(path: Path, operator: str, node: str, element: int) -> Path:
-    """A graph of one product of two 4D inputs, all of one type."""
+    """A graph of one product of two 4D inputs, all of the same type."""
     values = [helper.make_tensor_value_info(n, element, (1, 2, 2, 2)) for n in "abc"]
     equation = {"equation": "bcij,bcjk->bcik"} if operator == "Einsum" else {}
     product = helper.make_node(operator, ["a", "b"], ["c"], name=f"{node}/{operator}", **equation)

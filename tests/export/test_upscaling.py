@@ -34,7 +34,7 @@ def test_the_product_is_the_transposed_convolution(bias: bool) -> None:
     torch.manual_seed(0)
     conv = nn.ConvTranspose2d(24, 10, 2, stride=2, bias=bias)
     x = torch.randn(3, 24, 5, 7)
-    # Sums of 24 products in float32, in another order: some units in the last place.
+    # Sums of 24 products in float32, in a different order: a few units in the last place.
     torch.testing.assert_close(BlockUpscaling(conv)(x), conv(x), atol=2e-6, rtol=0)
     torch.testing.assert_close(
         BlockUpscaling(conv.double())(x.double()), conv(x.double()), atol=1e-14, rtol=0
@@ -101,7 +101,7 @@ def test_decoders_of_both_forms_answer_alike(
         answers.append(session.run(["logits"], prompt())[0])
     np.testing.assert_allclose(answers[1], answers[0], atol=1e-5 * np.abs(answers[0]).max())
     width, grid = TINY_PYRAMID.prompt_width, TINY_PYRAMID.grid
-    # Faults are located by what a layer is given, which is not its weight.
+    # Faults are located by a layer's input, which is not its weight.
     assert inputs_of_onnx(path, prompt())["cells.upscaling.0"].size == width * grid**2
 
 
@@ -139,7 +139,7 @@ def test_a_pyramids_encoder_answers_as_the_model_does(
     assert (kinds.count("ConvTranspose"), kinds.count("DepthToSpace")) == (0, 3)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     answer = torch.from_numpy(session.run(["embedding"], given)[0])
-    expected = with_pyramid.encode(*tensors)  # which has its transposed convolutions still
+    expected = with_pyramid.encode(*tensors)  # still with transposed convolutions
     assert relative_error(answer, expected) < 1e-5
     narrow = graph_pair(with_pyramid, "trt", "bf16", SLICE)[0].eval()
     assert relative_error(narrow(*tensors), expected) < GATES["bf16"].embedding_relative
@@ -151,7 +151,7 @@ def test_a_pyramids_encoder_answers_as_the_model_does(
 def test_tensorrt_rtx_builds_bf16_decoders(
     written: Callable[[UpscalingForm, str], Path],
 ) -> None:
-    """A transposed convolution in bfloat16 it refuses, for a tiny decoder on SM80 as for ViT-B."""
+    """It rejects transposed convolutions in bfloat16, in a tiny decoder on SM80 as in ViT-B."""
     trt = pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx-cu13 (samihs[export])")
     path = written("product", "bf16")
     check_types(path, "bf16")
