@@ -1,19 +1,19 @@
-# Every target makes what it needs: a fresh machine needs Python 3.11+ and make, nothing else.
-# Targets share one virtual environment (.venv); a stamp in it says which extra is installed.
+# Every target installs what it needs: a fresh machine needs only Python 3.11+ and make.
+# Targets share one virtual environment (.venv), in which a stamp file records the installed extras.
 
 PYTHON  ?= python3
 VENV    ?= .venv
 BIN     := $(VENV)/bin
-# Pinned here, a range in the package metadata: a CPU build of exactly this is what we test with.
+# Pinned here to the version whose CPU build we test with; the package metadata has a range.
 TORCH   ?= torch==2.13.0
 SEED    ?= 7
 OUT     ?=
 BUNDLE  ?=
-# TensorRT graphs of the export, such as fp16,bf16,int8,fp8; the command's own default where empty.
+# TensorRT graphs of the export, such as fp16,bf16,int8,fp8; the command's own default if empty.
 PRECISION ?=
-# Processes of the tests, at most: each takes up to 3 GB.
+# Maximum number of test processes: each takes up to 3 GB.
 JOBS    ?= 4
-# TensorRT engines are built for these, with or without a GPU; they are not part of the bundle.
+# TensorRT engines are built for these targets, with or without a GPU; not part of the bundle.
 TARGET  ?= sm80,sm89,sm120
 ENGINES ?= build/engines
 
@@ -40,7 +40,7 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[cpu,dev]'
 	touch $@ $(VENV)/.cpu
 
-# The same with what drives a GPU. The two onnxruntimes overwrite each other: only the GPU's stays.
+# The same for a GPU. The two onnxruntime packages overwrite each other: only that for GPUs is kept.
 $(VENV)/.gpu: $(VENV)/.dev
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[gpu]'
 	$(BIN)/pip uninstall --quiet --yes onnxruntime onnxruntime-gpu
@@ -58,13 +58,13 @@ demo: $(VENV)/.cpu  ## phantom CT study -> samihs-infer -> mask, volume, DICOM S
 phantom: $(VENV)/.cpu  ## write phantom studies: OUT=phantoms SEED=7
 	$(BIN)/samihs-phantom $(or $(OUT),phantoms) --seed $(SEED) --format both
 
-train: $(VENV)/.dev  ## train base and adapters (QUICK=1: prove the path in 2 minutes)
+train: $(VENV)/.dev  ## train base and adapters (QUICK=1: a trial run of 2 minutes)
 	$(BIN)/samihs-train fit $(if $(QUICK),--quick) --out $(or $(OUT),runs/$(if $(QUICK),quick,vit_mini))
 
 evaluate: $(VENV)/.dev  ## Dice and HD95 of the shipped bundle (or BUNDLE=) on unseen phantoms
 	$(BIN)/samihs-evaluate $(if $(BUNDLE),--bundle $(BUNDLE))
 
-export: $(VENV)/.dev  ## merge, export, prove, bundle, engines: OUT=my_bundle, else the shipped one is replaced (CHECKPOINT= BASE= PRECISION= TARGET=)
+export: $(VENV)/.dev  ## merge, export, prove, bundle, engines: OUT=my_bundle; without OUT the shipped one is replaced (CHECKPOINT= BASE= PRECISION= TARGET=)
 	$(BIN)/samihs-export bundle $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) \
 	    $(if $(BASE),--base $(BASE)) $(if $(OUT),--out $(OUT)) \
 	    $(if $(PRECISION),--precision $(PRECISION)) \
@@ -72,7 +72,7 @@ export: $(VENV)/.dev  ## merge, export, prove, bundle, engines: OUT=my_bundle, e
 
 # --- checks -----------------------------------------------------------------------------------
 
-test: $(VENV)/.dev  ## the whole suite, but for GPU and slow tests
+test: $(VENV)/.dev  ## all tests except GPU and slow ones
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not gpu and not slow' -q \
 	    -n auto --maxprocesses $(JOBS) --dist loadfile
 
@@ -87,19 +87,19 @@ lint: $(VENV)/.dev  ## ruff, formatting, mypy --strict
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: $(VENV)/.dev  ## let ruff mend what it can
+format: $(VENV)/.dev  ## let ruff fix what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.dev  ## everything measured on this CPU -> benchmarks/results/ and REPORT.md
+bench: $(VENV)/.dev  ## run the CPU benchmarks -> benchmarks/results/ and REPORT.md
 	$(BIN)/python benchmarks/bench.py
 
-bench-check: $(VENV)/.dev  ## has anything become slower than the committed baseline?
+bench-check: $(VENV)/.dev  ## check that nothing is slower than the committed baseline
 	$(BIN)/python benchmarks/check.py
 
-bench-gpu: $(VENV)/.gpu  ## every backend beside torch on this GPU -> benchmarks/results/
+bench-gpu: $(VENV)/.gpu  ## compare every backend with torch on this GPU -> benchmarks/results/
 	$(BIN)/python benchmarks/gpu.py
 
-clean:  ## remove what the targets made (not trained runs)
+clean:  ## remove what the targets created, except trained runs
 	rm -rf $(VENV) build dist demo phantoms .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
