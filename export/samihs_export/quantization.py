@@ -17,7 +17,7 @@
 
     scheme          weights       activations                        serves
     int8, onnx      int8          per call (dynamic)                 ONNX Runtime on the CPU
-    int8, trt       int8          int8, symmetric, calibrated        TensorRT (datacenter)
+    int8, trt       int8          int8, symmetric, calibrated        TensorRT; TensorRT-RTX builds it
     fp8, trt        float8 e4m3   float8 e4m3, calibrated            TensorRT, TensorRT-RTX
 
 In TensorRT's graphs every quantization is an explicit QuantizeLinear and DequantizeLinear pair.
