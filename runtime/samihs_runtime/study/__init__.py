@@ -4,8 +4,8 @@
 >>> series = read_study("study/")  # a file, a folder, a zip, a DICOMDIR
 >>> series.hu.shape, series.notes
 
-Two passes: all headers first, without pixels; then the pixels of the one series that was chosen.
-Nothing is written, nothing is fetched.
+Files are read in two passes: first all headers, without pixels; then the pixels of the series that
+was chosen. Nothing is written and nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from .stacking import geometry_notes, read_stack, stack
 __all__ = ["SeriesSummary", "list_series", "read_study"]
 
 _AIR_EXPECTED_BELOW_HU = -500
-"""Every head CT shows air around the head; where none is, the rescale is likely wrong."""
+"""Every head CT shows air around the head; if there is none, the rescale is likely wrong."""
 _HEAD = ("", "HEAD", "BRAIN", "SKULL", "HEADNECK", "NEUROCRANIUM", "CRANIUM")
 
 
@@ -50,26 +50,26 @@ class SeriesSummary:
     slices: int
     kind: str
     """axial, coronal, sagittal, oblique, localizer, secondary capture, map, mixed orientations,
-    damaged, or the modality where it is not CT."""
+    damaged, or the modality if it is not CT."""
     eligible: bool
     """Whether it may be chosen without ``--series``."""
     reason: str
-    """Why it is chosen, or eligible, or why not."""
+    """Why it is chosen, or why it is or is not eligible."""
     chosen: bool = False
-    """Whether it is what :func:`read_study` takes where no series is asked for."""
+    """Whether :func:`read_study` takes it if no series is asked for."""
     kernel: Sharpness = "unknown"
-    """What its reconstruction kernel's name tells."""
+    """How sharp its reconstruction kernel is, judged by its name."""
 
 
 def list_series(path: str | Path) -> list[SeriesSummary]:
-    """All series below `path`, in the order of their numbers. StudyError where there are none."""
+    """All series below `path`, in the order of their numbers; StudyError if there are none."""
     path = Path(path).absolute()
     with quiet_dicom(), study_files(path) as files:
         headers = read_headers(files, follow_dicomdir=len(files) == 1)
         found = _series(headers, path)
         try:
             chosen, why = choose(found, None, path.name)
-        except StudyError:  # nothing is eligible, or several studies are
+        except StudyError:  # no series is eligible, or series of several studies are
             chosen, why = None, []
         rows = [_summary(each, each is chosen, why) for each in found]
     return sorted(rows, key=lambda s: (s.number is None, s.number or 0, s.uid))
@@ -83,11 +83,11 @@ def read_study(
 ) -> CTSeries:
     """Read the CT series of a DICOM file, a folder, a zip or a DICOMDIR.
 
-    The original, axial, non-contrast, soft-kernel one with most slices is chosen; `series` (a UID,
-    a series number, or the beginning of a UID, which is no plain number) asks for another.
+    The original, axial, non-contrast, soft-kernel series with the most slices is chosen; `series`
+    (a UID, a series number, or the start of a UID that is not a plain number) asks for another.
     ``progress(slices done, slices)`` is called as pixels are read. Raises StudyError, in one line,
-    where no series can be read rightly; what was unusual but readable is in the result's notes.
-    Description and notes are free of what identifies the patient; the sources' headers are not.
+    if no series can be read correctly; what was unusual but readable is in the result's notes.
+    Description and notes contain nothing that identifies the patient; the sources' headers do.
     """
     path = Path(path).absolute()
     with quiet_dicom(), study_files(path) as files:
@@ -138,7 +138,7 @@ def _series(headers: Headers, path: Path) -> list[Candidate]:
 
 
 def _summary(candidate: Candidate, chosen: bool, why: list[str]) -> SeriesSummary:
-    """``why``: what speaks for the chosen one, where there is a choice."""
+    """``why``: the reasons for the chosen one, if there is a choice."""
     return SeriesSummary(
         uid=candidate.uid,
         number=candidate.number,
@@ -172,7 +172,7 @@ def _source(frame: Frame, lossy: LossyCompression | None) -> SourceSlice:
 
 
 def _with_thickness(planes: list[SlicePlane], frames: list[Frame]) -> list[SlicePlane]:
-    """A single slice without SliceThickness: SpacingBetweenSlices is the next best word for it."""
+    """For a single slice without SliceThickness, SpacingBetweenSlices is the next best value."""
     if len(planes) > 1 or planes[0].thickness is not None:
         return planes
     return [replace(planes[0], thickness=spacing_between_slices(frames[0]))]
@@ -187,7 +187,8 @@ def _file_notes(headers: Headers) -> list[str]:
 
 
 def _unreadable(headers: Headers) -> list[str]:
-    """Slices may be among them, and a missing end slice leaves no gap that would be noted."""
+    """A note about unreadable files: slices may be among them, and a missing end slice leaves no
+    gap that would be noticed."""
     if not headers.unreadable:
         return []
     count, named = len(headers.unreadable), _first_names(headers.unreadable)
@@ -220,7 +221,7 @@ def _series_notes(chosen: Candidate, frames: list[Frame]) -> list[str]:
         notes.append("a sharp kernel: noise and edges may be taken for blood")
     part = text(chosen.first, "BodyPartExamined").upper()
     if part not in _HEAD:
-        short = scrubbed(part, chosen.first)[:16]  # in this order: the half of a name is a name
+        short = scrubbed(part, chosen.first)[:16]  # in this order: half a name still identifies
         notes.append(f"BodyPartExamined is {short}, not the head")
     if padding := ignored_padding(frames[0]):
         notes.append(f"PixelPaddingValue means {padding}, which is tissue: ignored")

@@ -1,4 +1,4 @@
-"""Which series is the scan: by rule, with the reason, or as the user says."""
+"""Choose the series that is the scan: by rule, with the reason, or as the user asks."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from samihs_runtime.identity import scrubbed
 from .judging import Candidate
 
 _FEW_SLICES = 4
-"""Fewer than these is a key image or a test slice rather than a scan of a head."""
+"""A series of fewer slices is a key image or a test slice rather than a scan of a head."""
 
 
 def choose(found: list[Candidate], wanted: str | None, where: str) -> tuple[Candidate, list[str]]:
-    """The series to read and notes that say why; StudyError, naming the choices, where none is."""
+    """The series to read, and notes that say why; StudyError, naming the choices, if none fits."""
     if wanted is not None:
         return _as_asked(found, wanted.strip(), where)
     eligible = [candidate for candidate in found if candidate.verdict.eligible]
@@ -29,7 +29,7 @@ def choose(found: list[Candidate], wanted: str | None, where: str) -> tuple[Cand
 
 
 def _rank(candidate: Candidate) -> tuple[object, ...]:
-    """What is better sorts higher; between equals the lower series number."""
+    """Better series sort higher; among equals the lower series number wins."""
     return (
         candidate.slices >= _FEW_SLICES,
         candidate.original,
@@ -74,11 +74,11 @@ def _as_asked(found: list[Candidate], wanted: str, where: str) -> tuple[Candidat
 
 
 def _matching(found: list[Candidate], wanted: str) -> list[Candidate]:
-    """By whole UID; else a plain number is a series number, and other text a UID's beginning."""
+    """Match a whole UID; otherwise a plain number is a series number, other text a UID's start."""
     by_uid = [c for c in found if wanted and c.uid == wanted]
     if by_uid:
         return by_uid
-    if wanted.isdecimal():  # nearly every UID begins with 1 or 2: never a number's second meaning
+    if wanted.isdecimal():  # never also the start of a UID: nearly all begin with 1 or 2
         return [c for c in found if c.number == int(wanted)]
     return [c for c in found if wanted and c.uid.startswith(wanted)]
 
@@ -95,7 +95,7 @@ def _labels(found: list[Candidate]) -> str:
 
 
 def _choices(found: list[Candidate]) -> str:
-    """Labels, with the UID where a number does not tell a series from another."""
+    """Labels, with the UID if the number does not distinguish a series from others."""
     numbers = [candidate.number for candidate in found]
     return "; ".join(
         sorted(

@@ -1,7 +1,7 @@
-"""Looking at a compressed frame before a decoder does.
+"""Check a compressed frame before it is decoded.
 
-Decoders allocate what the codestream claims, not what the header says, and some fill a cut-off
-image with grey without a word. So its size is compared and its end marker looked for first.
+Decoders allocate what the codestream claims, not what the header says, and some silently fill a
+truncated image with grey. So the size is compared and the end marker looked for first.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from itertools import pairwise
 _SOC_SIZ = b"\xff\x4f\xff\x51"  # JPEG 2000: start of codestream, image size (ISO 15444-1 A.5.1)
 _SOI = b"\xff\xd8"
 _END = b"\xff\xd9"  # EOI of JPEG and JPEG-LS, EOC of JPEG 2000
-_FILL = b"\x00\xff"  # fragments are padded to even length; WG04's files do it with FF
+_FILL = b"\x00\xff"  # fragments are padded to even length; WG04's files are padded with FF
 _NOT_SOF = {0xC4, 0xC8, 0xCC}  # among C0 to CF: Huffman tables, reserved, arithmetic conditioning
 _SOF_JPEG_LS = 0xF7
 
 
 def codestream_problem(frame: bytes, rows: int, columns: int) -> str:
-    """Why a JPEG, JPEG-LS or JPEG 2000 frame should not be decoded; empty where it may be."""
+    """Why a JPEG, JPEG-LS or JPEG 2000 frame should not be decoded; empty if it may be."""
     size = codestream_size(frame)
     if size is None:
         return "it is no JPEG, JPEG-LS or JPEG 2000 image"
@@ -29,8 +29,8 @@ def codestream_problem(frame: bytes, rows: int, columns: int) -> str:
 
 
 def codestream_size(frame: bytes) -> tuple[int, int] | None:
-    """(rows, columns) by the codestream's own header, or None."""
-    start = frame.find(_SOC_SIZ, 0, 2**12)  # behind boxes, where someone stored a JP2 file
+    """(rows, columns) according to the codestream's own header, or None."""
+    start = frame.find(_SOC_SIZ, 0, 2**12)  # after boxes, if someone stored a JP2 file
     if start >= 0:
         return _jpeg2000_size(frame[start + 4 : start + 40])
     return _jpeg_size(frame) if frame.startswith(_SOI) else None
@@ -73,12 +73,12 @@ def rle_adds_up(frame: bytes, pixels: int) -> bool:
 
 
 def _rle_length(segment: bytes) -> int:
-    """Bytes that a segment expands to; -1 where it ends within a run."""
+    """Bytes that a segment expands to; -1 if it ends within a run."""
     at = length = 0
     end = len(segment)
     while at < end - 1:  # a single byte at the end is padding
         run = segment[at]
-        if run < 128:  # this many and one more literal bytes
+        if run < 128:  # run + 1 literal bytes
             at += run + 2
             length += run + 1
         elif run > 128:  # one byte repeated

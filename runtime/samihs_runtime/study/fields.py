@@ -1,7 +1,7 @@
-"""Header values, or None: whatever a broken header holds, these do not raise.
+"""Header values, or None; these never raise, whatever a broken header contains.
 
-pydicom converts a value when it is first looked at, and a malformed one may raise almost anything
-there; a header that merely carries one somewhere must still be readable.
+pydicom converts a value when it is first accessed, and a malformed one may then raise almost
+anything; a header that merely contains one somewhere must still be readable.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def value(dataset: Any, keyword: str) -> Any:
-    """The value of a keyword, or None where it is missing, empty or cannot be converted."""
+    """The value of a keyword, or None if it is missing, empty or cannot be converted."""
     try:
         found = dataset.get(keyword)
     except Exception:  # any: see the module's docstring
@@ -20,13 +20,13 @@ def value(dataset: Any, keyword: str) -> Any:
 
 
 def text(dataset: Any, keyword: str) -> str:
-    """A value as printable text of one line; empty where missing."""
+    """A value as printable text on one line; empty if missing."""
     found = value(dataset, keyword)
     return "" if found is None else "".join(c for c in str(found) if c.isprintable()).strip()
 
 
 def strings(dataset: Any, keyword: str) -> tuple[str, ...]:
-    """A multi-valued string; empty where missing."""
+    """A multi-valued string; empty if missing."""
     found = value(dataset, keyword)
     if found is None:
         return ()
@@ -38,7 +38,7 @@ def strings(dataset: Any, keyword: str) -> tuple[str, ...]:
 
 
 def words(dataset: Any, keyword: str) -> tuple[str, ...]:
-    """A multi-valued code string, upper case; empty where missing."""
+    """A multi-valued code string, upper case; empty if missing."""
     return tuple(part.upper() for part in strings(dataset, keyword))
 
 
@@ -67,7 +67,7 @@ def integer(dataset: Any, keyword: str) -> int | None:
 
 
 def items(dataset: Any, keyword: str) -> list[Any]:
-    """The items of a sequence; empty where it is missing or no sequence."""
+    """The items of a sequence; empty if it is missing or not a sequence."""
     found = value(dataset, keyword)
     try:
         return [item for item in found if hasattr(item, "get")] if found is not None else []

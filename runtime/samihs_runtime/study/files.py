@@ -1,4 +1,4 @@
-"""Finding the files of a study: one file, a folder, a zip, or what a DICOMDIR refers to."""
+"""Find the files of a study: one file, a folder, a zip, or what a DICOMDIR refers to."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from .limits import (
 
 @dataclass(frozen=True, eq=False)
 class SourceFile:
-    """One file to be tried. Nothing is ever unpacked on disk."""
+    """One file to try. Nothing is ever unpacked to disk."""
 
     path: Path
-    """Where it is; for a member of a zip the zip's path with the member's name behind it."""
+    """Where it is; for a member of a zip the zip's path followed by the member's name."""
     open: Callable[[], BinaryIO]
     """A fresh, seekable stream from the start."""
 
@@ -42,11 +42,11 @@ class SourceFile:
 def study_files(path: Path) -> Iterator[list[SourceFile]]:
     """All files below `path`, sorted by path; the streams are valid within the context.
 
-    What may not be read is among them, a folder that may not be listed too: opening it raises
-    PermissionError.
+    Files without read permission and folders that may not be listed are included: opening them
+    raises PermissionError.
 
-    Raises StudyError: nothing there or behind a locked folder, more than the limits, an unsafe or
-    damaged zip.
+    Raises StudyError: nothing there, or in a folder without permission; above the limits; an unsafe
+    or damaged zip.
     """
     kind = _kind(path)
     if stat.S_ISDIR(kind):
@@ -61,7 +61,7 @@ def study_files(path: Path) -> Iterator[list[SourceFile]]:
 
 
 def _kind(path: Path) -> int:
-    """``st_mode``; StudyError where there is nothing, or nothing that may be looked at."""
+    """``st_mode``; StudyError if there is nothing, or nothing that may be accessed."""
     try:
         return path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -72,17 +72,17 @@ def _kind(path: Path) -> int:
 
 
 def file_on_disk(path: Path) -> SourceFile:
-    """One file as a source; StudyError where it is too large."""
+    """One file as a source; StudyError if it is too large."""
     if path.stat().st_size > MAX_FILE_BYTES:
         raise StudyError(f"{path.name}: larger than the limit of {MAX_FILE_BYTES / 2**30:g} GiB")
     return SourceFile(path, lambda: path.open("rb"))
 
 
 def source_at(path: Path) -> SourceFile:
-    """The same; one that may not be looked at is a source that does not open."""
+    """The same, but a file that may not be accessed gives a source that cannot be opened."""
     try:
         return file_on_disk(path)
-    except PermissionError:  # its folder may be listed, and not entered
+    except PermissionError:  # its folder may be listed but not entered
         return _unreadable(path)
 
 
@@ -112,7 +112,7 @@ def _in_folder(folder: Path) -> list[SourceFile]:
                     found.append(file_on_disk(path))
             except PermissionError:
                 found.append(_unreadable(path))
-            except OSError:  # a link that leads nowhere
+            except OSError:  # a broken link
                 continue
             if len(found) > MAX_FILES:
                 raise StudyError(
@@ -153,7 +153,8 @@ def _in_zip(path: Path, archive: zipfile.ZipFile) -> list[SourceFile]:
 
 
 def _check_member(path: Path, info: zipfile.ZipInfo) -> None:
-    """Names are only shown, never written to; one that tries to escape is still no honest zip."""
+    """Refuse unsafe members. Names are only shown, never written to, but a zip with a name that
+    tries to escape is not to be trusted."""
     name = PurePosixPath(info.filename.replace("\\", "/"))
     drive = len(info.filename) > 1 and info.filename[1] == ":"
     if name.is_absolute() or ".." in name.parts or drive:
@@ -171,8 +172,8 @@ def _member_opener(
     path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo
 ) -> Callable[[], BinaryIO]:
     def opened() -> BinaryIO:
-        # Buffered, since reading a header looks back a few bytes and a zip stream would restart.
-        # zipfile stops at the stated size, so a lying directory cannot expand beyond the limit.
+        # Buffered, since reading a header seeks back a few bytes, and a zip stream would restart.
+        # zipfile stops at the stated size, so a false directory cannot expand beyond the limit.
         try:
             return io.BufferedReader(archive.open(info), 2**16)  # type: ignore[type-var]
         except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError) as error:

@@ -1,7 +1,7 @@
-"""One slice-to-be: a classic CT image, or one frame of an Enhanced (multi-frame) one.
+"""A future slice: a classic CT image, or one frame of an Enhanced (multi-frame) one.
 
-Enhanced objects keep what differs between frames in functional groups: looked up per frame first,
-then shared (PS3.3 C.7.6.16). Classic objects keep it at the top.
+Enhanced objects keep attributes that may differ between frames in functional groups: these are
+looked up per frame first, then shared (PS3.3 C.7.6.16). Classic objects keep them at the top level.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ _MACROS = {  # functional group that holds the attribute, PS3.3 C.7.6.16.2 and C
     "ConvolutionKernel": "CTReconstructionSequence",
     "GantryDetectorTilt": "CTGeometrySequence",
 }
-_UNIT_TOLERANCE = 1e-2  # of a direction's length, and of rows against columns: rounded headers
+_UNIT_TOLERANCE = 1e-2  # for length and dot product of directions: headers are rounded
 
 
 class UnreadableError(Exception):
-    """Why a frame cannot be placed or scaled; becomes a series' reason."""
+    """Why a frame cannot be placed or scaled; becomes the reason given for its series."""
 
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """A frame and where its attributes are to be looked up."""
+    """A frame, and where to look up its attributes."""
 
     header: Header
     number: int | None
@@ -56,13 +56,13 @@ class Frame:
 
     @property
     def image_type(self) -> tuple[str, ...]:
-        """FrameType where there is one, else ImageType; upper case."""
+        """FrameType if there is one, otherwise ImageType; upper case."""
         own = words(self.place("FrameType"), "FrameType") if self.groups else ()
         return own or words(self.header.dataset, "ImageType")
 
 
 def frames_of(header: Header) -> list[Frame]:
-    """One frame of a classic object, all of an Enhanced one (none where its groups are missing)."""
+    """The one frame of a classic object, or all of an Enhanced one (none if it has no groups)."""
     dataset = header.dataset
     if text(dataset, "SOPClassUID") not in CT_CLASSES[1:]:
         return [Frame(header, None)]
@@ -72,7 +72,7 @@ def frames_of(header: Header) -> list[Frame]:
 
 
 def plane_of(frame: Frame) -> SlicePlane:
-    """The frame's plane; UnreadableError where the header does not place it."""
+    """The frame's plane; UnreadableError if the header does not define it."""
     position = _triple(frame, "ImagePositionPatient", 3)
     orientation = np.array(_triple(frame, "ImageOrientationPatient", 6))
     spacing = _triple(frame, "PixelSpacing", 2)
@@ -94,7 +94,7 @@ def plane_of(frame: Frame) -> SlicePlane:
 
 
 def rescale_of(frame: Frame) -> tuple[float, float]:
-    """Slope and intercept to HU; UnreadableError where the values are not HU (PS3.3 C.11.1)."""
+    """Slope and intercept to HU; UnreadableError if the values are not HU (PS3.3 C.11.1)."""
     kind = text(frame.place("RescaleType"), "RescaleType").upper()
     if kind not in ("", "HU"):  # empty means HU in a CT image, PS3.3 C.8.2.1
         raise UnreadableError(f"its values are not HU (RescaleType {kind[:16]})")
@@ -108,12 +108,12 @@ def rescale_of(frame: Frame) -> tuple[float, float]:
 
 
 def spacing_between_slices(frame: Frame) -> float | None:
-    """SpacingBetweenSlices in mm, where it is positive."""
+    """SpacingBetweenSlices in mm, if it is positive."""
     return _positive(frame, "SpacingBetweenSlices")
 
 
 def instance_number(frame: Frame) -> int:
-    """InstanceNumber, 0 where missing: only to make an order among equals definite."""
+    """InstanceNumber, 0 if missing; used only to make the order among equals definite."""
     return integer(frame.header.dataset, "InstanceNumber") or 0
 
 

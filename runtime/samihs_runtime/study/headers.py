@@ -1,4 +1,4 @@
-"""Reading headers: everything before the pixels, from whatever calls itself DICOM."""
+"""Read headers: everything before the pixels, from any file that claims to be DICOM."""
 
 from __future__ import annotations
 
@@ -42,19 +42,19 @@ class Headers:
 
     images: list[Header]
     damaged: list[SourceFile]
-    """Files that are DICOM by their first bytes, but could not be parsed or end before their image
-    does; and empty ones, which may have been slices."""
+    """Files that start like DICOM but could not be parsed or end before their image does; and empty
+    files, which may have been slices."""
     unreadable: list[SourceFile]
-    """Files and folders that the user may not read: whatever they are."""
+    """Files and folders that the user may not read, whatever they are."""
     others: int
-    """Files that are no DICOM at all, and DICOM objects that are no images."""
+    """Files that are not DICOM at all, and DICOM objects that are not images."""
     notes: list[str]
 
 
 def read_headers(sources: Iterable[SourceFile], follow_dicomdir: bool) -> Headers:
-    """Headers of all images; a DICOMDIR given alone leads to the files that it refers to.
+    """Headers of all images; for a DICOMDIR given alone, of the files that it refers to.
 
-    In a folder a DICOMDIR is passed over, since its files are met there anyway.
+    In a folder a DICOMDIR is skipped, since its files are found there anyway.
     """
     found = Headers([], [], [], 0, [])
     others = 0
@@ -68,7 +68,7 @@ def read_headers(sources: Iterable[SourceFile], follow_dicomdir: bool) -> Header
             others += 1
         elif value(dataset, "Rows") is None:
             others += 1
-            if _is_ct(dataset):  # cut off within its header
+            if _is_ct(dataset):  # truncated within its header
                 found.damaged.append(source)
         else:
             found.images.append(Header(source, dataset))
@@ -76,7 +76,7 @@ def read_headers(sources: Iterable[SourceFile], follow_dicomdir: bool) -> Header
 
 
 def open_dataset(source: SourceFile, header_only: bool) -> Any:
-    """The parsed object; None where the file is no DICOM. Raises what pydicom raises."""
+    """The parsed object; None if the file is not DICOM. Raises what pydicom raises."""
     with source.open() as stream:
         start = stream.read(_PREFIX_END)
         if not start:
@@ -94,7 +94,8 @@ def open_dataset(source: SourceFile, header_only: bool) -> Any:
 
 
 def _try(source: SourceFile, found: Headers) -> Any:
-    """The parsed header; None where the file is no DICOM, or is added to what cannot be read."""
+    """The parsed header; None if the file is not DICOM, or was added to ``found`` as damaged or
+    unreadable."""
     try:
         dataset = open_dataset(source, header_only=True)
     except StudyError:
@@ -102,7 +103,7 @@ def _try(source: SourceFile, found: Headers) -> Any:
     except PermissionError:
         found.unreadable.append(source)
         return None
-    except Exception:  # a mutated header makes pydicom raise nearly anything, MemoryError too
+    except Exception:  # a corrupt header makes pydicom raise nearly anything, even MemoryError
         found.damaged.append(source)
         return None
     if dataset is not None and not text(dataset, "SOPClassUID") and not _is_dicomdir(dataset):
@@ -112,12 +113,12 @@ def _try(source: SourceFile, found: Headers) -> Any:
 
 
 def _looks_headerless(start: bytes) -> bool:
-    """A data set without preamble, as some exports have it: it starts with group 0002 or 0008."""
+    """Whether it is a data set without preamble, as in some exports: group 0002 or 0008 first."""
     return start[:2] in (b"\x02\0", b"\x08\0") and start[3:4] == b"\0"
 
 
 def _ensure_transfer_syntax(dataset: Any) -> None:
-    """Files without meta information: pydicom has found out how they are encoded."""
+    """For files without meta information, set the encoding that pydicom has detected."""
     meta = getattr(dataset, "file_meta", None)
     if meta is None:
         meta = dataset.file_meta = FileMetaDataset()
@@ -129,7 +130,7 @@ def _ensure_transfer_syntax(dataset: Any) -> None:
 
 def _check_deflated(source: SourceFile, start: bytes, stream: BinaryIO) -> None:
     """pydicom inflates without a limit, so measure first."""
-    meta_length = int.from_bytes(start[140:144], "little")  # (0002,0000) UL, right behind "DICM"
+    meta_length = int.from_bytes(start[140:144], "little")  # (0002,0000) UL, right after "DICM"
     packed = (start + stream.read())[144 + meta_length :]
     if len(zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, MAX_DEFLATED_BYTES)) >= (
         MAX_DEFLATED_BYTES
@@ -143,7 +144,7 @@ def _is_dicomdir(dataset: Any) -> bool:
 
 
 def _is_ct(dataset: Any) -> bool:
-    """By the meta information as well: of a file that was cut off it may be all there is."""
+    """Whether it is CT, also by the meta information: a truncated file may have nothing else."""
     return bool({text(dataset, "SOPClassUID"), _stored_class(dataset)} & {*CT_CLASSES})
 
 
@@ -181,6 +182,6 @@ def _locate(root: Path, parts: tuple[str, ...]) -> Path | None:
         try:
             if path.is_file():
                 return path
-        except PermissionError:  # behind a locked folder: counted and named with the unreadable
+        except PermissionError:  # in a folder without permission: reported as unreadable
             return path
     return None

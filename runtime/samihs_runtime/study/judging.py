@@ -1,4 +1,4 @@
-"""Grouping frames into series, and judging whether each can be read as axial CT in HU."""
+"""Group frames into series, and judge whether each can be read as axial CT in HU."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .kernels import Sharpness, sharpness
 from .limits import MAX_MATRIX, MAX_PIXELS
 
 _AXIAL_COSINE = 0.7
-"""Of the normal against the body's axis: axial up to 45 degrees; gantries tilt by 30 at most."""
+"""Between the normal and the body's axis: axial up to 45 degrees; gantries tilt by at most 30."""
 _MAPS = {  # ImageType values of derived maps, PS3.3 C.8.15.2.1.4 and C.8.2.1.1.4
     *("PERFUSION", "RCBF", "RCBV", "CBF", "CBV", "MTT", "TTP", "TMAX", "TTD", "PERMEABILITY"),
     *("IODINE", "MAT_SPECIFIC", "MAT_FRACTIONAL", "MAT_REMOVED", "MAT_MODIFIED"),
@@ -33,7 +33,7 @@ class Verdict:
     readable: bool
     """Whether it can be read at all, on request."""
     reason: str
-    """Why it is not eligible; what speaks for it where it is."""
+    """Why it is not eligible or, if it is, what speaks for it."""
 
     @property
     def eligible(self) -> bool:
@@ -49,7 +49,7 @@ class Candidate:
     uid: str
     frames: list[Frame]
     planes: list[SlicePlane]
-    """One per frame, in the same order; empty where the series is not readable."""
+    """One per frame, in the same order; empty if the series is not readable."""
     slices: int
     verdict: Verdict
 
@@ -85,8 +85,8 @@ class Candidate:
 
 
 def candidates(headers: Iterable[Header]) -> list[Candidate]:
-    """All series, judged. What cannot belong to one stack (a localizer or a screenshot filed under
-    the scan's series) becomes a candidate of its own with the same UID."""
+    """All series, judged. Images that cannot belong to the same stack (a localizer or a screenshot
+    filed under the scan's series) become a separate candidate with the same UID."""
     groups: dict[tuple[object, ...], list[Header]] = {}
     for header in headers:
         groups.setdefault(_key(header), []).append(header)
@@ -125,7 +125,7 @@ class _RefusedError(Exception):
 
 
 def _check_object(members: list[Header], frames: list[Frame]) -> None:
-    """What the objects are, before where they lie."""
+    """Check what the objects are, before their positions."""
     dataset = members[0].dataset
     modality = text(dataset, "Modality")[:16] or "unknown"
     if modality != "CT":
@@ -167,8 +167,8 @@ def _check_matrix(dataset: Any) -> None:
 
 
 def _check_high_bit(dataset: Any) -> None:
-    """The stored bits must be the lowest ones (PS3.5 8.1.1): of values that lie higher the top bits
-    would be dropped. Too low a HighBit loses nothing, and old archives have it."""
+    """The stored bits must be the lowest ones (PS3.5 8.1.1), or else the values' top bits would be
+    dropped. Too low a HighBit loses nothing and occurs in old archives."""
     stored, high = integer(dataset, "BitsStored"), integer(dataset, "HighBit")
     if stored is not None and high is not None and high >= stored:
         raise _RefusedError(

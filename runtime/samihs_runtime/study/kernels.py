@@ -1,6 +1,7 @@
-"""What a reconstruction kernel's name tells: soft enough for brain, or sharpened for bone.
+"""Judge a reconstruction kernel by its name: soft enough for brain, or sharpened for bone.
 
-Names are vendors' own, so what is not surely known counts as unknown and loses to a soft one only.
+Names differ between vendors, so any name that is not known for certain counts as unknown, which
+ranks below soft but above sharp.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _SOFT_WORDS = ("brain", "hirn", "cerebr", "soft", "std", "standard", "encephal")
 
 
 def sharpness(kernel: str, description: str) -> Sharpness:
-    """Judge by ConvolutionKernel, and by SeriesDescription where that says nothing."""
+    """Judge by ConvolutionKernel, or by SeriesDescription if that says nothing."""
     by_name = _by_name(kernel.strip().split("\\")[0].strip("[]' "))
     return by_name if by_name != "unknown" else _by_words(description.lower())
 

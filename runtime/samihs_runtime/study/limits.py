@@ -1,13 +1,13 @@
-"""What the reader refuses to take on, and why each number is what it is.
+"""The reader's limits, and the reason for each number.
 
-The limits guard against damaged and malicious input; each is several times what a real head CT
-needs. A message that refuses names the limit.
+They guard against damaged and malicious input; each is several times what a real head CT needs. An
+error message about a limit names it.
 """
 
 MAX_FILES = 20_000
-"""Files looked at below one folder or in one zip. A perfusion study has about 5,000."""
+"""Files examined below one folder or in one zip. A perfusion study has about 5,000."""
 MAX_FILE_BYTES = 2 * 2**30
-"""One file. An uncompressed Enhanced CT of 2,000 slices of 512 x 512 has 1 GiB."""
+"""One file. An uncompressed Enhanced CT with 2,000 slices of 512 x 512 has 1 GiB."""
 MAX_ZIP_MEMBER_BYTES = 2**30
 """One member of a zip, expanded: it is read into memory."""
 MAX_ZIP_BYTES = 8 * 2**30
@@ -15,8 +15,8 @@ MAX_ZIP_BYTES = 8 * 2**30
 MAX_DEFLATED_BYTES = 2**28
 """A deflated data set (PS3.5 A.5), inflated: 128 slices of 1024 x 1024 in 16 bits."""
 MAX_MATRIX = 4096
-"""Rows or columns. CT reconstructs 256 to 2048."""
+"""Rows or columns. CT is reconstructed with 256 to 2048."""
 MAX_PIXELS = 2**29
 """Pixels of one series: 2,048 slices of 512 x 512; 1 GiB as int16."""
 MAX_NESTING = 32
-"""Folders within folders."""
+"""Levels of nested folders."""

@@ -21,24 +21,24 @@ from .headers import open_dataset
 from .loss import lossy_compression
 
 AIR_HU = -1000
-"""What padding outside the scanner's field of view becomes."""
+"""The value given to padding outside the scanner's field of view."""
 _TISSUE_HU = (-200, 200)
-"""Padding that reaches in here is a wrong header: taking it at its word would punch air into brain.
-Seen as a padding of 0 in series whose stored values are HU already."""
+"""A padding value in this range is a header error: following it would punch air into the brain.
+Seen as a padding of 0 in series whose stored values are already HU."""
 _RLE = "1.2.840.10008.1.2.5"
 Stored = NDArray[np.signedinteger[Any]] | NDArray[np.unsignedinteger[Any]]
 
 
 def read_frames(source: SourceFile, frames: list[Frame]) -> Iterator[NDArray[Any]]:
-    """HU [rows, columns] of each of the file's frames: int32 where exact, else float32.
+    """HU [rows, columns] of each of the file's frames: int32 if exact, otherwise float32.
 
-    Raises StudyError, naming the file, where the pixels are cut short or cannot be decoded.
+    Raises StudyError, naming the file, if the pixels are truncated or cannot be decoded.
     """
     try:
         dataset = open_dataset(source, header_only=False)
     except StudyError:
         raise
-    except Exception as error:  # the header could be read: damaged behind it
+    except Exception as error:  # the header could be read: the file is damaged after it
         raise StudyError(f"{source.name}: the pixel data cannot be read, it is damaged") from error
     for frame in frames:
         raw = _decode(source, dataset, (frame.number or 1) - 1)
@@ -46,7 +46,7 @@ def read_frames(source: SourceFile, frames: list[Frame]) -> Iterator[NDArray[Any
 
 
 def _decode(source: SourceFile, dataset: Any, index: int) -> Stored:
-    """Stored values as they lie in the file, unused bits and all."""
+    """Stored values as in the file, including unused bits."""
     syntax = UID(text(dataset.file_meta, "TransferSyntaxUID"))
     if not syntax.is_transfer_syntax:
         raise StudyError(f"{source.name}: its transfer syntax is private, unknown or damaged")
@@ -85,10 +85,10 @@ def _check_native(source: SourceFile, dataset: Any, data: bytes) -> None:
 
 
 def _checked_decoder(source: SourceFile, dataset: Any, data: bytes, index: int, syntax: UID) -> str:
-    """The pydicom plugin for a frame that is fit to be decoded; StudyError where it is not.
+    """The pydicom plugin for a frame that can be decoded safely; StudyError if it cannot.
 
-    Plugins are named so that what decodes is what the package depends on and was tested with,
-    whatever else is installed.
+    Plugins are named explicitly so that the one used is the one that the package depends on and was
+    tested with, whatever else is installed.
     """
     try:
         frames = integer(dataset, "NumberOfFrames") or 1
@@ -96,7 +96,7 @@ def _checked_decoder(source: SourceFile, dataset: Any, data: bytes, index: int, 
     except Exception as error:
         raise StudyError(f"{source.name}: pixel data is cut short or damaged") from error
     if syntax == _RLE:
-        # The fast decoder panics, past any except clause, on what does not add up.
+        # The fast decoder panics on inconsistent data, which no except clause catches.
         exact = rle_adds_up(frame, dataset.Rows * dataset.Columns)
         return "pylibjpeg" if exact else "pydicom"
     problem = codestream_problem(frame, dataset.Rows, dataset.Columns)
@@ -116,11 +116,11 @@ def _to_hu(raw: Stored, dataset: Any, slope: float, intercept: float) -> NDArray
     padding = padding_range(dataset)
     if padding and not _is_tissue(*_in_hu(padding, slope, intercept)):
         low, high = padding
-        # Padding may use the unused bits: -2000 in 16 bits where 12 are stored.
+        # Padding may use the unused bits: -2000 in 16 bits although 12 are stored.
         hu[((raw >= low) & (raw <= high)) | ((stored >= low) & (stored <= high))] = AIR_HU
         below_air = high * slope + intercept - AIR_HU
         if below_air < 0 and lossy_compression(dataset) is not None:
-            # Compression has spread the padding's value: what is nearer to it than to air is it.
+            # Compression has spread the padding: values nearer to it than to air count as padding.
             hu[hu < AIR_HU + below_air / 2] = AIR_HU
     return hu
 
@@ -131,14 +131,14 @@ def _in_hu(padding: tuple[int, int], slope: float, intercept: float) -> tuple[fl
 
 
 def _is_tissue(low: float, high: float) -> bool:
-    """Whether any HU from `low` to `high` is."""
+    """Whether any HU from `low` to `high` is tissue."""
     return low <= _TISSUE_HU[1] and high >= _TISSUE_HU[0]
 
 
 def padding_range(dataset: Any) -> tuple[int, int] | None:
     """Lowest and highest stored value that is padding (PS3.3 C.7.5.1.1.2), or None.
 
-    The value's representation may not be the pixels' (63536 for -2000): it is taken in theirs.
+    A value in another representation than the pixels' (63536 for -2000) is converted to theirs.
     """
     first = integer(dataset, "PixelPaddingValue")
     if first is None:
@@ -149,7 +149,7 @@ def padding_range(dataset: Any) -> tuple[int, int] | None:
 
 
 def ignored_padding(frame: Frame) -> str:
-    """What padding means in HU where it was ignored since that is tissue; else empty."""
+    """The padding in HU if it was ignored because that is tissue; otherwise empty."""
     padding = padding_range(frame.header.dataset)
     if padding is None:
         return ""
@@ -167,11 +167,11 @@ def _as_pixel(number: int, dataset: Any) -> int:
 
 
 def _without_unused_bits(raw: Stored, dataset: Any) -> Stored:
-    """Keep BitsStored bits and extend the sign: the others may hold anything (PS3.5 8.1.1)."""
+    """Keep BitsStored bits and extend the sign; the others may contain anything (PS3.5 8.1.1)."""
     allocated = raw.dtype.itemsize * 8
     stored = integer(dataset, "BitsStored") or allocated
     syntax = UID(dataset.file_meta.TransferSyntaxUID)
-    # JPEG 2000 and JPEG-LS carry their own precision, by which pydicom has extended the sign.
+    # JPEG 2000 and JPEG-LS have their own precision, by which pydicom has extended the sign.
     if syntax.is_encapsulated and text(dataset.file_meta, "TransferSyntaxUID") in _OWN_PRECISION:
         return raw
     shift = allocated - stored

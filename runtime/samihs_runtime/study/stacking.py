@@ -1,4 +1,4 @@
-"""Putting a series' frames in order along the normal, and saying what is unusual about them."""
+"""Put a series' frames in order along the normal, and note what is unusual about them."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from .judging import Candidate
 from .pixels import read_frames
 
 SAME_PLACE_MM = 0.01
-"""Slices closer than this share a place: a twentieth of the thinnest that CT makes."""
+"""Slices closer than this are at the same position: a twentieth of the thinnest CT slices."""
 _TILT_WORTH_SAYING = 0.1  # degrees
-_OBLONG = 1.05  # one side of a pixel by the other; scanners' squares agree to the last digit
-_HOLE = 1.5  # a gap this many times the usual one, and the slices' own thickness, misses slices
+_OBLONG = 1.05  # ratio of a pixel's sides; square pixels from scanners agree to the last digit
+_HOLE = 1.5  # a gap this many times the usual one and the slices' thickness has missing slices
 
 
 @dataclass(frozen=True, eq=False)
 class Stack:
-    """Frames in order, duplicates of one place together."""
+    """Frames in order, with duplicates at one position together."""
 
     places: list[list[Frame]]
-    """[Z] the frames at each place: one, but for duplicates."""
+    """[Z] the frames at each position: one, except for duplicates."""
     planes: list[SlicePlane]
-    """[Z] the plane of each place's first frame."""
+    """[Z] the plane of the first frame at each position."""
     notes: list[str]
 
 
@@ -68,9 +68,9 @@ def _identity(frame: Frame) -> tuple[str, int | None]:
 def read_stack(
     places: list[list[Frame]], progress: Callable[[int, int], None] | None
 ) -> tuple[NDArray[np.int16] | NDArray[np.float32], int]:
-    """HU [Z, rows, columns] of a stack, and how many duplicate slices were found alike.
+    """HU [Z, rows, columns] of a stack, and the number of duplicate slices, which were identical.
 
-    Each file is opened once. StudyError where two different images lie at one place.
+    Each file is opened once. Raises StudyError if two different images have the same position.
     """
     jobs: dict[SourceFile, list[tuple[int, Frame]]] = {}
     for index, frames in enumerate(places):
@@ -100,7 +100,7 @@ def read_stack(
 def _fitting(
     volume: NDArray[np.int16] | NDArray[np.float32], hu: NDArray[np.generic]
 ) -> NDArray[np.int16] | NDArray[np.float32]:
-    """The volume, as float32 from the first slice on that int16 cannot hold exactly."""
+    """The volume, converted to float32 at the first slice that int16 cannot hold exactly."""
     if volume.dtype == np.float32:
         return volume
     limits = np.iinfo(np.int16)
@@ -110,7 +110,7 @@ def _fitting(
 
 
 def geometry_notes(planes: list[SlicePlane], frame: Frame) -> list[str]:
-    """Oblong pixels, tilt, uneven gaps, holes: what the user should know of the stack's shape."""
+    """Oblong pixels, tilt, uneven gaps, holes: what the user should know about the stack."""
     notes = _oblong(planes[0])
     if len(planes) == 1:
         return notes
@@ -131,7 +131,7 @@ def geometry_notes(planes: list[SlicePlane], frame: Frame) -> list[str]:
 
 
 def _oblong(plane: SlicePlane) -> list[str]:
-    """Pixels reach the model as they are stored, as if they were square."""
+    """A note on oblong pixels, since the model is given them as stored, as if they were square."""
     between_rows, between_columns = plane.spacing
     if max(plane.spacing) <= _OBLONG * min(plane.spacing):
         return []

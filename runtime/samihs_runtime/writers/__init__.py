@@ -1,8 +1,8 @@
 """One result, many files: DICOM SEG, pictures, JSON report, NIfTI, STL.
 
-:func:`write_outputs` is all that a command needs. File names never carry the patient's identity;
-nor does what is in them, but for DICOM objects (a PACS needs the patient module, unless
-``deidentify``) and a report that was asked to (``identify``).
+:func:`write_outputs` is all that a command needs. File names never contain the patient's identity.
+Neither do their contents, except for DICOM objects (a PACS needs the patient module; not with
+``deidentify``) and a report for which it was requested (``identify``).
 """
 
 from __future__ import annotations
@@ -40,13 +40,14 @@ NAMES = {
     "capture": (CAPTURE_NAME,),
     "stl": (SURFACE_NAME,),
 }
-"""Format, as ``--format`` takes it, to the names of the files it may write. The contact sheet is
-written where the lesion lies on more than one slice."""
+"""Format, as ``--format`` takes it, to the names of the files that it may write. The contact sheet
+is written if the lesion is on more than one slice."""
 RESERVED = tuple(file for files in NAMES.values() for file in files)
-"""A folder holds one result: any of these files, whatever is to be written, is an earlier one's."""
+"""A folder holds one result: any of these files in it belongs to an earlier one, whichever formats
+are to be written."""
 DEFAULT_FORMATS = ("seg", "overlay", "json")
 DICOM_FORMATS = ("seg", "capture")
-"""Written last: their library takes longest to load (``preparing.py``)."""
+"""Written last, since their library takes longest to load (``preparing.py``)."""
 
 
 @dataclass(frozen=True)
@@ -54,19 +55,19 @@ class WriteOptions:
     """How a result is written."""
 
     overwrite: bool = False
-    """Replace an earlier result, and remove those of its files that the new one does not have."""
+    """Replace an earlier result, and remove any of its files that the new one does not have."""
     identify: bool = False
     """Put the patient's identity into the JSON report."""
     deidentify: bool = False
-    """Leave it out of the DICOM objects, too, and replace their UIDs."""
+    """Leave it out of the DICOM objects as well, and replace their UIDs."""
     fractional: bool = False
     """Write the model's probability into the SEG instead of the mask."""
     resample: bool = False
-    """Let NIfTI put unevenly spaced slices on an even grid."""
+    """For NIfTI, resample unevenly spaced slices to an even grid."""
 
 
 def check_formats(series: CTSeries, formats: Sequence[str], options: WriteOptions) -> None:
-    """Refuse what could not be written, before any work is done for it.
+    """Refuse formats that could not be written, before any work is done.
 
     Raises:
         OutputError: an unknown format, or one that cannot hold this series.
@@ -94,17 +95,17 @@ def write_outputs(
 ) -> dict[str, Path]:
     """Write a result into a folder: all of it, or, on any error, nothing.
 
-    A folder that is not there is made. In one that is, files of other names stay as they are.
+    The folder is created if necessary. In an existing one, files with other names are not touched.
 
     Args:
         series: the series that was clicked on.
         lesion: the answer; one that found nothing is written as well (see ``docs/outputs.md``).
         measurement: its numbers.
-        report: what is known of the run; its bundle and statement go into the SEG and pictures.
+        report: what is known about the run; its bundle and statement go into the SEG and pictures.
         out_dir: the folder.
         formats: which of ``seg``, ``overlay``, ``json``, ``nifti``, ``capture``, ``stl``.
         options: see :class:`WriteOptions`.
-        prepared: what :func:`~samihs_runtime.writers.preparing.prepare` began, if it was asked to.
+        prepared: thread that :func:`~samihs_runtime.writers.preparing.prepare` started, if any.
 
     Returns:
         File name -> path, in the order they were written.
@@ -138,8 +139,8 @@ def write_outputs(
 
 @dataclass(frozen=True, eq=False)
 class _Result:
-    """What is to be written. The libraries behind the formats load where they are used: a
-    command's --help needs none."""
+    """What is to be written. The libraries behind the formats are imported where they are used,
+    since a command's --help needs none of them."""
 
     series: CTSeries
     lesion: Lesion

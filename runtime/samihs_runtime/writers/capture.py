@@ -1,4 +1,4 @@
-"""The contact sheet as DICOM Secondary Capture (PS3.3 A.8.1), for a PACS that shows no SEG."""
+"""The contact sheet as DICOM Secondary Capture (PS3.3 A.8.1), for a PACS that cannot show a SEG."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 def write_capture(
     series: CTSeries, lesion: Lesion, measurement: Measurement, report: Report, path: Path
 ) -> None:
-    """Write the picture that a reader would look at first, in the patient's study.
+    """Write the picture that a reader would look at first, as part of the patient's study.
 
-    The contact sheet where the lesion lies on several slices, else the clicked slice's overlay.
+    That is the contact sheet if the lesion is on several slices, otherwise the clicked slice's
+    overlay.
 
     Raises:
         OSError: the file cannot be written.
@@ -59,21 +60,21 @@ def build_capture(series: CTSeries, lesion: Lesion, report: Report, picture: Any
             sop_instance_uid=hd.UID(),
             instance_number=1,
             manufacturer="SAMIHS",
-            # Of the picture, too: slices are drawn as they are stored.
+            # Also that of the picture: slices are drawn as they are stored.
             patient_orientation=patient_orientation(series.planes[lesion.clicked_slice]),
         )
-        # As in the SEG: from_ref_dataset takes but nine attributes of the two modules.
+        # As in the SEG: from_ref_dataset copies only nine attributes of the two modules.
         capture.copy_patient_and_study_information(source)
     name = lesion_name(report.lesion_number)
     capture.SeriesDescription = f"{name}, pictures (SAMIHS, research)"
-    capture.BodyPartExamined = "HEAD"  # not a paired one: no Laterality is due (PS3.3 C.7.3.1)
+    capture.BodyPartExamined = "HEAD"  # not paired, so Laterality is not needed (PS3.3 C.7.3.1)
     capture.SoftwareVersions = [f"samihs {report.version}", f"bundle {report.bundle_version}"]
     capture.DerivationDescription = report.statement[:1024]
     mark_lossy(capture, (series.sources[index].lossy for index in sorted(shown)))
     for keyword in SAID:
         if keyword in clicked.header:
             capture[keyword] = clicked.header[keyword]
-    # Whether *identity* is burnt in (PS3.3 C.7.6.1.1.1): our text has none, the scanner's may.
+    # Whether *identity* is burnt in (PS3.3 C.7.6.1.1.1): not in our text, perhaps in the scanner's.
     burnt = [str(series.sources[index].header.get("BurnedInAnnotation") or "") for index in shown]
     own = str(clicked.header.get("BurnedInAnnotation") or "NO")
     capture.BurnedInAnnotation = "YES" if "YES" in burnt else own

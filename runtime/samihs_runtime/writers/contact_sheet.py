@@ -46,10 +46,10 @@ PAGE_WIDTH = 1500
 PAD, GAP = 30, 14
 MOST_COLUMNS = 5
 MOST_TILES = 40
-"""More slices than this are thinned out evenly, and the page says so."""
+"""If there are more slices than this, they are thinned out evenly, and the page says so."""
 CAPTION_PX = 30
 FOOTER_SIZE, FOOTER_LINE = 18, 27
-"""Of the statement's letters, and from line to line."""
+"""Font size and line spacing of the statement, in pixels."""
 SCALES_PX = 64
 """Height of the grey scale in the header."""
 
@@ -86,7 +86,7 @@ def contact_sheet(
     areas = {each.index: each.area_mm2 for each in measurement.slices}
     for position, index in enumerate(shown):
         panel = draw_contour(ct_panel(series.hu[index], view), masks[index], view, width=2.0)
-        if position == 0:  # once for all: slices of a series lie alike
+        if position == 0:  # once is enough: all slices of a series have the same orientation
             draw_directions(panel, series.planes[index], edge=5, size=15)
         corner = (
             PAD + (position % columns) * (tile + GAP) + (tile - view.size[0]) // 2,
@@ -101,7 +101,7 @@ def contact_sheet(
 
 
 def _thinned(indices: list[int], clicked: int) -> list[int]:
-    """At most MOST_TILES of the slices, evenly, both ends and the clicked one among them."""
+    """At most MOST_TILES of the slices, evenly spaced, including both ends and the clicked one."""
     if len(indices) <= MOST_TILES:
         return indices
     picks = {indices[int(i)] for i in np.linspace(0, len(indices) - 1, MOST_TILES - 1).round()}
@@ -109,7 +109,7 @@ def _thinned(indices: list[int], clicked: int) -> list[int]:
 
 
 def _columns(tiles: int) -> int:
-    """As few rows as fit, filled as evenly as may be: 6 slices are 2 rows of 3."""
+    """Columns for as few rows as fit, filled as evenly as possible: 6 slices are 2 rows of 3."""
     rows = math.ceil(tiles / MOST_COLUMNS)
     return max(math.ceil(tiles / rows), 2)
 
@@ -140,7 +140,7 @@ def _draw_header(page: Image.Image, header: list[tuple[str, int]]) -> int:
 
 
 def _footer(report: Report) -> list[str]:
-    """The model's statement in as many lines as it takes: its end says that it is no device."""
+    """The whole statement, on as many lines as needed: its end says "not for clinical use"."""
     ruler = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     return wrapped(ruler, report.statement, FOOTER_SIZE, PAGE_WIDTH - 2 * PAD)
 
@@ -153,7 +153,7 @@ def _draw_footer(page: Image.Image, lines: list[str]) -> None:
 
 
 def _draw_scales(page: Image.Image, view: View, plane: SlicePlane) -> None:
-    """Lengths and greys, once for all tiles, at the upper right."""
+    """Scale bar and grey scale, once for all tiles, at the upper right."""
     greys = (PAGE_WIDTH - PAD - GREYS_WIDTH, PAD - 4)
     draw_grey_scale(page, greys, SCALES_PX)
     bar = (greys[0] - 330.0, PAD + SCALES_PX - 10.0)

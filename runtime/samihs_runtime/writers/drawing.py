@@ -1,7 +1,7 @@
-"""What the pictures are drawn with: a CT panel in true proportions, contours and marks.
+"""Drawing for the pictures: a CT panel in true proportions, contours and marks.
 
-numpy, scipy and Pillow; no plotting library. Everything is laid out in panel pixels, and a stored
-pixel's centre ``(x, y)`` lies at ``((x - left + 0.5) * scale_x, (y - top + 0.5) * scale_y)``.
+With numpy, scipy and Pillow; no plotting library. Everything is laid out in panel pixels, and a
+stored pixel's centre ``(x, y)`` is at ``((x - left + 0.5) * scale_x, (y - top + 0.5) * scale_y)``.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ Mask = NDArray[np.bool_]
 WINDOW_CENTRE_HU, WINDOW_WIDTH_HU = 40.0, 80.0
 """The usual brain window."""
 BODY_HU = -300.0
-"""Above lies the head (and its rest), below is air."""
+"""Above this is the head (and its rest), below it air."""
 MARGIN_PX = 8
-"""Stored pixels kept around what must be seen."""
+"""Margin in stored pixels around everything that must be visible."""
 FILL_ALPHA = 0.07
 HALO_ALPHA = 0.55
 SUPERSAMPLING = 2
@@ -59,7 +59,7 @@ class View:
         )
 
     def place(self, x: float, y: float) -> tuple[float, float]:
-        """Where a stored pixel's centre lies in the panel."""
+        """Position of a stored pixel's centre in the panel."""
         return (x - self.left + 0.5) * self.scale[0], (y - self.top + 0.5) * self.scale[1]
 
     def crop(self, plane: NDArray[Any]) -> NDArray[Any]:
@@ -74,14 +74,14 @@ def view_of(
     points: Iterable[tuple[float, float]],
     longest: int,
 ) -> View:
-    """A view of the head on these slices with all masks and points in it, true in mm.
+    """A view of the head on these slices that includes all masks and points, to scale in mm.
 
     Args:
         series: the series.
         indices: slices to be shown in this view.
-        masks: masks to keep in sight.
-        points: stored pixels (x, y) to keep in sight.
-        longest: panel pixels of the longer side.
+        masks: masks that must be visible.
+        points: stored pixels (x, y) that must be visible.
+        longest: length of the longer side in panel pixels.
     """
     rows, columns = series.shape
     indices = list(indices)
@@ -110,10 +110,10 @@ def ct_panel(hu: NDArray[Any], view: View) -> Image.Image:
 
 
 def draw_contour(panel: Image.Image, mask: Mask, view: View, width: float = 3.0) -> Image.Image:
-    """The panel with the mask's outline: a bright line with a dark halo, and a breath of fill.
+    """The panel with the mask's outline: a bright line with a dark halo, and a faint fill.
 
-    The line follows the half level between mask and background: never more than half a stored
-    pixel from the mask's own edge.
+    The line follows the half level between mask and background, and is never more than half a
+    stored pixel from the mask's own edge.
     """
     from scipy import ndimage
 
@@ -147,9 +147,9 @@ def draw_contour(panel: Image.Image, mask: Mask, view: View, width: float = 3.0)
 def _enlarged(mask: Mask, view: View, fine: tuple[int, int]) -> Mask:
     """A view's mask [rows, columns] on the grid of ``fine`` (width, height) pixels.
 
-    A pixel alone stays below the half level everywhere where its interpolation hits no fine pixel's
-    centre: the fine pixel under each mask pixel's centre belongs to the mask whatever was
-    interpolated, so that none vanishes.
+    A single pixel may stay below the half level everywhere, if no fine pixel's centre is close
+    enough to its own. So the fine pixel under each mask pixel's centre always belongs to the mask,
+    and none vanishes.
     """
     soft = Image.fromarray(mask.astype(np.uint8) * 255)
     inside = np.asarray(soft.resize(fine, Image.Resampling.BILINEAR)) >= 128
@@ -157,14 +157,14 @@ def _enlarged(mask: Mask, view: View, fine: tuple[int, int]) -> Mask:
     scale_x, scale_y = view.scale
     y = ((rows + 0.5) * scale_y * SUPERSAMPLING).astype(int)
     x = ((columns + 0.5) * scale_x * SUPERSAMPLING).astype(int)
-    # The view's size is rounded to whole pixels: the last centre may fall past it.
+    # The view's size is rounded to whole pixels, so the last centre may lie beyond it.
     inside[np.minimum(y, fine[1] - 1), np.minimum(x, fine[0] - 1)] = True
     return inside
 
 
 def _neighbourhood(inside: Mask, margin: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """(top, bottom), (left, right) of what is inside, with a margin, in panel pixels: distances
-    are only needed there, and cost most of the drawing elsewhere."""
+    """(top, bottom), (left, right) of what is inside, with a margin, in panel pixels. Distances are
+    needed only there; computing them elsewhere would take most of the drawing time."""
     ranges = []
     for axis in (0, 1):
         used = np.flatnonzero(inside.any(axis=1 - axis)) // SUPERSAMPLING
@@ -175,7 +175,7 @@ def _neighbourhood(inside: Mask, margin: int) -> tuple[tuple[int, int], tuple[in
 
 def draw_prompt(panel: Image.Image, prompt: Prompt, view: View, size: float = 11.0) -> Image.Image:
     """The panel with clicks as rings with ticks (white: lesion; sky: not lesion), and the box."""
-    # On a layer of their own, twice as fine: the CT beneath is not resampled for them.
+    # On a separate layer, twice as fine, so that the CT beneath need not be resampled.
     marks = Image.new("RGBA", (panel.width * 2, panel.height * 2))
     draw = ImageDraw.Draw(marks)
     if prompt.box is not None:
@@ -201,9 +201,9 @@ def _ring(
     *,
     cross: bool,
 ) -> None:
-    """A ring with four ticks outward; a click on "not lesion" has a bar through it instead.
+    """A ring with four outward ticks; a click on "not lesion" has a bar through it instead.
 
-    The spot itself stays free to be seen.
+    The spot itself stays visible.
     """
     edge = radius + (line - 4) / 2
     draw.ellipse((x - edge, y - edge, x + edge, y + edge), outline=colour, width=line)
@@ -226,5 +226,5 @@ def _corners(
 
 
 def save_png(picture: Image.Image, path: Path) -> None:
-    """At zlib's level 3: of a CT slice half the time of its usual 6, and no larger a file."""
+    """Save at zlib level 3: for a CT slice half the time of the default 6, and no larger a file."""
     picture.save(path, format="PNG", compress_level=3)

@@ -1,4 +1,4 @@
-"""All or nothing: files are prepared out of sight and moved into place when all are whole."""
+"""All or nothing: files are prepared in a hidden folder and moved into place when all are there."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from samihs_runtime.errors import OutputError
 from samihs_runtime.folder_lock import held_alone
 
 NEW, OLD = "new", "old"
-"""What a hidden folder holds: files on their way in, files taken out of the folder it lies in."""
+"""Subfolders of a hidden folder: files on their way in, and files taken out of its parent."""
 _PREFIX = ".samihs-"
 _HIDDEN = re.compile(re.escape(_PREFIX) + r"[a-z0-9_]{8}")
 """Names as :func:`tempfile.mkdtemp` makes them."""
 _ABANDONED_S = 3600.0
-"""Nobody writes one result for an hour: a hidden folder of that age is of a run that was killed."""
+"""No result takes an hour to write: a hidden folder of that age was left by a killed run."""
 
 
 @dataclass(eq=False)
 class Stage:
-    """A folder to write into; where its files ended up, once the ``with`` statement is left."""
+    """A folder to write into and, after the ``with`` statement, where its files are."""
 
     folder: Path
     written: dict[str, Path] = field(default_factory=dict)
@@ -39,28 +39,28 @@ def staged_folder(
 ) -> Iterator[Stage]:
     """Prepare files in a temporary folder, and move them into ``destination`` at the end.
 
-    Where the body raises, the destination is as it was before. Where it does not exist, it appears
-    with all its files at once; where it does, its files are exchanged one by one, by one process at
-    a time, and put back if one cannot be. The temporary folder is hidden and lies in the
-    destination itself where that is there: it may be all that can be written, or a file system of
-    its own. What runs that were killed left beside it goes; an earlier result that one had taken
-    out comes back first.
+    If the body raises, the destination is unchanged. If the destination does not exist, it appears
+    with all its files at once; if it does, its files are exchanged one by one, by one process at a
+    time, and restored if one cannot be exchanged. The temporary folder is hidden, and inside the
+    destination if that exists, since it may be all that can be written, or a separate file system.
+    Leftovers of killed runs next to it are removed; an earlier result that such a run had taken out
+    is put back first.
 
     Args:
-        destination: the folder the files are for; made where it is not there, with its parents.
-        names: file names that belong to this output. None may be there yet, unless ``overwrite``,
-            when all of them go, so that no file of an earlier result stays beside a new one's.
+        destination: the folder for the files; created with its parents if necessary.
+        names: file names that belong to this output. None may exist yet, unless ``overwrite``, when
+            all of them are removed, so that no file of an earlier result stays with the new ones.
         overwrite: see ``names``.
 
     Raises:
-        OutputError: the destination is no folder, cannot be written, holds one of the names, or
-            another process is putting files in.
+        OutputError: the destination is not a folder, cannot be written, contains one of the names,
+            or another process is writing to it.
     """
     _sweep(_nearest(destination), names)
     _check_free(destination, names, overwrite)
     root = _hidden_folder(destination)
     try:
-        # A folder of its own inside: mkdtemp's is private (0700), the result's is not.
+        # A separate folder inside, since mkdtemp's is private (0700) and the result's is not.
         stage = Stage(root / NEW)
         stage.folder.mkdir()
         yield stage
@@ -80,12 +80,13 @@ def check_destination(
     """Refuse at once what :func:`staged_folder` would refuse after the work; writes nothing.
 
     Raises:
-        OutputError: the destination is no folder, cannot be written, or holds one of the names.
+        OutputError: the destination is not a folder, cannot be written, or contains one of the
+            names.
     """
     if names:
         _sweep(_nearest(destination), names)
     _check_free(destination, names, overwrite)
-    # Tried, not asked for: permission bits do not say what a network folder allows.
+    # Try it: permission bits do not tell what a network folder allows.
     _hidden_folder(destination).rmdir()
 
 
@@ -101,14 +102,14 @@ def _check_free(destination: Path, names: Sequence[str], overwrite: bool) -> Non
 
 
 def _nearest(destination: Path) -> Path:
-    """The destination, or the nearest place above it that is there: on its file system, most
-    likely."""
+    """The destination, or its nearest existing parent, which is most likely on the same file
+    system."""
     absolute = destination.absolute()
     return next(place for place in (absolute, *absolute.parents) if os.path.exists(place))
 
 
 def _hidden_folder(destination: Path) -> Path:
-    """A new one, in the nearest place."""
+    """A new hidden folder, in the nearest existing folder."""
     try:
         return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_nearest(destination)))
     except OSError as error:
@@ -116,13 +117,13 @@ def _hidden_folder(destination: Path) -> Path:
 
 
 def _sweep(place: Path, names: Sequence[str]) -> None:
-    """Remove hidden folders that nobody writes into any more: they may hold a patient's pictures.
+    """Remove hidden folders that are no longer written to: they may contain a patient's images.
 
-    An earlier result in one goes back to ``place``, where nothing has taken its place; else it
-    stays (:func:`_told_aside`) until it is overwritten.
+    An earlier result in one is put back into ``place`` if nothing has replaced it there; otherwise
+    it stays (:func:`_told_aside`) until it is overwritten.
     """
     for hidden in _abandoned(place):
-        with suppress(OSError):  # another process was quicker
+        with suppress(OSError):  # another process was faster
             earlier = _taken_out(hidden)
             if earlier and _any_there(place, (*names, *(path.name for path in earlier))):
                 continue
@@ -132,7 +133,7 @@ def _sweep(place: Path, names: Sequence[str]) -> None:
 
 
 def _abandoned(place: Path) -> list[Path]:
-    """Hidden folders of runs that were killed; none where the place cannot be looked into."""
+    """Hidden folders of runs that were killed; none if the place cannot be listed."""
     oldest = time.time() - _ABANDONED_S
     found = []
     with suppress(OSError):
@@ -146,17 +147,17 @@ def _abandoned(place: Path) -> list[Path]:
 
 
 def _taken_out(hidden: Path) -> list[Path]:
-    """Files of an earlier result that a run took out, and was killed before the new one was in."""
+    """Files of an earlier result that a run took out before it was killed."""
     return sorted((hidden / OLD).iterdir()) if (hidden / OLD).is_dir() else []
 
 
 def _told_aside(destination: Path) -> str:
-    """Where such files lie; the end of a message."""
+    """The end of a message: where such files are."""
     places = [hidden / OLD for hidden in _abandoned(destination) if _taken_out(hidden)]
     if not places:
         return ""
     named = ", ".join(map(str, places))
-    return f"; what a run that was killed took out of an earlier result lies in {named}"
+    return f"; what a killed run took out of an earlier result lies in {named}"
 
 
 def _any_there(place: Path, names: Sequence[str]) -> bool:
@@ -164,7 +165,7 @@ def _any_there(place: Path, names: Sequence[str]) -> bool:
 
 
 def _install(new: Path, destination: Path, names: Sequence[str], overwrite: bool) -> None:
-    """Move the new files in, one process at a time: else two results would end up mixed."""
+    """Move the new files in, one process at a time; otherwise two results could get mixed."""
     if not destination.exists():
         destination.parent.mkdir(parents=True, exist_ok=True)
         os.rename(new, destination)
@@ -178,7 +179,7 @@ def _install(new: Path, destination: Path, names: Sequence[str], overwrite: bool
 
 
 def _exchange(new: Path, destination: Path, names: Sequence[str]) -> None:
-    """Put the new files in the place of the old ones; put those back where that fails."""
+    """Replace the old files with the new ones; restore the old ones if that fails."""
     aside = _hidden_folder(destination)
     old = aside / OLD
     old.mkdir()
@@ -188,9 +189,9 @@ def _exchange(new: Path, destination: Path, names: Sequence[str]) -> None:
             if os.path.lexists(destination / name):
                 os.replace(destination / name, old / name)
         for path in sorted(new.iterdir()):
-            placed.append(path.name)  # first: a signal may come while the file is moved
+            placed.append(path.name)  # first: a signal may arrive while the file is moved
             os.replace(path, destination / path.name)
-    except BaseException:  # of an interrupted exchange, too, the old files are not lost
+    except BaseException:  # even after an interruption the old files are not lost
         for name in placed:
             if not os.path.lexists(new / name):
                 (destination / name).unlink()

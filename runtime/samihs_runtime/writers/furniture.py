@@ -1,4 +1,4 @@
-"""What tells lengths, greys and directions in a picture."""
+"""Scale bar, grey scale and direction letters of a picture."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GREYS_WIDTH = 10
 
 
 def draw_furniture(panel: Image.Image, series: CTSeries, index: int, view: View) -> None:
-    """Scale bar, grey scale in HU and the patient's directions, in place."""
+    """Draw scale bar, grey scale in HU and the patient's directions, in place."""
     draw = ImageDraw.Draw(panel)
     plane = series.planes[index]
     draw_scale_bar(draw, (20.0, panel.height - 24.0), panel.width / 3, view, plane)
@@ -27,7 +27,7 @@ def draw_furniture(panel: Image.Image, series: CTSeries, index: int, view: View)
 
 
 def draw_directions(panel: Image.Image, plane: SlicePlane, edge: int, size: int) -> None:
-    """The letters of :func:`patient_orientation` and their opposites at the edges, in place."""
+    """Draw the letters of :func:`patient_orientation` and their opposites at the edges."""
     draw = ImageDraw.Draw(panel)
     middle_x, middle_y = panel.width / 2, panel.height / 2
     right, down = patient_orientation(plane)
@@ -44,7 +44,7 @@ def draw_scale_bar(
     view: View,
     plane: SlicePlane,
 ) -> None:
-    """A bar of a round number of mm, at most ``longest`` pixels, rightward from a corner."""
+    """Draw a bar of a round number of mm, at most ``longest`` pixels, to the right of a corner."""
     per_mm = view.scale[0] / plane.spacing[1]
     bar_mm = next((mm for mm in BAR_LENGTHS_MM if mm * per_mm < longest), BAR_LENGTHS_MM[-1])
     x0, y0, length = *corner, bar_mm * per_mm
@@ -54,7 +54,7 @@ def draw_scale_bar(
 
 
 def draw_grey_scale(page: Image.Image, corner: tuple[int, int], height: int) -> None:
-    """The window's greys with their HU to the left of them."""
+    """Draw the window's greys with their HU to the left."""
     draw = ImageDraw.Draw(page)
     x0, y0 = corner
     ramp = np.linspace(255, 0, height).round().astype(np.uint8)
@@ -67,13 +67,13 @@ def draw_grey_scale(page: Image.Image, corner: tuple[int, int], height: int) -> 
 
 
 def patient_orientation(plane: SlicePlane) -> tuple[str, str]:
-    """Where in the patient rows run to, and columns: PatientOrientation (PS3.3 C.7.6.1.1.1), of
-    each the main direction."""
+    """The patient directions of rows and columns: PatientOrientation (PS3.3 C.7.6.1.1.1), with only
+    the main direction of each."""
     return _letter(plane.row_direction), _letter(plane.column_direction)
 
 
 def _letter(direction: tuple[float, float, float]) -> str:
-    """The patient's direction a vector points to most: LPS, so +x is left, +y back, +z head."""
+    """A vector's main direction in the patient: LPS, so +x is left, +y posterior, +z head."""
     axis = int(np.argmax(np.abs(direction)))
     return ("LR", "PA", "HF")[axis][0 if direction[axis] > 0 else 1]
 

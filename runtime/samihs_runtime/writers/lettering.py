@@ -1,4 +1,4 @@
-"""Colours and text of the pictures, in Pillow's own font: the same on every machine."""
+"""Colours and text of the pictures, in Pillow's own font, which is the same on every machine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ INK: Colour = (236, 239, 243)
 DIM: Colour = (148, 157, 168)
 AMBER: Colour = (255, 190, 92)
 VERMILION: Colour = (255, 94, 58)
-"""Contour: far from grey, and told from it by every common form of colour blindness."""
+"""Contour: far from grey, and distinguishable from it in all common forms of colour blindness."""
 SKY: Colour = (110, 200, 255)
 """Negative clicks."""
 
@@ -61,8 +61,8 @@ def write_text(
     *,
     centred: bool = False,
 ) -> None:
-    """Plain text from its upper left (or upper middle). Pillow's font has no superscript two, so
-    a small raised 2 is drawn for it."""
+    """Plain text from its upper left (or upper middle). Pillow's font has no superscript two, so a
+    small raised 2 is drawn instead."""
     pieces = text.split("²")
     raised = round(size * 0.6)
     two = draw.textlength("2", font=font(raised)) + 1

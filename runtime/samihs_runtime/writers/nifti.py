@@ -1,7 +1,7 @@
-"""The lesion as NIfTI-1: one voxel for each CT voxel, in a sheared grid where the gantry tilted.
+"""The lesion as NIfTI-1: one voxel for each CT voxel, in a sheared grid if the gantry was tilted.
 
-NIfTI has one affine for all voxels. A series whose slices are unevenly spaced has none, and is
-refused with the reason, unless resampling was asked for.
+NIfTI has one affine for all voxels. A series with unevenly spaced slices has none, and is refused
+with the reason unless resampling was requested.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ UNKNOWN_FORM = 0
 
 
 def check_grid(series: CTSeries, *, resample: bool) -> Grid:
-    """How the slices lie; with ``resample`` it need not be an even grid.
+    """The grid of the slices; with ``resample`` it need not be even.
 
     Raises:
-        OutputError: the slices are unevenly spaced or not parallel; with ``resample``, turned,
+        OutputError: the slices are unevenly spaced or not parallel; with ``resample``, rotated,
             scaled or shifted within their planes.
     """
     grid = fit_grid(series.planes)
@@ -48,15 +48,15 @@ def write_nifti(
 ) -> None:
     """Write the mask as uint8 NIfTI-1, array axes (column, row, slice).
 
-    A lesion that was not found gives a volume of zeros. The sform holds the affine; the qform does
-    as well where the grid is not sheared, as it cannot hold a shear.
+    If no lesion was found, the volume is all zeros. The sform holds the affine; so does the qform
+    if the grid is not sheared, since it cannot hold a shear.
 
     Args:
         series: the series that was clicked on.
         lesion: the answer.
-        report: what is known of the run.
+        report: what is known about the run.
         path: the file.
-        resample: put the mask of unevenly spaced slices on an even grid instead of refusing.
+        resample: resample unevenly spaced slices to an even grid instead of refusing them.
 
     Raises:
         OutputError: the slices are unevenly spaced or not parallel.

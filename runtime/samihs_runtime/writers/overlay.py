@@ -1,4 +1,4 @@
-"""The clicked slice with the contour, the click and what was found. No patient identity."""
+"""The clicked slice with the contour, the click and the result. No patient identity."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def overlay_image(
 def caption(
     series: CTSeries, lesion: Lesion, measurement: Measurement, report: Report
 ) -> list[tuple[str, int, Colour]]:
-    """The lines beneath the picture: text, size, colour."""
+    """The lines below the picture: text, size, colour."""
     index = lesion.clicked_slice
     place = "the only slice"
     if len(series) > 1:
@@ -102,7 +102,7 @@ def caption(
 
 
 def _page(panel: Image.Image, lines: list[tuple[str, int, Colour]]) -> Image.Image:
-    """Panel above, caption below, on a dark page at least as wide as the captions need."""
+    """Panel above, caption below, on a dark page of at least the width that captions need."""
     width = max(panel.width, 720) + 2 * PAD
     ruler = ImageDraw.Draw(panel)
     broken = [

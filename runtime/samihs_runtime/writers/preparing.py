@@ -1,7 +1,7 @@
-"""The libraries behind the formats, loaded while the model loads and computes.
+"""Import the libraries behind the formats while the model loads and computes.
 
-They are a quarter of a cold command. The interpreter is idle while a graph is made ready and run,
-and that is when they load: on a thread of its own.
+They take a quarter of the time of a cold command. The interpreter is idle while a graph is loaded
+and run, so they are imported meanwhile, on a separate thread.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from contextlib import suppress
 from itertools import chain
 
 _FOR_ALL = ("scipy.ndimage", "scipy.spatial", "samihs_runtime.writers.report_json")
-"""Measuring needs the first two."""
+"""The first two are needed for measuring."""
 _BEHIND = {
     "overlay": ("samihs_runtime.writers.overlay", "samihs_runtime.writers.contact_sheet"),
     "nifti": ("samihs_runtime.writers.nifti", "nibabel"),
@@ -21,13 +21,13 @@ _BEHIND = {
     "seg": ("samihs_runtime.writers.seg", "highdicom"),
     "capture": ("samihs_runtime.writers.capture", "highdicom"),
 }
-"""In the order in which they are written."""
+"""In the order in which the formats are written."""
 
 
 def prepare(formats: Sequence[str]) -> threading.Thread:
-    """Begin to load what writing ``formats`` needs; ``join`` the thread before a DICOM format.
+    """Start importing what writing ``formats`` needs; ``join`` the thread before a DICOM format.
 
-    What cannot be loaded is reported by whoever needs it, not here.
+    A failed import is reported where the module is needed, not here.
     """
     behind = (names for kind, names in _BEHIND.items() if kind in formats)
     modules = (*_FOR_ALL, *chain.from_iterable(behind))
@@ -41,12 +41,12 @@ def _load(modules: Sequence[str]) -> None:
         with suppress(Exception):
             importlib.import_module(name)
     if "highdicom" in modules:
-        with suppress(Exception):  # not of its public interface
+        with suppress(Exception):  # not part of its public interface
             _read_dicom_standard()
 
 
 def _read_dicom_standard() -> None:
-    """highdicom looks up in 22 MB of JSON, read once, which attributes an object may have."""
+    """Load highdicom's table of attributes that an object may have: 22 MB of JSON, read once."""
     from highdicom._standard_utils import get_module_attribute_map
 
     get_module_attribute_map()

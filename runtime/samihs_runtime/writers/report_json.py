@@ -1,4 +1,4 @@
-"""The JSON report, as ``docs/report-schema.json`` describes it."""
+"""The JSON report, as described by ``docs/report-schema.json``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def write_report(document: Mapping[str, Any], path: Path) -> None:
     """Write a report's document as indented UTF-8 JSON.
 
     Raises:
-        ValueError: a number that JSON does not know (NaN, infinity).
+        ValueError: a number that JSON cannot represent (NaN, infinity).
         OSError: the file cannot be written.
     """
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)

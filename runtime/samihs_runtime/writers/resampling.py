@@ -1,4 +1,4 @@
-"""A mask on an even grid, for formats that know no other, where the slices are unevenly spaced."""
+"""Resample the mask of unevenly spaced slices to an even grid, for formats that need one."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 FINEST_STEP_MM = 0.5
-"""No finer than this: gaps below it are rounding, and the file would only grow."""
+"""The step is no finer than this: smaller gaps are rounding, and the file would only grow."""
 MOST_SLICES = 2048
 _ROUNDING = 1e-6
-"""Of a step: a height that is a whole number of steps but for rounding takes no step more."""
+"""Fraction of a step: a height of a whole number of steps up to rounding gets no extra step."""
 
 
 def resampled(
@@ -33,11 +33,11 @@ def resampled(
 ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
     """The mask on evenly spaced slices, and their affine to LPS mm.
 
-    A new slice takes the mask of the slice whose extent it lies in: nothing is interpolated, and
-    borders between slices move by at most half a step.
+    A new slice takes the mask of the slice in whose extent it lies: nothing is interpolated, and
+    boundaries between slices move by at most half a step.
 
     Args:
-        series: slices of one orientation whose positions lie on one line; tilt is kept as shear.
+        series: slices of one orientation with positions on a line; tilt is kept as shear.
         volume: [Z, rows, columns].
 
     Returns:
@@ -62,7 +62,7 @@ def resampled(
 
 
 def slice_line(series: CTSeries) -> Array:
-    """What a step of 1 mm along the normal moves the first pixel by [3], mm: longer under tilt.
+    """Displacement [3] in mm of the first pixel per mm along the normal; longer under tilt.
 
     Raises:
         OutputError: slices of several orientations or spacings, or shifted within their planes.
@@ -92,8 +92,8 @@ def _half_gap(places: Array, end: int) -> float:
 def _count(height: float, narrowest: float) -> int:
     """How many new slices fill the height, within the limits.
 
-    No step is wider than the narrowest gap or extent, so that a new slice's centre falls into each
-    old one: a thin end slice may stand for less than any gap.
+    No step is wider than the narrowest gap or extent, so that each old slice contains the centre of
+    a new one: a thin end slice may represent less than any gap.
     """
     count = math.ceil(height / max(narrowest, FINEST_STEP_MM) - _ROUNDING)
     return min(max(count, 1), MOST_SLICES)

@@ -1,16 +1,16 @@
-"""DICOM Segmentation (PS3.3 A.51), with each frame where its source slice is.
+"""DICOM Segmentation (PS3.3 A.51), with each frame at the position of its source slice.
 
-BINARY; FRACTIONAL of the model's probability where it was asked for.
+BINARY, or FRACTIONAL with the model's probability on request.
 
 highdicom writes the object. Three things are done around it:
 
-- Sources are handed over as copies that have what the standard demands (type 2 attributes may be
-  absent in real files) and one frame each; a frame of an Enhanced CT is named by its number
+- Sources are passed as copies that have what the standard requires (type 2 attributes may be absent
+  in real files) and one frame each; a frame of an Enhanced CT is referenced by its number
   afterwards. The files themselves are never touched.
-- highdicom shares one PixelMeasures among all frames. Where thickness, spacing or orientation vary
-  over the lesion, these move into the frames (PS3.3 C.7.6.16.2.1 and .4 allow either).
-- A result that found nothing is one frame without a pixel, on the clicked slice: "looked here,
-  found nothing", in the same object that a PACS expects.
+- highdicom shares one PixelMeasures among all frames. If thickness, spacing or orientation vary
+  over the lesion, these are moved into the frames (PS3.3 C.7.6.16.2.1 and .4 allow either).
+- A result that found nothing is one empty frame on the clicked slice: "looked here, found nothing",
+  in the same kind of object that a PACS expects.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from samihs_runtime.series import CTSeries, SlicePlane
 
 EVEN_SPACING_MM = 0.01
-"""Gaps that differ by less are one spacing; positions are often rounded to 0.001 or 0.01 mm."""
+"""Gaps that differ by less count as equal; positions are often rounded to 0.001 or 0.01 mm."""
 MORPHOLOGICALLY_ABNORMAL = ("49755003", "SCT", "Morphologically abnormal structure")  # CID 7150
 HEMORRHAGE = ("50960005", "SCT", "Hemorrhage")  # CID 7159 "Lesion Segmentation Types"
 INTRACRANIAL = ("1101003", "SCT", "Intracranial")  # CID 4 "Anatomic Region"
@@ -44,12 +44,12 @@ VERMILION_CIELAB = (64.0, 58.0, 57.0)  # the overlay's contour colour
 def write_seg(
     series: CTSeries, lesion: Lesion, report: Report, path: Path, *, fractional: bool = False
 ) -> None:
-    """Write the lesion as a DICOM SEG, a frame for each slice with mask.
+    """Write the lesion as a DICOM SEG, with one frame for each slice with mask.
 
     Args:
-        series: the series that was clicked on; its headers give patient and study.
+        series: the series that was clicked on; patient and study are taken from its headers.
         lesion: the answer.
-        report: what is known of the run.
+        report: what is known about the run.
         path: the file.
         fractional: write the model's probability, in steps of 1/255, instead of the mask.
 
@@ -92,7 +92,7 @@ def build_seg(series: CTSeries, lesion: Lesion, report: Report, *, fractional: b
     frames = _frames_by_slice(segmentation, indices)
     _place_frames(segmentation, series, frames)
     _name_frames(segmentation, series, frames)
-    # highdicom looks at the first source's header alone, which may not say it.
+    # highdicom looks only at the first source's header, which may not state it.
     mark_lossy(segmentation, (series.sources[index].lossy for index in indices))
     return segmentation
 
@@ -103,7 +103,7 @@ def _binary(masks: dict[int, Mask]) -> NDArray[np.uint8]:
 
 
 def _probabilities(lesion: Lesion, masks: dict[int, Mask]) -> NDArray[np.float32]:
-    """[frames, rows, columns], 0 to 1; a mask of which nothing else is known counts as sure."""
+    """[frames, rows, columns], 0 to 1; a mask without further evidence counts as certain."""
     planes = {index: np.zeros(mask.shape, np.float32) for index, mask in masks.items()}
     for part in lesion.slices:
         if part.index in planes:
@@ -114,7 +114,7 @@ def _probabilities(lesion: Lesion, masks: dict[int, Mask]) -> NDArray[np.float32
 
 
 def _frames_by_slice(segmentation: Any, indices: list[int]) -> dict[int, Any]:
-    """Slice index -> its frame's functional groups, in whatever order highdicom put them."""
+    """Slice index -> its frame's functional groups, in whatever order highdicom wrote them."""
     slices = {placeholder_uid(index): index for index in indices}
     frames = {}
     for frame in segmentation.PerFrameFunctionalGroupsSequence:
@@ -124,7 +124,7 @@ def _frames_by_slice(segmentation: Any, indices: list[int]) -> dict[int, Any]:
 
 
 def _segment(lesion: Lesion, report: Report) -> Any:
-    """The one segment: hemorrhage, inside the skull, by this bundle."""
+    """The only segment: intracranial hemorrhage, made by this bundle."""
     import highdicom as hd
     from pydicom.sr.coding import Code
 
@@ -162,7 +162,7 @@ def _content_description(lesion: Lesion) -> str:
 
 
 def _place_frames(segmentation: Any, series: CTSeries, frames: dict[int, Any]) -> None:
-    """Give each frame its own pixel measures and orientation, or all the same where they agree."""
+    """Give each frame its own pixel measures and orientation, or share them if all agree."""
     spacing = _even_spacing(series)
     shared = segmentation.SharedFunctionalGroupsSequence[0]
     planes = [series.planes[index] for index in frames]
@@ -181,7 +181,7 @@ def _place_frames(segmentation: Any, series: CTSeries, frames: dict[int, Any]) -
 
 
 def _share_or_spread(shared: Any, frames: list[Any], keyword: str, items: list[Any]) -> None:
-    """A functional group stands in the shared sequence or in every frame, never in both."""
+    """Put a functional group into the shared sequence or into every frame, never into both."""
     delattr(shared, keyword)
     if all(item == items[0] for item in items):
         setattr(shared, keyword, [items[0]])
@@ -191,7 +191,7 @@ def _share_or_spread(shared: Any, frames: list[Any], keyword: str, items: list[A
 
 
 def _even_spacing(series: CTSeries) -> float | None:
-    """Distance between neighbours along the normal, mm, where the whole series has but one."""
+    """Distance between neighbours along the normal, mm, if it is the same in the whole series."""
     if len(series) < 2:
         return None
     normal = series.planes[0].normal
@@ -206,7 +206,7 @@ def _pixel_measures(plane: SlicePlane, spacing: float | None) -> Any:
 
     item = Dataset()
     item.PixelSpacing = decimals(plane.spacing)
-    # Empty where unknown: highdicom reads none without it, and a number would be invented.
+    # Empty if unknown: highdicom cannot read objects without it, and a number would be invented.
     item.SliceThickness = None if plane.thickness is None else decimals([plane.thickness])[0]
     if spacing is not None:
         item.SpacingBetweenSlices = decimals([spacing])[0]
@@ -223,7 +223,7 @@ def _plane_orientation(plane: SlicePlane) -> Any:
 
 
 def _name_frames(segmentation: Any, series: CTSeries, frames: dict[int, Any]) -> None:
-    """Refer to the sources as they are: by frame number where they are frames, and once each."""
+    """Refer to the actual sources, each object once; by frame number if they are frames."""
     classes: dict[str, str] = {}
     for index, frame in frames.items():
         source = series.sources[index]

@@ -1,9 +1,9 @@
-"""Source slices as highdicom wants them: single frames with every attribute that is demanded.
+"""Source slices in the form that highdicom needs: single frames with all required attributes.
 
-Copies, made for one object and thrown away. What a file lacks is filled with what the standard
-allows for it: an empty value for type 2 attributes; where a study or a frame of reference was never
-named, a UID computed from the series', so that all objects of a series share it.
-Text is handed over decoded, to be written as UTF-8: highdicom refuses the usual Japanese and Korean
+They are copies, made for one object and then discarded. What a file lacks is filled with what the
+standard allows: an empty value for type 2 attributes; if a study or frame of reference has no UID,
+one computed from the series', so that all objects of a series share it.
+Text is passed decoded, to be written as UTF-8: highdicom refuses the usual Japanese and Korean
 character sets, and some that are merely misspelt.
 """
 
@@ -32,10 +32,10 @@ TYPE_2 = (
     "AccessionNumber",
     "ReferringPhysicianName",
 )
-"""Demanded, though they may be empty: Patient and General Study modules, PS3.3 C.7.1.1, C.7.2.1."""
+"""Required, but may be empty: Patient and General Study modules, PS3.3 C.7.1.1, C.7.2.1."""
 
 SINGLE_NAMES = ("PatientName", "ReferringPhysicianName")
-"""One value each (PS3.6): highdicom refuses several, as a backslash in a name makes them."""
+"""One value each (PS3.6): highdicom refuses several, which a backslash in a name produces."""
 SEX_VALUES = ("M", "F", "O")
 UTF_8 = "ISO_IR 192"  # PS3.3 C.12.1.1.2
 _GROUPS_TO_COPY = (0x0008, 0x0010, 0x0012, 0x0020, 0x0028, 0x0032, 0x0038)
@@ -44,26 +44,26 @@ _LEFT_BEHIND = (0x00280008, 0x00209221, 0x00209222)
 """NumberOfFrames and the dimension sequences of an Enhanced CT: its copies are single frames."""
 _CHARACTER_SET = 0x00080005
 _TIME = re.compile(r"([01]\d|2[0-3])([0-5]\d(([0-5]\d|60)(\.\d{1,6})?)?)?")
-"""PS3.5 section 6.2, TM; the sixtieth second is a leap second."""
+"""PS3.5 section 6.2, TM; second 60 is a leap second."""
 
 
 def source_datasets(series: CTSeries, indices: list[int]) -> list[Any]:
-    """One CT Image Storage look-alike (``pydicom.Dataset`` without pixels) for each slice index.
+    """One CT Image Storage stand-in (``pydicom.Dataset`` without pixels) for each slice index.
 
-    Each bears :func:`placeholder_uid` of its slice, as frames of one object would share a UID.
+    Each has the :func:`placeholder_uid` of its slice, since frames of one object would share a UID.
     """
     patient = _patient_and_study(series, series.sources[indices[0]].header)
     return [_source(series, index, indices[0], patient) for index in indices]
 
 
 def placeholder_uid(index: int) -> str:
-    """The UID that stands for a slice until its true object and frame are filled in."""
+    """The UID that stands for a slice until its actual object and frame are filled in."""
     return f"2.25.{index + 1}"
 
 
 def decimals(values: Iterable[float]) -> list[str]:
-    """Numbers as DICOM decimal strings: at most 16 characters (PS3.5 section 6.2), exact where the
-    number has so few digits."""
+    """Numbers as DICOM decimal strings: at most 16 characters (PS3.5 section 6.2), exact if the
+    number has few enough digits."""
     from pydicom.valuerep import format_number_as_ds
 
     texts = []
@@ -74,7 +74,7 @@ def decimals(values: Iterable[float]) -> list[str]:
 
 
 def _source(series: CTSeries, index: int, first: int, patient: Any) -> Any:
-    """A slice's copy. highdicom reads patient and study from the first one alone."""
+    """A slice's copy. highdicom reads patient and study from the first one only."""
     from pydicom.dataset import Dataset
 
     plane, orientation = series.planes[index], series.planes[first]
@@ -89,8 +89,8 @@ def _source(series: CTSeries, index: int, first: int, patient: Any) -> Any:
     copy.Modality = "CT"
     copy.Rows, copy.Columns = series.shape
     copy.ImagePositionPatient = decimals(plane.position)
-    # highdicom asks for orientations that are equal to the last digit; each frame gets its own
-    # afterwards, where they differ.
+    # highdicom requires orientations that are equal to the last digit; if they differ, each frame
+    # gets its own afterwards.
     copy.ImageOrientationPatient = decimals(
         [*orientation.row_direction, *orientation.column_direction]
     )
@@ -100,7 +100,7 @@ def _source(series: CTSeries, index: int, first: int, patient: Any) -> Any:
 
 
 def _patient_and_study(series: CTSeries, header: Any) -> Any:
-    """What an object takes over from its sources' headers, filled in and mended."""
+    """What an object takes over from its sources' headers, completed and corrected."""
     taken = _decoded(header, filter(_is_taken_over, header.keys()))
     taken.SpecificCharacterSet = UTF_8
     for keyword in TYPE_2:
@@ -122,7 +122,7 @@ def _patient_and_study(series: CTSeries, header: Any) -> Any:
 
 
 def _named(series: CTSeries) -> str:
-    """The series' UID; its first object's where it has none."""
+    """The series' UID, or that of its first object if it has none."""
     return series.series_uid or series.sources[0].sop_instance_uid
 
 
@@ -131,8 +131,8 @@ def _is_taken_over(tag: Any) -> bool:
 
 
 def _decoded(dataset: Any, tags: Iterable[Any]) -> Any:
-    """A copy of some attributes, their text decoded, down to the items of sequences: what pydicom
-    has not looked at it would write byte for byte, in the character set it was read in."""
+    """A copy of some attributes with their text decoded, even in items of sequences: pydicom would
+    write unaccessed values byte for byte, in the character set in which they were read."""
     import copy
 
     from pydicom.dataelem import DataElement
@@ -144,7 +144,7 @@ def _decoded(dataset: Any, tags: Iterable[Any]) -> Any:
             continue
         try:
             element = dataset[tag]
-        except Exception:  # a malformed value makes pydicom raise nearly anything: left behind
+        except Exception:  # a malformed value makes pydicom raise nearly anything: left out
             continue
         if element.VR == "SQ":
             items = [_decoded(item, item.keys()) for item in element.value]
@@ -155,8 +155,8 @@ def _decoded(dataset: Any, tags: Iterable[Any]) -> Any:
 
 
 def _date(text: str) -> str:
-    """YYYYMMDD; ACR-NEMA's YYYY.MM.DD is mended (PS3.5 section 6.2, DA), anything else empty, and
-    so is a day that no calendar has, such as the 19470000 of a birth of which the year is known."""
+    """YYYYMMDD; ACR-NEMA's YYYY.MM.DD is converted (PS3.5 section 6.2, DA). Empty for anything else
+    and for an invalid date, such as 19470000 for a birth of which only the year is known."""
     match = re.fullmatch(r"(\d{4})[.\-/]?(\d{2})[.\-/]?(\d{2})", text.strip())
     try:
         return date(*map(int, match.groups())).isoformat().replace("-", "") if match else ""
@@ -165,6 +165,6 @@ def _date(text: str) -> str:
 
 
 def _time(text: str) -> str:
-    """HHMMSS.FFFFFF and its shorter forms; ACR-NEMA's colons are mended, anything else empty."""
+    """HHMMSS.FFFFFF and its shorter forms; ACR-NEMA's colons are removed, anything else empty."""
     plain = text.strip().replace(":", "")
     return plain if _TIME.fullmatch(plain) else ""

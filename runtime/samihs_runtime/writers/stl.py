@@ -1,8 +1,8 @@
-"""The lesion's surface as binary STL: the walls of its voxels, each where the scanner put it.
+"""The lesion's surface as binary STL: the walls of its voxels, at their places in the patient.
 
-Nothing is smoothed, so the surface encloses exactly the volume that is reported: a voxel reaches
-half way to the planes of its neighbours, and half its slice's thickness at an open end, under
-gantry tilt and uneven gaps alike. Coordinates are DICOM's LPS in mm.
+Nothing is smoothed, so the surface encloses exactly the reported volume: a voxel reaches half way
+to the planes of its neighbours, and by half its slice's thickness at an open end, also under gantry
+tilt and with uneven gaps. Coordinates are DICOM's LPS in mm.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 HEADER = b"samihs hemorrhage. SPACE=LPS UNIT=mm"
-"""80 bytes at most. 3D Slicer reads ``SPACE=`` here; a header must not begin with "solid"."""
+"""At most 80 bytes. 3D Slicer reads ``SPACE=`` here; a header must not begin with "solid"."""
 TRIANGLE = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("unused", "<u2")])
-"""50 bytes, as the format has had them since 3D Systems' manual of 1989."""
+"""50 bytes, as in the format since 3D Systems' manual of 1989."""
 WALLS = {
     (0, -1): ((0, 0, 0), (0, 1, 0), (0, 1, 1), (0, 0, 1)),
     (0, +1): ((1, 0, 0), (1, 0, 1), (1, 1, 1), (1, 1, 0)),
@@ -33,12 +33,12 @@ WALLS = {
     (2, -1): ((0, 0, 0), (1, 0, 0), (1, 1, 0), (0, 1, 0)),
     (2, +1): ((0, 0, 1), (0, 1, 1), (1, 1, 1), (1, 0, 1)),
 }
-"""(axis, side) of a voxel in (slice, row, column) -> its wall's corners, counter-clockwise seen
+"""(axis, side) of a voxel in (slice, row, column) -> its wall's corners, counter-clockwise as seen
 from outside in patient space."""
 
 
 def write_stl(series: CTSeries, lesion: Lesion, path: Path) -> None:
-    """Write the surface. A lesion that was not found gives a file without a triangle.
+    """Write the surface. If no lesion was found, the file has no triangles.
 
     Raises:
         OSError: the file cannot be written.
@@ -55,7 +55,7 @@ def write_stl(series: CTSeries, lesion: Lesion, path: Path) -> None:
 
 
 def surface(series: CTSeries, lesion: Lesion) -> Array:
-    """Triangles [T, 3, 3]: corners in LPS mm, counter-clockwise from outside."""
+    """Triangles [T, 3, 3]: corners in LPS mm, counter-clockwise as seen from outside."""
     volume = lesion.volume_mask((len(series), *series.shape))
     padded = np.pad(volume, 1)
     origins, walls = _boundaries(series), []
@@ -69,7 +69,7 @@ def surface(series: CTSeries, lesion: Lesion) -> Array:
 
 
 def _boundaries(series: CTSeries) -> Array:
-    """[Z+1, 3]: where the first pixel's centre lies on the boundaries below and above slices."""
+    """[Z+1, 3]: position of the first pixel's centre on the boundaries below and above slices."""
     planes = series.planes
     positions = np.array([plane.position for plane in planes], dtype=np.float64)
     half = slice_gaps(planes) / 2 if len(planes) > 1 else series.extents_mm / 2
