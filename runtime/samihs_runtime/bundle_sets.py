@@ -70,7 +70,7 @@ def _check_same(bundle: Bundle, now: Manifest) -> None:
     """Check that the graphs are those in which the set was verified."""
     if _without_sets(bundle.manifest) != _without_sets(now):
         raise BundleError(
-            f"bundle {bundle.root} was exported anew since it was opened: add the adapters again"
+            f"bundle {bundle.root} was exported again since it was opened: add the adapters again"
         )
 
 

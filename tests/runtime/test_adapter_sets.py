@@ -237,7 +237,7 @@ def test_a_set_for_what_is_another_bundle_by_now_is_refused(
     opened = Bundle.open(tiny_bundle)
     write_tiny_bundle(tmp_path / "anew", tiny_bundle, version="1")
     before = contents(tiny_bundle)
-    with pytest.raises(BundleError, match="exported anew since it was opened"):
+    with pytest.raises(BundleError, match="exported again since it was opened"):
         add_set(opened, SITE, files(tmp_path))
     assert contents(tiny_bundle) == before
 

@@ -102,7 +102,7 @@ def test_the_same_image_under_two_uids_is_read_once(tmp_path: Path) -> None:
     save(ct_image(1, SOPInstanceUID="1.2.3"), tmp_path / "again")
     series = read_study(tmp_path)
     assert len(series) == 4
-    assert series.notes == ("1 slices lie where an identical one does: left out",)
+    assert series.notes == ("1 slices repeat an identical one at the same place: left out",)
 
 
 def test_two_images_at_one_place_are_refused(tmp_path: Path) -> None:

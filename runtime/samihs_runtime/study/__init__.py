@@ -101,7 +101,7 @@ def read_study(
         planes = _with_thickness(ordered.planes, first)
         notes += headers.notes + _file_notes(headers) + _left_out(chosen, found) + ordered.notes
         if alike:
-            notes.append(f"{alike} slices lie where an identical one does: left out")
+            notes.append(f"{alike} slices repeat an identical one at the same place: left out")
         sources = _sources(first)
         notes += _lossy_notes(sources) + _series_notes(chosen, first)
         notes += geometry_notes(planes, first[0])

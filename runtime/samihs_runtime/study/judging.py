@@ -161,7 +161,9 @@ def _check_matrix(dataset: Any) -> None:
     count = integer(dataset, "NumberOfFrames") or 1
     if text(dataset, "SOPClassUID") == CT_IMAGE:
         if count > 1:
-            raise _RefusedError("damaged", "a classic CT image with several frames: none is placed")
+            raise _RefusedError(
+                "damaged", "a classic CT image with several frames: none has a position"
+            )
     elif count != (groups := len(items(dataset, "PerFrameFunctionalGroupsSequence"))):
         raise _RefusedError("damaged", f"{count} frames, but functional groups for {groups}")
 
