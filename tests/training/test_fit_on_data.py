@@ -116,7 +116,7 @@ def test_a_run_trains_on_some_patients_and_is_judged_on_the_others(
     others = ["--folds", str(here / "others.json"), "--out", str(here / "other scores")]
     mixed = CliRunner().invoke(evaluate, [*asked, *others, "--fold", "1"])
     assert mixed.exit_code == 0, mixed.output
-    assert "was trained by other folds" in mixed.stderr
+    assert "was trained with other folds" in mixed.stderr
 
     # The folds of a run stand: a case that joins the data set cannot shift the others.
     hu, mask = head(9)
@@ -178,7 +178,7 @@ def test_more_folds_than_patients_and_no_data(here: Path) -> None:
     assert failed.exit_code == 2
     assert (
         failed.stderr
-        == "error: --fold: of use on a data set alone; name it with --data, or in [data]\n"
+        == "error: --fold: used only with a data set; name one with --data, or in [data]\n"
     )
     failed = fit(here, data="absent")
     assert "absent: no such folder" in failed.stderr
@@ -191,9 +191,9 @@ def test_evaluation_needs_data_a_file_and_a_fold(here: Path) -> None:
     for options, words in (
         (
             [*folds, "--fold", "0"],
-            "--folds, --fold: of use on a data set alone; name it with --data",
+            "--folds, --fold: used only with a data set; name one with --data",
         ),
-        (["--prompt", "box", "--clicks", "2"], "--prompt, --clicks: of use on a data set alone"),
+        (["--prompt", "box", "--clicks", "2"], "--prompt, --clicks: used only with a data set"),
         ([*root, "--fold", "0"], "give --folds and --fold together"),
         ([*root, *folds, "--fold", "2"], "folds.json has folds 0 to 1"),
     ):

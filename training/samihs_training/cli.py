@@ -1,4 +1,4 @@
-"""``samihs-train``."""
+"""The ``samihs-train`` command."""
 
 from __future__ import annotations
 
@@ -40,31 +40,31 @@ for _command in (check_data, make_folds_command, check_folds):
 @click.option("--base", type=click.Path(path_type=Path),
               help="Base to adapt (ours, or Meta's .pth), instead of training one.")  # fmt: skip
 @click.option("--adapters", type=click.Path(path_type=Path),
-              help="Adapters of --base, whose score alone is trained anew.")  # fmt: skip
+              help="Adapters of --base: retrain only their score.")  # fmt: skip
 @click.option("--start", type=click.Path(path_type=Path),
-              help="Base that [base] trains further, instead of fresh weights.")  # fmt: skip
+              help="Base from which [base] starts, instead of fresh weights.")  # fmt: skip
 @click.option(
     "--seed",
     type=click.IntRange(min=0),
-    help="Seed of all that is drawn. Give --start another than before: else its clicks come again.",
+    help="Random seed. With --start, give a new one; otherwise the same clicks are drawn again.",
 )
 @click.option(
     "--first-slice",
     type=click.IntRange(min=0),
-    help="Number of the first phantom trained on: past those of earlier rounds. [0]",
+    help="Number of the first phantom to train on, past those of earlier rounds. [0]",
 )
 @click.option("--data", type=click.Path(path_type=Path),
               help="Adapt to this data set (docs/data.md), instead of phantoms.")  # fmt: skip
 @click.option("--layout", type=click.Choice(LAYOUTS), help="Layout of the data set. [recognised]")
 @click.option("--folds", type=click.Path(path_type=Path),
-              help="File of make-folds. [folds are made, see fold_count]")  # fmt: skip
-@click.option("--fold", type=click.IntRange(min=0), help="Whose patients are held out. [0]")
+              help="File written by make-folds. [folds are made, see fold_count]")  # fmt: skip
+@click.option("--fold", type=click.IntRange(min=0), help="Fold of held-out patients. [0]")
 @click.option("--target", type=click.Choice(["lesion", "slice"]),
-              help="What a prompt asks for: a lesion, or the slice's all. [lesion]")  # fmt: skip
-@click.option("--augment/--no-augment", default=None, help="Vary the slices trained on. [yes]")
-@click.option("--quick", is_flag=True, help="Prove the path in two minutes; a useless model.")
-@click.option("--resume", is_flag=True, help="Go on where the run in --out stopped.")
-@click.option("--overwrite", is_flag=True, help="Replace the run in --out, but for its cache.")
+              help="What a prompt asks for: one lesion, or all in the slice. [lesion]")  # fmt: skip
+@click.option("--augment/--no-augment", default=None, help="Augment training slices. [yes]")
+@click.option("--quick", is_flag=True, help="Try out the pipeline in two minutes; a useless model.")
+@click.option("--resume", is_flag=True, help="Continue the run in --out.")
+@click.option("--overwrite", is_flag=True, help="Replace the run in --out, keeping its cache.")
 @click.option("--workers", default=1, show_default=True, help="Processes that prepare batches.")
 @one_line_errors
 def fit(
@@ -85,7 +85,7 @@ def fit(
     from samihs_training import fit as fitting
 
     if resume and overwrite:
-        raise UsageError("--resume goes on with a run, --overwrite replaces it: give one of them")
+        raise UsageError("--resume continues a run, --overwrite replaces it: give one of them")
     recipe = _recipe(config, quick, base, start, data)
     if adapters is not None:
         recipe = replace(recipe, adapters=str(adapters), validate_every=0)
@@ -112,10 +112,10 @@ def fit(
 def _recipe(
     config: Path | None, quick: bool, base: Path | None, start: Path | None, data: dict[str, Any]
 ) -> Recipe:
-    """The recipe that the command line names, with what it says of base and data.
+    """The recipe named on the command line, with its options for base and data applied.
 
     Raises:
-        UsageError: an option that would change nothing.
+        UsageError: an option would have no effect.
     """
     from samihs_training.config import read_recipe
 
@@ -128,14 +128,14 @@ def _recipe(
         if recipe.base is None:
             raise UsageError(
                 f"--start {start}: {recipe.base_checkpoint} is adapted as it is, and no base is "
-                "trained that could begin there: give a recipe with [base], without --base"
+                "trained from these weights: give a recipe with [base], without --base"
             )
         recipe = replace(recipe, start=str(start))
     return replace(recipe, data=_data(recipe.data, data))
 
 
 def _from_slice(recipe: Recipe, first_slice: int) -> Recipe:
-    """The recipe with its phantoms from there on; raises a UsageError where it trains on none."""
+    """The recipe with its phantoms from there on; raises a UsageError if it trains on none."""
     if recipe.base is None and recipe.data is not None:
         raise UsageError(
             f"--first-slice {first_slice}: no phantom is trained on, as the base is given and is "
@@ -145,7 +145,7 @@ def _from_slice(recipe: Recipe, first_slice: int) -> Recipe:
 
 
 def _data(config: DataConfig | None, options: dict[str, Any]) -> DataConfig | None:
-    """The recipe's [data] with what the command line says of it."""
+    """The recipe's [data] with the command line's options applied."""
     from samihs_training.config import DataConfig
 
     given = {name: value for name, value in options.items() if value is not None}
@@ -156,14 +156,14 @@ def _data(config: DataConfig | None, options: dict[str, Any]) -> DataConfig | No
         return replace(config, **given)
     if given and "root" not in given:
         names = ", ".join(f"--{name}" for name in given)
-        raise UsageError(f"{names}: of use on a data set alone; name it with --data, or in [data]")
+        raise UsageError(f"{names}: used only with a data set; name one with --data, or in [data]")
     return DataConfig(**given) if given else None
 
 
 @main.command()
 @click.argument("grid", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of all runs.")
-@click.option("--resume", is_flag=True, help="Go on: runs that are done are not trained again.")
+@click.option("--resume", is_flag=True, help="Continue; finished runs are not trained again.")
 @click.option("--workers", default=1, show_default=True, help="Processes that prepare batches.")
 @one_line_errors
 def compare(grid: Path, out: Path, resume: bool, workers: int) -> None:
@@ -183,11 +183,11 @@ def compare(grid: Path, out: Path, resume: bool, workers: int) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write to.")
 @click.option("--decoder-heads", default=8, show_default=True, type=click.IntRange(min=1),
-              help="Heads of the mask decoder: no tensor's shape tells them.")  # fmt: skip
+              help="Attention heads of the mask decoder; the file does not tell.")  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Replace checkpoints that are in --out.")
 @one_line_errors
 def import_authors(file: Path, out: Path, decoder_heads: int, overwrite: bool) -> None:
-    """Make base and adapter checkpoints of a .pth file of the SAMIHS authors' code."""
+    """Make base and adapter checkpoints from a .pth file of the SAMIHS authors' code."""
     from samihs_training import authors
 
     done = authors.import_authors(file, out, decoder_heads=decoder_heads, overwrite=overwrite)

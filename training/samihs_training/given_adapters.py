@@ -1,4 +1,4 @@
-"""Adapters that are there already, whose score alone is trained anew."""
+"""Existing adapters, of which only the score is retrained."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from samihs_training.training_data import Slices
 
 
 def given_adapters(recipe: Recipe) -> LoadedAdapters:
-    """Adapters whose score is trained anew.
+    """Load the adapters whose score is to be retrained.
 
     Raises:
-        CheckpointError: they are not there, or not of this base.
+        CheckpointError: they do not exist, or belong to another base.
         UsageError: the recipe does not suit them.
     """
     path = Path(recipe.adapters)
@@ -34,17 +34,17 @@ def given_adapters(recipe: Recipe) -> LoadedAdapters:
 
 
 def origin_of(loaded: LoadedAdapters, slices: Slices) -> dict[str, Any]:
-    """What adapters were trained on, and their score.
+    """What the adapters, and then their score, were trained on.
 
     Raises:
-        UsageError: patients whom the one held out were seen by the other.
+        UsageError: patients held out from one were used to train the other.
     """
     before, now = loaded.description, slices.about
     data, seen = before.get("data"), now.get("data")
     if data and seen and any(data[key] != seen[key] for key in ("folds_sha256", "fold")):
         raise UsageError(
             "the adapters were trained on other folds than their score would be: no patient "
-            "would be held out from both; give the folds and the fold of before"
+            "would be held out from both; give the same folds and fold as before"
         )
     text = now["training_data"]
     if before.get("training_data") != text:

@@ -15,12 +15,12 @@ from samihs_training.muon import Muon
 
 
 def make_optimiser(trained: Mapping[str, nn.Parameter], stage: StageConfig) -> Optimisers:
-    """What ``stage.optimiser`` names, for parameters by name.
+    """The optimisers that ``stage.optimiser`` names, for ``trained``: name -> parameter.
 
-    ``adamw``; ``adam``, the authors', whose weight decay is a part of the gradient; ``muon``, whose
-    steps are orthogonal matrices, for the matrices of the encoder's blocks, and AdamW for the rest.
-    Muon's steps are scaled to AdamW's size, so that both take the same learning rate
-    (arXiv 2502.16982).
+    ``adamw``; ``adam``, the authors' choice, whose weight decay is part of the gradient; ``muon``,
+    whose steps are orthogonal matrices, for the matrices of the encoder's blocks, with AdamW for
+    the rest. Muon's steps are scaled to the size of AdamW's, so that both take the same learning
+    rate (arXiv 2502.16982).
     """
     rate, decay = stage.learning_rate, stage.weight_decay
     if stage.optimiser == "adam":
@@ -41,7 +41,7 @@ def make_optimiser(trained: Mapping[str, nn.Parameter], stage: StageConfig) -> O
 
 
 def _some(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
-    return list(parameters) or [nn.Parameter(torch.zeros(0))]  # frozen: Adam takes no empty list
+    return list(parameters) or [nn.Parameter(torch.zeros(0))]  # frozen: Adam refuses an empty list
 
 
 class Optimisers:
@@ -54,13 +54,13 @@ class Optimisers:
         return iter(self.optimisers)
 
     def set_rate(self, rate: float) -> None:
-        """The learning rate of all from now on."""
+        """Set the learning rate of all of them."""
         for optimiser in self:
             for group in optimiser.param_groups:
                 group["lr"] = rate
 
     def zero_grad(self) -> None:
-        """Forget all gradients."""
+        """Clear all gradients."""
         for optimiser in self:
             optimiser.zero_grad(set_to_none=True)
 
@@ -69,7 +69,7 @@ class Optimisers:
         return [optimiser.state_dict() for optimiser in self]
 
     def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
-        """What :meth:`state_dict` gave of the same optimisers."""
+        """Restore what :meth:`state_dict` of the same optimisers returned."""
         for optimiser, state in zip(self, states, strict=True):
             optimiser.load_state_dict(state)
 
@@ -77,8 +77,8 @@ class Optimisers:
 def learning_rate(stage: StageConfig, step: int) -> float:
     """The learning rate of step ``step``, counted from 0.
 
-    cosine: a linear warm-up, then half a cosine. step: halved every ``halve_every`` steps, as
-    ``StepLR(gamma=0.5)`` does by epochs.
+    cosine: a linear warm-up, then half a cosine period. step: halved every ``halve_every`` steps,
+    as ``StepLR(gamma=0.5)`` does by epochs.
     """
     if stage.schedule == "step":
         halvings = step // stage.halve_every if stage.halve_every else 0
@@ -90,10 +90,10 @@ def learning_rate(stage: StageConfig, step: int) -> float:
 
 
 class MovingAverage:
-    """``average = d average + (1 - d) weights`` after each step; decay 0 keeps none.
+    """``average = d average + (1 - d) weights`` after each step; with decay 0, no average is kept.
 
-    d is ``decay``, but at step n, counted from 0, (1 + n) / (10 + n) at most: else a short stage
-    would end with what it began with (0.998 for 360 steps: half of it).
+    d is ``decay``, but at most (1 + n) / (10 + n) at step n, counted from 0: otherwise the average
+    of a short stage would still hold much of its initial weights (0.998 for 360 steps: half).
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], decay: float) -> None:
@@ -103,14 +103,14 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take the weights after step ``step`` into the average."""
+        """Add the weights after step ``step`` to the average."""
         decay = min(self.decay, (1 + step) / (10 + step))
         for average, parameter in zip(self.averages, self.parameters, strict=False):
             average.lerp_(parameter, 1 - decay)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """The model holds the averages, for a validation or a checkpoint; then its own again."""
+        """Put the averages into the model for a validation or a checkpoint, then undo that."""
         self.swap()
         try:
             yield

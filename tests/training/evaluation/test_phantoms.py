@@ -239,10 +239,10 @@ def test_an_earlier_evaluation_is_replaced_when_told_and_whole(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--click", "random"], "--click: of use on phantoms alone"),
-        (["--score-threshold", "0.5", "--studies", "100"], "--studies, --score-threshold: of use"),
-        (["--slices", "6", "--bleed-free", "0"], "--slices, --bleed-free: of use on phantoms"),
-        (["--calibration", "9", "--workers", "1"], "--calibration, --workers: of use on"),
+        (["--click", "random"], "--click: used only with phantoms"),
+        (["--score-threshold", "0.5", "--studies", "100"], "--studies, --score-threshold: used"),
+        (["--slices", "6", "--bleed-free", "0"], "--slices, --bleed-free: used only with"),
+        (["--calibration", "9", "--workers", "1"], "--calibration, --workers: used only"),
     ],
 )
 def test_options_of_phantoms_are_refused_with_a_data_set(
@@ -370,8 +370,8 @@ def test_a_bundle_is_named_by_its_id_and_by_what_it_was_made_of() -> None:
     [
         (["--checkpoint", "a.safetensors"], "give --checkpoint and --base together"),
         (["--bundle", "nowhere"], "nowhere"),
-        (["--checkpoint", "a", "--base", "b", "--backend", "cpu"], "--backend: of use with a bun"),
-        (["--overwrite"], "--overwrite: of use with --out alone"),
+        (["--checkpoint", "a", "--base", "b", "--backend", "cpu"], "--backend: used only with a "),
+        (["--overwrite"], "--overwrite: used only with --out"),
         (["--checkpoint", "none", "--base", "none"], "no checkpoint at none"),
     ],
 )

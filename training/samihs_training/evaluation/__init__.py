@@ -1,5 +1,5 @@
-"""What a model is worth: on phantoms, on patients, and beside others of a grid of recipes.
+"""Evaluation of models: on phantoms, on patients, and compared across a grid of recipes.
 
-``samihs-evaluate`` begins in ``cli.py``, ``samihs-train compare`` in ``compare.py``. The benchmarks
-take predictors and metrics from here; no training does.
+``samihs-evaluate`` starts in ``cli.py``, ``samihs-train compare`` in ``compare.py``. The benchmarks
+use the predictors and metrics defined here; training does not.
 """

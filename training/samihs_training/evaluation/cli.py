@@ -1,4 +1,4 @@
-"""``samihs-evaluate``: clicks on lesions of unseen phantom studies, or of a data set."""
+"""``samihs-evaluate``: clicks on lesions in unseen phantom studies or in a data set."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 @click.option("--bundle", type=click.Path(path_type=Path), help="An exported bundle. [shipped one]")
 @click.option("--backend", default="auto", show_default=True, help="Where the bundle runs.")
 @click.option("--mirror", is_flag=True,
-              help="With --checkpoint: ask each slice's mirror image, too.")  # fmt: skip
+              help="With --checkpoint: predict on mirrored slices, too.")  # fmt: skip
 @click.option("--studies", default=100, show_default=True, type=click.IntRange(min=1))
 @click.option("--slices", default=6, show_default=True, type=click.IntRange(min=1),
-              help="Bleeding slices per study, at most.")  # fmt: skip
+              help="Slices with hemorrhage per study, at most.")  # fmt: skip
 @click.option("--click", "rule", default="deepest", show_default=True,
               type=click.Choice(["deepest", "random"]), help="Where on the lesion.")  # fmt: skip
 @click.option("--data", type=click.Path(path_type=Path),
@@ -39,23 +39,23 @@ if TYPE_CHECKING:
 @click.option("--layout", type=click.Choice(LAYOUTS), help="Layout of the data set. [recognised]")
 @click.option("--folds", type=click.Path(path_type=Path),
               help="With --data: folds.json of a run, or a file of make-folds.")  # fmt: skip
-@click.option("--fold", type=click.IntRange(min=0), help="Only the patients that it holds out.")
+@click.option("--fold", type=click.IntRange(min=0), help="Only the patients this fold holds out.")
 @click.option("--protocol", default="lesions", show_default=True, help="With --data.",
               type=click.Choice(["lesions", "authors"]))  # fmt: skip
-@click.option("--prompt", help="With --data: how it points, such as middle or box. [deepest]")
+@click.option("--prompt", help="With --data: kind of prompt, such as middle or box. [deepest]")
 @click.option("--clicks", default=1, show_default=True, type=click.IntRange(min=1),
-              help="With --data: the first, and corrective ones.")  # fmt: skip
+              help="With --data: prompts in all, the first and corrective ones.")  # fmt: skip
 @click.option("--score-threshold", type=float,
-              help="Accept from this score on. [the model's own, or calibrated]")  # fmt: skip
+              help="Lowest score to accept. [the model's own, or calibrated]")  # fmt: skip
 @click.option(
     "--calibration",
     default=30,
     show_default=True,
     type=click.IntRange(min=1),
-    help="Studies, of other seeds, to choose a threshold on, where none is given.",
+    help="Studies, with other seeds, for choosing a threshold where none is given.",
 )
 @click.option("--bleed-free", default=25, show_default=True, type=click.IntRange(min=0),
-              help="Studies without blood, 40 clicks each: false accepts.")  # fmt: skip
+              help="Bleed-free studies, 40 clicks each, to count false accepts.")  # fmt: skip
 @click.option("--workers", default=os.cpu_count() or 1, help="Processes that make phantoms.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for clicks.csv, summary.json.")
 @click.option("--overwrite", is_flag=True, help="Replace an evaluation that is in --out.")
@@ -88,7 +88,7 @@ def main(
     """Dice, HD95 and false accepts of a checkpoint or a bundle on unseen phantom studies."""
     if debug:
         os.environ["SAMIHS_DEBUG"] = "1"
-    # torch and MONAI take seconds to load, which --help need not wait for.
+    # torch and MONAI take seconds to load; --help need not wait for them.
     from samihs_training.data.studies import StudySpec
     from samihs_training.evaluation.phantoms import check_results, write_results
     from samihs_training.evaluation.pipeline import (
@@ -101,17 +101,17 @@ def main(
 
     console = Console()
     if checkpoint is not None:
-        _refuse_given(("backend",), "of use with a bundle alone; a checkpoint runs in torch")
+        _refuse_given(("backend",), "used only with a bundle; a checkpoint runs in torch")
     if out is None:
-        _refuse_given(("overwrite",), "of use with --out alone")
+        _refuse_given(("overwrite",), "used only with --out")
     if data is not None:
-        _refuse_given(_OF_PHANTOMS, "of use on phantoms alone; leave out --data, or these")
+        _refuse_given(_OF_PHANTOMS, "used only with phantoms; leave out --data, or these")
         with open_predictor(checkpoint, base, bundle, backend, mirror) as predictor:
             cases = chosen_cases(data, layout, folds, fold, predictor)
             on_data(predictor, cases, protocol, prompt, clicks, out, overwrite)
         return
-    _refuse_given(_OF_DATA, "of use on a data set alone; name it with --data")
-    if out is not None:  # said before the work, not after it
+    _refuse_given(_OF_DATA, "used only with a data set; name one with --data")
+    if out is not None:  # fail before the work, not after it
         check_results(out, overwrite=overwrite)
     with open_predictor(checkpoint, base, bundle, backend, mirror) as predictor:
         evaluation = on_phantoms(
@@ -125,15 +125,15 @@ def main(
 
 
 _OF_DATA = ("layout", "folds", "fold", "protocol", "prompt", "clicks")
-"""Parameters that phantoms have no use for."""
+"""Parameters that do not apply to phantoms."""
 _OF_PHANTOMS = (
     "studies", "slices", "rule", "score_threshold", "calibration", "bleed_free", "workers",
 )  # fmt: skip
-"""Parameters that a data set has no use for."""
+"""Parameters that do not apply to a data set."""
 
 
 def _refuse_given(parameters: Sequence[str], why: str) -> None:
-    """Refuse those of the command's parameters that the user gave, be it at their defaults."""
+    """Refuse those of the parameters that the user gave, even at their default values."""
     context = click.get_current_context()
     unset = (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
     given = [

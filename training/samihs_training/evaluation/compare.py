@@ -1,8 +1,9 @@
-"""``samihs-train compare``: every combination of a grid on one base, the same data and seeds.
+"""``samihs-train compare``: every combination of a grid, on one base, with the same data and seeds.
 
-Every run adapts the same base and is judged on the same held-out slices and clicks. The table gives
-the mean Dice with a 95 % bootstrap interval over patients (each phantom slice is of another), seeds
-averaged first, and the difference from the first combination, paired slice by slice.
+Every run adapts the same base and is evaluated on the same held-out slices and clicks. The table
+gives the mean Dice with a 95 % bootstrap interval over patients (each phantom slice is from a
+different one), seeds averaged first, and the difference from the first combination, paired by
+slice.
 """
 
 from __future__ import annotations
@@ -48,23 +49,23 @@ class Row:
     dice: float
     low: float
     high: float
-    """Bounds of the 95 % interval of the mean Dice; NaN where one patient is all there is."""
+    """Bounds of the 95 % interval of the mean Dice; NaN if there is only one patient."""
     difference: float
-    """Mean Dice less the first combination's, on the same slices; its bounds follow."""
+    """Mean Dice minus the first combination's, on the same slices; its bounds follow."""
     difference_low: float
     difference_high: float
     minutes: float
-    """What training took, all seeds together."""
+    """Training time, all seeds together."""
 
 
 @dataclass(frozen=True, eq=False)
 class HeldOutDice:
-    """What a run answers on the held-out slices, in their order."""
+    """A run's Dice on the held-out slices, in their order."""
 
     dice: NDArray[np.float64]
-    """[slices]: mean Dice of a slice's prompts; NaN where it has none on a lesion."""
+    """[slices]: mean Dice over a slice's prompts; NaN where none is on a lesion."""
     patients: tuple[str, ...]
-    """[slices]: whose slice it is."""
+    """[slices]: the patient of each slice."""
 
 
 def compare(
@@ -75,12 +76,12 @@ def compare(
     workers: int = 1,
     progress: Callable[[str], None] = lambda run: None,
 ) -> list[Row]:
-    """Train and judge every run; writes ``comparison.csv`` and ``comparison.md`` into ``out``.
+    """Train and evaluate every run; writes ``comparison.csv`` and ``comparison.md`` into ``out``.
 
     Raises:
-        OutputError: ``out`` holds a comparison and ``resume`` was not asked for, or a run of
-            another recipe, or it cannot be written.
-        DataError: two runs were judged on other slices: the data set has changed in between.
+        OutputError: ``out`` holds a comparison and ``resume`` is false, or a run of another
+            recipe, or it cannot be written.
+        DataError: two runs were evaluated on different slices, as the data set has changed.
     """
     if (out / "comparison.csv").exists() and not resume:
         raise OutputError(f"{out} holds a comparison: choose another folder, or say --resume")
@@ -103,7 +104,7 @@ def compare(
 def _run(
     recipe: Recipe, run: Path, cache: Path, workers: int
 ) -> tuple[HeldOutDice, dict[str, Any]]:
-    """Train one run, unless it is done; its Dice on each held-out slice, and its report."""
+    """Train a run unless it is done; returns its Dice on each held-out slice, and its report."""
     try:
         run.mkdir(parents=True, exist_ok=True)
         if not (run / "cache").exists():  # one cache serves all runs
@@ -123,7 +124,8 @@ def _run(
 def held_out_dice(recipe: Recipe, run: Path) -> HeldOutDice:
     """Mean Dice of four prompts on lesions of each held-out slice.
 
-    At the slice's pixels, whatever a run was trained at: one truth for all.
+    Computed at the slice's own pixels, whatever the resolution a run was trained at, so that the
+    truth is the same for all runs.
     """
     loaded = load_adapters(run / "adapters.safetensors", Path(recipe.base_checkpoint))
     on_lesions = Drawing("bleeds", PROMPTS, negatives=0.0, window=recipe.windowing())
@@ -145,7 +147,7 @@ def _held_out(recipe: Recipe, run: Path) -> Source:
 
 
 def _patients(source: Source) -> tuple[str, ...]:
-    """Whose each slice of the source is; a phantom has one slice only."""
+    """The patient of each slice of the source; a phantom has one slice only."""
     if isinstance(source, PatientSlices):
         return tuple(name for name, _ in source.slices)
     return tuple(str(number) for number in range(len(source)))
@@ -160,8 +162,8 @@ def _mean_of(by_seed: list[HeldOutDice]) -> HeldOutDice:
 def _check_paired(scores: list[HeldOutDice]) -> None:
     if any(each.patients != scores[0].patients for each in scores):
         raise DataError(
-            "the runs were judged on other slices, so the data set has changed between them: "
-            "compare anew, in another folder"
+            "the runs were evaluated on different slices, so the data set has changed between "
+            "them: compare again, in another folder"
         )
 
 
@@ -189,11 +191,11 @@ def _write(out: Path, rows: list[Row], grid: RecipeGrid) -> None:
     writer.writeheader()
     writer.writerows(asdict(row) for row in rows)
     write_output(out / "comparison.md", as_markdown(rows, grid))
-    write_output(out / "comparison.csv", text.getvalue())  # last: it says that there is one
+    write_output(out / "comparison.csv", text.getvalue())  # last: it marks a whole one
 
 
 def as_markdown(rows: list[Row], grid: RecipeGrid) -> str:
-    """The table as people read it, and under it how it came about."""
+    """The table for readers, with a note on how it was made below it."""
     head = "| combination | trained | Dice (95 % interval) | difference from the first | minutes |"
     lines = [head, "|---|---:|---|---|---:|"]
     lines += [

@@ -1,7 +1,8 @@
-"""How good a mask is, and how sure one may be of a mean.
+"""Metrics of masks, and bootstrap intervals of their means.
 
-Rules for empty masks: both empty is a perfect answer (Dice 1, distance 0); one of the two empty is
-Dice 0 and has no surface distance (NaN), which a mean must count and leave out, not hide.
+Rules for empty masks: if both are empty, the answer is perfect (Dice 1, distance 0); if only one
+is, Dice is 0 and the surface distance is undefined (NaN). A mean leaves out undefined values and
+reports how many there were.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ BOOTSTRAP_DRAWS = 2000
 
 @dataclass(frozen=True)
 class MaskMetrics:
-    """One predicted mask against the truth of that slice."""
+    """Metrics of one predicted mask against the true mask of that slice."""
 
     dice: float
     iou: float
@@ -37,20 +38,20 @@ class Estimate:
 
     mean: float
     low: float
-    """NaN, as ``high``, where one study is all there is: it says nothing of others."""
+    """NaN, like ``high``, if there is only one study, which says nothing about others."""
     high: float
     count: int
-    """Values that went in."""
+    """Values that went into the mean."""
     undefined: int = 0
-    """Values that could not (NaN)."""
+    """Values left out (NaN)."""
 
     def interval(self, form: str = ".3f") -> str:
-        """For people: ``low to high``, each in that format."""
+        """The interval as text: ``low to high``, each in format ``form``."""
         return interval_text(self.low, self.high, form)
 
 
 def interval_text(low: float, high: float, form: str = ".3f") -> str:
-    """An interval for people: ``low to high``, each in that format; in words where it is NaN."""
+    """An interval as text: ``low to high``, each in format ``form``; in words where it is NaN."""
     return "no interval" if math.isnan(low) else f"{low:{form}} to {high:{form}}"
 
 
@@ -76,9 +77,9 @@ def estimate(
     seed: int = 0,
     draws: int = BOOTSTRAP_DRAWS,
 ) -> Estimate:
-    """Mean of ``values``; the interval resamples whole ``studies``: slices of one are alike.
+    """Mean of ``values``; its interval resamples whole ``studies``, as slices of one are alike.
 
-    ``studies``: number or name of the study, or the patient, that each value is of.
+    ``studies``: number or name of the study, or of the patient, that each value belongs to.
     """
     table = np.asarray(values, np.float64)
     defined = ~np.isnan(table)
@@ -98,9 +99,9 @@ def estimate(
 
 
 def best_threshold(on_bleeds: Sequence[float], elsewhere: Sequence[float]) -> float:
-    """The score that best parts clicks on bleeds from others (largest Youden index).
+    """The score that best separates clicks on bleeds from others (largest Youden index).
 
-    Midway between the two neighbouring scores; 0.5 where one side has none.
+    Midway between two neighbouring scores; 0.5 if either group is empty.
     """
     if not len(on_bleeds) or not len(elsewhere):
         return 0.5

@@ -1,4 +1,4 @@
-"""Clicks on lesions of unseen phantom studies, and what they come to."""
+"""Evaluation by clicks on lesions in unseen phantom studies."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from samihs_training.jsontext import json_text
 
 BLEEDS = frozenset(BleedType) - {BleedType.NONE}
 FILES = ("clicks.csv", "slices.csv", "summary.json", "reliability.png")
-"""What an evaluation leaves."""
+"""The files that an evaluation writes."""
 KINDS = tuple(kind.name.lower() for kind in BleedType if kind in BLEEDS)
 Table = dict[str, dict[str, Estimate]]
-"""Type of bleeding, or "all" -> figure -> its mean."""
+"""Type of bleeding, or "all" -> metric -> its mean."""
 
 
 @dataclass(frozen=True)
 class ClickResult:
-    """One row of the result: one click."""
+    """One click: one row of ``clicks.csv``."""
 
     study: int
     slice: int
@@ -50,44 +50,45 @@ class ClickResult:
     """Error of the slice's volume: area error times the slice's extent."""
     score: float
     served_dice: float
-    """Dice of what the product draws: nothing where the score is below the threshold."""
+    """Dice of what the runtime draws: nothing if the score is below the threshold."""
 
 
 @dataclass(frozen=True)
 class SliceResult:
-    """A slice with hemorrhage: the answers to one click on each lesion, united, against its blood.
+    """A slice with hemorrhage: the union of the answers to one click on each lesion, against all
+    its blood.
 
-    So is a slice judged in a data set of patients, too (``patients.py``, protocol "lesions").
+    Slices of patients are evaluated in the same way (``patients.py``, protocol "lesions").
     """
 
     study: int
     slice: int
     kind: str
-    """Type of bleeding that lesions and blood are of, or "all"."""
+    """Type of bleeding of the lesions and of the blood, or "all"."""
     lesions: int
-    """Clicks."""
+    """Number of lesions, and so of clicks."""
     area_mm2: float
-    """Area of all that blood, specks that are not clicked on included."""
+    """Area of all blood of this type, including specks that are not clicked on."""
     dice: float
     hd95_mm: float
     served_dice: float
-    """Without the answers whose score is below the threshold."""
+    """Dice without the answers whose score is below the threshold."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All clicks, and what they come to."""
+    """All clicks and slices, and the metrics over them."""
 
     model: str
     studies: int
     clicks: tuple[ClickResult, ...]
     slices: tuple[SliceResult, ...]
     score_threshold: float
-    """Below it the model says that nothing bleeds there."""
+    """A score below it means that nothing bleeds there."""
     trials: ScoreTrials | None = None
-    """Clicks in bleed-free studies, judged by the same threshold; None where none were made."""
+    """Clicks in bleed-free studies, with the same threshold; None if there were none."""
     weights: Mapping[str, str] = field(default_factory=dict)
-    """Hashes of what the predictor runs; an export refuses figures of others than its own."""
+    """Hashes of the predictor's weights; an export refuses figures of any other weights."""
 
     @property
     def on_bleeds(self) -> list[ClickResult]:
@@ -100,43 +101,44 @@ class Evaluation:
         return [each for each in self.clicks if each.kind == "none"]
 
     def by_type(self) -> Table:
-        """Dice (drawn, and served), HD95 and volume error of each type of bleeding, and "all"."""
+        """Dice (drawn and served), HD95 and volume error for each type of bleeding and "all"."""
         groups = {kind: [c for c in self.on_bleeds if c.kind == kind] for kind in KINDS}
         groups["all"] = self.on_bleeds
         names = ("dice", "iou", "hd95_mm", "volume_error_ml", "served_dice")
         return _estimates(groups, names)
 
     def by_slice(self) -> Table:
-        """Dice (drawn, and served) and HD95 of the slices, for each type of bleeding and "all"."""
+        """Dice (drawn and served) and HD95 of the slices, for each type of bleeding and "all"."""
         groups = {kind: [s for s in self.slices if s.kind == kind] for kind in (*KINDS, "all")}
         return _estimates(groups, ("dice", "hd95_mm", "served_dice"))
 
     def acceptance(self, threshold: float) -> dict[str, float]:
-        """Shares of clicks that are answered "found", on bleeds and elsewhere."""
+        """Shares of the clicks on bleeds, and of those elsewhere, that are accepted."""
         return {
             "found_on_bleeds": _share(self.on_bleeds, threshold),
             "accepted_elsewhere": _share(self.elsewhere, threshold),
         }
 
     def wrong_rejects(self, least_ml: float = 1.0) -> dict[str, float]:
-        """Clicks on bleeds of at least ``least_ml`` mL that are answered "not found"."""
+        """Clicks on bleeds of at least ``least_ml`` mL, and the share that is rejected."""
         large = [each for each in self.on_bleeds if each.lesion_ml >= least_ml]
         return {"clicks": len(large), "share": 1 - _share(large, self.score_threshold)}
 
     def rejected_bleeds(self, least_ml: float = 1.0) -> dict[str, float]:
-        """Bleeds of at least ``least_ml`` mL that are answered "not found" where they are widest.
+        """Bleeds of at least ``least_ml`` mL, and the share rejected where they are widest.
 
-        Of the slices that were clicked on: a person clicks there, and not on a bleed's last speck.
+        Widest among the slices that were clicked on: a person would click there, and not on the
+        last speck of a bleed.
         """
         large = [each for each in self.on_bleeds if each.lesion_ml >= least_ml]
         large.sort(key=lambda each: each.area_mm2)
-        # Of each bleed the last stays; its volume tells it from others of its kind in the study.
+        # The last entry of each bleed stays; its volume identifies it among those of its type.
         widest = {(each.study, each.kind, each.lesion_ml): each for each in large}
         share = _share(list(widest.values()), self.score_threshold)
         return {"bleeds": len(widest), "share": 1 - share}
 
     def reliability(self) -> list[dict[str, float]]:
-        """What clicks of like scores are worth; where nothing bleeds, every mask is worth 0."""
+        """Mean IoU of clicks by score; where nothing bleeds, the IoU of every mask counts as 0."""
         worth = [each.iou if each.kind != "none" else 0.0 for each in self.clicks]
         return reliability([each.score for each in self.clicks], worth)
 
@@ -170,10 +172,10 @@ def evaluate(
     score_threshold: float,
     trials: ScoreTrials | None = None,
 ) -> Evaluation:
-    """Ask the predictor for every click of the slices.
+    """Run the predictor on every click of the slices.
 
     Raises:
-        UsageError: there are none.
+        UsageError: there are no clicks.
     """
     clicks: list[ClickResult] = []
     slices: list[SliceResult] = []
@@ -252,7 +254,7 @@ def _slice_results(
 def _estimates(
     groups: Mapping[str, Sequence[ClickResult | SliceResult]], names: Sequence[str]
 ) -> Table:
-    """The figures of these names, for each group that is not empty."""
+    """The metrics of these names, for each group that is not empty."""
     return {
         kind: {
             name: estimate([getattr(row, name) for row in rows], [row.study for row in rows])
@@ -277,16 +279,15 @@ def _share(clicks: list[ClickResult], threshold: float) -> float:
 
 
 def check_results(out: Path, *, overwrite: bool = False) -> None:
-    """Raise the OutputError of :func:`write_results` before there is anything to write."""
+    """Raise the OutputError of :func:`write_results` before the work begins."""
     check_destination(out, FILES, overwrite=overwrite)
 
 
 def write_results(evaluation: Evaluation, out: Path, *, overwrite: bool = False) -> None:
-    """The :data:`FILES` in the folder ``out``, all or nothing.
+    """Write the :data:`FILES` to the folder ``out``, all or none.
 
     Raises:
-        OutputError: ``out`` cannot be written, or holds such files and ``overwrite`` was not
-            asked for.
+        OutputError: ``out`` cannot be written, or holds such files and ``overwrite`` is false.
     """
     texts = {
         "clicks.csv": _table(ClickResult, evaluation.clicks),
@@ -300,7 +301,7 @@ def write_results(evaluation: Evaluation, out: Path, *, overwrite: bool = False)
 
 
 def _table(kind: type[Any], rows: Iterable[Any]) -> str:
-    """CSV of dataclass rows, their fields for a header."""
+    """CSV of dataclass rows, with the field names as its header."""
     text = io.StringIO()
     writer = csv.DictWriter(text, [each.name for each in fields(kind)], lineterminator="\n")
     writer.writeheader()

@@ -1,4 +1,4 @@
-"""One evaluation, start to end: opens a model, asks it, prints what came of it."""
+"""One evaluation from start to end: open a model, run it, print the results."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ def on_phantoms(
     workers: int,
     console: Console,
 ) -> Evaluation:
-    """Threshold, bleed-free heads, then the studies, each with its progress bar."""
+    """Calibrate the threshold if there is none, then evaluate bleed-free and other studies.
+
+    Each part has its own progress bar.
+    """
     threshold = predictor.score_threshold if threshold is None else threshold
     with Progress(console=console) as bar:
 
@@ -56,7 +59,7 @@ def on_phantoms(
 def chosen_cases(
     data: Path, layout: Layout | None, folds: Path | None, fold: int | None, predictor: Predictor
 ) -> list[CaseFiles]:
-    """All cases of the data set, or those that a fold holds out.
+    """All cases of the data set, or those held out in a fold.
 
     Raises:
         UsageError: the predictor was trained on that fold's patients.
@@ -66,8 +69,8 @@ def chosen_cases(
     if folds is None and fold is None:
         if trained:
             click.echo(
-                f"note: {name} was trained on {trained['cases']} cases of a data set; of "
-                "those the numbers say nothing: --folds and --fold leave them out",
+                f"note: {name} was trained on {trained['cases']} cases of a data set; the "
+                "numbers say nothing about those: leave them out with --folds and --fold",
                 err=True,
             )
         return cases
@@ -77,8 +80,8 @@ def chosen_cases(
     chosen = held_out(read, fold, [case.name for case in cases], folds)
     if trained and trained["folds_sha256"] != read.sha256:
         click.echo(
-            f"note: {name} was trained by other folds: fold {fold} of {folds} may hold "
-            "patients it was trained on, of whom the numbers say nothing",
+            f"note: {name} was trained with other folds: fold {fold} of {folds} may hold "
+            "patients it was trained on, about whom the numbers say nothing",
             err=True,
         )
     elif trained and trained["fold"] != fold:
@@ -101,14 +104,14 @@ def on_data(
     """Evaluate on a data set, write the report into ``out`` and print it.
 
     Raises:
-        UsageError: options that do not go together, or no such prompt.
-        OutputError: ``out`` holds an evaluation, and ``overwrite`` was not asked for.
+        UsageError: options that do not go together, or an unknown prompt.
+        OutputError: ``out`` holds an evaluation, and ``overwrite`` is false.
     """
     if out is None:
         raise UsageError("--data needs --out: the folder for its tables and pictures")
     if protocol == "authors" and (prompt not in (None, "middle") or clicks != 1):
         raise UsageError("--protocol authors is one middle pixel: leave out --prompt and --clicks")
-    check_data_report(out, overwrite=overwrite)  # said before the work, not after it
+    check_data_report(out, overwrite=overwrite)  # fail before the work, not after it
     evaluation = evaluate_data(
         predictor, cases, protocol=protocol, prompt=prompt or "deepest", clicks=clicks
     )
@@ -124,7 +127,7 @@ def open_predictor(
     backend: str,
     mirrored: bool = False,
 ) -> AbstractContextManager[Predictor]:
-    """The model that was asked for: a checkpoint with its base, or a bundle."""
+    """The requested model: a checkpoint with its base, or a bundle."""
     if checkpoint is None and base is None:
         if mirrored:
             raise UsageError("--mirror: a bundle is mirrored when it is exported, or not at all")
@@ -157,7 +160,7 @@ def _result_table(evaluation: Evaluation) -> Table:
 
 
 def _slice_table(evaluation: Evaluation) -> Table:
-    """The same by slice: answers united, against all blood."""
+    """The same table by slice: the union of the answers, against all blood."""
     table = Table("bleed", "slices", "Dice", "95 % interval", "served", "HD95 mm", "no HD95")
     for kind, values in evaluation.by_slice().items():
         dice, distance = values["dice"], values["hd95_mm"]
@@ -175,7 +178,7 @@ def _slice_table(evaluation: Evaluation) -> Table:
 
 
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:
-    """What the command says of phantoms: a table, the score's figures, and what it is not."""
+    """Print the results on phantoms: the tables, the score's figures, and the caveat."""
     console.print(
         f"{evaluation.model}: {evaluation.studies} synthetic studies, one click each lesion"
     )

@@ -24,14 +24,14 @@ _WORST_FILES = tuple(f"worst_{rank}.png" for rank in range(1, WORST + 1))
 
 
 def check_data_report(out: Path, *, overwrite: bool = False) -> None:
-    """Raise the OutputError of :func:`write_data_report` before there is anything to write."""
+    """Raise the OutputError of :func:`write_data_report` before the work begins."""
     check_destination(out, (*FILES, *_WORST_FILES), overwrite=overwrite)
 
 
 def write_data_report(evaluation: DataEvaluation, out: Path, *, overwrite: bool = False) -> None:
     """Write everything to the folder ``out``, all or nothing.
 
-    File names carry no case's name; tables and pictures do, as the data set's owner needs them.
+    File names hold no case names; tables and pictures do, as the data set's owner needs them.
 
     Raises:
         OutputError: ``out`` cannot be written, or holds such files already.
@@ -48,7 +48,7 @@ def write_data_report(evaluation: DataEvaluation, out: Path, *, overwrite: bool 
 
 
 def summary_of(evaluation: DataEvaluation) -> dict[str, object]:
-    """For a JSON file: mean, SD and interval of every metric, by slice and by patient."""
+    """Mean, SD and interval of every metric, by slice and by patient, for a JSON file."""
 
     def table(values: dict[str, tuple[Estimate, float]]) -> dict[str, object]:
         return {name: {**asdict(mean), "sd": sd} for name, (mean, sd) in values.items()}
@@ -64,7 +64,7 @@ def summary_of(evaluation: DataEvaluation) -> dict[str, object]:
 
 
 def markdown(evaluation: DataEvaluation) -> str:
-    """The table that a paper would show, and how it is to be read."""
+    """The table that a paper would show, and how to read it."""
     lines = [
         f"# {evaluation.model}",
         "",
@@ -84,13 +84,13 @@ def markdown(evaluation: DataEvaluation) -> str:
         "",
         "`undefined`: slices / patients where nothing was predicted, which have no distance and "
         "are left out of its mean. `rowwise_hausdorff` is what the SAMIHS authors' code calls HD; "
-        "it is no distance between outlines and must not be read beside `hd95`.",
+        "it is not a distance between outlines and must not be compared with `hd95`.",
     ]
     return "\n".join(lines) + "\n"
 
 
 def overlay(result: SliceResult) -> Image.Image:
-    """The slice twice: the truth's outline, and the answer's with what was asked."""
+    """The slice twice: with the true outline, and with the predicted one and its prompts."""
     rows, columns = result.truth.shape
     scale = PANEL_PX / max(rows, columns)
     view = View(0, 0, columns, rows, (scale, scale))

@@ -1,8 +1,8 @@
-"""Whether the score tells blood from what is none: a threshold, and trials of it on other studies.
+"""Whether the score tells blood from other tissue: a threshold, and its trial on other studies.
 
-The score is a predicted IoU. Its threshold is chosen on studies of their own seeds, and tried on
-others: on clicks on bleeds (``phantoms.py``), and here on clicks in heads where nothing
-bleeds, where every accepted click is a false accept.
+The score is a predicted IoU. Its threshold is chosen on studies with seeds of their own and tried
+on others: on clicks on bleeds (``phantoms.py``), and here on clicks in bleed-free heads, where
+every accepted click is a false accept.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ Progress = Callable[[int], None]
 CALIBRATION_SEED = STUDY_SEED + 400_000
 BLEED_FREE_SEED = STUDY_SEED + 500_000
 LEAST_ML = 1.0
-"""Bleeds from which on a threshold is chosen: whether specks are blood, nobody can tell."""
+"""Smallest bleed used to choose a threshold: whether a speck is blood, nobody can tell."""
 BINS = 10
 
 
 @dataclass(frozen=True)
 class ScoreTrials:
-    """Clicks in bleed-free studies, and the threshold they were judged by."""
+    """Clicks in bleed-free studies, and the threshold applied to them."""
 
     threshold: float
     studies: int
     clicks: int
     false_accepts: Estimate
-    """Share of the clicks that were accepted; the interval is over studies."""
+    """Share of the clicks that were accepted, with an interval over studies."""
 
     def summary(self) -> dict[str, Any]:
         """For a JSON file."""
@@ -45,9 +45,10 @@ class ScoreTrials:
 def calibrated_threshold(
     predictor: Predictor, studies: int, *, workers: int = 1, progress: Progress = lambda done: None
 ) -> float:
-    """The score that best parts clicks on bleeds of 1 mL and more from clicks elsewhere.
+    """The score that best separates clicks on bleeds of 1 mL and more from clicks elsewhere.
 
-    On ``studies`` studies that neither training nor evaluation sees (largest Youden index).
+    Chosen by the largest Youden index on ``studies`` studies that neither training nor evaluation
+    sees.
     """
     spec = StudySpec(studies, elsewhere=3, first_seed=CALIBRATION_SEED)
     bled, calm = [], []
@@ -87,16 +88,16 @@ def score_trials(
 def bleed_free_slices(
     studies: int, *, workers: int = 1, progress: Progress = lambda done: None
 ) -> Iterator[StudySlice]:
-    """Four slices through each study's brain, 10 clicks on each."""
+    """Slices of bleed-free studies: four through each brain, with 10 clicks each."""
     options = PhantomOptions(bleeds=())
     spec = StudySpec(studies, 12, options=options, elsewhere=10, first_seed=BLEED_FREE_SEED)
     return study_slices(spec, workers=workers, progress=progress)
 
 
 def reliability(scores: Sequence[float], worth: Sequence[float]) -> list[dict[str, float]]:
-    """Clicks by score, in bins of 0.1: how many, their mean score, and what their masks are worth.
+    """Clicks by score, in bins of 0.1: how many, their mean score, and their mean IoU.
 
-    ``worth``: the IoU that each mask had. Scores outside 0 to 1 belong to the outer bins.
+    ``worth``: the IoU of each mask. Scores outside 0 to 1 go into the outer bins.
     """
     score, iou = np.asarray(scores, float), np.asarray(worth, float)
     bins = np.clip((score * BINS).astype(int), 0, BINS - 1)
@@ -113,15 +114,15 @@ def reliability(scores: Sequence[float], worth: Sequence[float]) -> list[dict[st
 
 
 def calibration_error(bins: Sequence[dict[str, float]]) -> float:
-    """Mean distance of a bin's score from its IoU, each bin by its clicks (expected calibration
-    error)."""
+    """Expected calibration error: the mean distance between a bin's score and its IoU, weighted by
+    clicks."""
     clicks = sum(each["clicks"] for each in bins)
     apart = [each["clicks"] * abs(each["mean_score"] - each["mean_iou"]) for each in bins]
     return sum(apart) / clicks if clicks else float("nan")
 
 
 def plot_reliability(bins: Sequence[dict[str, float]], path: Path) -> None:
-    """The reliability plot: a calibrated score lies on the diagonal."""
+    """Write the reliability plot: a calibrated score lies on the diagonal."""
     from matplotlib.figure import Figure  # slow to import
 
     figure = Figure(figsize=(4.5, 4.5), layout="constrained")

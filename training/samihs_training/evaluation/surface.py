@@ -16,10 +16,10 @@ Spacing = tuple[float, ...]
 
 
 def hausdorff_95(predicted: Mask, truth: Mask, spacing: Spacing) -> float:
-    """Symmetric 95 % Hausdorff distance of masks in two or three dimensions: MONAI's.
+    """Symmetric 95 % Hausdorff distance (MONAI's) of masks in two or three dimensions.
 
-    In the unit of ``spacing``, one number an axis: mm, or 1 for pixels. 0 where both masks are
-    empty, NaN where one is.
+    In the unit of ``spacing``, which has one number per axis: mm, or 1 for pixels. 0 if both masks
+    are empty, NaN if only one is.
     """
     if not predicted.any() or not truth.any():
         return 0.0 if predicted.any() == truth.any() else float("nan")
@@ -38,8 +38,8 @@ def hausdorff_95(predicted: Mask, truth: Mask, spacing: Spacing) -> float:
 def surface_dice(predicted: Mask, truth: Mask, spacing: Spacing, tolerance: float) -> float:
     """Normalised surface Dice (NSD): the share of both outlines within ``tolerance`` of the other.
 
-    MONAI's (Nikolov et al., 2018); ``tolerance`` in the unit of ``spacing``. 1 where both masks are
-    empty, 0 where one is.
+    MONAI's (Nikolov et al., 2018); ``tolerance`` in the unit of ``spacing``. 1 if both masks are
+    empty, 0 if only one is.
     """
     if not predicted.any() or not truth.any():
         return float(predicted.any() == truth.any())
@@ -55,10 +55,10 @@ def surface_dice(predicted: Mask, truth: Mask, spacing: Spacing, tolerance: floa
 def rowwise_hausdorff(predicted: Mask, truth: Mask) -> float:
     """What the SAMIHS authors' code computes for its "HD": NOT a distance between outlines.
 
-    Each image row, a vector of as many numbers as there are columns, is taken for a point; the
-    result is the symmetric Hausdorff distance (Euclidean) of the two sets of rows. It has no unit
-    of length: a blob that is wrong by 187 pixels scores the root of its width, and a mask shifted
-    down within the image scores 0. Here only so that numbers can be laid beside the paper's.
+    Each image row, a vector of as many numbers as there are columns, is taken as a point; the
+    result is the symmetric Hausdorff distance (Euclidean) between the two sets of rows. It has no
+    unit of length: a blob that is off by 187 pixels scores the square root of its width, and a mask
+    shifted down within the image scores 0. It is here only for comparison with the paper's numbers.
     """
     from scipy.spatial.distance import cdist
 
@@ -69,7 +69,7 @@ def rowwise_hausdorff(predicted: Mask, truth: Mask) -> float:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the one warning that MONAI 1.6 gives of its own call of ``get_mask_edges``."""
+    """Suppress the one warning that MONAI 1.6 raises about its own call of ``get_mask_edges``."""
     with warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore",
@@ -80,7 +80,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _cropped(predicted: Mask, truth: Mask) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both [1, 1, ...], cropped to their union and framed: distances stay, 50 times cheaper."""
+    """Both [1, 1, ...], cropped to their union and padded: the same distances, 50 times faster."""
     either: NDArray[np.bool_] = predicted | truth
     box = []
     for axis in range(either.ndim):

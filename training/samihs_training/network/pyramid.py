@@ -3,7 +3,7 @@
 A transformer that is trained from scratch in an hour learns edges late if at all; strided
 convolutions know them from the start (Xiao et al., "Early convolutions help transformers see
 better", NeurIPS 2021). The first has no overlap and no padding, so that the normalisation of the
-image still folds into it exactly (``samihs_export.encoder_graph``).
+image still folds into it exactly (``samihs_export.graphs.encoder_graph``).
 
 Extra-axial blood is often thinner than a token. So the pyramid is also climbed down again, as in a
 U-Net, from the encoder's embedding to half the image's size, once a slice. Two of its levels go to
