@@ -20,7 +20,7 @@ from stopwatch import interleaved
 from tables import MACHINE
 from torch.utils.flop_counter import FlopCounterMode
 
-from samihs_export.multiply_count import multiply_accumulates
+from samihs_export.graphs.multiply_count import multiply_accumulates
 from samihs_runtime.bundle import Bundle
 from samihs_training.network.model import SamihsModel
 from samihs_training.network.sam import SamConfig, build_sam
@@ -108,7 +108,7 @@ def work_of_bundle(bundle: Bundle) -> dict[str, Any]:
     """The same for a bundle, counted in its graphs for ONNX Runtime.
 
     Only the click if the encoder is 8-bit, since its products are of two types. The decoder is
-    float32 in any case (``samihs_export.families``).
+    float32 in any case (``samihs_export.graphs.families``).
     """
     graphs, manifest = bundle.graph("onnx"), bundle.manifest
     encode = flop_of(graphs.encoder, {"batch": 1}), _size(graphs.encoder)

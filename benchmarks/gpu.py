@@ -40,11 +40,11 @@ from rich.console import Console
 from rich.table import Table
 from tables import MACHINE
 
-from samihs_export.cases import Answer
+from samihs_export.engines.tensorrt import choose_flavour
 from samihs_export.float_types import Precision
-from samihs_export.gates import gates_for
-from samihs_export.parity import compare
-from samihs_export.tensorrt import choose_flavour
+from samihs_export.proof.cases import Answer
+from samihs_export.proof.gates import gates_for
+from samihs_export.proof.parity import compare
 from samihs_runtime.backends.probe import GpuProbe, probe_gpus
 from samihs_runtime.environment import installed, unserved_gpu
 from samihs_runtime.errors import ExportError

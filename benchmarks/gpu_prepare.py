@@ -13,10 +13,10 @@ import torch
 from gpu_work import WINDOW, Work
 from trial_bundle import TINY, manifest_of
 
-from samihs_export.families import write_graphs
+from samihs_export.engines.tensorrt import build_engines
 from samihs_export.float_types import Precision
+from samihs_export.graphs.families import write_graphs
 from samihs_export.merge import merge
-from samihs_export.tensorrt import build_engines
 from samihs_runtime.bundle import Bundle, GraphEntry, WindowRule, write_bundle
 from samihs_runtime.errors import SamihsError
 from samihs_training.checkpoint import load_adapters

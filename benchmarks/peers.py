@@ -47,8 +47,8 @@ from stopwatch import UNLIMITED, Budget, seconds
 from tables import EAGER
 from trial_bundle import TINY, manifest_of
 
-from samihs_export.families import write_graphs
 from samihs_export.float_types import Precision
+from samihs_export.graphs.families import write_graphs
 from samihs_runtime.bundle import Bundle, WindowRule, write_bundle
 from samihs_training.network.model import SamihsModel
 from samihs_training.network.sam import SamConfig, preset

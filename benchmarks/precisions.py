@@ -4,7 +4,7 @@
         [--precisions fp16,bf16,int8]
 
 The reference is the torch model with its adapters in place. The graphs are exported from it as for
-a bundle (``samihs_export.families``)::
+a bundle (``samihs_export.graphs.families``)::
 
     subject                       what answers
     torch fp32, adapted           the reference
@@ -37,18 +37,18 @@ from record import Record, command_line
 from torch import Tensor
 from trial_bundle import manifest_of
 
-from samihs_export.calibration import calibrate, calibration_cases
-from samihs_export.families import families, graph_pair, write_graphs
 from samihs_export.float_types import Precision
+from samihs_export.graphs.calibration import calibrate, calibration_cases
+from samihs_export.graphs.families import families, graph_pair, write_graphs
+from samihs_export.graphs.quantization import Range
 from samihs_export.merge import merge
-from samihs_export.parity import NOT_IN_ONNX_RUNTIME
-from samihs_export.quantization import Range
+from samihs_export.proof.parity import NOT_IN_ONNX_RUNTIME
 from samihs_runtime.backends.onnx_runtime import EXACT_INT8, import_onnxruntime
 from samihs_runtime.backends.probe import probe_gpus
 from samihs_runtime.bundle import GraphEntry, WindowRule, write_bundle
 from samihs_runtime.clicked_parts import clicked_parts
+from samihs_runtime.encoding.preprocessing import window_of
 from samihs_runtime.errors import SamihsError, UsageError
-from samihs_runtime.preprocessing import window_of
 from samihs_runtime.segmentation import FOREGROUND, Prompt
 from samihs_training.checkpoint import load_adapters
 from samihs_training.data.clicks import Mask

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from record import Record, command_line
 from scipy import ndimage
 
+from samihs_runtime.encoding.slice_frame import AIR_HU
 from samihs_runtime.errors import SamihsError
-from samihs_runtime.slice_frame import AIR_HU
 from samihs_training.data.clicks import Mask, Point, deepest_click, random_click
 from samihs_training.data.phantom import wear_8bit
 from samihs_training.data.studies import StudySlice, StudySpec, is_bleed, study_slices

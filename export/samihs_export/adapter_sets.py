@@ -15,23 +15,23 @@ from pathlib import Path
 import onnx
 from torch import Tensor
 
-from samihs_export.cases import phantom_cases, save_reference
-from samihs_export.families import graph_pair
+from samihs_export.engines.refit import refittable
 from samihs_export.float_types import FLOATS
+from samihs_export.graphs.families import graph_pair
 from samihs_export.merge import MergeReport, merge
 from samihs_export.metadata import BundleMetadata
-from samihs_export.parity import ParityResult, advised
 from samihs_export.pipeline import NOTHING_WRITTEN, ExportOptions
-from samihs_export.proof import Proof
-from samihs_export.refit import refittable
+from samihs_export.proof.cases import phantom_cases, save_reference
+from samihs_export.proof.export_proof import Proof
+from samihs_export.proof.parity import ParityResult, advised
 from samihs_export.verify import REFERENCE
 from samihs_runtime.backends.exchange import exchanged_graph, of_part
 from samihs_runtime.bundle import ADAPTERS, AdapterSet, Bundle, GraphEntry, Manifest
-from samihs_runtime.bundle_sets import add_set
+from samihs_runtime.bundle.graph_identity import files_beside
+from samihs_runtime.bundle.manifest import AdapterTensors, check_set_name
+from samihs_runtime.bundle.sets import add_set
+from samihs_runtime.bundle.tensor_file import read_tensors
 from samihs_runtime.errors import BundleError, ExportError, OutputError
-from samihs_runtime.graph_identity import files_beside
-from samihs_runtime.manifest import AdapterTensors, check_set_name
-from samihs_runtime.tensor_file import read_tensors
 from samihs_training.checkpoint import LoadedAdapters
 from samihs_training.methods import count_by_part
 from samihs_training.network.model import SamihsModel

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from samihs_runtime.manifest import Manifest
+from samihs_runtime.bundle.manifest import Manifest
 
 LIMITS = (
     "The figures hold for data like those that they were measured on, and for one click each where "

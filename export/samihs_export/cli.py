@@ -17,7 +17,7 @@ from samihs_runtime.bundle import Bundle
 from samihs_runtime.errors import ExportError, one_line_errors
 
 if TYPE_CHECKING:
-    from samihs_export.build_options import BuildOptions
+    from samihs_export.engines.build_options import BuildOptions
     from samihs_export.metadata import BundleMetadata
     from samihs_export.pipeline import ExportOptions
     from samihs_training.checkpoint import LoadedAdapters
@@ -90,8 +90,8 @@ def bundle(
     overwrite: bool,
 ) -> None:
     """Merge, export, prove and write a bundle. Nothing is written unless every gate holds."""
+    from samihs_export.engines.tensorrt import choose_flavour, parse_targets
     from samihs_export.pipeline import check_destination, export_bundle
-    from samihs_export.tensorrt import choose_flavour, parse_targets
 
     options = _options(precision, mirror, untrained)
     targets = parse_targets(target) if target else ()
@@ -140,8 +140,8 @@ def engines(
     refittable: bool,
 ) -> None:
     """Build TensorRT engines from a bundle. Needs no torch, and for named targets no GPU."""
-    from samihs_export.build_options import BuildOptions
-    from samihs_export.tensorrt import parse_targets
+    from samihs_export.engines.build_options import BuildOptions
+    from samihs_export.engines.tensorrt import parse_targets
 
     options = BuildOptions(
         timing_cache=timing_cache,
@@ -250,7 +250,7 @@ def _build(
     console: Console,
 ) -> None:
     """Build and list the engines of these precisions; None is the bundle's first."""
-    from samihs_export.tensorrt import BuiltEngine, build_engines
+    from samihs_export.engines.tensorrt import BuiltEngine, build_engines
 
     columns = ("engine", "MB", "activations, MB", "seconds", "attention layers")
     table = Table(*columns, title="TensorRT engines")

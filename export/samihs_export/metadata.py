@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from samihs_export.figures import DEFAULT_THRESHOLD, Figures, hashes
+from samihs_runtime.bundle.manifest import WindowRule
 from samihs_runtime.errors import CheckpointError
-from samihs_runtime.manifest import WindowRule
 from samihs_runtime.report import installed_version
 from samihs_training.checkpoint import LoadedAdapters
 from samihs_training.methods import Method, describe_method
@@ -126,8 +126,8 @@ def _training(about: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _prompts(about: Mapping[str, Any]) -> dict[str, Any]:
-    """The prompts that the adapters were trained on (``samihs_runtime.trained_prompts``); nothing
-    if the checkpoint has no recipe, such as one from elsewhere."""
+    """The prompts that the adapters were trained on (:mod:`samihs_runtime.bundle.trained_prompts`);
+    nothing if the checkpoint has no recipe, such as one from elsewhere."""
     stage = about.get("recipe", {}).get("adapt")
     if stage is None:
         return {}

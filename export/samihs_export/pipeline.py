@@ -10,17 +10,17 @@ from functools import cache
 from importlib import metadata as packages
 from pathlib import Path
 
-from samihs_export.calibration import calibrate, calibration_cases
 from samihs_export.card import model_card
-from samihs_export.cases import Answer, ParityCase, phantom_cases, save_reference
-from samihs_export.families import Ranges, families, write_graphs
 from samihs_export.float_types import Precision
+from samihs_export.graphs.calibration import calibrate, calibration_cases
+from samihs_export.graphs.families import Ranges, families, write_graphs
+from samihs_export.graphs.quantization import Range
 from samihs_export.merge import MergeReport, merge
 from samihs_export.metadata import BundleMetadata
-from samihs_export.parity import ParityResult, advised
-from samihs_export.proof import Proof
-from samihs_export.quantization import Range
-from samihs_export.report import FIGURE, REPORT, WorstCase, draw_worst_cases, report_page
+from samihs_export.proof.cases import Answer, ParityCase, phantom_cases, save_reference
+from samihs_export.proof.export_proof import Proof
+from samihs_export.proof.parity import ParityResult, advised
+from samihs_export.proof.report import FIGURE, REPORT, WorstCase, draw_worst_cases, report_page
 from samihs_export.verify import REFERENCE
 from samihs_runtime.bundle import (
     ADAPTERS,

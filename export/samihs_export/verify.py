@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from samihs_export.cases import load_reference
-from samihs_export.gates import Gates, OwnError, gates_for
-from samihs_export.parity import (
+from samihs_export.proof.cases import load_reference
+from samihs_export.proof.gates import Gates, OwnError, gates_for
+from samihs_export.proof.parity import (
     NOT_IN_ONNX_RUNTIME,
     ParityResult,
     advised,

@@ -32,8 +32,8 @@ from samihs_runtime.prompts import check_prompt
 from samihs_runtime.segmentation import BACKGROUND, FOREGROUND, Prediction, Prompt
 
 if TYPE_CHECKING:
+    from samihs_runtime.encoding.slice_encoder import EncodedSlice, Slice
     from samihs_runtime.segmenter import Segmenter
-    from samihs_runtime.slice_encoder import EncodedSlice, Slice
 
 Mask = NDArray[np.bool_]
 Point = tuple[float, float]

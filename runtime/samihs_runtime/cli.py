@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
+from samihs_runtime.bundle.manifest import PRECISIONS
 from samihs_runtime.collector import patient_collector
 from samihs_runtime.errors import UsageError, one_line_errors
-from samihs_runtime.manifest import PRECISIONS
 from samihs_runtime.options import Click, Options
 from samihs_runtime.termination import tidy_termination
 
@@ -191,8 +191,8 @@ def _many_clicks(
             "--clicks takes points, boxes, slices and series from its file: leave those options, "
             "and --list, out"
         )
-    from samihs_runtime.batch import run_clicks
-    from samihs_runtime.clicks import read_clicks
+    from samihs_runtime.batch.clicks import read_clicks
+    from samihs_runtime.batch.run import run_clicks
 
     run_clicks(read_clicks(clicks_file, study), options)
 

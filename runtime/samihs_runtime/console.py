@@ -17,7 +17,7 @@ from rich.table import Table
 from samihs_runtime.viewer_numbers import viewer_number
 
 if TYPE_CHECKING:
-    from samihs_runtime.batch_table import TableRow
+    from samihs_runtime.batch.table import TableRow
     from samihs_runtime.measurement import Measurement
     from samihs_runtime.report import Report
     from samihs_runtime.segmentation import Lesion

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from samihs_runtime.slice_frame import SliceFrame
+    from samihs_runtime.encoding.slice_frame import SliceFrame
 
 FAINT = 0.05
 """Probabilities below this connect no regions: they are the sigmoid's tails."""

@@ -23,13 +23,13 @@ from numpy.typing import NDArray
 from samihs_runtime.backends.base import Backend, Decoded
 from samihs_runtime.bundle import Bundle, shipped_bundle
 from samihs_runtime.closing import Closing
-from samihs_runtime.embedding_store import EmbeddingStore
-from samihs_runtime.encode_ahead import SeriesSession
+from samihs_runtime.encoding.embedding_store import EmbeddingStore
+from samihs_runtime.encoding.encode_ahead import SeriesSession
+from samihs_runtime.encoding.slice_encoder import EncodedSlice, Slice, SliceEncoder
 from samihs_runtime.errors import BackendError, NonFiniteError, PromptError
 from samihs_runtime.prompts import check_prompt
 from samihs_runtime.segmentation import Prediction, Prompt
 from samihs_runtime.series import CTSeries
-from samihs_runtime.slice_encoder import EncodedSlice, Slice, SliceEncoder
 from samihs_runtime.timing import Timings
 
 __all__ = ["DEFAULT_CACHE_MB", "EncodedSlice", "Segmenter"]

@@ -10,17 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samihs_runtime.answering import SliceAnswer, answer_prompt
+from samihs_runtime.encoding.slice_frame import SliceFrame
 from samihs_runtime.errors import PromptError
 from samihs_runtime.probability import Evidence
 from samihs_runtime.prompts import Request, check_inside
 from samihs_runtime.propagation import PropagationOptions, not_blood, propagate
 from samihs_runtime.segmentation import FOREGROUND, Lesion, Prompt, SliceMask
-from samihs_runtime.slice_frame import SliceFrame
 
 if TYPE_CHECKING:
+    from samihs_runtime.encoding.slice_encoder import Slice
     from samihs_runtime.segmenter import Segmenter
     from samihs_runtime.series import CTSeries
-    from samihs_runtime.slice_encoder import Slice
 
 Say = Callable[[str], None]
 

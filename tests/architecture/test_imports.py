@@ -109,10 +109,14 @@ def test_an_extra_that_brings_tensorrt_brings_what_building_engines_imports(extr
     seen: set[str] = set()
     packages = {
         name
-        for module in ("samihs_export.cli", "samihs_export.tensorrt", "samihs_export.build_options")
+        for module in (
+            "samihs_export.cli",
+            "samihs_export.engines.tensorrt",
+            "samihs_export.engines.build_options",
+        )
         for name in loaded_by(module, seen)
     }
-    assert "samihs_export.refit" in seen
+    assert "samihs_export.engines.refit" in seen
     needed = packages - set(sys.stdlib_module_names)
     assert {"numpy", "onnx"} <= needed
     of = metadata.packages_distributions()

@@ -10,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from samihs_export.refit import refittable
+from samihs_export.engines.refit import refittable
 
 Tensors = Mapping[str, NDArray[np.generic]]
 """Initializer name -> value, in the graph's own type."""

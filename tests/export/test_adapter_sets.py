@@ -14,15 +14,15 @@ import torch
 from torch import nn
 
 from samihs_export import adapter_sets, cli
-from samihs_export.decoder_graph import DecoderGraph
+from samihs_export.engines.refit import refittable
+from samihs_export.graphs.decoder_graph import DecoderGraph
+from samihs_export.graphs.onnx import export_decoder
 from samihs_export.merge import MergeReport, merge
-from samihs_export.onnx import export_decoder
-from samihs_export.refit import refittable
 from samihs_runtime.backends.exchange import exchanged_graph
 from samihs_runtime.bundle import Bundle, write_bundle
+from samihs_runtime.bundle.tensor_file import read_tensors
 from samihs_runtime.segmentation import Prompt
 from samihs_runtime.segmenter import Segmenter
-from samihs_runtime.tensor_file import read_tensors
 from samihs_training.adapters import pr_adapters
 from samihs_training.checkpoint import save_adapters
 from samihs_training.methods import FullFineTuning

@@ -14,11 +14,12 @@ from click.testing import CliRunner, Result
 from safetensors.torch import save_file
 from torch import Tensor
 
-from samihs_export import pipeline, tensorrt
+from samihs_export import pipeline
 from samihs_export.cli import main
+from samihs_export.engines import tensorrt
 from samihs_export.metadata import BundleMetadata
-from samihs_export.parity import ParityResult
-from samihs_export.proof import Proof
+from samihs_export.proof.export_proof import Proof
+from samihs_export.proof.parity import ParityResult
 from samihs_runtime import bundle as bundle_module
 from samihs_runtime.bundle import Bundle, GraphEntry, shipped_bundle
 from samihs_runtime.errors import BackendError, ExportError

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from samihs_export.encoder_graph import EncoderGraph
+from samihs_export.graphs.encoder_graph import EncoderGraph
 from samihs_export.merge import LowRankLinear, merge, relative_error
 from samihs_runtime.errors import ExportError
 from samihs_training.adapters import PRConfig, insert_pr_adapters, pr_adapters

@@ -17,8 +17,8 @@ from samihs_runtime.backends.tensorrt import TensorRTBackend, open_tensorrt
 from samihs_runtime.bundle import Bundle
 from samihs_runtime.timing import Timings
 
+from .backends.gpu_cases import Planted
 from .dicom_factory import write_series
-from .gpu_cases import Planted
 from .planted_gpu import PlantedCuda, PlantedTensorRT, plant_engines, plant_tensorrt
 from .planted_onnx_runtime import PlantedOrt, plant_onnx_runtime
 from .tiny_model import SIZE, write_tiny_bundle

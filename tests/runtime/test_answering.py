@@ -16,10 +16,10 @@ from scipy import ndimage
 from samihs_runtime.answering import SliceAnswer, answer_prompt, box_seeds
 from samihs_runtime.backends.fake import FakeBackend
 from samihs_runtime.bundle import Bundle
+from samihs_runtime.bundle.trained_prompts import TrainedPrompts
 from samihs_runtime.errors import BundleError
 from samihs_runtime.segmentation import BACKGROUND, FOREGROUND, Prediction, Prompt
 from samihs_runtime.segmenter import Segmenter
-from samihs_runtime.trained_prompts import TrainedPrompts
 from samihs_training.data.phantom import BleedType, PhantomOptions, Tissue, generate_slice
 
 SIDE = 64

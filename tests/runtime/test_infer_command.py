@@ -27,7 +27,7 @@ from samihs_training.data.phantom import BleedType, PhantomOptions, generate_stu
 
 from .dicom_factory import PATIENT, ct_image, save, write_bleed, write_series
 from .series_factory import make_series
-from .test_study_series import MIXED, REFUSED
+from .study.test_series import MIXED, REFUSED
 
 pytestmark = pytest.mark.filterwarnings(
     # Click's runner leaves its captured streams to the garbage collector.

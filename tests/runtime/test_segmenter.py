@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 from samihs_runtime.backends.base import Decoded, Embedding
 from samihs_runtime.backends.fake import FakeBackend
 from samihs_runtime.bundle import Bundle
-from samihs_runtime.embedding_store import EmbeddingStore
+from samihs_runtime.bundle.manifest import WindowRule
+from samihs_runtime.encoding.embedding_store import EmbeddingStore
+from samihs_runtime.encoding.preprocessing import window_of
+from samihs_runtime.encoding.slice_frame import SliceFrame
 from samihs_runtime.errors import (
     BackendError,
     DeviceMemoryError,
@@ -21,12 +24,9 @@ from samihs_runtime.errors import (
     PromptError,
     StudyError,
 )
-from samihs_runtime.manifest import WindowRule
-from samihs_runtime.preprocessing import window_of
 from samihs_runtime.segmentation import Prompt
 from samihs_runtime.segmenter import Segmenter
 from samihs_runtime.series import CTSeries, SlicePlane
-from samihs_runtime.slice_frame import SliceFrame
 
 from .tiny_model import GRID, LOW, SIZE, reference_logits
 

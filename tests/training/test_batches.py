@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from samihs_runtime.bundle.manifest import WindowRule
 from samihs_runtime.errors import UsageError
-from samihs_runtime.manifest import WindowRule
 from samihs_training.batches import NumberedBatches, Share
 from samihs_training.data.cache import CacheSpec, SliceCache, open_cache
 from samihs_training.data.phantom import BleedType, PhantomSlice, Tissue

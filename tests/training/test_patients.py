@@ -10,9 +10,9 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from samihs_runtime.bundle.manifest import WindowRule
+from samihs_runtime.encoding.slice_frame import SliceFrame
 from samihs_runtime.errors import DataError, UsageError
-from samihs_runtime.manifest import WindowRule
-from samihs_runtime.slice_frame import SliceFrame
 from samihs_training.data.augmentation import Augmentation
 from samihs_training.data.folds import Folds, make_folds
 from samihs_training.data.patients import PatientSlices, split_cases

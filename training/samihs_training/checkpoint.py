@@ -15,8 +15,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from samihs_runtime.bundle import sha256_of
+from samihs_runtime.bundle.manifest import WindowRule
 from samihs_runtime.errors import BundleError, CheckpointError
-from samihs_runtime.manifest import WindowRule
 from samihs_training.adapters import PRConfig
 from samihs_training.base import load_base, save_base
 from samihs_training.methods import (

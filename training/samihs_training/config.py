@@ -9,8 +9,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_type_hints
 
+from samihs_runtime.bundle.manifest import WindowRule
 from samihs_runtime.errors import BundleError, UsageError
-from samihs_runtime.manifest import WindowRule
 from samihs_training.data.augmentation import Augmentation
 from samihs_training.data.volumes import LAYOUTS, Layout
 from samihs_training.losses import Loss, build_loss

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from samihs_runtime.bundle.manifest import Manifest
 from samihs_runtime.errors import BundleError
-from samihs_runtime.manifest import Manifest
 
 
 @dataclass(frozen=True)

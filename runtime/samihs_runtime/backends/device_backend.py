@@ -44,9 +44,9 @@ from samihs_runtime.backends.warm_up import (
     common_sizes,
     input_shapes,
 )
+from samihs_runtime.bundle.manifest import Manifest
 from samihs_runtime.closing import Closing
 from samihs_runtime.errors import BackendError, DeviceMemoryError
-from samihs_runtime.manifest import Manifest
 from samihs_runtime.timing import Timings
 
 R = TypeVar("R")

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from samihs_runtime.bundle import Bundle
+from samihs_runtime.bundle.tensor_file import RawTensor, read_tensors
 from samihs_runtime.errors import BundleError
-from samihs_runtime.tensor_file import RawTensor, read_tensors
 
 Tensors = Mapping[str, RawTensor]
 """Initializer name -> tensor."""

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from samihs_runtime.backends.base import Decoded, Embedding
+from samihs_runtime.bundle.manifest import Manifest
 from samihs_runtime.closing import Closing
 from samihs_runtime.errors import BackendError
-from samihs_runtime.manifest import Manifest
 from samihs_runtime.segmentation import BACKGROUND, BOX_MAX, BOX_MIN, FOREGROUND
 
 FOUND_SCORE, NOTHING_SCORE = 0.9, 0.05

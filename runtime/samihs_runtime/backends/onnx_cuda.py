@@ -17,8 +17,8 @@ from samihs_runtime.backends.onnx_runtime import SessionMaker, import_onnxruntim
 from samihs_runtime.backends.probe import probe_gpus
 from samihs_runtime.backends.session_thread import SessionThread
 from samihs_runtime.bundle import Bundle
+from samihs_runtime.bundle.manifest import Manifest
 from samihs_runtime.errors import BackendError
-from samihs_runtime.manifest import Manifest
 from samihs_runtime.timing import Timings
 
 R = TypeVar("R")

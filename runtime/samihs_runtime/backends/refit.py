@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from samihs_runtime.backends.exchange import Tensors
+from samihs_runtime.bundle.tensor_file import SIZES
 from samihs_runtime.errors import BackendError
-from samihs_runtime.tensor_file import SIZES
 
 _TYPES = {"F32": "FLOAT", "F16": "HALF", "BF16": "BF16"}
 """TensorRT's name of each safetensors type."""

@@ -13,8 +13,8 @@ from samihs_runtime.backends.probe import probe_gpus
 from samihs_runtime.backends.tensorrt_engines import EnginePair, find_engines
 from samihs_runtime.backends.tensorrt_program import Program
 from samihs_runtime.bundle import Bundle
+from samihs_runtime.bundle.manifest import Manifest
 from samihs_runtime.errors import BackendError
-from samihs_runtime.manifest import Manifest
 from samihs_runtime.timing import Timings
 
 

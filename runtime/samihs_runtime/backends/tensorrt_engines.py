@@ -14,8 +14,8 @@ from typing import Any
 
 from samihs_runtime.backends.sidecar import FLAVOURS, EngineSidecar
 from samihs_runtime.bundle import Bundle
+from samihs_runtime.bundle.graph_identity import graph_sha256
 from samihs_runtime.errors import BackendError, BundleError
-from samihs_runtime.graph_identity import graph_sha256
 
 PACKAGES = {"tensorrt": "samihs[tensorrt]", "tensorrt_rtx": "samihs[gpu]"}
 """What to install for each flavour's module."""

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samihs_runtime.backends.contract import ENCODER, GraphContract, tensor_shapes
-from samihs_runtime.manifest import Manifest
+from samihs_runtime.bundle.manifest import Manifest
 from samihs_runtime.segmentation import FOREGROUND, NOT_A_POINT
 
 MAX_ENCODE_BATCH, MAX_DECODE_BATCH = 8, 16

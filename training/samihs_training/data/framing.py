@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from samihs_runtime.slice_frame import AIR_HU, SliceFrame
+from samihs_runtime.encoding.slice_frame import AIR_HU, SliceFrame
 from samihs_training.data.clicks import Mask
 
 

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from samihs_runtime.encoding.preprocessing import window_of
+from samihs_runtime.encoding.slice_frame import SliceFrame
 from samihs_runtime.errors import DataError
-from samihs_runtime.preprocessing import window_of
 from samihs_runtime.segmentation import Prompt
-from samihs_runtime.slice_frame import SliceFrame
 from samihs_training.data.augmentation import Augmentation
 from samihs_training.data.clicks import Mask, parts_of, random_click
 from samihs_training.data.folds import Folds, held_out

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from samihs_runtime.slice_frame import AIR_HU
+from samihs_runtime.encoding.slice_frame import AIR_HU
 from samihs_training.data.phantom import BleedType, PhantomSlice, Tissue, wear_8bit
 
 TURN_DEG = 15.0

@@ -9,8 +9,8 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from samihs_runtime.manifest import WindowRule
-from samihs_runtime.preprocessing import window_of
+from samihs_runtime.bundle.manifest import WindowRule
+from samihs_runtime.encoding.preprocessing import window_of
 from samihs_runtime.segmentation import Prompt
 from samihs_training.data.cache import SliceCache
 from samihs_training.data.clicks import Mask

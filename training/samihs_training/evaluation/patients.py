@@ -1,12 +1,13 @@
-"""How well a model does on a data set of scans and masks: per slice, per patient, with intervals.
+"""Evaluation on a data set of scans and masks: per slice and per patient, with intervals.
 
-Slices with hemorrhage are prompted; the others have nothing to point at, and count as answered with
-nothing in a patient's volume. Two protocols:
+Only slices with hemorrhage are prompted; the others have nothing to point at and count as empty
+predictions in a patient's volume. Two protocols:
 
-- ``lesions``: one prompt on each 8-connected lesion of a slice at its stored size; answers united.
-- ``authors``: as the SAMIHS authors test: slices brought to 512 x 512, one prompt on the whole
-  foreground (its middle pixel in row order), mask = sigmoid of the low-resolution logits, resized
-  bilinearly, above one half.
+- ``lesions``: one prompt on each 8-connected lesion of a slice at its stored size; the slice's mask
+  is the union of the answers.
+- ``authors``: as the SAMIHS authors test: slices resized to 512 x 512, one prompt for the whole
+  foreground (its middle pixel in row order); the mask is where the sigmoid of the low-resolution
+  logits, resized bilinearly, exceeds one half.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from samihs_runtime.clicked_parts import clicked_parts
+from samihs_runtime.encoding.slice_frame import SliceFrame
 from samihs_runtime.errors import DataError, UsageError
 from samihs_runtime.segmentation import Prompt
-from samihs_runtime.slice_frame import SliceFrame
 from samihs_training.corrections import next_click
 from samihs_training.data.checking import read_checked
 from samihs_training.data.clicks import Mask, parts_of
@@ -42,26 +43,26 @@ NSD_TOLERANCE_PX = 2.0
 
 @dataclass(frozen=True)
 class Scores:
-    """One slice, or one patient, against the truth; NaN where a number does not exist."""
+    """Metrics of one slice or one patient; NaN where a metric is undefined."""
 
     dice: float
     iou: float
     sensitivity: float
     """Share of the true foreground that was found."""
     specificity: float
-    """Share of the true background that was left out."""
+    """Share of the true background that was predicted as background."""
     hd95_mm: float
-    """Of a patient: in three dimensions."""
+    """For a patient: in three dimensions."""
     hd95_px: float
-    """Of a patient: mean over its slices, as are the next two where the unit is pixels."""
+    """For a patient: mean over the slices, as are ``nsd_px`` and ``rowwise_hausdorff``."""
     nsd_mm: float
-    """Within NSD_TOLERANCE_MM."""
+    """Normalised surface Dice at NSD_TOLERANCE_MM."""
     nsd_px: float
-    """Within NSD_TOLERANCE_PX."""
+    """Normalised surface Dice at NSD_TOLERANCE_PX."""
     volume_error_ml: float
     """Predicted minus true."""
     rowwise_hausdorff: float
-    """The authors' "HD": no distance between outlines (``surface.py``)."""
+    """The authors' "HD", which is not a distance between outlines (``surface.py``)."""
 
 
 METRICS = tuple(each.name for each in fields(Scores))
@@ -90,12 +91,12 @@ class DataEvaluation:
     patients: dict[str, Scores]
 
     def by_slice(self) -> dict[str, tuple[Estimate, float]]:
-        """Metric -> mean over slices, its interval over patients, and the SD of slices."""
+        """Metric -> mean over slices, its interval over patients, and the SD over slices."""
         names = [each.patient for each in self.slices]
         return _estimates([each.scores for each in self.slices], names)
 
     def by_patient(self) -> dict[str, tuple[Estimate, float]]:
-        """Metric -> mean over patients, its interval, and the SD of patients."""
+        """Metric -> mean over patients, its interval, and the SD over patients."""
         return _estimates(list(self.patients.values()), list(self.patients))
 
 
@@ -108,14 +109,14 @@ def evaluate_data(
     clicks: int = 1,
     seed: int = 0,
 ) -> DataEvaluation:
-    """Ask for every slice with hemorrhage; under ``authors`` the prompt is theirs.
+    """Prompt every slice with hemorrhage; the ``authors`` protocol ignores ``prompt``.
 
-    ``clicks`` above 1 adds corrective ones, each in the largest error of the answer before, whose
-    logits are the next one's prior.
+    ``clicks`` above 1 adds corrective clicks, each in the largest error of the previous answer,
+    whose logits are the prior of the next.
 
     Raises:
         DataError: a case is faulty, or no case has hemorrhage.
-        UsageError: the predictor takes no prompts, or ``clicks`` is below 1.
+        UsageError: the predictor takes clicks only, or ``clicks`` is below 1.
     """
     if predictor.ask is None:
         raise UsageError(f"{predictor.name} takes clicks only: it cannot be asked other prompts")
@@ -138,7 +139,7 @@ def evaluate_data(
 
 @dataclass(frozen=True, eq=False)
 class _Asking:
-    """How the slices of a volume are asked for."""
+    """How the slices of a volume are prompted."""
 
     ask: Ask
     rule: PromptRule
@@ -151,7 +152,7 @@ class _Asking:
         for index in np.flatnonzero((volume.labels > 0).any((1, 2))):
             hu, truth, spacing = _framed(volume, int(index), self.protocol)
             if not truth.any():
-                continue  # a speck that a smaller frame does not hold
+                continue  # a speck that is lost in a smaller frame
             parts = [truth] if self.protocol == "authors" else parts_of(truth)
             answers = [self._answer(hu, part) for part in parts]
             predicted = np.logical_or.reduce([mask for mask, _ in answers])
@@ -176,7 +177,7 @@ class _Asking:
 def scores_of(
     predicted: Mask, truth: Mask, spacing_mm: tuple[float, float], extent_mm: float
 ) -> Scores:
-    """Scores of one slice [rows, columns]; ``truth`` is not empty."""
+    """Metrics of one slice [rows, columns]; ``truth`` is not empty."""
     pixel = (1.0, 1.0)
     voxel_ml = spacing_mm[0] * spacing_mm[1] * extent_mm / 1000
     return Scores(
@@ -191,7 +192,7 @@ def scores_of(
 
 
 def authors_mask(logits: NDArray[np.float32], size: int = AUTHORS_SIZE) -> Mask:
-    """[size, size]: sigmoid first, then bilinear to ``size``, then above one half."""
+    """[size, size]: sigmoid first, then resized bilinearly, then thresholded at one half."""
     low = torch.from_numpy(np.ascontiguousarray(logits, np.float32))[None, None].sigmoid()
     high = F.interpolate(low, size=(size, size), mode="bilinear", align_corners=False)
     return np.asarray(high[0, 0].numpy() > 0.5)
@@ -223,13 +224,13 @@ def _overlap(predicted: Mask, truth: Mask) -> dict[str, float]:
 
 
 def _patient_scores(volume: Volume, found: list[SliceResult], protocol: Protocol) -> Scores:
-    """Overlap and distances in mm of the whole volume; numbers in pixels are means of slices."""
+    """Overlap and distances in mm over the whole volume; metrics in pixels are slice means."""
     shape = (len(volume.hu), *found[0].truth.shape)
     predicted, truth = np.zeros(shape, bool), np.zeros(shape, bool)
     for each in found:
         predicted[each.index], truth[each.index] = each.predicted, each.truth
     _, _, in_plane = _framed(volume, found[0].index, protocol)
-    # One distance between slices is all that MONAI takes: the mean where they are uneven.
+    # MONAI takes a single slice spacing: the mean where it is uneven.
     spacing = (float(volume.extents_mm.mean()), *in_plane)
 
     def mean(name: str) -> float:

@@ -1,4 +1,4 @@
-"""One way to ask a model, whether it is a checkpoint in torch or an exported bundle."""
+"""One interface to a model, whether it is a checkpoint in torch or an exported bundle."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ import torch
 from numpy.typing import NDArray
 
 from samihs_runtime.clicked_parts import clicked_parts
-from samihs_runtime.preprocessing import window_of
+from samihs_runtime.encoding.preprocessing import window_of
+from samihs_runtime.encoding.slice_frame import SliceFrame
 from samihs_runtime.segmentation import FOREGROUND, Prediction, Prompt
-from samihs_runtime.slice_frame import SliceFrame
 from samihs_training.data.clicks import Mask
 
 Clicks = Sequence[tuple[float, float]]
 Answer = Callable[[NDArray[np.int16], Clicks], list[tuple[Mask, float]]]
 """A slice [rows, columns] in HU, clicks (x, y) -> for each a mask [rows, columns] and a score.
 
-Of what the model answers the clicked parts, as ``samihs-infer`` draws them."""
+The mask holds only the clicked parts of the model's answer, as ``samihs-infer`` draws them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,19 +31,19 @@ class Reply:
     """The answer to one prompt."""
 
     mask: Mask
-    """[rows, columns] of the slice."""
+    """[rows, columns], as the slice."""
     score: float
     logits: NDArray[np.float32]
-    """[M, M] over the whole slice, padded to a square."""
+    """[M, M], covering the whole slice, padded to a square."""
 
 
 class Ask(Protocol):
-    """Any prompt, on a slice [rows, columns] in HU."""
+    """Answers any prompt on a slice [rows, columns] in HU."""
 
     def __call__(
         self, hu: NDArray[np.float32], prompt: Prompt, prior: NDArray[np.float32] | None = None
     ) -> Reply:
-        """``prior``: logits of an earlier reply on the same slice, where the prompt goes on."""
+        """``prior``: logits of an earlier reply that the prompt refines, on the same slice."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,12 +53,12 @@ class Predictor:
     name: str
     answer: Answer
     score_threshold: float | None
-    """Below it the model says that nothing bleeds there; None where nothing has fixed it."""
+    """A score below it means that nothing bleeds there; None if the model has no threshold."""
     ask: Ask | None = None
-    """Any prompt, not clicks alone; None where a predictor takes clicks only."""
+    """Answers any prompt; None if the predictor takes clicks only."""
     weights: Mapping[str, str] = field(default_factory=dict)
-    """What answers: ``adapters_sha256`` and ``base_sha256``, of a bundle its ``bundle_id``, and
-    ``mirrored`` "yes" where each slice's mirror image is asked as well."""
+    """Which weights: ``adapters_sha256`` and ``base_sha256``, for a bundle its ``bundle_id``, and
+    ``mirrored`` "yes" if it also predicts on each slice's mirror image."""
     trained_on: Mapping[str, Any] = field(default_factory=dict)
     """The data set and folds it was adapted to (``training_data.py``); empty: phantoms."""
 
@@ -67,7 +67,7 @@ class Predictor:
 def checkpoint_predictor(
     adapters: Path, base: Path, *, mirrored: bool = False
 ) -> Iterator[Predictor]:
-    """The torch model of an adapter checkpoint, adapters in place."""
+    """The torch model of an adapter checkpoint, with its adapters in place."""
     from samihs_training.checkpoint import load_adapters
     from samihs_training.network.model import mask_at_slice_size
 
@@ -112,7 +112,7 @@ def checkpoint_predictor(
 
 @contextmanager
 def bundle_predictor(bundle: Path | None, backend: str = "auto") -> Iterator[Predictor]:
-    """An exported bundle (None: the shipped one) through the runtime, as users get it."""
+    """An exported bundle (None: the shipped one), run as users run it."""
     from samihs_runtime.segmenter import Segmenter
 
     with Segmenter.from_bundle(bundle, backend) as segmenter:
@@ -141,7 +141,7 @@ def bundle_predictor(bundle: Path | None, backend: str = "auto") -> Iterator[Pre
 def _answers(
     predict: Callable[[Prompt], Reply | Prediction], clicks: Clicks
 ) -> list[tuple[Mask, float]]:
-    """What each click alone is answered: the clicked parts of the mask, and its score."""
+    """The answer to each click alone: the clicked parts of the mask, and its score."""
     answers = []
     for click in clicks:
         prompt = Prompt((click,), (FOREGROUND,))

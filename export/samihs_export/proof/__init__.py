@@ -1,0 +1,1 @@
+"""The proof of an export: torch's answers, and how near each graph must come to them."""

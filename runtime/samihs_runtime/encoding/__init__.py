@@ -1,0 +1,1 @@
+"""From slices to embeddings: frames, the encoder, and caches in memory and on disk."""
