@@ -1,6 +1,6 @@
 """``manifest.json``: everything the runtime knows about a bundle, checked field by field.
 
-The manifest is the contract between export and runtime (see ``bundle.py`` for the files it lists).
+The manifest is the contract between export and runtime (see the package for the files it lists).
 Tensor contract of every graph, at every precision::
 
     encoder: hu f32 [B,1,S,S], window f32 [B,2] (low, high HU)  ->  embedding f32 [B,E,G,G]

@@ -20,6 +20,7 @@ from samihs_runtime.identity import Scrubber, scrubbed
 from samihs_runtime.lossy import LossyCompression
 from samihs_runtime.quiet_dicom import quiet_dicom
 from samihs_runtime.series import CTSeries, SlicePlane, SourceSlice
+from samihs_runtime.study.wording import counted
 
 from .choosing import choose
 from .fields import text
@@ -101,7 +102,8 @@ def read_study(
         planes = _with_thickness(ordered.planes, first)
         notes += headers.notes + _file_notes(headers) + _left_out(chosen, found) + ordered.notes
         if alike:
-            notes.append(f"{alike} slices repeat an identical one at the same place: left out")
+            repeated = counted(alike, "slice")
+            notes.append(f"{repeated} identical to another at the same place: left out")
         sources = _sources(first)
         notes += _lossy_notes(sources) + _series_notes(chosen, first)
         notes += geometry_notes(planes, first[0])
@@ -182,7 +184,7 @@ def _file_notes(headers: Headers) -> list[str]:
     notes = _unreadable(headers)
     if headers.damaged:
         count, named = len(headers.damaged), _first_names(headers.damaged)
-        notes.append(f"{count} damaged DICOM files were left out: {named}")
+        notes.append(f"{counted(count, 'damaged DICOM file')} left out: {named}")
     return notes
 
 
@@ -192,7 +194,8 @@ def _unreadable(headers: Headers) -> list[str]:
     if not headers.unreadable:
         return []
     count, named = len(headers.unreadable), _first_names(headers.unreadable)
-    return [f"{count} files or folders could not be read (permissions): {named}"]
+    unreadable = counted(count, "file or folder", "files or folders")
+    return [f"{unreadable} unreadable (permissions): {named}"]
 
 
 def _first_names(sources: list[SourceFile]) -> str:
@@ -201,7 +204,10 @@ def _first_names(sources: list[SourceFile]) -> str:
 
 def _left_out(chosen: Candidate, found: list[Candidate]) -> list[str]:
     same = [c for c in found if c is not chosen and c.uid == chosen.uid]
-    return [f"{c.slices} images of the same series left out: {c.verdict.reason}" for c in same]
+    return [
+        f"{counted(c.slices, 'image')} of the same series left out: {c.verdict.reason}"
+        for c in same
+    ]
 
 
 def _lossy_notes(sources: tuple[SourceSlice, ...]) -> list[str]:

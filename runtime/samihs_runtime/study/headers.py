@@ -13,6 +13,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from samihs_runtime.errors import StudyError
+from samihs_runtime.study.wording import counted
 
 from .fields import items, strings, text, value
 from .files import SourceFile, source_at
@@ -161,7 +162,7 @@ def _follow(directory: SourceFile, dataset: Any) -> Headers:
     paths = [path for path in (_locate(root, parts) for parts in named) if path]
     if not paths:
         raise StudyError(
-            f"{directory.name}: refers to {len(named)} files, none of which is beside it"
+            f"{directory.name}: refers to {counted(len(named), 'file')}, none of which is beside it"
         )
     headers = read_headers([source_at(path) for path in paths], follow_dicomdir=False)
     if len(paths) < len(named):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from samihs_runtime.errors import StudyError
 from samihs_runtime.geometry import along_normal, fit_grid, shear_angle, slice_gaps
 from samihs_runtime.series import SlicePlane
+from samihs_runtime.study.wording import counted
 
 from .fields import number, text
 from .files import SourceFile
@@ -57,7 +58,8 @@ def stack(candidate: Candidate) -> Stack:
             copies += 1
         else:
             places[-1].append(frame)
-    notes = [f"{copies} files are copies of others of the series: left out"] if copies else []
+    copied = f"{counted(copies, 'file')} copied from others of the series: left out"
+    notes = [copied] if copies else []
     return Stack(places, planes, notes)
 
 
@@ -153,6 +155,6 @@ def _holes(planes: list[SlicePlane]) -> list[str]:
         return []
     missing = sum(round(gap / usual) - 1 for gap in wide)
     return [
-        f"about {missing} slices seem to be missing: {len(wide)} gaps of up to {max(wide):.2f} mm "
-        f"where {usual:.2f} mm is usual"
+        f"about {counted(missing, 'slice')} missing: {counted(len(wide), 'gap')} of up to "
+        f"{max(wide):.2f} mm where {usual:.2f} mm is usual"
     ]

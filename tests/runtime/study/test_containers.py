@@ -140,7 +140,7 @@ def test_a_dicomdir_finds_its_files_in_any_case(tmp_path: Path, named: str, lies
 def test_a_dicomdir_never_leaves_its_folder(tmp_path: Path) -> None:
     save(ct_image(0), tmp_path / "IM0")
     path = dicomdir(tmp_path / "disc", [["..", "IM0"]])
-    with pytest.raises(StudyError, match="refers to 1 files, none of which is beside it"):
+    with pytest.raises(StudyError, match="refers to 1 file, none of which is beside it"):
         read_study(path)
 
 

@@ -78,7 +78,7 @@ def test_a_slice_cut_off_before_its_image_is_named(kept: int, tmp_path: Path) ->
     (tmp_path / "IM2").write_bytes(whole[:kept])
     series = read_study(tmp_path)
     assert len(series) == 3
-    assert any(note == "1 damaged DICOM files were left out: IM2" for note in series.notes)
+    assert any(note == "1 damaged DICOM file left out: IM2" for note in series.notes)
 
 
 def test_the_series_that_a_run_takes_is_marked(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_a_damaged_file_among_good_ones_is_left_out_and_named(tmp_path: Path) ->
     (tmp_path / "broken").write_bytes((tmp_path / "IM0").read_bytes()[:150])
     series = read_study(tmp_path)
     assert len(series) == 4
-    assert series.notes == ("1 damaged DICOM files were left out: broken",)
+    assert series.notes == ("1 damaged DICOM file left out: broken",)
 
 
 def test_malformed_values_that_are_not_needed_pass_in_silence(tmp_path: Path) -> None:

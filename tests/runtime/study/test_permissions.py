@@ -43,7 +43,7 @@ def test_files_that_may_not_be_read_are_counted_and_named(
     forbid(monkeypatch, "IM4", "IM5", "more")
     series = read_study(tmp_path)
     assert len(series) == 4
-    assert series.notes == ("3 files or folders could not be read (permissions): IM4, IM5, more",)
+    assert series.notes == ("3 files or folders unreadable (permissions): IM4, IM5, more",)
 
 
 def test_where_no_file_may_be_read_it_says_so(
@@ -52,11 +52,11 @@ def test_where_no_file_may_be_read_it_says_so(
     study = write_series(tmp_path / "study", 5)
     (study / "notes.txt").write_text("hello")
     forbid(monkeypatch, *(f"IM{k}" for k in range(5)))
-    unread = r"5 files or folders could not be read \(permissions\): IM0, IM1, IM2"
+    unread = r"5 files or folders unreadable \(permissions\): IM0, IM1, IM2"
     with pytest.raises(StudyError, match=f"study: no DICOM image among 6 files; {unread}; expect"):
         read_study(study)
     forbid(monkeypatch, "study")
-    with pytest.raises(StudyError, match=r"no DICOM image; 1 files or folders .*: study; "):
+    with pytest.raises(StudyError, match=r"no DICOM image; 1 file or folder .*: study; "):
         list_series(study)
 
 
@@ -72,9 +72,7 @@ def test_a_folder_that_may_be_listed_but_not_entered_is_named(
         return stats(path, **options)
 
     monkeypatch.setattr(Path, "stat", stat)
-    assert read_study(tmp_path).notes == (
-        "1 files or folders could not be read (permissions): IM3",
-    )
+    assert read_study(tmp_path).notes == ("1 file or folder unreadable (permissions): IM3",)
 
 
 def lock(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
@@ -115,7 +113,7 @@ def test_a_folder_of_a_dicomdir_that_is_locked_is_named(
     save(ct_image(3), tmp_path / "LOCKED" / "IM3")
     path = dicomdir(tmp_path, [*([f"IM{k}"] for k in range(3)), ["LOCKED", "IM3"]])
     lock(monkeypatch, tmp_path / "LOCKED")
-    assert read_study(path).notes == ("1 files or folders could not be read (permissions): IM3",)
+    assert read_study(path).notes == ("1 file or folder unreadable (permissions): IM3",)
 
 
 def test_a_file_of_a_dicomdir_that_may_not_be_read_is_named(
@@ -124,4 +122,4 @@ def test_a_file_of_a_dicomdir_that_may_not_be_read_is_named(
     write_series(tmp_path)
     path = dicomdir(tmp_path, [[f"IM{k}"] for k in range(4)])
     forbid(monkeypatch, "IM3")
-    assert read_study(path).notes == ("1 files or folders could not be read (permissions): IM3",)
+    assert read_study(path).notes == ("1 file or folder unreadable (permissions): IM3",)

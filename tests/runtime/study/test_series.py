@@ -176,7 +176,7 @@ def test_a_localizer_within_the_series_is_left_out(tmp_path: Path) -> None:
     save(scout, tmp_path / "scout")
     series = read_study(tmp_path)
     assert len(series) == 4
-    assert any("1 images of the same series left out: a localizer" in n for n in series.notes)
+    assert any("1 image of the same series left out: a localizer" in n for n in series.notes)
 
 
 @pytest.mark.parametrize(

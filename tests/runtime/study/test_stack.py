@@ -85,7 +85,7 @@ def test_missing_slices_are_said(tmp_path: Path) -> None:
     (tmp_path / "IM3").unlink()
     (tmp_path / "IM4").unlink()
     notes = " ".join(read_study(tmp_path).notes)
-    assert "about 2 slices seem to be missing: 1 gaps of up to 15.00 mm" in notes
+    assert "about 2 slices missing: 1 gap of up to 15.00 mm" in notes
 
 
 def test_copies_of_a_file_are_left_out(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_copies_of_a_file_are_left_out(tmp_path: Path) -> None:
     save(ct_image(1), tmp_path / "again" / "IM1")
     series = read_study(tmp_path)
     assert len(series) == 4
-    assert series.notes == ("1 files are copies of others of the series: left out",)
+    assert series.notes == ("1 file copied from others of the series: left out",)
 
 
 def test_the_same_image_under_two_uids_is_read_once(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_the_same_image_under_two_uids_is_read_once(tmp_path: Path) -> None:
     save(ct_image(1, SOPInstanceUID="1.2.3"), tmp_path / "again")
     series = read_study(tmp_path)
     assert len(series) == 4
-    assert series.notes == ("1 slices repeat an identical one at the same place: left out",)
+    assert series.notes == ("1 slice identical to another at the same place: left out",)
 
 
 def test_two_images_at_one_place_are_refused(tmp_path: Path) -> None:
