@@ -1,14 +1,15 @@
 """Parameter-refactoring (PR) adapters, SAMIHS's way to adapt SAM (arXiv 2311.08190).
 
-For tokens x: ``y = x + (x (D * s)) D^T + b`` with D [C, r] shared by all blocks, s [r] and b [C] of
-each block's own; s = b = 0 at the start, so an untrained adapter is the identity. One D serves the
-attention adapters, another the MLP adapters. An adapter sits between a LayerNorm and what follows
-it, and is linear, so it folds into the following linear layer (``samihs_export.merge``).
+For tokens x: ``y = x + (x (D * s)) D^T + b`` with D [C, r] shared by all blocks, while s [r] and b
+[C] belong to each block; s = b = 0 at the start, so an untrained adapter is the identity. One D
+serves the attention adapters, another the MLP adapters. An adapter sits between a LayerNorm and
+what follows it, and is linear, so it folds into the following linear layer
+(``samihs_export.merge``).
 
-It is put in by composition, with no fork of SAM: ``attn`` becomes ``Sequential(adapter, attn)`` and
-``mlp`` becomes ``Sequential(adapter, mlp)``. There the windows are padded with zeros *after* the
-norm, as SAM does it, and the adapter answers b on pad tokens. The SAMIHS authors' code pads
-*before* the norm; ``pad_before_norm=True`` builds theirs: ``norm1`` moves inside the window.
+It is inserted by composition, without a fork of SAM: ``attn`` becomes ``Sequential(adapter, attn)``
+and ``mlp`` becomes ``Sequential(adapter, mlp)``. The windows are then padded with zeros *after* the
+norm, as in SAM, and the adapter outputs b for pad tokens. The SAMIHS authors' code pads *before*
+the norm; ``pad_before_norm=True`` reproduces this by moving ``norm1`` inside the window.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ SITES: tuple[Site, ...] = ("attn", "mlp")
 
 
 class Adapter(nn.Module):
-    """Base of every layer that a method adds to SAM: all its own parameters are trained."""
+    """Base class of the layers that a method adds to SAM: all their own parameters are trained."""
 
 
 class PRAdapter(Adapter):
-    """``y = x + (x (D * s)) D^T + b`` over the last axis; see the module's text."""
+    """``y = x + (x (D * s)) D^T + b`` over the last axis; see the module docstring."""
 
     def __init__(self, direction: nn.Parameter) -> None:
         """``direction``: the shared D [C, r]; registered by whoever owns it, once."""
@@ -59,14 +60,14 @@ class PRConfig:
     rank: int = 100
     sites: tuple[Site, ...] = SITES
     pad_before_norm: bool = False
-    """The authors' order of padding and normalising; see the module's text."""
+    """The authors' order of padding and normalising; see the module docstring."""
 
     def __post_init__(self) -> None:
         check_rank_and_sites(self.rank, self.sites)
 
 
 def check_rank_and_sites(rank: int, sites: tuple[Site, ...]) -> None:
-    """Raise a :class:`UsageError` for a rank below 1, no site, or a site that is none."""
+    """Raise a :class:`UsageError` for a rank below 1, no sites, or an unknown site."""
     if rank < 1:
         raise UsageError(f"rank {rank}: expected 1 or more")
     if not sites or not set(sites) <= set(SITES):

@@ -1,7 +1,7 @@
-"""Memory of a training process: what one step frees is there for the next.
+"""Memory of a training process: what one step frees is kept for the next.
 
-glibc gives a block above 32 MB back to the system at once. The next of that size is made of new
-pages, each of them zeroed by the kernel at its first touch: on a CPU that is half the time of a
+glibc returns a block above 32 MB to the system at once. The next block of that size consists of new
+pages, each of them zeroed by the kernel when first touched: on a CPU that takes half the time of a
 step whose tensors are that large.
 """
 
@@ -16,11 +16,11 @@ _AT_A_TIME = 64 << 20  # bytes the heap grows by
 
 
 def keep_freed_memory() -> bool:
-    """Take large blocks from the heap too, and never shrink it: for the whole process.
+    """Allocate large blocks on the heap too, and never shrink it, for the whole process.
 
     Returns:
-        Whether glibc was told so. Elsewhere nothing is done; an allocator that is preloaded in
-        glibc's place is not concerned.
+        Whether glibc accepted the settings. With another C library nothing is done; an allocator
+        preloaded in place of glibc's is not affected.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

@@ -3,8 +3,8 @@
 Their adapters stand beside SAM's blocks, ours inside them (``adapters.py``); the tensors are the
 same. Their code pads the attention windows before it normalises: ``pad_before_norm``.
 
-:func:`import_authors` makes a base and an adapter checkpoint of one file of theirs: they then train
-on, export and serve like any others.
+:func:`import_authors` turns one of their files into a base and an adapter checkpoint, which can be
+trained further, exported and served like any others.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _SHARED = {"att_down_projection": "attn.1.direction", "mlp_down_projection": "ml
 
 
 WINDOW = {"rule": "percentiles", "low": 0.05, "high": 99.5}
-"""Of each slice: what the authors' data loader clips to before it scales to [0, 1]."""
+"""Percentiles of each slice to which the authors' data loader clips before scaling to [0, 1]."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,10 @@ def import_authors(
 
     Args:
         file: a ``.pth`` of the authors' training: the whole model's state dict.
-        out: folder; made if need be.
-        decoder_heads: attention heads of the mask decoder, the one size that no tensor tells; 8
-            in all of Meta's models.
-        overwrite: replace checkpoints that are there already.
+        out: folder; created if needed.
+        decoder_heads: attention heads of the mask decoder, the one size that cannot be read from
+            the tensors; 8 in all of Meta's models.
+        overwrite: replace existing checkpoints.
 
     Raises:
         CheckpointError: unreadable, or not a state dict of the authors' model.
@@ -64,7 +64,7 @@ def import_authors(
     base, adapters = out / "base.safetensors", out / "adapters.safetensors"
     for path in (base, adapters):
         if path.exists() and not overwrite:
-            raise OutputError(f"{path} exists: choose another --out, or say --overwrite")
+            raise OutputError(f"{path} exists: choose another --out, or give --overwrite")
     raw = {name.removeprefix("module."): tensor for name, tensor in read_pth(file).items()}
     try:
         config = replace(authors_config(raw), decoder_heads=decoder_heads)
@@ -94,16 +94,16 @@ def import_authors(
 
 
 def is_adapter(name: str) -> bool:
-    """Whether a tensor of theirs belongs to an adapter, not to SAM."""
+    """Whether one of their tensors belongs to an adapter rather than to SAM."""
     inside = name.removeprefix("image_encoder.")
     return inside in _SHARED or any(f".{each}." in name for each in _ADAPTERS)
 
 
 def authors_config(state: Mapping[str, Tensor]) -> SamConfig:
-    """The sizes of the SAM within, read off its tensors; a preset where all are equal.
+    """The sizes of the SAM inside, read from its tensors; a preset if all are equal.
 
-    The mask decoder's heads leave no trace in a tensor's shape: segment-anything's 8 are assumed.
-    Raises KeyError where it is none of theirs.
+    The number of the mask decoder's heads shows in no tensor's shape: segment-anything's 8 are
+    assumed. Raises KeyError if the state dict is not one of theirs.
     """
     config = _config_of(state)
     same = [each for each in PRESETS.values() if config == replace(each, name=config.name)]
@@ -140,7 +140,7 @@ def _depth(state: Mapping[str, Tensor], pattern: re.Pattern[str]) -> int:
 
 
 def authors_adapters(state: Mapping[str, Tensor]) -> PRConfig:
-    """The options that the authors' state dict was trained with; KeyError where it is none."""
+    """The options that the authors' state dict was trained with; KeyError if it is not theirs."""
     return PRConfig(rank=state["image_encoder.att_down_projection"].shape[1], pad_before_norm=True)
 
 
@@ -156,7 +156,7 @@ def from_authors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _new_names(name: str, depth: int) -> list[str]:
-    """What a tensor of theirs is called here; a shared D stands once in every block."""
+    """The names here of one of their tensors; a shared D appears once in every block."""
     shared = _SHARED.get(name.removeprefix("image_encoder."))
     if shared is not None:
         return [f"image_encoder.blocks.{block}.{shared}" for block in range(depth)]

@@ -32,7 +32,7 @@ def load_base(
 
     Args:
         path: the file. A ``.pth`` file's name must say which of Meta's three models it is.
-        frame: image size and token grid, where they shall differ from the base's own.
+        frame: image size and token grid, if they should differ from the base's own.
 
     Raises:
         CheckpointError: unreadable, or keys and shapes differ from segment-anything's own.
@@ -52,12 +52,12 @@ def load_base(
 
 
 def start_from(sam: nn.Module, path: Path) -> list[str]:
-    """Give ``sam`` what fits it of a base checkpoint, perhaps of a smaller model.
+    """Load into ``sam`` whatever fits from a base checkpoint, which may be of a smaller model.
 
-    ``network/growth.py`` says what fits.
+    ``network/growth.py`` defines what fits.
 
     Returns:
-        Names of the parameters that keep the values they had.
+        Names of the parameters that keep their values.
 
     Raises:
         CheckpointError: unreadable, or fewer than half of the tensors fit: another family's model.
@@ -67,7 +67,7 @@ def start_from(sam: nn.Module, path: Path) -> list[str]:
     fitting = grown(state, sam)
     if 2 * len(fitting) < len(wanted):
         raise CheckpointError(
-            f"{path} is no start for this preset: {len(fitting)} of {len(wanted)} tensors fit"
+            f"{path} does not suit this preset: {len(fitting)} of {len(wanted)} tensors fit"
         )
     sam.load_state_dict(fitting, strict=False)
     return sorted(wanted.keys() - fitting.keys())

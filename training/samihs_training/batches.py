@@ -1,8 +1,8 @@
-"""Which slices and prompts a step sees: a function of the seed and the step, and of nothing else.
+"""Which slices and prompts a step sees: a function of the seed and the step only.
 
-So a run that stops and goes on, that is cut over several processes, or that accumulates gradients
-sees what one process in one go would have seen. An epoch is a permutation of the slices; process r
-takes its share of each batch, and no slice twice.
+So a run that is stopped and resumed, split over several processes, or accumulates gradients sees
+what a single uninterrupted process would have seen. An epoch is a permutation of the slices;
+process r takes its share of each batch, and no slice twice.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class NumberedBatches(Dataset[Batch]):
     def __init__(
         self, source: Source, drawing: Drawing, *, batch: int, seed: int, share: Share
     ) -> None:
-        """``batch``: slices of a step, of all processes."""
+        """``batch``: slices per step, over all processes."""
         parts = share.world * share.pieces
         if batch % parts:
             raise UsageError(
@@ -57,7 +57,7 @@ class NumberedBatches(Dataset[Batch]):
         return self._batch(self.positions(*divmod(number, self.share.pieces)))
 
     def epoch(self) -> Iterator[Batch]:
-        """This process's share of every slice once; the last batch may be a smaller one."""
+        """This process's share of one pass over all slices; the last batch may be smaller."""
         for number in range(-(-self.count // self.batch) * self.share.pieces):
             positions = self.positions(*divmod(number, self.share.pieces))
             first = [each for each in positions if each < self.count]
@@ -80,12 +80,12 @@ class NumberedBatches(Dataset[Batch]):
         )
 
     def positions(self, step: int, piece: int = 0) -> range:
-        """Places in the endless row of epochs that this process takes at a step."""
+        """Positions in the endless sequence of epochs that this process takes at a step."""
         first = step * self.batch + self.share.rank * self.share.pieces + piece
         return range(first, (step + 1) * self.batch, self.share.world * self.share.pieces)
 
     def slice_at(self, position: int) -> int:
-        """Number in the source of a place in the row of epochs."""
+        """The number in the source of the slice at a position in the sequence of epochs."""
         epoch, place = divmod(position, self.count)
         order = np.random.default_rng([self.seed, 0, epoch]).permutation(self.count)
         return int(order[place])
@@ -103,6 +103,6 @@ def stream(data: Dataset[T], numbers: Iterable[int], workers: int) -> Iterator[T
         sampler=numbers,
         num_workers=workers,
         multiprocessing_context="spawn" if workers else None,  # a fork may hang in torch's threads
-        generator=torch.Generator(),  # of its own: the loader draws from it, and so from no other
+        generator=torch.Generator(),  # its own: the loader leaves the global one as it is
     )
     return iter(loader)

@@ -41,7 +41,7 @@ __all__ = ["LoadedAdapters", "load_adapters", "load_base", "save_adapters", "sav
 
 @dataclass(frozen=True)
 class LoadedAdapters:
-    """A model as it was trained, adapters still in place, and what its checkpoint says."""
+    """A model as it was trained, with its adapters in place, and its checkpoint's description."""
 
     model: SamihsModel
     method: Method
@@ -52,10 +52,10 @@ class LoadedAdapters:
 
     @property
     def window(self) -> WindowRule:
-        """How a slice's window comes about: two HU, or a rule in the manifest's own form.
+        """The rule that gives a slice's window: two HU, or a rule in the manifest's own form.
 
         Raises:
-            CheckpointError: the checkpoint says nothing of it, or nothing that makes sense.
+            CheckpointError: the checkpoint has no window, or not a valid one.
         """
         raw: Any = self.description.get("window")
         try:
@@ -86,9 +86,9 @@ def save_adapters(
     """Write only what was trained, bound to ``base`` by its hash.
 
     Args:
-        path: the file; an older one is replaced at once.
+        path: the file; an older one is replaced atomically.
         sam: with the method's layers in place.
-        method: what was trained; PR options alone stand for the PR method.
+        method: what was trained; PR options on their own stand for the PR method.
         base: the base checkpoint that the training started from.
         description: goes into the metadata: preset, window, data, metrics, ...
         frame: the image size and token grid that the base was loaded with.
@@ -108,7 +108,7 @@ def load_adapters(adapters: Path, base: Path) -> LoadedAdapters:
     """The model as trained: base weights, adapters inserted, trained tensors loaded.
 
     Raises:
-        CheckpointError: unreadable, made on another base, or misshapen.
+        CheckpointError: unreadable, trained on another base, or with tensors that do not fit.
     """
     state, description = read_safetensors(adapters)
     if description.get("kind") != "adapters":

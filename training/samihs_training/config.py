@@ -27,21 +27,21 @@ class StageConfig:
     """One stage of training."""
 
     steps: int
-    """Optimiser steps. Not minutes: a busy machine would train less, and nobody would know."""
+    """Optimiser steps, not minutes: a busy machine would train less, and nobody would notice."""
     learning_rate: float
     batch: int = 4
     """Slices per step, over all processes and pieces."""
     prompts: int = 4
     """Prompts per slice: the encoder runs once for all of them."""
     prompt: str = "hand"
-    """How each of them points (``samihs_training.prompts``)."""
+    """How each prompt points at its target (``samihs_training.prompts``)."""
     prompt_options: dict[str, Any] = field(default_factory=dict)
     """Options of that rule, and ``noise_px``."""
     negatives: float = 0.3
-    """Share of the prompts where nothing bleeds; the base, which learns any structure, has none."""
+    """Share of prompts placed where nothing bleeds; none for a base, which learns any structure."""
     empty_masks: bool = True
-    """Whether a prompt where nothing bleeds asks for an empty mask, or teaches the score alone:
-    where that tells the two apart, masks need not learn to leave out what is doubtful."""
+    """Whether a prompt where nothing bleeds asks for an empty mask, or trains the score alone: if
+    the score tells the two apart, masks need not learn to leave out what is doubtful."""
     optimiser: Literal["adamw", "adam", "muon"] = "adamw"
     weight_decay: float = 0.01
     schedule: Literal["cosine", "step"] = "cosine"
@@ -50,34 +50,35 @@ class StageConfig:
     halve_every: int = 0
     """Steps after which the learning rate halves, again and again (step); 0: never."""
     at_slice_size: bool = False
-    """Judge masks as the runtime draws them, enlarged to the slice's pixels, rather than at the
-    decoder's cells: a cell is in or out, and a lesion of ten cells is then another one."""
+    """Compare masks with the truth as the runtime draws them, enlarged to the slice's pixels,
+    rather than on the decoder's cells: rounded to these, a lesion of ten cells changes shape."""
     passes: int = 8
-    """How often the heads of [score] are trained on what the prompts of all its steps told them."""
+    """How many times the heads of [score] are trained on the answers to all of its prompts."""
     correct: float = 0.35
-    """Share of steps with a second, corrective click on any pixel that the first answer has wrong,
-    and that answer as prior mask."""
+    """Share of steps with a second, corrective click on any pixel that the first answer got wrong,
+    with that answer as the prior mask."""
     loss: str = ""
-    """What is minimised in this stage; empty: the recipe's."""
+    """Name of this stage's loss; empty: the recipe's."""
     loss_options: dict[str, Any] = field(default_factory=dict)
     """Options of that loss."""
     score_weight: float = 1.0
-    """Weight of the predicted IoU's squared error, beside the mask's loss."""
+    """Weight of the predicted IoU's squared error, which is added to the mask's loss."""
     bleed_map: float = 0.0
-    """Weight of the loss of a map of all blood, asked of a pyramid's finest features (a head that
-    is not kept: ``network/bleed_map.py``); 0: none."""
+    """Weight of the loss of a map of all blood, predicted from a pyramid's finest features by a
+    head that is not kept (``network/bleed_map.py``); 0: none."""
     clip: float = 1.0
-    """Bound of the gradient's norm; 0: none."""
+    """Upper bound of the gradient's norm; 0: none."""
     accumulate: int = 1
-    """Pieces that a step's batch is cut into: less memory, the same gradient. But not quite of
-    losses that take sums over the batch, nor without ``empty_masks``, where a piece's prompts
-    with a mask are averaged; and corrective clicks are drawn piece by piece."""
+    """Pieces that a step's batch is cut into: less memory, the same gradient. It differs slightly
+    for losses that sum over the batch, and without ``empty_masks``, where the prompts with a mask
+    are averaged piece by piece; and corrective clicks are drawn piece by piece."""
     checkpoint_activations: bool = False
-    """Keep each encoder block's input only and compute the rest again: less memory, more time."""
+    """Keep only each encoder block's input and recompute the rest: less memory, more time."""
     compile: bool = False
-    """torch.compile the image encoder, or its pyramid alone (``network/pyramid.py``)."""
+    """torch.compile the image encoder, or only its pyramid, if it has one
+    (``network/pyramid.py``)."""
     ema: float = 0.0
-    """Decay of the weights' moving average, which is then what is validated and kept; 0: off."""
+    """Decay of the weights' moving average, which is then validated and kept; 0: off."""
 
     def __post_init__(self) -> None:
         if min(self.steps, self.batch, self.prompts, self.passes) < 1 or self.learning_rate <= 0:
@@ -96,7 +97,7 @@ class StageConfig:
             raise UsageError(f"negatives = {self.negatives}: expected a share from 0 to 1")
         self.rule()
         if self.loss_options and not self.loss:
-            raise UsageError("loss_options of a stage: of which loss? name it with loss")
+            raise UsageError("loss_options of a stage: expected loss beside them, which names it")
         if self.loss:
             build_loss(self.loss, **self.loss_options)
         if not 0 <= self.ema < 1:
@@ -124,14 +125,14 @@ class DataConfig:
     folds: str = ""
     """A file that ``samihs-train make-folds`` wrote; empty: folds are made."""
     fold_count: int = 5
-    """Folds that are made where no file gives them, stratified by hemorrhage volume."""
+    """Number of folds to make if no file gives them, stratified by hemorrhage volume."""
     fold_seed: int = 0
     fold: int = 0
-    """The fold whose patients are held out: never trained on, validated on."""
+    """The fold whose patients are held out: validated on, never trained on."""
     target: Literal["lesion", "slice"] = "lesion"
     """What a prompt asks for: the 8-connected lesion, or all hemorrhage of the slice (authors)."""
     size: int = 512
-    """Rows and columns that slices are brought to, as the runtime does; a bundle's default."""
+    """Rows and columns that slices are resized to, as in the runtime; a bundle's default."""
     augment: bool = True
     augmentation: dict[str, Any] = field(default_factory=dict)
     """Options of :class:`~samihs_training.data.augmentation.Augmentation`."""
@@ -154,61 +155,62 @@ class DataConfig:
         self.make_augmentation()
 
     def make_augmentation(self) -> Augmentation | None:
-        """What training slices go through; None where nothing is asked for."""
+        """The augmentation of training slices; None if there is none."""
         made = with_options(Augmentation, self.augmentation, "augmentation")
         return made if self.augment else None
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The whole of it: data, a base (from scratch or a file), and what adapts it."""
+    """A whole recipe: data, a base (from scratch or from a file), and how it is adapted."""
 
     adapt: StageConfig
     score: StageConfig | None = None
-    """Then the heads that predict a mask's IoU, alone: the masks stay as they are."""
+    """A final stage that trains only the heads that predict a mask's IoU: masks do not change."""
     base: StageConfig | None = None
     """How a base is trained from scratch; None where ``base_checkpoint`` gives one."""
     start: str = ""
-    """A base whose weights [base] begins with, for a further round; empty: fresh ones."""
+    """A base whose weights [base] starts from, for a further round; empty: fresh ones."""
     base_checkpoint: str = ""
-    """A base to start from, our safetensors or Meta's ``.pth``."""
+    """A base to adapt: our safetensors or Meta's ``.pth``."""
     adapters: str = ""
-    """Adapters of that base, whose masks stay as they are: [score] alone is trained."""
+    """Adapters of that base, whose masks stay as they are: only [score] is trained."""
     image_size: int = 0
-    """Frame of that base, pixels; 0: its own."""
+    """Image size at which that base is loaded, pixels; 0: its own."""
     grid: Grid = "reduced"
-    """Whether a smaller frame has a token grid reduced with it, or keeps the base's."""
+    """Whether the token grid shrinks with a smaller frame, or stays the base's."""
     preset: str = "vit_mini"
     method: str = "pr"
     """How the base is adapted (``samihs_training.methods``)."""
     method_options: dict[str, Any] = field(default_factory=dict)
     rank: int = 32
-    """Rank of the PR adapters, where ``method_options`` does not say."""
+    """Rank of the PR adapters, unless ``method_options`` gives it."""
     slices: int = 4000
     """Phantom slices in the training cache."""
     first_slice: int = 0
-    """Where in the row of training phantoms these begin: a further round sees new ones."""
+    """Number of the first one in the sequence of training phantoms: a further round sees new
+    ones."""
     validation_slices: int = 64
-    """Phantom slices that validation clicks on; never among those trained on."""
+    """Phantom slices for validation; never among those trained on."""
     validate_every: int = 0
-    """Steps between two validations; 0: none, and the last weights are the best."""
+    """Steps between validations; 0: none, and the last weights count as the best."""
     validation_prompt: str = ""
-    """How validation points, by a rule's name; empty: as the stage does."""
+    """Name of the prompt rule for validation; empty: that of the stage."""
     data: DataConfig | None = None
-    """What is adapted to; None: phantoms. A base is always trained on phantoms: no data set says
-    what the other structures are."""
+    """The data set to adapt to; None: phantoms. A base is always trained on phantoms, as no data
+    set labels the other structures."""
     window: tuple[float, float] = (-20.0, 100.0)
-    """HU. What public 8-bit archives of head CT keep (level 40, width 120)."""
+    """HU. The range that public 8-bit archives of head CT keep (level 40, width 120)."""
     window_rule: Literal["fixed", "percentiles"] = "fixed"
-    """``percentiles``: ``window`` is two percentiles of each slice, as the authors'."""
+    """``percentiles``: ``window`` is two percentiles of each slice, as in the authors' code."""
     seed: int = 1
     loss: str = "boundary_sensitive"
-    """What is minimised (``samihs_training.losses``), beside the error of the score."""
+    """Name of the masks' loss (``samihs_training.losses``); the error of the score is added."""
     loss_options: dict[str, Any] = field(default_factory=dict)
     amp: bool = True
-    """Mixed precision, where the device multiplies ``amp_dtype`` (``hardware.py``)."""
+    """Mixed precision, where the device has instructions for ``amp_dtype`` (``hardware.py``)."""
     amp_dtype: Literal["bf16", "fp16"] = "bf16"
-    """fp16 scales its loss, so that small gradients survive."""
+    """With fp16 the loss is scaled, so that small gradients survive."""
     checkpoint_minutes: float = 2.0
 
     def __post_init__(self) -> None:
@@ -219,16 +221,16 @@ class Recipe:
             )
         if self.start and self.base is None:
             raise UsageError(
-                f"start = {self.start!r}: expected a [base] stage beside it, which begins there"
+                f"start = {self.start!r}: expected a [base] stage, which starts from these weights"
             )
         if self.adapters and not (self.base_checkpoint and self.score):
             raise UsageError(
                 f"adapters = {self.adapters!r}: expected their base_checkpoint, and a [score] "
-                "stage, which alone is trained"
+                "stage, the only one that is trained"
             )
         if self.adapters and (self.validate_every or self.image_size):
             raise UsageError(
-                "validate_every, image_size: of no use with adapters, whose masks and frame stay "
+                "validate_every, image_size: no effect with adapters, whose masks and frame stay "
                 "as they are"
             )
         _refuse_idle(self)
@@ -237,7 +239,7 @@ class Recipe:
         self.windowing()
         self.make_method()
         if self.score is not None and self.method == "frozen" and not self.adapters:
-            raise UsageError("[score] trains heads of the mask decoder: method frozen keeps them")
+            raise UsageError("[score] trains heads of the mask decoder: method frozen trains none")
         self.make_loss()
         if self.validation_prompt:
             prompt_rule(self.validation_prompt)
@@ -257,7 +259,7 @@ class Recipe:
         return build_loss(self.loss, **self.loss_options)
 
     def windowing(self) -> WindowRule:
-        """How a slice's window comes about."""
+        """The rule that gives a slice's window."""
         try:
             return WindowRule(self.window_rule, *self.window)
         except BundleError as error:
@@ -280,7 +282,7 @@ _IDLE = {
         "halve_every", "checkpoint_activations", "compile",
     ),
 }  # fmt: skip
-"""Fields that change nothing in a stage."""
+"""Fields that have no effect in a stage."""
 
 
 def _refuse_idle(recipe: Recipe) -> None:
@@ -357,7 +359,7 @@ def _build(kind: type[T], raw: Mapping[str, Any] | None, where: str) -> T:
 
 
 def _check_types(kind: type[Any], raw: Mapping[str, Any], where: str) -> None:
-    """Refuse a text where a number is expected, and the like; TOML's 1 will do for 1.0."""
+    """Refuse a string where a number is expected, and the like; TOML's 1 is accepted for 1.0."""
     hints = get_type_hints(kind)
     for name, value in raw.items():
         wanted = hints.get(name)

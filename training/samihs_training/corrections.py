@@ -1,9 +1,9 @@
-"""Corrective clicks: where an answer is wrong, what is really there, and nothing more.
+"""Corrective clicks: they tell where an answer is wrong and what is really there, nothing more.
 
-A correction is a click on a pixel where answer and truth differ, foreground where the answer missed
-and background where it spilled; the answer before is the prior of the next. Training and evaluation
-differ in which wrong pixel it is: any, as segment-anything trains, or the deepest one of the
-largest region that was missed or spilled, as interactive methods are tested.
+A correction is a click on a pixel where answer and truth differ: foreground where the answer missed
+blood, background where it spilled over. The previous answer is the prior of the next. Training and
+evaluation differ in which wrong pixel is clicked: any one, as in segment-anything's training, or
+the deepest one of the largest missed or spilled region, as interactive methods are tested.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Corrections:
     labels: Tensor
     """int64 [B]: what the truth is there."""
     needed: Tensor
-    """bool [B]: whether anything is wrong. Where nothing is, the click confirms: on the mask, or,
-    where that is empty, anywhere."""
+    """bool [B]: whether anything is wrong. If nothing is, the click confirms the answer: on the
+    mask or, if that is empty, anywhere."""
 
 
 def corrections(answer: Tensor, truth: Tensor) -> Corrections:
@@ -45,9 +45,9 @@ def corrections(answer: Tensor, truth: Tensor) -> Corrections:
 
 
 def _any_pixel(candidates: Tensor) -> Tensor:
-    """Index [B] of a random one of the candidates, bool [B, H, W], in each flattened map.
+    """Index [B] of one random candidate in each flattened map; ``candidates`` is bool [B, H, W].
 
-    By torch's generator; no loop over the batch.
+    Drawn with torch's generator, without a loop over the batch.
     """
     return torch.multinomial(candidates.flatten(1).float(), 1)[:, 0]
 
@@ -58,9 +58,9 @@ def corrected(
     """A training batch's prompts with one more click each: [B, N + 1, 2] and [B, N + 1].
 
     ``points`` [B, N, 2] and ``labels`` [B, N] as the decoder takes them, in pixels of the slice;
-    ``logits`` and ``target`` [B, 1, M, M] of the answer, whose cells are the slice's in small. An
-    answer of clicks that is right gets its first click again, as background where the target is
-    empty. The new click stands before the last entry, which is SAM's pad or a box corner.
+    ``logits`` and ``target`` [B, 1, M, M] of the answer, whose cells cover the slice. An answer to
+    clicks that is right gets its first click again, as background if the target is empty. The new
+    click is inserted before the last entry, which is SAM's pad or a box corner.
     """
     truth = target[:, 0] > 0.5
     found = corrections(logits[:, 0] > 0, truth)
@@ -78,9 +78,10 @@ def corrected(
 def next_click(prompt: Prompt, answer: Mask, truth: Mask) -> Prompt:
     """The prompt with a click on the deepest pixel of the answer's largest error.
 
-    An error is a 4-connected region that was missed, or one that was spilled: where the two touch
-    they are two, as they ask for clicks of other labels. Of equally large ones the missed is
-    taken. An answer without any leaves the prompt as it is. Masks are [rows, columns] of the slice.
+    An error is a 4-connected region that was missed, or one that was spilled: touching regions of
+    the two kinds count separately, as they ask for clicks with different labels. If the largest of
+    each kind are equal, the missed one is taken. Without an error, the prompt stays as it is. Masks
+    are [rows, columns] of the slice.
     """
     missed, spilled = _largest_region(truth & ~answer), _largest_region(answer & ~truth)
     region, label = missed, FOREGROUND
@@ -93,7 +94,7 @@ def next_click(prompt: Prompt, answer: Mask, truth: Mask) -> Prompt:
 
 
 def _largest_region(wrong: Mask) -> Mask:
-    """The largest 4-connected region of a mask; empty where that is."""
+    """The largest 4-connected region of a mask; empty if the mask is."""
     labels, count = ndimage.label(wrong)
     if not count:
         return np.zeros_like(wrong)

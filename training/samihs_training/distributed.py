@@ -1,4 +1,4 @@
-"""One process or several: what ``torchrun`` started, and how they agree."""
+"""One process or several, as started by ``torchrun``, and how they communicate."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ class Processes:
         return DistributedDataParallel(module, find_unused_parameters=True)
 
     def without_sync(self, module: nn.Module, last: bool) -> AbstractContextManager[Any]:
-        """Gradients are reduced with the ``last`` piece of a step only."""
+        """Reduce gradients only with the ``last`` piece of a step."""
         if isinstance(module, DistributedDataParallel) and not last:
             return module.no_sync()
         return nullcontext()
 
     def mean(self, value: float, weight: float = 1.0) -> float:
-        """Over all processes, each by its weight; a value without weight may be NaN.
+        """Weighted mean over all processes; a value of weight 0 may be NaN.
 
-        NaN where no process has a weight, or where one with a weight has NaN.
+        NaN if no process has a weight, or if the value of one with a weight is NaN.
         """
         if self.world == 1:
             return value if weight else math.nan
@@ -62,7 +62,7 @@ class Processes:
         return total / weights if weights else math.nan
 
     def gathered(self, mine: T) -> list[T]:
-        """What every process has, by rank. Tensors in it should lie on the CPU."""
+        """The object of every process, by rank. Tensors in it should be on the CPU."""
         if self.world == 1:
             return [mine]
         every: list[Any] = [None] * self.world
@@ -70,16 +70,16 @@ class Processes:
         return every
 
     def wait(self) -> None:
-        """Until every process is here."""
+        """Wait until every process gets here."""
         if self.world > 1:
             torch_distributed.barrier()
 
 
 @contextmanager
 def processes() -> Iterator[Processes]:
-    """Join the processes that torchrun started (its environment says so); else this one alone.
+    """Join the processes that torchrun started, as its environment tells; else this one alone.
 
-    NCCL on GPUs, one each; gloo on CPUs.
+    NCCL on GPUs, one per process; gloo on CPUs.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_RANK", "0"))
@@ -89,13 +89,13 @@ def processes() -> Iterator[Processes]:
         yield Processes(device=device)
         return
     if on_gpu:
-        torch.cuda.set_device(device)  # else NCCL takes device 0 for each of them
+        torch.cuda.set_device(device)  # else NCCL uses device 0 for all of them
     torch_distributed.init_process_group(
         "nccl" if on_gpu else "gloo", timeout=PATIENCE, device_id=device if on_gpu else None
     )
     here = Processes(torch_distributed.get_rank(), world, device)
     try:
         yield here
-        here.wait()  # none takes its side of the connections down while another still uses it
+        here.wait()  # no process closes its connections while another still uses them
     finally:
         torch_distributed.destroy_process_group()

@@ -1,5 +1,5 @@
-"""What is drawn at a step: by the seed and the step's number alone, so that a run can be gone on
-with to the bit."""
+"""The random draws of a step: they depend only on the seed and the step's number, so that a run can
+be resumed exactly to the bit."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import numpy as np
 
 
 def torch_seed(seed: int, step: int, rank: int) -> int:
-    """For torch's generator at this step, in this process."""
+    """The seed of torch's generator for this step in this process."""
     state = np.random.SeedSequence([seed, 2, step, rank]).generate_state(1, np.uint64)
     return int(state[0] >> np.uint64(1))
 
 
 def is_corrected(seed: int, step: int, share: float) -> bool:
-    """Whether this step, one of that share of all, gets corrective clicks; the same in all
+    """Whether this step gets corrective clicks, as a ``share`` of all steps do; the same in all
     processes."""
     return float(np.random.default_rng([seed, 3, step]).random()) < share

@@ -1,20 +1,20 @@
-"""A run: a base, trained from scratch or given, then what adapts it to hemorrhages, and its score;
-or the score alone, of adapters that are given.
+"""A training run: a base, trained from scratch or given, then its adaptation to hemorrhages and the
+training of its score; or only the score of given adapters.
 
 A run is one folder::
 
-    recipe.json                 what was asked for
-    folds.json                  who was held out, where a data set is adapted to
+    recipe.json                 the recipe
+    folds.json                  which patients are held out, when adapting to a data set
     cache/                      slices: phantoms made once, volumes read once
     log.csv, validation.csv     every step, every validation; tensorboard/ has the same
     base.state.pt, adapt.state.pt, score.state.pt
-                                where a stage stands: what --resume goes on from
-    base.safetensors            where the recipe trains one
-    adapters.safetensors        what was trained last; adapters.best.safetensors at its best Dice
+                                the state of each stage, from which --resume continues
+    base.safetensors            if the recipe trains one
+    adapters.safetensors        the last weights; adapters.best.safetensors: at the best Dice
     curves.png, report.json     when it is done
 
-It may stop at any moment, killed or not, and ``resume`` goes on, on a CPU exactly. Under
-``torchrun`` several processes share every batch; the first writes.
+A run may be stopped or killed at any moment, and ``resume`` continues it, on a CPU exactly. Under
+``torchrun`` several processes share every batch, and the first one writes.
 """
 
 from __future__ import annotations
@@ -72,9 +72,9 @@ class Run:
     out: Path
     processes: Processes
     phantoms: Slices | None
-    """What a base is trained on; None where nothing is trained on phantoms."""
+    """What a base is trained on; None if nothing is trained on phantoms."""
     bleeds: Slices
-    """What is adapted to: phantoms, or patients."""
+    """What the base is adapted to: phantoms or patients."""
     workers: int
     report: Report
 
@@ -86,12 +86,12 @@ class Run:
 
     @property
     def adapters(self) -> Path:
-        """What was trained last."""
+        """File of the last weights."""
         return self.out / "adapters.safetensors"
 
     @property
     def best(self) -> Path:
-        """What was trained, at its best validation."""
+        """File of the weights at the best validation."""
         return self.out / "adapters.best.safetensors"
 
     def train(
@@ -114,7 +114,7 @@ class Run:
         trainer.run(data, held_out, workers=self.workers, report=self.report, on_best=on_best)
 
     def batches(self, stage: StageConfig, task: Task, slices: Slices) -> NumberedBatches:
-        """What this process sees in a stage."""
+        """This process's batches in a stage."""
         window = self.recipe.windowing()
         drawing = Drawing(task, stage.prompts, stage.rule(), stage.negatives, window)
         share = Share(self.processes.rank, self.processes.world, stage.accumulate)
@@ -124,7 +124,7 @@ class Run:
 
 
 def validation_drawing(recipe: Recipe, training: Drawing) -> Drawing:
-    """Slices as they are stored, and the prompts that the recipe validates with."""
+    """Slices without augmentation, and the prompts that the recipe validates with."""
     rule = prompt_rule(recipe.validation_prompt) if recipe.validation_prompt else training.rule
     return replace(training, rule=rule, vary=False)
 
@@ -145,26 +145,26 @@ def fit(
     Args:
         recipe: what is trained.
         out: the run's folder.
-        resume: go on with the run that is there.
-        overwrite: replace it, but for its cache.
+        resume: continue the run in ``out``.
+        overwrite: replace the run in ``out``, keeping its cache.
         workers: processes that prepare batches.
         report: called after each step.
         cache_progress: called as phantoms are made, with their number and how many there will be.
-        data_progress: the same for the cases of a data set that is read.
+        data_progress: the same for the cases of a data set as they are read.
 
     Raises:
-        OutputError: ``out`` holds a run already, and neither ``resume`` nor ``overwrite`` was
-            asked for, or it holds another recipe's, or weights without a recipe, or another
-            process trains in it.
-        DataError: a case or the folds are wrong; nothing of the run is then there.
+        OutputError: ``out`` holds a run already and neither ``resume`` nor ``overwrite`` is set, or
+            it holds a run of another recipe, or weights without a recipe, or another process is
+            training in it.
+        DataError: a case or the folds are faulty; nothing of the run is left behind.
     """
     if recipe.base_checkpoint and not Path(recipe.base_checkpoint).is_file():
         raise CheckpointError(f"no base checkpoint at {recipe.base_checkpoint}: see --base")
     if recipe.start and not Path(recipe.start).is_file():
         raise CheckpointError(f"no base checkpoint at {recipe.start}: see --start")
     given = given_adapters(recipe) if recipe.adapters else None
-    # Tails of softmax and of Gaussians are denormal numbers, on which a CPU is slow: as training
-    # sharpens its attention, a step would come to take twice as long.
+    # Tails of softmax and of Gaussians are denormal numbers, which are slow on a CPU: as training
+    # sharpens the attention, a step would end up taking twice as long.
     torch.set_flush_denormal(True)
     with processes() as here, ExitStack() as held:
         if here.is_first:
@@ -189,7 +189,7 @@ def fit(
 
 
 def _train_base(run: Run, stage: StageConfig, phantoms: Slices) -> None:
-    """All weights, from scratch or from another base's: a click on any structure."""
+    """Train all weights, from scratch or from another base's, with clicks on any structure."""
     torch.manual_seed(run.recipe.seed)
     config = preset(run.recipe.preset)
     sam = initialised(build_sam(config))
@@ -205,7 +205,7 @@ def _train_base(run: Run, stage: StageConfig, phantoms: Slices) -> None:
 
 
 def _adapt(run: Run) -> None:
-    """What the method trains: a click on a hemorrhage."""
+    """Train what the method adapts, with clicks on hemorrhages."""
     recipe, stage, method = run.recipe, run.recipe.adapt, run.recipe.make_method()
     torch.manual_seed(recipe.seed)
     sam, config, _ = load_base(run.base, recipe.frame)
@@ -232,16 +232,16 @@ def _adapt(run: Run) -> None:
 
 
 def _score(run: Run, stage: StageConfig, model: SamihsModel) -> ScoreTraining:
-    """The heads that predict a mask's IoU, on the masks as they now are."""
+    """Train the heads that predict a mask's IoU, on the masks as they now are."""
     score = ScoreStage(model, run.recipe, stage, run.out, run.processes)
     batches = run.batches(stage, "bleeds", run.bleeds)
     return score.run(batches, workers=run.workers, report=run.report)
 
 
 def _score_again(run: Run, loaded: LoadedAdapters) -> None:
-    """The score alone, of adapters that are there."""
+    """Train only the score of existing adapters."""
     recipe = run.recipe
-    assert recipe.score is not None  # as Recipe has it
+    assert recipe.score is not None  # Recipe checks it
     origin = origin_of(loaded, run.bleeds)
     torch.manual_seed(recipe.seed)
     done = _score(run, recipe.score, loaded.model)
@@ -252,7 +252,7 @@ def _score_again(run: Run, loaded: LoadedAdapters) -> None:
         "torch": torch.__version__,
     }  # fmt: skip
     about = {**loaded.description, **origin, "score": trained}
-    about.pop("metrics", None)  # of the score that was
+    about.pop("metrics", None)  # of the old score
     frame = Frame(**loaded.description.get("frame", {}))
     sam = loaded.model.sam
     save_adapters(run.adapters, sam, loaded.method, run.base, about, frame)
@@ -261,7 +261,7 @@ def _score_again(run: Run, loaded: LoadedAdapters) -> None:
 
 
 def _slices(out: Path, recipe: Recipe, progress: Progress | None) -> tuple[Slices | None, Slices]:
-    """What a base is trained on, where one is, and what is adapted to."""
+    """What a base is trained on, if one is, and what it is adapted to."""
     cache = out / "cache"
     if recipe.data is None:
         phantoms = phantom_slices(recipe, cache, progress)
@@ -272,7 +272,7 @@ def _slices(out: Path, recipe: Recipe, progress: Progress | None) -> tuple[Slice
 
 
 def _description(recipe: Recipe, trainer: Trainer, slices: Slices) -> dict[str, Any]:
-    """What a checkpoint says of its training."""
+    """What a checkpoint records about its training."""
     window = recipe.windowing()
     about = {
         "preset": trainer.model.config.name,

@@ -1,7 +1,7 @@
-"""What a device computes fast: types of numbers, and how images should lie in its memory.
+"""What a device computes fast: number types, and the memory layout of images.
 
-A recipe says what is computed. Whether mixed precision gains anything is the machine's affair: a
-CPU without instructions for bfloat16 emulates it, at a third of its speed in float32.
+A recipe says what is computed. Whether mixed precision gains anything depends on the machine: a CPU
+without instructions for bfloat16 emulates it, at a third of its speed in float32.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ _CPU_FEATURES = {
     torch.float16: ("amx_fp16", "avx512_fp16", "fp16_arith"),
 }
 _NARROW = ("DEFAULT", "NO AVX", "AVX2")
-"""What torch calls an x86 CPU without AVX-512, by how it was built."""
+"""What torch calls an x86 CPU without AVX-512, depending on how torch was built."""
 
 
 def multiplies(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether the device has instructions that multiply matrices of ``dtype``, bfloat16 or float16.
 
-    A torch that cannot tell (before 2.13, of a CPU) is taken to have them, as a recipe that asks
-    for the type says.
+    Where torch cannot tell (of a CPU, before version 2.13), the device is taken to have them, as
+    the recipe that asks for the type implies.
     """
     if device.type == "cuda":
         return dtype != torch.bfloat16 or torch.cuda.is_bf16_supported(including_emulation=False)
@@ -38,11 +38,11 @@ def mixed_precision(
 
 
 def image_format(device: torch.device) -> torch.memory_format:
-    """How convolutions' weights lie in memory, which their images follow.
+    """The memory format of convolution weights, which their images follow.
 
-    Channels last: with AVX-512 small convolutions are then up to five times faster. A CPU without
-    takes four times as long for their weights' gradients so (20 GFLOP/s in place of 80 on two cores
-    of a Zen 3, torch 2.13), and keeps channels first.
+    Channels last: with AVX-512, small convolutions are then up to five times faster. A CPU without
+    it would take four times as long for the gradients of their weights (20 GFLOP/s instead of 80 on
+    two cores of a Zen 3, torch 2.13), and keeps channels first.
     """
     if device.type == "cpu" and torch.backends.cpu.get_cpu_capability() in _NARROW:
         return torch.contiguous_format

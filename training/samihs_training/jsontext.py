@@ -1,4 +1,4 @@
-"""Results as JSON that every parser reads."""
+"""Results as JSON that every parser can read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def json_text(value: Any) -> str:
-    """Indented, with a line's end; NaN and infinity, for which JSON has no words, as null."""
+    """Indented JSON with a final newline; NaN and infinity, which JSON lacks, become null."""
     return json.dumps(_finite(value), indent=1, allow_nan=False) + "\n"
 
 

@@ -1,11 +1,11 @@
-"""How the map of all blood learns beside the model: alone at first, and then as its teacher.
+"""How the map of all blood is trained beside the model: alone at first, and then as its teacher.
 
-A map is new with each round, and the model that it reads may be far from new. A map of random
-weights gives logits of any sign; while those of a whole slice turn negative, a cross entropy over
-what little bleeds is a hundred times any other loss (of a model that had trained for hours: 1.2,
-then 36 six steps later). With gradients clipped together the model would be led by that alone. So
-the map begins as "no blood anywhere", learns fast, and is clipped by itself; the model hears of it
-once it knows what the model knew.
+The map is new in each round, while the model whose features it reads may be well trained. A map
+with random weights gives logits of either sign; while those of a whole slice turn negative, a cross
+entropy over what little bleeds is a hundred times any other loss (for a model that had trained for
+hours: 1.2, then 36 six steps later). With gradients clipped together, the model would follow that
+loss alone. So the map starts as "no blood anywhere", learns fast, and is clipped separately; its
+gradient reaches the model only once the map knows what the model knew.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from torch import nn
 from samihs_training.network.bleed_map import BleedMap
 
 ALONE_STEPS = 40
-"""Steps that the map takes before the model hears of it: two half-lives of its own rate."""
+"""Steps before the map's gradient reaches the model: two half-lives of the map's own rate."""
 FIRST_RATE = 5e-2
-"""Its learning rate at step 0: a few weights, which read features of 1 to 20."""
+"""Its learning rate at step 0: it has few weights, which read features of 1 to 20."""
 HALVED_EVERY = 20
-"""Steps; it comes down to the stage's own rate, and stays with it."""
+"""Steps; the rate falls to the stage's own and then follows it."""
 
 
 class MapTraining:
@@ -35,16 +35,16 @@ class MapTraining:
         self.optimiser = torch.optim.AdamW(bleed_map.parameters(), FIRST_RATE)
 
     def is_alone(self, step: int) -> bool:
-        """Whether the map learns at this step without teaching."""
+        """Whether the map learns at this step without training the model."""
         return step < ALONE_STEPS
 
     def set_rate(self, step: int, rate: float) -> None:
-        """The map's learning rate of step ``step``, at which the stage has ``rate``."""
+        """Set the map's learning rate for step ``step``, at which the stage has ``rate``."""
         for group in self.optimiser.param_groups:
             group["lr"] = max(rate, FIRST_RATE * 0.5 ** (step / HALVED_EVERY))
 
     def clip_gradient(self) -> None:
-        """By the map's own norm: it takes nothing from the model's."""
+        """Clip by the map's own norm, which leaves the model's gradient as it is."""
         if self.clip:
             nn.utils.clip_grad_norm_(self.bleed_map.parameters(), self.clip)
 
@@ -53,6 +53,6 @@ class MapTraining:
         return {"map": self.bleed_map.state_dict(), "optimiser": self.optimiser.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """What :meth:`state_dict` gave."""
+        """Restore what :meth:`state_dict` returned."""
         self.bleed_map.load_state_dict(state["map"])
         self.optimiser.load_state_dict(state["optimiser"])

@@ -1,7 +1,7 @@
-"""Muon, orthogonalising in a type that the device multiplies, and all matrices of a shape at once.
+"""Muon that orthogonalises in a number type suited to the device, all matrices of a shape at once.
 
 torch's own iterates in bfloat16, matrix by matrix, whatever the device: on a CPU that emulates that
-type, the optimiser took 2.4 s of a training step's ten.
+type, the optimiser took 2.4 s of a ten-second training step.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from samihs_training.hardware import multiplies
 
 
 class Muon(torch.optim.Muon):
-    """torch's Muon with ``adjust_lr_fn="match_rms_adamw"``, and its state.
+    """torch's Muon with ``adjust_lr_fn="match_rms_adamw"``, and with the same state.
 
-    A step is an orthogonal matrix of the size that AdamW's have at the same learning rate,
-    0.2 sqrt(max(rows, columns)) (arXiv 2502.16982).
+    A step is an orthogonal matrix scaled by 0.2 sqrt(max(rows, columns)) to the size of AdamW's
+    steps at the same learning rate (arXiv 2502.16982).
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class Muon(torch.optim.Muon):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Take one step on the gradients; returns what ``closure``, which makes them, returns."""
+        """Take one step; returns what ``closure``, which computes the gradients, returns."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -46,9 +46,9 @@ class Muon(torch.optim.Muon):
         return loss
 
     def _wanted(self, parameter: Tensor, momentum: float) -> Tensor:
-        """The gradient and its running mean, of which Nesterov's momentum takes so much."""
+        """The gradient, mixed with its running mean by Nesterov's ``momentum``."""
         gradient, state = parameter.grad, self.state[parameter]
-        assert gradient is not None  # of those alone that have one
+        assert gradient is not None  # called only for parameters with one
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(gradient)
         mean: Tensor = state["momentum_buffer"]
@@ -59,10 +59,11 @@ class Muon(torch.optim.Muon):
 def orthogonal(
     matrices: Sequence[Tensor], coefficients: Sequence[float], iterations: int, eps: float
 ) -> list[Tensor]:
-    """Of each matrix U S V^T about U V^T (singular values of 0.7 to 1.2), by Newton and Schulz.
+    """For each matrix U S V^T about U V^T (singular values of 0.7 to 1.2), by Newton-Schulz.
 
-    ``coefficients`` a, b, c of X <- a X + (b A + c A^2) X with A = X X^T. Float32; computed in
-    bfloat16 where the device multiplies that (Jordan, "Muon: an optimizer for hidden layers").
+    ``coefficients`` a, b, c of the iteration X <- a X + (b A + c A^2) X with A = X X^T. Returns
+    float32; computes in bfloat16 where the device has instructions for it (Jordan, "Muon: an
+    optimizer for hidden layers").
     """
     shapes = defaultdict(list)
     for index, matrix in enumerate(matrices):

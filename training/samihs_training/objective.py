@@ -1,4 +1,4 @@
-"""What one step asks of the model: prompts, a corrective click at times, and the loss of both."""
+"""The objective of one step: prompts, at times a corrective click, and the loss of the answers."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from samihs_training.network.model import SamihsModel, ScoreInput, logits_at_sli
 
 @dataclass(frozen=True, eq=False)
 class Answered:
-    """What came of one batch."""
+    """The results of one batch."""
 
     loss: Tensor
-    """Scalar, with its graph; of a corrected batch the mean of both answers' losses."""
+    """Scalar, with its graph; for a corrected batch, the mean of both answers' losses."""
     iou: float
     """Mean IoU of the first answers to the prompts that have a mask; NaN where none has."""
     dice: float
     """Mean Dice of the same answers."""
     prompts: int
-    """How many there were."""
+    """Number of prompts."""
     with_mask: int
-    """How many of them have a mask: what ``iou`` and ``dice`` are means of."""
+    """Number of prompts with a mask, over which ``iou`` and ``dice`` are means."""
 
 
 @dataclass(frozen=True, eq=False)
 class Heard:
-    """What the score of N answers is made of, and the IoU that it should have been."""
+    """What the score of N answers is computed from, and the IoU that it should predict."""
 
     token: Tensor
     """[N, E]: see :class:`~samihs_training.network.model.ScoreInput`."""
@@ -50,12 +50,12 @@ class Heard:
     """bool [N]: whether it is the first answer to a prompt that has a mask."""
 
     def to(self, device: torch.device) -> Heard:
-        """On that device."""
+        """The same on another device."""
         return Heard(*(getattr(self, each.name).to(device) for each in fields(self)))
 
     @classmethod
     def joined(cls, parts: Sequence[Heard]) -> Heard:
-        """All of them in one."""
+        """All parts concatenated."""
         names = [each.name for each in fields(cls)]
         return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
 
@@ -78,8 +78,8 @@ class Objective(nn.Module):
         stage: StageConfig | None = None,
         bleed_map: BleedMap | None = None,
     ) -> None:
-        """``stage``: whose loss and score weight are taken; None: the recipe's loss, weight 1.
-        ``bleed_map``: trained as well, where it is given."""
+        """``stage``: gives the loss and the score's weight; None: the recipe's loss, weight 1.
+        ``bleed_map``: trained as well, if given."""
         super().__init__()
         self.model = model
         self.bleed_map = bleed_map
@@ -92,9 +92,9 @@ class Objective(nn.Module):
         self.amp = recipe.amp
 
     def forward(self, batch: Batch, correct: bool = False, map_alone: bool = False) -> Answered:
-        """First prompts, and with ``correct`` one more click each, on what they left wrong.
+        """Answer the first prompts and, with ``correct``, one more click each on what was wrong.
 
-        ``map_alone``: the map of blood learns, and the model hears nothing of it.
+        ``map_alone``: the map of blood learns, but its gradient does not reach the model.
         """
         target = self._target(batch)
         embedding = self._encoded(batch)
@@ -109,7 +109,7 @@ class Objective(nn.Module):
 
     @torch.no_grad()
     def heard(self, batch: Batch, correct: bool = False) -> Heard:
-        """What the answers to the same prompts tell their score."""
+        """What the score of the answers to the same prompts is computed from."""
         target = self._target(batch)
         has_mask = target.flatten(1).any(1)
         parts: list[Heard] = []
@@ -168,13 +168,13 @@ class Objective(nn.Module):
         return self.loss(logits, low_resolution(batch.bleeds, logits.shape[-1]))
 
     def _target(self, batch: Batch) -> Tensor:
-        """What is wanted [B, 1, H, W], at the size at which answers are judged."""
+        """The target masks [B, 1, H, W], at the size at which answers are compared with them."""
         if self.at_slice_size:
             return batch.masks.float()
         return low_resolution(batch.masks, self.model.config.mask_size)
 
     def _mask_loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        """The loss of all prompts, or of those whose mask is not empty; 0 where none is asked."""
+        """The loss of all prompts, or of those whose mask is not empty; 0 if there are none."""
         if self.empty_masks:
             return self.loss(logits, target)
         asked = target.flatten(1).any(1)
@@ -185,7 +185,7 @@ class Objective(nn.Module):
 
 
 def _overlap(logits: Tensor, target: Tensor) -> tuple[float, float]:
-    """Mean IoU and Dice of the prompts whose mask is not empty; NaN where there is none."""
+    """Mean IoU and Dice of the prompts whose mask is not empty; NaN if there are none."""
     has_mask = target.flatten(1).any(1)
     if not has_mask.any():
         return math.nan, math.nan
@@ -196,7 +196,7 @@ def _overlap(logits: Tensor, target: Tensor) -> tuple[float, float]:
 def low_resolution(masks: Tensor, size: int) -> Tensor:
     """Masks [B, 1, S, S] as float [B, 1, size, size]: cells at least 40 % covered.
 
-    A lesion too thin to cover any cell so far takes every cell that it touches: it must not
+    A lesion too thin to cover any cell by that much takes every cell that it touches: it must not
     become an empty target, which means "no blood here".
     """
     covered = F.interpolate(masks.float(), size=(size, size), mode="area")

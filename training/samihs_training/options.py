@@ -1,4 +1,4 @@
-"""Frozen dataclasses of options that a recipe or a command line gave by name."""
+"""Frozen dataclasses built from options given by name in a recipe or on a command line."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ def with_options(kind: Callable[..., T], options: Mapping[str, Any], what: str) 
     """An instance of the dataclass ``kind`` with its fields set to the options.
 
     Args:
-        kind: the dataclass; its own checks raise what they raise.
+        kind: the dataclass; errors of its own checks pass through.
         options: field -> value.
-        what: how messages call the instance: ``loss bce``, ``[data]``.
+        what: what messages call the instance: ``loss bce``, ``[data]``.
 
     Raises:
-        UsageError: an option that it does not have, one that is missing, or one of a wrong type.
+        UsageError: an option is unknown, missing or of the wrong type.
     """
     known = {each.name: each for each in fields(kind)}  # type: ignore[arg-type]
     unknown = sorted(options.keys() - known.keys())
@@ -36,5 +36,5 @@ def with_options(kind: Callable[..., T], options: Mapping[str, Any], what: str) 
         raise UsageError(f"{what}: {', '.join(missing)} is missing")
     try:
         return kind(**options)
-    except TypeError as error:  # such as a text that was compared with a number
+    except TypeError as error:  # such as a string compared with a number
         raise UsageError(f"{what}: an option of the wrong type ({error})") from error

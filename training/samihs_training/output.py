@@ -1,4 +1,4 @@
-"""Files of a result: each whole or not at all, and a full disk is one line for whoever waits."""
+"""Result files: each is written whole or not at all; a full disk is reported in one line."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from samihs_runtime.errors import OutputError
 
 @contextmanager
 def output_path(path: Path) -> Iterator[Path]:
-    """A path to write to; what is there when the body ends takes the place of ``path``.
+    """A temporary path to write to; when the body ends, the file there replaces ``path``.
 
-    The folder of ``path`` is made where it is not there.
+    The folder of ``path`` is created if needed.
 
     Raises:
         OutputError: the file cannot be written; ``path`` is as it was before.

@@ -1,10 +1,9 @@
-"""Prompts by name: how a mask is pointed at, for training and for testing.
+"""Prompt rules by name: how to point at a mask, for training and for testing.
 
-A rule turns a mask [rows, columns] that is not empty, and a random generator, into a
+A rule turns a non-empty mask [rows, columns] and a random generator into a
 :class:`~samihs_runtime.segmentation.Prompt`; points are (column, row), pixel centres at integers.
-``hand`` is what training clicks by default, ``random`` the authors' training prompt, ``middle``
-their test prompt. Corrections that follow a first prompt are in
-:mod:`samihs_training.corrections`.
+``hand`` is the default in training, ``random`` the authors' training prompt, ``middle`` their test
+prompt. Corrections that follow a first prompt are in :mod:`samihs_training.corrections`.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from samihs_training.data.clicks import Mask, Point, deepest_click, hand_click, 
 from samihs_training.options import with_options
 
 DECOY_RADIUS_PX = (3.0, 15.0)
-"""Radius of what is pointed at where nothing bleeds: 1.5 to 7 mm on a head CT of 512 x 512."""
+"""Radius of the imagined lesion where nothing bleeds: 1.5 to 7 mm on a head CT of 512 x 512."""
 
 
 class PromptRule(Protocol):
@@ -31,17 +30,17 @@ class PromptRule(Protocol):
 
     @property
     def count(self) -> int:
-        """Points of a prompt, box corners aside; fewer only where a mask has too few pixels."""
+        """Points per prompt, not counting box corners; fewer only if a mask has too few pixels."""
 
     def __call__(self, mask: Mask, rng: np.random.Generator) -> Prompt:
         """The prompt; ``mask`` [rows, columns] holds at least one pixel."""
 
     def elsewhere(self, click: Point, free: Mask, rng: np.random.Generator) -> Prompt:
-        """The same where nothing bleeds: at ``click``, in ``free`` [rows, columns]."""
+        """A prompt where nothing bleeds: at ``click``, within ``free`` [rows, columns]."""
 
 
 class OneClick:
-    """What the rules of one click share: where nothing bleeds, they point by that click."""
+    """Base of the rules of one click: where nothing bleeds, the prompt is the given click."""
 
     @property
     def count(self) -> int:
@@ -54,14 +53,14 @@ class OneClick:
 
 
 class AroundDecoy(ABC):
-    """What the other rules share: where nothing bleeds, they point as if a lesion lay there."""
+    """Base of the other rules: where nothing bleeds, they point as if a lesion were there."""
 
     @abstractmethod
     def __call__(self, mask: Mask, rng: np.random.Generator) -> Prompt:
         """The prompt of a mask."""
 
     def elsewhere(self, click: Point, free: Mask, rng: np.random.Generator) -> Prompt:
-        """The prompt of a disk around the click, cut to what is free."""
+        """The prompt for a disk around the click, cut to what is free."""
         rows, columns = np.ogrid[: free.shape[0], : free.shape[1]]
         radius = rng.uniform(*DECOY_RADIUS_PX)
         disk = (columns - click[0]) ** 2 + (rows - click[1]) ** 2 <= radius**2
@@ -86,7 +85,7 @@ class RandomPixel(OneClick):
 
 @dataclass(frozen=True)
 class MiddlePixel(OneClick):
-    """The middle one of the foreground pixels in row order: element n // 2 of n, as the authors'.
+    """The middle one of the foreground pixels in row order: element n // 2 of n, as the authors do.
 
     It need not be deep inside, nor in the largest part of the mask.
     """
@@ -99,7 +98,7 @@ class MiddlePixel(OneClick):
 
 @dataclass(frozen=True)
 class DeepestPoint(OneClick):
-    """The pixel that lies farthest from the mask's edge, the image's edge included."""
+    """The pixel that lies farthest from the mask's edge; the image's edge counts as one."""
 
     def __call__(self, mask: Mask, rng: np.random.Generator) -> Prompt:
         return Prompt((deepest_click(mask),), (FOREGROUND,))
@@ -107,7 +106,7 @@ class DeepestPoint(OneClick):
 
 @dataclass(frozen=True)
 class SeveralPoints(AroundDecoy):
-    """``count`` different foreground pixels; all there are where the mask has fewer."""
+    """``count`` different foreground pixels; all of them if the mask has fewer."""
 
     count: int = 3
 
@@ -127,7 +126,7 @@ class PositiveNegative(AroundDecoy):
     positives: int = 1
     negatives: int = 1
     reach: int = 20
-    """Negatives lie at most so many pixels from the mask, and at least 2: nearer, the outline
+    """Negatives lie at most this many pixels from the mask, and at least 2: any nearer, the outline
     itself is in doubt."""
 
     def __post_init__(self) -> None:
@@ -139,7 +138,7 @@ class PositiveNegative(AroundDecoy):
 
     @property
     def count(self) -> int:
-        """Both kinds."""
+        """Points of both kinds."""
         return self.positives + self.negatives
 
     def __call__(self, mask: Mask, rng: np.random.Generator) -> Prompt:
@@ -152,12 +151,12 @@ class PositiveNegative(AroundDecoy):
 
 @dataclass(frozen=True)
 class JitteredBox(AroundDecoy):
-    """The bounding box, each edge off by noise, as segment-anything was trained (A, section 5)."""
+    """The bounding box, each edge moved by noise, as in segment-anything (A, section 5)."""
 
     jitter: float = 0.1
     """Standard deviation, as a share of the box's side."""
     most: float = 20.0
-    """Bound of an edge's displacement, pixels."""
+    """Upper bound of an edge's displacement, pixels."""
 
     def __post_init__(self) -> None:
         if self.jitter < 0 or self.most < 0:
@@ -167,7 +166,7 @@ class JitteredBox(AroundDecoy):
 
     @property
     def count(self) -> int:
-        """None beside the corners."""
+        """No points besides the corners."""
         return 0
 
     def __call__(self, mask: Mask, rng: np.random.Generator) -> Prompt:
@@ -239,9 +238,9 @@ class NoisyClicks:
         return replace(prompt, points=points)
 
     def _moved(self, point: Point, label: int, mask: Mask, rng: np.random.Generator) -> Point:
-        """To the nearest pixel; where that would mean something else, not at all.
+        """The point with noise, rounded to a pixel; unmoved if that would change its meaning.
 
-        A click on the other side of the outline asks for another mask than the one trained on.
+        A click on the other side of the outline would ask for another mask than the target.
         """
         x, y = (round(float(at + rng.normal(0, self.sigma_px))) for at in point)
         rows, columns = mask.shape
@@ -252,10 +251,10 @@ class NoisyClicks:
 
 
 def filled(prompt: Prompt, count: int) -> Prompt:
-    """The prompt with ``count`` points: its own again, in turn, where it has fewer.
+    """The prompt with ``count`` points: if it has fewer, its own are repeated in turn.
 
-    For a batch, whose prompts have one number of points. SAM's pad would be another way to fill
-    them up, but each further pad changes the answer.
+    For a batch, whose prompts must have the same number of points. SAM's pad would be another way
+    to fill them up, but each further pad changes the answer.
     """
     missing = range(len(prompt.points), count) if prompt.points else ()
     again = [place % len(prompt.points) for place in missing]

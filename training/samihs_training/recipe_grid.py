@@ -25,12 +25,12 @@ OTHER_SLICES = frozenset(
     {"validation_slices"}
     | {f"data.{name}" for name in ("root", "layout", "folds", "fold_count", "fold_seed", "fold")}
 )
-"""Fields on which it depends what is held out: the same for all runs of a comparison."""
+"""Fields that determine what is held out, which must be the same for all runs of a comparison."""
 
 
 @dataclass(frozen=True)
 class RecipeGrid:
-    """What is varied, of what recipe, under which seeds."""
+    """A recipe, the fields of it that are varied, and the seeds."""
 
     recipe: Recipe
     axes: Mapping[str, tuple[Any, ...]]
@@ -87,8 +87,8 @@ def read_recipe_grid(path: Path) -> RecipeGrid:
     for axis in axes:
         if axis in OTHER_SLICES or axis == "data":
             raise UsageError(
-                f"the grid {path}: axis {axis!r} would judge its runs on other slices, whose "
-                "difference says nothing; make a comparison of each"
+                f"the grid {path}: axis {axis!r} would evaluate runs on different slices, so their "
+                "difference would mean nothing; make a comparison for each value"
             )
         if axis.startswith("score"):
             raise UsageError(
@@ -111,5 +111,5 @@ def read_recipe_grid(path: Path) -> RecipeGrid:
 
 
 def cell_name(cell: Mapping[str, Any]) -> str:
-    """What the table and the run's folder call a combination."""
+    """The name of a combination in the table and of its run's folder."""
     return " ".join(f"{axis}={value}" for axis, value in cell.items())

@@ -1,4 +1,4 @@
-"""Whose run a folder is: begun, gone on with or replaced, and by one training at a time."""
+"""The folder of a run: started, resumed or replaced, with one training at a time in it."""
 
 from __future__ import annotations
 
@@ -21,20 +21,19 @@ WEIGHTS = ("*.safetensors", "*.state.pt")
 RECORDS = (
     "recipe.json", FOLDS_FILE, "log.csv", "validation.csv", "report.json", "curves.png",
 )  # fmt: skip
-"""What a run leaves beside its weights."""
+"""What a run leaves besides its weights."""
 
 
 @contextmanager
 def run_folder(
     out: Path, recipe: Recipe, resume: bool, overwrite: bool, progress: Progress | None
 ) -> Iterator[None]:
-    """Make the folder this recipe's and hold it; nothing is left of what fails at the beginning.
+    """Claim the folder for this recipe and lock it; a new folder is removed if the start fails.
 
     Raises:
-        OutputError: it holds a run and neither ``resume`` nor ``overwrite`` was asked for, or
-            another recipe's, or weights of which no recipe says where they are from, or another
-            process trains in it.
-        DataError: a case or the folds are wrong.
+        OutputError: it holds a run and neither ``resume`` nor ``overwrite`` is set, or a run of
+            another recipe, or weights without a recipe, or another process is training in it.
+        DataError: a case or the folds are faulty.
     """
     was_there = out.exists()
     try:
@@ -70,7 +69,7 @@ def _begin(
 
 
 def _goes_on(out: Path, recipe: Recipe, resume: bool, overwrite: bool) -> bool:
-    """Whether there is a run of this recipe to go on with."""
+    """Whether there is a run of this recipe to continue."""
     if overwrite:
         _spare_given(out, recipe)
         return False
@@ -84,7 +83,7 @@ def _goes_on(out: Path, recipe: Recipe, resume: bool, overwrite: bool) -> bool:
         return False
     if not resume:
         raise OutputError(
-            f"{out} holds a run: choose another folder, go on with --resume, or replace "
+            f"{out} holds a run: choose another folder, continue it with --resume, or replace "
             "it with --overwrite"
         )
     check_recipe(out, recipe)
@@ -92,7 +91,7 @@ def _goes_on(out: Path, recipe: Recipe, resume: bool, overwrite: bool) -> bool:
 
 
 def _spare_given(out: Path, recipe: Recipe) -> None:
-    """Refuse to clear away the very weights that the recipe begins with."""
+    """Refuse to delete the very weights that the recipe starts from."""
     for given in filter(None, (recipe.base_checkpoint, recipe.start, recipe.adapters)):
         if Path(given).resolve().parent == out.resolve():
             raise OutputError(
@@ -101,14 +100,14 @@ def _spare_given(out: Path, recipe: Recipe) -> None:
 
 
 def check_recipe(out: Path, recipe: Recipe) -> None:
-    """Raise an OutputError where the run in ``out`` is of another recipe."""
+    """Raise an OutputError if the run in ``out`` is of another recipe."""
     record = json.loads((out / "recipe.json").read_text())
-    try:  # one of before may lack what has been added since
+    try:  # an older one may lack fields that were added since
         same = _as_json(recipe_from(record)) == _as_json(recipe)
     except UsageError:
         same = False
     if not same:
-        raise OutputError(f"{out} holds a run of another recipe: it cannot go on with this")
+        raise OutputError(f"{out} holds a run of another recipe: this one cannot continue it")
 
 
 def _as_json(recipe: Recipe) -> Any:
@@ -116,7 +115,7 @@ def _as_json(recipe: Recipe) -> Any:
 
 
 def _claim(out: Path, recipe: Recipe, overwrite: bool) -> None:
-    """Write the recipe, with ``overwrite`` in the place of whatever run was there."""
+    """Write the recipe, with ``overwrite`` in place of whatever run was there."""
     try:
         if overwrite:
             _clear(out)
@@ -126,9 +125,9 @@ def _claim(out: Path, recipe: Recipe, overwrite: bool) -> None:
 
 
 def _clear(out: Path) -> None:
-    """Remove what an earlier run left, but for its cache, which any run may use.
+    """Remove what an earlier run left, except its cache, which any run may use.
 
-    By name where that is not a run's alone: the folder may never have held one.
+    Other files stay: the folder may never have held a run.
     """
     for pattern in (*WEIGHTS, *RECORDS):
         for path in out.glob(pattern):

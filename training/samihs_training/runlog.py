@@ -1,4 +1,4 @@
-"""What a run leaves to look at: CSV and TensorBoard logs while it goes, curves when it ends."""
+"""Logs of a run: CSV and TensorBoard files while it trains, curves when it ends."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class StepReport:
     minutes: float
     """Spent in this stage, earlier runs included."""
     steps: int
-    """How many the whole stage has."""
+    """Number of steps of the whole stage."""
     loss: float
     iou: float
     """Mean IoU of the first answers to the prompts that have a mask."""
@@ -36,7 +36,7 @@ class StepReport:
 
 @dataclass(frozen=True)
 class ValidationReport:
-    """What the held-out slices say, on the first click."""
+    """Results on the held-out slices, after the first click."""
 
     stage: str
     step: int
@@ -53,9 +53,9 @@ LOGS: dict[type, str] = {StepReport: "log.csv", ValidationReport: "validation.cs
 class RunLog:
     """Appends rows to the run's CSV files and TensorBoard events; a context manager.
 
-    A run that stopped is taken up at an earlier step than it had reached: rows of that stage from
-    ``step`` on are dropped first, so that no step stands twice. ``writes``: one process of a run
-    does; in the others this does nothing.
+    A run is resumed at an earlier step than the one it had reached: rows of that stage after
+    ``step`` are dropped first, so that no step appears twice. ``writes``: true in one process of a
+    run; in the others the log does nothing.
     """
 
     def __init__(self, out: Path, stage: str, step: int, *, writes: bool = True) -> None:
@@ -93,7 +93,7 @@ class RunLog:
             self.board.close()
 
     def write(self, row: StepReport | ValidationReport) -> None:
-        """One row, and each of its numbers as a TensorBoard scalar."""
+        """Write one row, and its metrics as TensorBoard scalars."""
         if not self.writes:
             return
         values = asdict(row)
@@ -105,7 +105,7 @@ class RunLog:
 
 
 def read_log(out: Path, kind: type[Row]) -> list[Row]:
-    """The rows of a run's log, in order; none where there is no file."""
+    """The rows of a run's log, in order; none if there is no file."""
     path = out / LOGS[kind]
     if not path.exists():
         return []
@@ -150,7 +150,7 @@ def plot_curves(out: Path) -> Path:
 
 
 def _smoothed(values: Sequence[float], share: float = 0.05) -> list[float]:
-    """An exponential mean over about ``share`` of the row; a NaN leaves it where it was."""
+    """Exponential moving average over about ``share`` of the values; a NaN leaves it unchanged."""
     keep, smooth, mean = 1 - 1 / max(1.0, share * len(values)), [], float("nan")
     for value in values:
         if value == value:
@@ -160,7 +160,7 @@ def _smoothed(values: Sequence[float], share: float = 0.05) -> list[float]:
 
 
 def _drop_later(path: Path, stage: str, step: int) -> None:
-    """Keep the rows that a run taken up after ``step`` won't write again."""
+    """Keep only the rows that a run resumed after ``step`` will not write again."""
     if not path.exists():
         return
     with path.open(newline="") as file:

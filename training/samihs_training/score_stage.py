@@ -1,9 +1,9 @@
-"""The [score] stage: the heads that predict a mask's IoU, on what they hear of many prompts.
+"""The [score] stage: trains the heads that predict a mask's IoU on the answers to many prompts.
 
-Masks stay as they are in it, and so does all that their score is made of: a token and a few means,
-some 250 numbers a prompt. These take all the time, and are computed once. Then the heads are
-trained on them, in as many passes as it takes: there a step of the optimiser is a minibatch of as
-many answers as a step's batch has prompts, and ``warmup`` and ``ema`` count those.
+Masks do not change in this stage, and neither do the inputs of their score: a token and a few
+means, some 250 numbers per prompt. Computing these takes all the time, and is done once. Then the
+heads are trained on them in several passes: here an optimiser step is a minibatch of as many
+answers as a step's batch has prompts, and ``warmup`` and ``ema`` count these optimiser steps.
 """
 
 from __future__ import annotations
@@ -39,21 +39,21 @@ Report = Callable[[StepReport], None]
 
 @dataclass(frozen=True)
 class ScoreTraining:
-    """What came of the stage."""
+    """The results of the stage."""
 
     answers: int
-    """How many the heads were trained on."""
+    """Number of answers that the heads were trained on."""
     error_before: float
-    """Mean squared error of the predicted IoU on them, of the heads as they were."""
+    """Mean squared error of the predicted IoU on them, before training."""
     error: float
     minutes: float
 
 
 class ScoreStage:
-    """A model's score heads, and what they have heard so far.
+    """A model's score heads, and the answers collected for them so far.
 
-    It may stop at any moment and goes on to the same bits: what a step asks depends on the seed and
-    its number, and the passes, which take a minute, begin anew.
+    The stage may be stopped at any moment and resumes exactly to the bit: the prompts of a step
+    depend on the seed and the step's number, and the passes, which take a minute, start again.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class ScoreStage:
         model.to(device, memory_format=image_format(device))  # type: ignore[call-overload]
         self.heads = score_heads(model.sam)
         self.objective = Objective(model, recipe, stage)
-        # Whose answers are heard, and by how many processes: what else was heard is another's.
+        # Whose answers are collected, and in how many processes: a state must match both.
         self.frozen = f"{_digest(model)} in {self.processes.world}"
         self.heard: list[Heard] = []
         self.seconds = 0.0
@@ -80,10 +80,10 @@ class ScoreStage:
     def run(
         self, batches: NumberedBatches, *, workers: int = 0, report: Report = lambda step: None
     ) -> ScoreTraining:
-        """Hear of the prompts of all steps, then train the heads, which the model then has.
+        """Collect the answers to the prompts of all steps, then train the model's heads in place.
 
         Raises:
-            SamihsError: what was heard is not finite, or the heads come to be.
+            SamihsError: the error of the score is not finite before or after the training.
         """
         self.model.eval()
         with RunLog(self.out, NAME, len(self.heard), writes=self.processes.is_first) as log:
@@ -126,7 +126,7 @@ class ScoreStage:
         return Heard.joined([self.objective.heard(each.to(device), correct) for each in batches])
 
     def _train(self, heard: Heard) -> None:
-        """Passes over all that was heard, each in an order of its own."""
+        """Make passes over all answers, each in a random order of its own."""
         size, count = self.stage.batch * self.stage.prompts, len(heard.iou)
         schedule = replace(self.stage, steps=self.stage.passes * math.ceil(count / size))
         parameters = list(self.heads.values())
@@ -154,7 +154,7 @@ class ScoreStage:
         return self._error(heard, slice(None)).item()
 
     def _report(self, heard: Heard, elapsed: float) -> StepReport:
-        """Of this process's prompts; the loss is that of the heads as they were."""
+        """Report on this process's prompts; the loss is that of the heads before training."""
         iou = heard.iou[heard.on_mask]
         return StepReport(
             stage=NAME,
@@ -174,7 +174,7 @@ class ScoreStage:
         return self.out / (f"{NAME}.{rank}.state.pt" if rank else f"{NAME}.state.pt")
 
     def _save(self) -> None:
-        """What this process has heard: each process has a file of its own."""
+        """Save the answers that this process has collected; each process has its own file."""
         heard = [[getattr(each, field.name) for field in fields(each)] for each in self.heard]
         state = {"frozen": self.frozen, "heard": heard, "seconds": self.seconds}
         write_state(self._state_file, state)
@@ -187,7 +187,7 @@ class ScoreStage:
 
 
 def _digest(model: SamihsModel) -> str:
-    """Of all weights: sha256."""
+    """sha256 of all weights."""
     digest = hashlib.sha256()
     for name, each in model.sam.state_dict().items():
         digest.update(name.encode())
@@ -196,7 +196,7 @@ def _digest(model: SamihsModel) -> str:
 
 
 def _minibatches(count: int, size: int, passes: int, order: torch.Generator) -> Iterator[Tensor]:
-    """Indices of each minibatch of ``size``, at most, of ``count`` answers."""
+    """Indices of each minibatch of at most ``size`` of the ``count`` answers."""
     for _ in range(passes):
         shuffled = torch.randperm(count, generator=order)
         yield from (shuffled[start : start + size] for start in range(0, count, size))

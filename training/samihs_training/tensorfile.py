@@ -1,4 +1,4 @@
-"""Files of tensors: nothing in them can run, and none is half written."""
+"""Files of tensors: reading one runs no code from it, and none is left half written."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def write_safetensors(
     try:
         with output_path(path) as partial:
             save_file(tensors, partial, {METADATA_KEY: json.dumps(description, sort_keys=True)})
-    except SafetensorError as error:  # how its writer tells of a full disk
+    except SafetensorError as error:  # how its writer reports a full disk
         raise OutputError(f"cannot write {path}: {error}") from error
 
 
 def write_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Write what ``torch.save`` can, whole or not at all.
+    """Write a state with ``torch.save``, whole or not at all.
 
     Raises:
         OutputError: the file cannot be written.
@@ -60,18 +60,18 @@ def write_state(path: Path, state: Mapping[str, Any]) -> None:
     try:
         with output_path(path) as partial:
             torch.save(dict(state), partial)
-    except RuntimeError as error:  # how torch's writer tells of a full disk
+    except RuntimeError as error:  # how torch's writer reports a full disk
         raise OutputError(f"cannot write {path}: {error}") from error
 
 
 @contextmanager
 def restored(path: Path, frozen: str, device: torch.device) -> Iterator[dict[str, Any] | None]:
-    """What :func:`write_state` wrote there, to be taken up within; None where there is no file.
+    """What :func:`write_state` wrote there, to be restored in the body; None if there is no file.
 
-    ``frozen``: its entry of that name, which says on what it was trained.
+    ``frozen``: the expected entry of that name, which identifies what it was trained on.
 
     Raises:
-        CheckpointError: unreadable, trained on something else, or it cannot be taken up.
+        CheckpointError: unreadable, trained on something else, or it cannot be restored.
     """
     if not path.is_file():
         yield None
@@ -79,16 +79,16 @@ def restored(path: Path, frozen: str, device: torch.device) -> Iterator[dict[str
     try:
         state = torch.load(path, map_location=device, weights_only=True)
         if state["frozen"] != frozen:
-            raise ValueError("it was trained on another base, or heard by other processes")
+            raise ValueError("it was trained on another base, or by another number of processes")
         yield state
     except Exception as error:  # torch raises many kinds on a file that is not its own
         raise CheckpointError(
-            f"{path} cannot be gone on from ({error}): delete it to begin the stage again"
+            f"{path} cannot be resumed from ({error}): delete it to begin the stage again"
         ) from error
 
 
 def read_pth(path: Path) -> dict[str, Tensor]:
-    """The state dict of a PyTorch file, read with ``weights_only``: no code of its runs."""
+    """The state dict of a PyTorch file, read with ``weights_only``, so no code in it runs."""
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}")
     try:

@@ -1,4 +1,4 @@
-"""The training loop of one stage: steps, validation, logs, and a state that it can go on from."""
+"""The training loop of one stage: steps, validation, logs, and a state to resume from."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ Report = Callable[[StepReport], None]
 
 
 class Trainer:
-    """One stage: a model, what of it is trained, an optimiser, and where it stands.
+    """One stage: a model, its trained parameters, an optimiser, and the progress made.
 
-    What a step does depends on the seed and the step's number alone: its slices, its clicks, and
-    torch's generator, which is seeded anew at each step. So the state to go on from is weights,
-    optimiser, moving average, loss scale and the number of steps; going on is exact to the bit.
+    What a step does depends only on the seed and the step's number: its slices, its clicks, and
+    torch's generator, which is seeded anew at each step. So the state to resume from is weights,
+    optimiser, moving average, loss scale and the number of steps; resuming is exact to the bit.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Trainer:
         base_sha256: str = "",
     ) -> None:
         """``trained``: parameters of ``model.sam`` by name; ``out``: the run's folder;
-        ``base_sha256``: of the base's file, which a state to go on from must have had."""
+        ``base_sha256``: hash of the base's file, which a saved state must have been trained on."""
         self.processes = processes or Processes()
         self.model, self.trained = model, dict(trained)
         self.recipe, self.stage, self.name, self.out = recipe, stage, name, out
@@ -86,9 +86,9 @@ class Trainer:
         report: Report = lambda step: None,
         on_best: Callable[[], None] = lambda: None,
     ) -> None:
-        """Train to the stage's last step; ``on_best`` is called where a validation is the best.
+        """Train to the stage's last step; ``on_best`` is called at every best validation so far.
 
-        The model then holds the moving average, where there is one.
+        The model then holds the moving average, if there is one.
         """
         saved, last = self.seconds, time.perf_counter()
         numbers = range(self.step_count * self.stage.accumulate, self.steps * self.stage.accumulate)
@@ -114,7 +114,7 @@ class Trainer:
         self.average.swap()
 
     def step(self, batches: Iterator[Batch]) -> tuple[Answered, float]:
-        """One optimiser step on the next batch, in pieces; what came of it, and its rate."""
+        """One optimiser step on the next batch, in pieces; returns results and learning rate."""
         rate = learning_rate(self.stage, self.step_count)
         self.optimisers.set_rate(rate)
         map_alone = False
@@ -142,7 +142,7 @@ class Trainer:
     @torch.no_grad()
     def validate(self, data: NumberedBatches) -> Answered:
         """Mean loss, IoU and Dice of the first prompts on every held-out slice, with the averaged
-        weights; a prompt counts as any other, in whichever batch or process it was asked."""
+        weights; all prompts count equally, whatever their batch or process."""
         objective = Objective(self.model, self.recipe, self.stage)
         self.model.eval()
         with self.average.in_place():
@@ -165,7 +165,7 @@ class Trainer:
         self.average.update(self.step_count)
 
     def _all_optimisers(self) -> list[torch.optim.Optimizer]:
-        """The model's, and the map's where there is one."""
+        """The model's, and the map's if there is one."""
         return [*self.optimisers, *([self.map_training.optimiser] if self.map_training else [])]
 
     def _is_due(self) -> bool:
@@ -209,12 +209,12 @@ class Trainer:
         return self.out / f"{self.name}.state.pt"
 
     def _bleed_map(self) -> BleedMap | None:
-        """What is trained beside the model, and not kept; None where the stage asks for none."""
+        """The map that is trained beside the model and not kept; None if the stage has none."""
         if not self.stage.bleed_map or not self.trained:
             return None
         config = self.model.config
         if not config.pyramid_width:
-            raise UsageError(f"bleed_map: {config.name} has no pyramid, whose features it is of")
+            raise UsageError(f"bleed_map: {config.name} has no pyramid, whose features it reads")
         return BleedMap(config.channels).to(self.processes.device)
 
     def _weights(self) -> dict[str, Tensor]:
@@ -253,11 +253,11 @@ class Trainer:
 
 
 def _mean(answers: list[Answered]) -> Answered:
-    """Means over a step's pieces, or a validation's batches: each counts by its prompts."""
+    """Means over a step's pieces, or a validation's batches, weighted by their prompts."""
     prompts, with_mask = (
         sum(getattr(a, name) for a in answers) for name in ("prompts", "with_mask")
     )
-    if not prompts:  # a process that no held-out slice is left for
+    if not prompts:  # a process without held-out slices
         return Answered(torch.tensor(math.nan), math.nan, math.nan, 0, 0)
     loss = torch.stack([each.loss.detach() * each.prompts for each in answers]).sum() / prompts
     known = [each for each in answers if each.with_mask]

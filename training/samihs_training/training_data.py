@@ -1,4 +1,4 @@
-"""What a run trains on and validates on: phantoms, or the patients of a data set by folds."""
+"""What a run trains and validates on: phantoms, or the patients of a data set, split by folds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from samihs_training.data.volume_cache import open_volumes
 from samihs_training.data.volumes import find_cases
 
 FOLDS_FILE = "folds.json"
-"""In a run's folder: who was held out."""
+"""In a run's folder: which patients are held out."""
 Progress = Callable[[int, int], None]
 
 
@@ -29,11 +29,11 @@ class Slices:
     train: Source
     validation: Source | None
     about: dict[str, Any]
-    """For a checkpoint's metadata: no path, no patient's name."""
+    """For a checkpoint's metadata: no paths, no patients' names."""
 
 
 def phantom_slices(recipe: Recipe, folder: Path, progress: Progress | None = None) -> Slices:
-    """Phantoms, made in ``folder`` if need be; others to validate on, where the recipe does."""
+    """Phantoms, made in ``folder`` if needed, and others for validation if the recipe has any."""
     workers = os.cpu_count() or 1
     spec = CacheSpec("train", recipe.slices, first=recipe.first_slice)
     train = PhantomSlices(open_cache(folder, spec, workers=workers, progress=progress))
@@ -47,7 +47,7 @@ def phantom_slices(recipe: Recipe, folder: Path, progress: Progress | None = Non
 
 @dataclass(frozen=True, eq=False)
 class Patients:
-    """A data set cut in two."""
+    """A data set split in two."""
 
     train: PatientSlices
     held_out: PatientSlices
@@ -62,19 +62,19 @@ class Patients:
 def open_patients(
     config: DataConfig, folder: Path, kept: Path | None = None, progress: Progress | None = None
 ) -> Patients:
-    """Read the data set, cached in ``folder``, and cut it by the folds.
+    """Read the data set, cached in ``folder``, and split it by the folds.
 
-    ``kept``: the folds of a run that goes on. They stand, whatever the recipe's would be by now:
-    a patient who was trained on is not validated on afterwards.
+    ``kept``: the folds of a run that is resumed. They stay in force, whatever the recipe's would be
+    by now: a patient who was trained on is not validated on afterwards.
 
     Raises:
-        DataError: the root, a case or the folds are wrong; names it.
+        DataError: the root, a case or the folds are faulty; names it.
         UsageError: there is no such fold, or there are more folds than patients.
     """
     files = find_cases(Path(config.root), config.layout or None)
     names = [case.name for case in files]
     read, origin = _given_folds(config, kept)
-    if read is not None:  # said before hours of reading
+    if read is not None:  # fail before hours of reading
         held_out(read, config.fold, names, origin)
     elif len(names) < config.fold_count:
         raise UsageError(
@@ -91,7 +91,7 @@ def open_patients(
 
 
 def _given_folds(config: DataConfig, kept: Path | None) -> tuple[Folds | None, Path | str]:
-    """Folds that a file holds, and what to call them."""
+    """The folds in a file, if one is given, and what messages call them."""
     if kept is not None and kept.is_file():
         return read_folds(kept), kept
     if config.folds:
@@ -102,7 +102,7 @@ def _given_folds(config: DataConfig, kept: Path | None) -> tuple[Folds | None, P
 def _about(
     config: DataConfig, layout: str, folds: Folds, trained: int, apart: int
 ) -> dict[str, Any]:
-    """Counts; where the data lie and who the patients are is nobody's business."""
+    """Counts only: not where the data lie, nor who the patients are."""
     text = (
         f"{trained} cases of a data set of layout {layout}; {apart} cases were held out "
         f"(fold {config.fold} of {folds.count}, by case)"
@@ -115,7 +115,7 @@ def _about(
 
 
 def anonymous(recipe: Recipe) -> dict[str, Any]:
-    """The recipe for a checkpoint's metadata: files by name, without the folders they lay in."""
+    """The recipe for a checkpoint's metadata: files by name, without their folders."""
     raw = asdict(recipe)
     raw["base_checkpoint"] = Path(recipe.base_checkpoint).name
     raw["start"] = Path(recipe.start).name

@@ -93,7 +93,7 @@ def test_compare_trains_every_run_and_writes_one_table(folder: Path) -> None:
     assert "| method=lora" in (folder / "out" / "comparison.md").read_text()
     again = CliRunner().invoke(main, arguments)
     assert again.exit_code == 2
-    assert "say --resume" in again.stderr
+    assert "give --resume" in again.stderr
     (folder / "recipe.toml").write_text(RECIPE.replace("steps = 2", "steps = 3"))
     mixed = CliRunner().invoke(main, [*arguments, "--resume"])
     assert mixed.exit_code == 2
@@ -174,7 +174,7 @@ def test_a_patients_slices_are_known_as_theirs(tmp_path: Path) -> None:
 def test_an_axis_of_other_slices_is_refused(folder: Path, axis: str) -> None:
     (folder / "recipe.toml").write_text(RECIPE + '[data]\nroot = "D"\n')
     (folder / "grid.toml").write_text(GRID.replace('"adapt.correct" = [0.0]', axis))
-    with pytest.raises(UsageError, match="would judge its runs on other slices"):
+    with pytest.raises(UsageError, match="would evaluate runs on different slices"):
         read_recipe_grid(folder / "grid.toml")
 
 

@@ -84,7 +84,7 @@ def compare(
         DataError: two runs were evaluated on different slices, as the data set has changed.
     """
     if (out / "comparison.csv").exists() and not resume:
-        raise OutputError(f"{out} holds a comparison: choose another folder, or say --resume")
+        raise OutputError(f"{out} holds a comparison: choose another folder, or give --resume")
     scores: list[HeldOutDice] = []
     reports: list[dict[str, Any]] = []
     for cell in grid.cells():
