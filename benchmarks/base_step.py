@@ -23,16 +23,17 @@ from rich.table import Table
 from stopwatch import interleaved
 from torch import nn
 
-from samihs_training import hardware, optimisation
-from samihs_training.allocation import keep_freed_memory
+from samihs_training.compute import hardware
+from samihs_training.compute.allocation import keep_freed_memory
 from samihs_training.config import read_recipe
-from samihs_training.map_training import MapTraining
 from samihs_training.network.bleed_map import BleedMap
 from samihs_training.network.initialisation import initialised
 from samihs_training.network.model import SamihsModel
 from samihs_training.network.pyramid import compile_encoder
 from samihs_training.network.sam import build_sam, preset
-from samihs_training.objective import Objective
+from samihs_training.stages import optimisation
+from samihs_training.stages.map_training import MapTraining
+from samihs_training.stages.objective import Objective
 from training import disks
 
 CPU = torch.device("cpu")

@@ -19,7 +19,7 @@ from samihs_export.graphs.families import write_graphs
 from samihs_export.merge import merge
 from samihs_runtime.bundle import Bundle, GraphEntry, WindowRule, write_bundle
 from samihs_runtime.errors import SamihsError
-from samihs_training.checkpoint import load_adapters
+from samihs_training.checkpoints.checkpoint import load_adapters
 from samihs_training.data.phantom import BleedType, PhantomOptions, generate_study, write_dicom
 from samihs_training.network.model import SamihsModel
 from samihs_training.network.sam import build_sam, preset

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from samihs_training.data.studies import StudySpec, is_bleed, study_slices
 from samihs_training.network.model import mask_at_slice_size
-from samihs_training.objective import low_resolution
+from samihs_training.stages.objective import low_resolution
 
 SIDES = (128, 192, 256)
 

@@ -21,9 +21,10 @@ from classical import CLASSICAL
 from record import Record, command_line
 
 from samihs_runtime.errors import DataError, SamihsError
+from samihs_training.data.cases.case import CaseFiles, Volume
+from samihs_training.data.cases.finding import find_cases
 from samihs_training.data.checking import read_checked
 from samihs_training.data.clicks import parts_of
-from samihs_training.data.volumes import CaseFiles, Volume, find_cases
 from samihs_training.evaluation.predictors import Predictor, bundle_predictor
 from samihs_training.prompts import PromptRule, prompt_rule
 

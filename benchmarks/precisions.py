@@ -50,7 +50,7 @@ from samihs_runtime.clicked_parts import clicked_parts
 from samihs_runtime.encoding.preprocessing import window_of
 from samihs_runtime.errors import SamihsError, UsageError
 from samihs_runtime.segmentation import FOREGROUND, Prompt
-from samihs_training.checkpoint import load_adapters
+from samihs_training.checkpoints.checkpoint import load_adapters
 from samihs_training.data.clicks import Mask
 from samihs_training.data.phantom import PhantomOptions
 from samihs_training.data.studies import StudySpec, study_slices

@@ -6,9 +6,9 @@ Four ways to the same loss, with the same weights, slices and clicks: this proje
 with activation checkpointing, a plain loop (segment-anything's image encoder on the batch, then its
 prompt encoder and mask decoder image by image, as its own forward does), and the step in a process
 whose allocator returns freed memory, as is its default; in the others, the loop included, it keeps
-freed memory (``samihs_training.allocation``), for a fair comparison. Each runs in its own process,
-so that peak memory is its own; rounds go A B C A B C, so that a busy machine slows all alike. The
-rate is that of the fastest step, as in ``timeit``. CPU seconds are given beside the median, because
+freed memory (``samihs_training.compute.allocation``), for a fair comparison. Each runs in its own
+process, so that peak memory is its own; rounds go A B C A B C, so that a busy machine slows all
+alike. The rate is that of the fastest step, as in ``timeit``. CPU seconds are given beside the median, because
 they exclude the time taken by other programs. Writes one JSON file in ``benchmarks/results/`` and
 prints a table.
 """
@@ -33,17 +33,17 @@ from stopwatch import peak_mb
 from torch import Tensor
 
 from samihs_runtime.segmentation import FOREGROUND, NOT_A_POINT
-from samihs_training.allocation import keep_freed_memory
+from samihs_training.compute.allocation import keep_freed_memory
+from samihs_training.compute.hardware import mixed_precision
 from samihs_training.config import Recipe, StageConfig
 from samihs_training.data.slices import Batch
-from samihs_training.hardware import mixed_precision
 from samihs_training.losses import score_loss
 from samihs_training.methods import ParameterRefactoring, apply_method
 from samihs_training.network.activations import checkpoint_blocks
 from samihs_training.network.frames import Frame
 from samihs_training.network.model import SamihsModel
 from samihs_training.network.sam import build_sam, preset
-from samihs_training.objective import Objective, low_resolution
+from samihs_training.stages.objective import Objective, low_resolution
 
 STEP, RECOMPUTED, LOOP = "step", "step, recomputed activations", "plain loop"
 GIVEN_BACK = "step, freed memory given back"

@@ -29,15 +29,15 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from samihs_runtime.errors import CheckpointError, SamihsError, UsageError
-from samihs_training.allocation import keep_freed_memory
-from samihs_training.batches import stream
+from samihs_training.checkpoints.tensorfile import check_state, read_safetensors, write_safetensors
+from samihs_training.compute.allocation import keep_freed_memory
+from samihs_training.compute.hardware import image_format, mixed_precision
 from samihs_training.config import read_recipe
 from samihs_training.data.cache import CacheSpec, open_cache
 from samihs_training.data.clicks import EIGHT, Mask, Point
 from samihs_training.data.sources import Drawing, PhantomSlices, Source
-from samihs_training.hardware import image_format, mixed_precision
 from samihs_training.losses.common import DiceCrossEntropyLoss
-from samihs_training.tensorfile import check_state, read_safetensors, write_safetensors
+from samihs_training.stages.batches import stream
 
 RECIPE_MINUTES = 90.0
 """About one round of the shipped recipe on two cores: base, adapters and score."""

@@ -32,10 +32,10 @@ from samihs_runtime.bundle.manifest import AdapterTensors, check_set_name
 from samihs_runtime.bundle.sets import add_set
 from samihs_runtime.bundle.tensor_file import read_tensors
 from samihs_runtime.errors import BundleError, ExportError, OutputError
-from samihs_training.checkpoint import LoadedAdapters
+from samihs_training.checkpoints.checkpoint import LoadedAdapters
+from samihs_training.checkpoints.tensorfile import write_safetensors
 from samihs_training.methods import count_by_part
 from samihs_training.network.model import SamihsModel
-from samihs_training.tensorfile import write_safetensors
 
 _OF_ITS_OWN = "export a bundle of its own"
 _EXCHANGED_SITES = ("attn", "mlp", "attn.qkv", "mlp.lin1")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from samihs_export.engines.build_options import BuildOptions
     from samihs_export.metadata import BundleMetadata
     from samihs_export.pipeline import ExportOptions
-    from samihs_training.checkpoint import LoadedAdapters
+    from samihs_training.checkpoints.checkpoint import LoadedAdapters
 
 CHECKPOINT = Path("models/vit_mini/adapters.safetensors")
 BASE = Path("models/vit_mini/base.safetensors")
@@ -218,7 +218,7 @@ def _loaded(
     """The checkpoint, and what the bundle or the set will record about it."""
     from samihs_export.figures import figures_of
     from samihs_export.metadata import metadata_of
-    from samihs_training.checkpoint import load_adapters
+    from samihs_training.checkpoints.checkpoint import load_adapters
 
     step("loading the checkpoint")
     loaded = load_adapters(checkpoint, base)

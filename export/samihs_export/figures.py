@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from samihs_runtime.errors import ExportError, UsageError
-from samihs_training.checkpoint import LoadedAdapters
+from samihs_training.checkpoints.checkpoint import LoadedAdapters
 
 DEFAULT_THRESHOLD = 0.5
 """For a checkpoint that was not evaluated: a guess; for the shipped one, five times too high."""

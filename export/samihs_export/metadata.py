@@ -11,7 +11,7 @@ from samihs_export.figures import DEFAULT_THRESHOLD, Figures, hashes
 from samihs_runtime.bundle.manifest import WindowRule
 from samihs_runtime.errors import CheckpointError
 from samihs_runtime.report import installed_version
-from samihs_training.checkpoint import LoadedAdapters
+from samihs_training.checkpoints.checkpoint import LoadedAdapters
 from samihs_training.methods import Method, describe_method
 from samihs_training.prompts import prompt_rule
 

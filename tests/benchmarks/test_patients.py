@@ -12,7 +12,7 @@ from record import Record
 from report import _section
 
 from samihs_runtime.errors import DataError
-from samihs_training.data.volumes import find_cases
+from samihs_training.data.cases.finding import find_cases
 from samihs_training.evaluation.predictors import Predictor
 
 SIDE = 40

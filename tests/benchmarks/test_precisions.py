@@ -26,7 +26,7 @@ from samihs_export.merge import merge
 from samihs_runtime.bundle import Bundle, WindowRule, shipped_bundle
 from samihs_runtime.errors import UsageError
 from samihs_runtime.segmentation import FOREGROUND, Prompt
-from samihs_training.checkpoint import load_adapters
+from samihs_training.checkpoints.checkpoint import load_adapters
 from samihs_training.data.phantom import BleedType
 from samihs_training.data.studies import StudySlice
 from samihs_training.data.targets import Target

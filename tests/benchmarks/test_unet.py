@@ -13,10 +13,10 @@ import unet
 from unet import UNetPlan, component_at
 
 from samihs_runtime.errors import CheckpointError, UsageError
-from samihs_training.batches import stream
 from samihs_training.data import sources
 from samihs_training.data.cache import SliceCache
 from samihs_training.data.sources import PhantomSlices
+from samihs_training.stages.batches import stream
 
 SIDE = 32
 

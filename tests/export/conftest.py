@@ -17,7 +17,7 @@ from samihs_export.metadata import BundleMetadata
 from samihs_export.pipeline import ExportOptions
 from samihs_runtime.bundle import Bundle, WindowRule, sha256_of
 from samihs_training.adapters import PRConfig, insert_pr_adapters, pr_adapters
-from samihs_training.checkpoint import load_adapters, save_adapters, save_base
+from samihs_training.checkpoints.checkpoint import load_adapters, save_adapters, save_base
 from samihs_training.network.model import SamihsModel
 from samihs_training.network.sam import SamConfig, build_sam
 

@@ -24,7 +24,7 @@ from samihs_runtime.bundle.tensor_file import read_tensors
 from samihs_runtime.segmentation import Prompt
 from samihs_runtime.segmenter import Segmenter
 from samihs_training.adapters import pr_adapters
-from samihs_training.checkpoint import save_adapters
+from samihs_training.checkpoints.checkpoint import save_adapters
 from samihs_training.methods import FullFineTuning
 from samihs_training.network.model import SamihsModel
 from samihs_training.network.sam import build_sam

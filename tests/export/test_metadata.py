@@ -11,7 +11,7 @@ import pytest
 from samihs_export.figures import DEFAULT_THRESHOLD, Figures, figures_of, hashes
 from samihs_export.metadata import metadata_of
 from samihs_runtime.errors import CheckpointError, ExportError, UsageError
-from samihs_training.checkpoint import LoadedAdapters
+from samihs_training.checkpoints.checkpoint import LoadedAdapters
 from samihs_training.methods import Bottleneck, FullFineTuning, LoRA, Method
 
 ABOUT: dict[str, Any] = {"window": [0, 80], "training_data": "none", "plausible_hu": [20, 100]}

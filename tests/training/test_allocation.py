@@ -11,7 +11,7 @@ import pytest
 FRESH_PAGES = """
 import resource, sys
 import torch
-from samihs_training.allocation import keep_freed_memory
+from samihs_training.compute.allocation import keep_freed_memory
 
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt

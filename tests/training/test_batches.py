@@ -8,13 +8,13 @@ import torch
 
 from samihs_runtime.bundle.manifest import WindowRule
 from samihs_runtime.errors import UsageError
-from samihs_training.batches import NumberedBatches, Share
 from samihs_training.data.cache import CacheSpec, SliceCache, open_cache
 from samihs_training.data.phantom import BleedType, PhantomSlice, Tissue
 from samihs_training.data.slices import Batch, flipped, misread, moved, worn
 from samihs_training.data.sources import Drawing, PhantomSlices, Task
 from samihs_training.data.targets import bleed_target, lesions, structure_target
 from samihs_training.prompts import prompt_rule
+from samihs_training.stages.batches import NumberedBatches, Share
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,17 @@ from torch import nn
 
 from samihs_runtime.errors import CheckpointError, OutputError
 from samihs_training.adapters import PRConfig, insert_pr_adapters
-from samihs_training.checkpoint import load_adapters, load_base, save_adapters, save_base
+from samihs_training.checkpoints.checkpoint import (
+    load_adapters,
+    load_base,
+    save_adapters,
+    save_base,
+)
+from samihs_training.checkpoints.tensorfile import read_safetensors, write_safetensors
 from samihs_training.methods import trained_parameters
 from samihs_training.network.growth import ADDED_LATER
 from samihs_training.network.model import SamihsModel
 from samihs_training.network.sam import PRESETS, build_sam
-from samihs_training.tensorfile import read_safetensors, write_safetensors
 
 from .tiny import PYRAMID, TINY
 

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from samihs_runtime.segmentation import BACKGROUND, BOX_MAX, BOX_MIN, FOREGROUND, Prompt
-from samihs_training.corrections import corrected, corrections, next_click
+from samihs_training.stages.corrections import corrected, corrections, next_click
 
 PAD = -1
 

@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 from samihs_runtime.errors import DataError
 from samihs_training.cli import main
+from samihs_training.data.cases.case import CaseFiles
+from samihs_training.data.cases.finding import find_cases
+from samihs_training.data.cases.reading import read_case
 from samihs_training.data.checking import check_cases, read_checked
 from samihs_training.data.phantom import (
     BleedType,
@@ -24,7 +27,6 @@ from samihs_training.data.phantom import (
     write_nifti,
 )
 from samihs_training.data.phantom.scanner import PAD_HU
-from samihs_training.data.volumes import CaseFiles, find_cases, read_case
 
 AFFINE = np.diag([-0.5, -0.4, 5.0, 1.0])  # columns to the left, rows to the back: DICOM's axial
 SHAPE = (20, 16, 4)  # columns, rows, slices

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from samihs_runtime.bundle import Bundle
-from samihs_training.checkpoint import load_adapters
+from samihs_training.checkpoints.checkpoint import load_adapters
 
 from . import vit_b_path
 

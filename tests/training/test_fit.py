@@ -13,7 +13,7 @@ import torch
 from click.testing import CliRunner
 
 from samihs_runtime.errors import CheckpointError, OutputError, UsageError
-from samihs_training.checkpoint import load_adapters, load_base, save_base
+from samihs_training.checkpoints.checkpoint import load_adapters, load_base, save_base
 from samihs_training.cli import main
 from samihs_training.config import Recipe, StageConfig, read_recipe
 from samihs_training.data.clicks import deepest_click
@@ -27,8 +27,8 @@ from samihs_training.data.targets import (
 from samihs_training.fit import fit
 from samihs_training.methods import LoRA
 from samihs_training.network.sam import build_sam
-from samihs_training.objective import low_resolution
-from samihs_training.runlog import StepReport
+from samihs_training.runs.runlog import StepReport
+from samihs_training.stages.objective import low_resolution
 
 from .tiny import TINY
 

@@ -13,7 +13,8 @@ import torch
 from click.testing import CliRunner, Result
 
 from samihs_runtime.errors import UsageError
-from samihs_training.checkpoint import load_adapters, save_adapters, save_base
+from samihs_training.checkpoints.checkpoint import load_adapters, save_adapters, save_base
+from samihs_training.checkpoints.tensorfile import read_safetensors
 from samihs_training.cli import main
 from samihs_training.config import read_recipe, recipe_from
 from samihs_training.data.folds import make_folds, read_folds, write_folds
@@ -22,7 +23,6 @@ from samihs_training.data.sources import Drawing, Drawn
 from samihs_training.evaluation.cli import main as evaluate
 from samihs_training.methods import apply_method, make_method
 from samihs_training.network.sam import build_sam
-from samihs_training.tensorfile import read_safetensors
 
 from .test_data_sets import bcihm, head, save
 from .tiny import TINY

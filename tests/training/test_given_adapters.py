@@ -8,8 +8,8 @@ from typing import Any, cast
 import pytest
 
 from samihs_runtime.errors import UsageError
-from samihs_training.checkpoint import LoadedAdapters
-from samihs_training.given_adapters import origin_of
+from samihs_training.checkpoints.checkpoint import LoadedAdapters
+from samihs_training.checkpoints.given_adapters import origin_of
 from samihs_training.training_data import Slices
 
 PHANTOMS: dict[str, Any] = {"training_data": "phantoms"}

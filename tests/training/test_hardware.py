@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from samihs_training.hardware import image_format, multiplies
+from samihs_training.compute.hardware import image_format, multiplies
 from samihs_training.network.model import SamihsModel
 from samihs_training.network.sam import build_sam
-from samihs_training.objective import Objective
+from samihs_training.stages.objective import Objective
 
 from .test_objective import batch_of
 from .tiny import TINY

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from samihs_training import muon
+from samihs_training.checkpoints.tensorfile import read_safetensors
 from samihs_training.config import Recipe, StageConfig
 from samihs_training.fit import fit
-from samihs_training.muon import Muon, orthogonal
 from samihs_training.network.sam import PRESETS
-from samihs_training.runlog import StepReport
-from samihs_training.tensorfile import read_safetensors
+from samihs_training.runs.runlog import StepReport
+from samihs_training.stages import muon
+from samihs_training.stages.muon import Muon, orthogonal
 
 from .tiny import PYRAMID
 

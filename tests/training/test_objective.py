@@ -16,7 +16,7 @@ from samihs_training.data.slices import Batch
 from samihs_training.losses import mask_iou, score_loss
 from samihs_training.network.model import SamihsModel, ScoreInput, mask_at_slice_size
 from samihs_training.network.sam import build_sam
-from samihs_training.objective import Objective, low_resolution
+from samihs_training.stages.objective import Objective, low_resolution
 
 from .tiny import PYRAMID, TINY
 from .tiny_run import RECIPE, STAGE

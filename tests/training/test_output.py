@@ -13,12 +13,12 @@ import torch
 
 from samihs_runtime.errors import OutputError
 from samihs_training import fit
+from samihs_training.checkpoints.tensorfile import write_safetensors, write_state
 from samihs_training.config import Recipe, StageConfig
 from samihs_training.data.folds import Folds, write_folds
 from samihs_training.evaluation import compare
 from samihs_training.output import output_path, write_output
 from samihs_training.recipe_grid import RecipeGrid
-from samihs_training.tensorfile import write_safetensors, write_state
 
 STAGE = StageConfig(steps=1, learning_rate=1e-3)
 RECIPE = Recipe(base=STAGE, adapt=STAGE)

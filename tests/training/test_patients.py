@@ -14,11 +14,11 @@ from samihs_runtime.bundle.manifest import WindowRule
 from samihs_runtime.encoding.slice_frame import SliceFrame
 from samihs_runtime.errors import DataError, UsageError
 from samihs_training.data.augmentation import Augmentation
+from samihs_training.data.cases.finding import find_cases
 from samihs_training.data.folds import Folds, make_folds
 from samihs_training.data.patients import PatientSlices, split_cases
 from samihs_training.data.sources import Drawing, Drawn
 from samihs_training.data.volume_cache import CachedCase, open_volumes
-from samihs_training.data.volumes import find_cases
 from samihs_training.prompts import prompt_rule
 
 from .test_data_sets import SHAPE, bcihm, head, save

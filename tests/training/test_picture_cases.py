@@ -12,11 +12,12 @@ from PIL import Image
 
 from samihs_runtime.errors import DataError
 from samihs_training.cli import main
+from samihs_training.data.cases.finding import find_cases
+from samihs_training.data.cases.reading import read_case
 from samihs_training.data.checking import check_cases, read_checked
 from samihs_training.data.patients import PatientSlices
 from samihs_training.data.sources import Drawing
 from samihs_training.data.volume_cache import open_volumes
-from samihs_training.data.volumes import find_cases, read_case
 
 SCALE = "level = 40\nwidth = 120\npixel_mm = 0.5\nslice_mm = 5\n"
 

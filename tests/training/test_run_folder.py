@@ -9,7 +9,7 @@ import pytest
 
 from samihs_runtime.errors import OutputError
 from samihs_training.config import Recipe, StageConfig
-from samihs_training.run_folder import run_folder
+from samihs_training.runs.run_folder import run_folder
 
 RECIPE = Recipe(
     base=StageConfig(steps=1, learning_rate=1e-3), adapt=StageConfig(steps=1, learning_rate=1e-3)

@@ -10,17 +10,17 @@ import pytest
 import torch
 
 from samihs_runtime.errors import CheckpointError, SamihsError, UsageError
-from samihs_training.batches import NumberedBatches
+from samihs_training.checkpoints.tensorfile import read_safetensors
+from samihs_training.compute.distributed import Processes
 from samihs_training.config import Recipe, StageConfig, recipe_from
-from samihs_training.distributed import Processes
 from samihs_training.fit import fit
 from samihs_training.methods.base import SCORE_HEADS
 from samihs_training.network.model import SamihsModel
 from samihs_training.network.sam import PRESETS, build_sam
-from samihs_training.objective import Heard
-from samihs_training.runlog import StepReport
-from samihs_training.score_stage import ScoreStage, _minibatches
-from samihs_training.tensorfile import read_safetensors
+from samihs_training.runs.runlog import StepReport
+from samihs_training.stages.batches import NumberedBatches
+from samihs_training.stages.objective import Heard
+from samihs_training.stages.score_stage import ScoreStage, _minibatches
 
 from .tiny import PYRAMID, TINY
 

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from samihs_runtime.errors import CheckpointError, SamihsError, UsageError
-from samihs_training import hardware
-from samihs_training.batches import NumberedBatches, Share
+from samihs_training.checkpoints.tensorfile import read_safetensors
+from samihs_training.compute import hardware
 from samihs_training.config import StageConfig
 from samihs_training.data.cache import CacheSpec, SliceCache, open_cache
 from samihs_training.data.sources import Drawing, PhantomSlices
@@ -21,11 +21,11 @@ from samihs_training.losses import BoundarySensitiveLoss, DiceCrossEntropyLoss
 from samihs_training.methods import apply_method
 from samihs_training.network.model import SamihsModel
 from samihs_training.network.sam import build_sam
-from samihs_training.objective import Answered, Objective
-from samihs_training.optimisation import MovingAverage, learning_rate, make_optimiser
-from samihs_training.runlog import StepReport, ValidationReport, read_log
-from samihs_training.tensorfile import read_safetensors
-from samihs_training.trainer import Trainer
+from samihs_training.runs.runlog import StepReport, ValidationReport, read_log
+from samihs_training.stages.batches import NumberedBatches, Share
+from samihs_training.stages.objective import Answered, Objective
+from samihs_training.stages.optimisation import MovingAverage, learning_rate, make_optimiser
+from samihs_training.stages.trainer import Trainer
 
 from .tiny import TINY
 from .tiny_run import PLAIN, RECIPE, one_step
@@ -151,11 +151,11 @@ def test_the_norm_of_a_step_is_clipped(cache: SliceCache) -> None:
 def test_a_loss_that_is_no_number_ends_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: SliceCache
 ) -> None:
-    from samihs_training import objective
     from samihs_training.methods import apply_method
     from samihs_training.network.model import SamihsModel
     from samihs_training.network.sam import build_sam
-    from samihs_training.trainer import Trainer
+    from samihs_training.stages import objective
+    from samihs_training.stages.trainer import Trainer
 
     from .tiny import TINY
 

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from samihs_export.merge import merge
 from samihs_runtime.errors import CheckpointError, OutputError
 from samihs_training.adapters import insert_pr_adapters
-from samihs_training.authors import authors_adapters, from_authors, import_authors
-from samihs_training.checkpoint import load_adapters, load_base
+from samihs_training.checkpoints.authors import authors_adapters, from_authors, import_authors
+from samihs_training.checkpoints.checkpoint import load_adapters, load_base
 from samihs_training.cli import main
 from samihs_training.network.model import SamihsModel
 from samihs_training.network.sam import SamConfig, build_sam

@@ -9,8 +9,9 @@ import pytest
 
 from samihs_runtime.errors import DataError
 from samihs_training.data import volume_cache as module
+from samihs_training.data.cases.finding import find_cases
+from samihs_training.data.cases.reading import read_case
 from samihs_training.data.volume_cache import open_volumes
-from samihs_training.data.volumes import find_cases, read_case
 
 from .test_data_sets import bcihm, head, save
 

@@ -15,17 +15,17 @@ from pathlib import Path
 
 import torch
 
-from samihs_training.batches import NumberedBatches, Share, stream
+from samihs_training.compute.distributed import Processes, processes
 from samihs_training.config import Recipe, StageConfig
 from samihs_training.data.cache import SliceCache
 from samihs_training.data.sources import Drawing, PhantomSlices
-from samihs_training.distributed import Processes, processes
 from samihs_training.fit import fit
 from samihs_training.methods import apply_method
 from samihs_training.network.model import SamihsModel
 from samihs_training.network.sam import PRESETS, build_sam
-from samihs_training.runlog import StepReport
-from samihs_training.trainer import Trainer
+from samihs_training.runs.runlog import StepReport
+from samihs_training.stages.batches import NumberedBatches, Share, stream
+from samihs_training.stages.trainer import Trainer
 
 from .tiny import TINY
 

@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from samihs_runtime.errors import UsageError, one_line_errors
-from samihs_training.allocation import keep_freed_memory
+from samihs_training.compute.allocation import keep_freed_memory
+from samihs_training.data.cases.case import LAYOUTS
 from samihs_training.data.cli import check_data, check_folds, make_folds_command
-from samihs_training.data.volumes import LAYOUTS
-from samihs_training.progress import PROGRESS_COLUMNS, FitBars
+from samihs_training.runs.progress import PROGRESS_COLUMNS, FitBars
 
 if TYPE_CHECKING:
     from samihs_training.config import DataConfig, Recipe
@@ -188,7 +188,7 @@ def compare(grid: Path, out: Path, resume: bool, workers: int) -> None:
 @one_line_errors
 def import_authors(file: Path, out: Path, decoder_heads: int, overwrite: bool) -> None:
     """Make base and adapter checkpoints from a .pth file of the SAMIHS authors' code."""
-    from samihs_training import authors
+    from samihs_training.checkpoints import authors
 
     done = authors.import_authors(file, out, decoder_heads=decoder_heads, overwrite=overwrite)
     console = Console()

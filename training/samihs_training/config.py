@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar, get_type_hints
 from samihs_runtime.bundle.manifest import WindowRule
 from samihs_runtime.errors import BundleError, UsageError
 from samihs_training.data.augmentation import Augmentation
-from samihs_training.data.volumes import LAYOUTS, Layout
+from samihs_training.data.cases.case import LAYOUTS, Layout
 from samihs_training.losses import Loss, build_loss
 from samihs_training.methods import Method, ParameterRefactoring, make_method
 from samihs_training.network.frames import Frame, Grid

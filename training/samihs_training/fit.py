@@ -30,18 +30,17 @@ import torch
 
 from samihs_runtime.bundle import sha256_of
 from samihs_runtime.errors import CheckpointError
-from samihs_training.base import start_from
-from samihs_training.batches import NumberedBatches, Share
-from samihs_training.checkpoint import (
+from samihs_training.checkpoints.base import start_from
+from samihs_training.checkpoints.checkpoint import (
     LoadedAdapters,
     load_base,
     save_adapters,
     save_base,
 )
+from samihs_training.checkpoints.given_adapters import given_adapters, origin_of
+from samihs_training.compute.distributed import Processes, processes
 from samihs_training.config import Recipe, StageConfig
 from samihs_training.data.sources import Drawing, Task
-from samihs_training.distributed import Processes, processes
-from samihs_training.given_adapters import given_adapters, origin_of
 from samihs_training.jsontext import json_text
 from samihs_training.methods import apply_method, count_by_part
 from samihs_training.network.frames import Frame
@@ -50,10 +49,11 @@ from samihs_training.network.model import SamihsModel
 from samihs_training.network.sam import build_sam, preset
 from samihs_training.output import write_output
 from samihs_training.prompts import prompt_rule
-from samihs_training.run_folder import run_folder
-from samihs_training.runlog import StepReport, ValidationReport, plot_curves, read_log
-from samihs_training.score_stage import ScoreStage, ScoreTraining
-from samihs_training.trainer import Report, Trainer
+from samihs_training.runs.run_folder import run_folder
+from samihs_training.runs.runlog import StepReport, ValidationReport, plot_curves, read_log
+from samihs_training.stages.batches import NumberedBatches, Share
+from samihs_training.stages.score_stage import ScoreStage, ScoreTraining
+from samihs_training.stages.trainer import Report, Trainer
 from samihs_training.training_data import (
     FOLDS_FILE,
     Progress,

@@ -3,7 +3,7 @@
 A rule turns a non-empty mask [rows, columns] and a random generator into a
 :class:`~samihs_runtime.segmentation.Prompt`; points are (column, row), pixel centres at integers.
 ``hand`` is the default in training, ``random`` the authors' training prompt, ``middle`` their test
-prompt. Corrections that follow a first prompt are in :mod:`samihs_training.corrections`.
+prompt. Corrections that follow a first prompt are in :mod:`samihs_training.stages.corrections`.
 """
 
 from __future__ import annotations

@@ -11,11 +11,11 @@ from typing import Any
 from samihs_runtime.errors import UsageError
 from samihs_training.config import DataConfig, Recipe
 from samihs_training.data.cache import CacheSpec, open_cache
+from samihs_training.data.cases.finding import find_cases
 from samihs_training.data.folds import Folds, held_out, make_folds, read_folds
 from samihs_training.data.patients import PatientSlices, split_cases
 from samihs_training.data.sources import PhantomSlices, Source
 from samihs_training.data.volume_cache import open_volumes
-from samihs_training.data.volumes import find_cases
 
 FOLDS_FILE = "folds.json"
 """In a run's folder: which patients are held out."""

@@ -22,7 +22,7 @@ from samihs_export.pipeline import export_bundle
 from samihs_runtime.bundle import Bundle
 from samihs_runtime.segmentation import Prediction, Prompt
 from samihs_runtime.segmenter import Segmenter
-from samihs_training.checkpoint import load_adapters
+from samihs_training.checkpoints.checkpoint import load_adapters
 from samihs_training.evaluation.predictors import checkpoint_predictor
 from samihs_training.network.mirror import mirrored_points
 from samihs_training.network.model import SamihsModel

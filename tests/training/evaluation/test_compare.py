@@ -13,12 +13,12 @@ import torch
 from click.testing import CliRunner
 
 from samihs_runtime.errors import DataError, UsageError
-from samihs_training.checkpoint import save_base
+from samihs_training.checkpoints.checkpoint import save_base
 from samihs_training.cli import main
 from samihs_training.config import StageConfig
+from samihs_training.data.cases.finding import find_cases
 from samihs_training.data.patients import PatientSlices
 from samihs_training.data.volume_cache import open_volumes
-from samihs_training.data.volumes import find_cases
 from samihs_training.evaluation import compare
 from samihs_training.evaluation.compare import HeldOutDice
 from samihs_training.network.sam import build_sam

@@ -14,7 +14,9 @@ from PIL import Image
 
 from samihs_runtime.errors import DataError, UsageError
 from samihs_runtime.segmentation import FOREGROUND, Prompt
-from samihs_training.data.volumes import CaseFiles, find_cases, read_case
+from samihs_training.data.cases.case import CaseFiles
+from samihs_training.data.cases.finding import find_cases
+from samihs_training.data.cases.reading import read_case
 from samihs_training.evaluation.cli import main
 from samihs_training.evaluation.patients import METRICS, authors_mask, evaluate_data, scores_of
 from samihs_training.evaluation.predictors import Predictor, Reply

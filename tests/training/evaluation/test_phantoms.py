@@ -335,7 +335,7 @@ def test_a_calibrated_score_lies_on_the_diagonal() -> None:
 
 def test_command_on_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from samihs_training.adapters import PRConfig, insert_pr_adapters
-    from samihs_training.checkpoint import save_adapters, save_base
+    from samihs_training.checkpoints.checkpoint import save_adapters, save_base
 
     base, adapters, sam = tmp_path / "b.safetensors", tmp_path / "a.safetensors", build_sam(TINY)
     about = {"window": [-20.0, 100.0], "metrics": {"score_threshold": 0.25}}

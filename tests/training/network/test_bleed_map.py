@@ -10,18 +10,18 @@ import torch
 from torch import nn
 
 from samihs_runtime.errors import UsageError
-from samihs_training import map_training
-from samihs_training.batches import NumberedBatches, Share
 from samihs_training.config import StageConfig
 from samihs_training.data.cache import CacheSpec, SliceCache, open_cache
 from samihs_training.data.sources import Drawing, PhantomSlices
-from samihs_training.map_training import MapTraining
 from samihs_training.network.bleed_map import NO_BLOOD, BleedMap
 from samihs_training.network.model import SamihsModel, logits_at_slice_size
 from samihs_training.network.sam import SamConfig, build_sam
-from samihs_training.objective import Objective, low_resolution
-from samihs_training.runlog import StepReport
-from samihs_training.trainer import Trainer
+from samihs_training.runs.runlog import StepReport
+from samihs_training.stages import map_training
+from samihs_training.stages.batches import NumberedBatches, Share
+from samihs_training.stages.map_training import MapTraining
+from samihs_training.stages.objective import Objective, low_resolution
+from samihs_training.stages.trainer import Trainer
 from tests.training.test_objective import SLICE, batch_of
 from tests.training.tiny import PYRAMID, TINY
 from tests.training.tiny_run import RECIPE, STAGE

@@ -12,7 +12,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from samihs_runtime.errors import UsageError
-from samihs_training.checkpoint import load_adapters, load_base, save_adapters, save_base
+from samihs_training.checkpoints.checkpoint import (
+    load_adapters,
+    load_base,
+    save_adapters,
+    save_base,
+)
 from samihs_training.methods import METHODS, apply_method, make_method
 from samihs_training.network.frames import Frame, in_frame
 from samihs_training.network.model import SamihsModel

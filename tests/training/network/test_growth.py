@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from samihs_runtime.errors import CheckpointError
-from samihs_training.base import start_from
-from samihs_training.checkpoint import save_base
+from samihs_training.checkpoints.base import start_from
+from samihs_training.checkpoints.checkpoint import save_base
 from samihs_training.network.growth import grown
 from samihs_training.network.initialisation import initialised
 from samihs_training.network.model import SamihsModel

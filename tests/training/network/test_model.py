@@ -14,7 +14,12 @@ from torch import Tensor, nn
 
 from samihs_runtime.errors import CheckpointError, UsageError
 from samihs_training.adapters import PRAdapter, PRConfig, insert_pr_adapters, pr_adapters
-from samihs_training.checkpoint import load_adapters, load_base, save_adapters, save_base
+from samihs_training.checkpoints.checkpoint import (
+    load_adapters,
+    load_base,
+    save_adapters,
+    save_base,
+)
 from samihs_training.methods import trained_parameters
 from samihs_training.network.initialisation import initialised
 from samihs_training.network.model import SamihsModel

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from samihs_runtime.errors import DataError
-from samihs_training.data.volumes import CaseFiles, Volume, read_case
+from samihs_training.data.cases.case import CaseFiles, Volume
+from samihs_training.data.cases.reading import read_case
 
 AIR_BELOW_HU = -500.0
 """Every head CT shows air around the head."""

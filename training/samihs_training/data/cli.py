@@ -9,9 +9,10 @@ from rich.console import Console
 from rich.table import Table
 
 from samihs_runtime.errors import DataError, one_line_errors
+from samihs_training.data.cases.case import LAYOUTS, Layout
+from samihs_training.data.cases.finding import find_cases
 from samihs_training.data.checking import CaseReport, check_cases
 from samihs_training.data.folds import make_folds, read_slice_table, write_folds
-from samihs_training.data.volumes import LAYOUTS, Layout, find_cases
 
 _layout = click.option("--layout", type=click.Choice(LAYOUTS), help="[default: recognised]")
 

@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samihs_runtime.errors import DataError, OutputError
+from samihs_training.data.cases.case import CaseFiles
 from samihs_training.data.checking import read_checked
-from samihs_training.data.volumes import CaseFiles
 
 SCHEMA = 2
 HU_RANGE = (-32_768, 32_767)

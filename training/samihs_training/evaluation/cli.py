@@ -12,11 +12,11 @@ from click.core import ParameterSource
 from rich.console import Console
 
 from samihs_runtime.errors import UsageError, one_line_errors
-from samihs_training.data.volumes import LAYOUTS
+from samihs_training.data.cases.case import LAYOUTS
 
 if TYPE_CHECKING:
+    from samihs_training.data.cases.case import Layout
     from samihs_training.data.studies import ClickRule
-    from samihs_training.data.volumes import Layout
     from samihs_training.evaluation.patients import Protocol
 
 

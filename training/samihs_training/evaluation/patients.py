@@ -25,15 +25,15 @@ from samihs_runtime.clicked_parts import clicked_parts
 from samihs_runtime.encoding.slice_frame import SliceFrame
 from samihs_runtime.errors import DataError, UsageError
 from samihs_runtime.segmentation import Prompt
-from samihs_training.corrections import next_click
+from samihs_training.data.cases.case import CaseFiles, Volume
 from samihs_training.data.checking import read_checked
 from samihs_training.data.clicks import Mask, parts_of
 from samihs_training.data.framing import framed_mask
-from samihs_training.data.volumes import CaseFiles, Volume
 from samihs_training.evaluation.metrics import Estimate, estimate
 from samihs_training.evaluation.predictors import Ask, Predictor
 from samihs_training.evaluation.surface import hausdorff_95, rowwise_hausdorff, surface_dice
 from samihs_training.prompts import PromptRule, prompt_rule
+from samihs_training.stages.corrections import next_click
 
 Protocol = Literal["lesions", "authors"]
 AUTHORS_SIZE = 512

@@ -12,9 +12,10 @@ from rich.progress import Progress
 from rich.table import Table
 
 from samihs_runtime.errors import UsageError
+from samihs_training.data.cases.case import CaseFiles, Layout
+from samihs_training.data.cases.finding import find_cases
 from samihs_training.data.folds import held_out, read_folds
 from samihs_training.data.studies import StudySpec, study_slices
-from samihs_training.data.volumes import CaseFiles, Layout, find_cases
 from samihs_training.evaluation.patients import Protocol, evaluate_data
 from samihs_training.evaluation.phantoms import KINDS, Evaluation, evaluate
 from samihs_training.evaluation.predictors import Predictor, bundle_predictor, checkpoint_predictor

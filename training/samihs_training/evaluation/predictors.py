@@ -68,7 +68,7 @@ def checkpoint_predictor(
     adapters: Path, base: Path, *, mirrored: bool = False
 ) -> Iterator[Predictor]:
     """The torch model of an adapter checkpoint, with its adapters in place."""
-    from samihs_training.checkpoint import load_adapters
+    from samihs_training.checkpoints.checkpoint import load_adapters
     from samihs_training.network.model import mask_at_slice_size
 
     loaded = load_adapters(adapters, base)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from samihs_training.hardware import image_format
+from samihs_training.compute.hardware import image_format
 from samihs_training.network.pointwise import Pointwise
 
 CELLS = 4

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from samihs_training.compute.hardware import mixed_precision
 from samihs_training.config import Recipe, StageConfig
-from samihs_training.corrections import corrected
 from samihs_training.data.slices import Batch
-from samihs_training.hardware import mixed_precision
 from samihs_training.losses import mask_iou, score_loss
 from samihs_training.network.bleed_map import BleedMap
 from samihs_training.network.model import SamihsModel, ScoreInput, logits_at_slice_size
+from samihs_training.stages.corrections import corrected
 
 
 @dataclass(frozen=True, eq=False)

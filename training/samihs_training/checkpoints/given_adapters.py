@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from samihs_runtime.errors import CheckpointError, UsageError
-from samihs_training.checkpoint import LoadedAdapters, load_adapters
+from samihs_training.checkpoints.checkpoint import LoadedAdapters, load_adapters
 from samihs_training.config import Recipe
 from samihs_training.methods import Frozen
 from samihs_training.training_data import Slices

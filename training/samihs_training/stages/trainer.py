@@ -12,21 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from samihs_runtime.errors import SamihsError, UsageError
-from samihs_training.batches import NumberedBatches, stream
+from samihs_training.checkpoints.tensorfile import restored, write_state
+from samihs_training.compute.distributed import Processes
+from samihs_training.compute.hardware import image_format
 from samihs_training.config import Recipe, StageConfig
 from samihs_training.data.slices import Batch
-from samihs_training.distributed import Processes
-from samihs_training.draws import is_corrected, torch_seed
-from samihs_training.hardware import image_format
-from samihs_training.map_training import MapTraining
 from samihs_training.network.activations import checkpoint_blocks
 from samihs_training.network.bleed_map import BleedMap
 from samihs_training.network.model import SamihsModel
 from samihs_training.network.pyramid import compile_encoder
-from samihs_training.objective import Answered, Objective
-from samihs_training.optimisation import MovingAverage, learning_rate, make_optimiser
-from samihs_training.runlog import RunLog, StepReport, ValidationReport
-from samihs_training.tensorfile import restored, write_state
+from samihs_training.runs.runlog import RunLog, StepReport, ValidationReport
+from samihs_training.stages.batches import NumberedBatches, stream
+from samihs_training.stages.draws import is_corrected, torch_seed
+from samihs_training.stages.map_training import MapTraining
+from samihs_training.stages.objective import Answered, Objective
+from samihs_training.stages.optimisation import MovingAverage, learning_rate, make_optimiser
 
 Report = Callable[[StepReport], None]
 

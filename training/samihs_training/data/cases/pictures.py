@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samihs_runtime.errors import DataError
+from samihs_training.data.cases.case import CaseFiles, Volume
 from samihs_training.data.folds import patient_of
-from samihs_training.data.volumes import CaseFiles, Volume
 
 SCALE_FILE = "pictures.toml"
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samihs_runtime.errors import DataError
-from samihs_training.data.volumes import Volume
+from samihs_training.data.cases.case import Volume
 
 PLACE_TOLERANCE_MM = 0.1
 """How far a voxel of the mask may lie from the scan's: headers hold float32, and programs round

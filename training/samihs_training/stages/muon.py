@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from samihs_training.hardware import multiplies
+from samihs_training.compute.hardware import multiplies
 
 
 class Muon(torch.optim.Muon):

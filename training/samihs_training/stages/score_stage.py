@@ -19,19 +19,19 @@ import torch
 from torch import Tensor, nn
 
 from samihs_runtime.errors import SamihsError
-from samihs_training.batches import NumberedBatches, stream
+from samihs_training.checkpoints.tensorfile import restored, write_state
+from samihs_training.compute.distributed import CPU, Processes
+from samihs_training.compute.hardware import image_format
 from samihs_training.config import Recipe, StageConfig
 from samihs_training.data.slices import Batch
-from samihs_training.distributed import CPU, Processes
-from samihs_training.draws import is_corrected, torch_seed
-from samihs_training.hardware import image_format
 from samihs_training.losses import score_error
 from samihs_training.methods import score_heads
 from samihs_training.network.model import SamihsModel, ScoreInput
-from samihs_training.objective import Heard, Objective
-from samihs_training.optimisation import MovingAverage, learning_rate, make_optimiser
-from samihs_training.runlog import RunLog, StepReport
-from samihs_training.tensorfile import restored, write_state
+from samihs_training.runs.runlog import RunLog, StepReport
+from samihs_training.stages.batches import NumberedBatches, stream
+from samihs_training.stages.draws import is_corrected, torch_seed
+from samihs_training.stages.objective import Heard, Objective
+from samihs_training.stages.optimisation import MovingAverage, learning_rate, make_optimiser
 
 NAME = "score"
 Report = Callable[[StepReport], None]

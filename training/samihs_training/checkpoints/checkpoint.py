@@ -18,7 +18,12 @@ from samihs_runtime.bundle import sha256_of
 from samihs_runtime.bundle.manifest import WindowRule
 from samihs_runtime.errors import BundleError, CheckpointError
 from samihs_training.adapters import PRConfig
-from samihs_training.base import load_base, save_base
+from samihs_training.checkpoints.base import load_base, save_base
+from samihs_training.checkpoints.tensorfile import (
+    check_state,
+    read_safetensors,
+    write_safetensors,
+)
 from samihs_training.methods import (
     Method,
     ParameterRefactoring,
@@ -30,11 +35,6 @@ from samihs_training.methods.base import HEADS
 from samihs_training.network.frames import Frame
 from samihs_training.network.growth import completed
 from samihs_training.network.model import SamihsModel
-from samihs_training.tensorfile import (
-    check_state,
-    read_safetensors,
-    write_safetensors,
-)
 
 __all__ = ["LoadedAdapters", "load_adapters", "load_base", "save_adapters", "save_base"]
 

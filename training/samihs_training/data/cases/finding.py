@@ -1,77 +1,19 @@
-"""Real head CT with hemorrhage masks: where the files lie, and what is read from them.
-
-Layouts, by name:
-
-- ``bcihm``: ``ct_scans/*.nii`` and ``masks/*.nii`` of one name (PhysioNet ct-ich 1.3.1)
-- ``instance``: ``data/*.nii.gz`` and ``label/*.nii.gz`` of one name (INSTANCE 2022)
-- ``pairs``: anywhere below the root, ``NAME.nii[.gz]`` beside ``NAME_mask.nii[.gz]``, or
-  ``image.nii[.gz]`` beside ``mask.nii[.gz]`` in a folder a case (what ``samihs-phantom`` writes)
-- ``dicom``: a folder a case, of one CT series and one DICOM SEG
-- ``pictures``: 8-bit windowed slices and masks (``picture_cases.py``)
-
-Arrays are [slices, rows, columns], rows to the back and columns to the patient's left, as DICOM's
-axial slices lie.
-"""
+"""Which cases a folder holds, in any of the layouts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
-
-import numpy as np
-from numpy.typing import NDArray
 
 from samihs_runtime.errors import DataError
+from samihs_training.data.cases.case import LAYOUTS, CaseFiles, Layout
+from samihs_training.data.cases.pictures import find_picture_cases
 
-Layout = Literal["bcihm", "instance", "pairs", "dicom", "pictures"]
-LAYOUTS: tuple[Layout, ...] = ("bcihm", "instance", "pairs", "dicom", "pictures")
 _PAIRED_FOLDERS: dict[str, tuple[str, str]] = {
     "bcihm": ("ct_scans", "masks"),
     "instance": ("data", "label"),
 }
 _NIFTI = (".nii.gz", ".nii")
-
-
-@dataclass(frozen=True)
-class CaseFiles:
-    """One case that is to be read; one patient, unless told otherwise."""
-
-    name: str
-    image: Path | None
-    """Scan, or folder of a DICOM series; None: there is a mask without a scan."""
-    mask: Path | None
-    """Mask, or folder with a DICOM SEG; None: there is a scan without a mask."""
-    layout: Layout
-
-    def files(self) -> list[Path]:
-        """Every file that is read."""
-        found: list[Path] = []
-        for path in dict.fromkeys((self.image, self.mask)):
-            if path is not None:
-                found += sorted(path.iterdir()) if path.is_dir() else [path]
-        return found
-
-
-@dataclass(frozen=True, eq=False)
-class Volume:
-    """One case as stored, before any check of its values."""
-
-    hu: NDArray[np.float32]
-    """[Z, rows, columns]; what the file says, HU or not."""
-    labels: NDArray[np.float32]
-    """Same shape; 0 and 1 where all is well."""
-    spacing_mm: tuple[float, float]
-    """Between rows, between columns."""
-    extents_mm: NDArray[np.float64]
-    """[Z] what each slice stands for along the normal."""
-
-    @property
-    def volume_ml(self) -> float:
-        """Hemorrhage: area x extent, summed."""
-        areas = (self.labels > 0).sum((1, 2)) * self.spacing_mm[0] * self.spacing_mm[1]
-        return float(areas @ self.extents_mm) / 1000
 
 
 def find_cases(root: Path, layout: Layout | None = None) -> list[CaseFiles]:
@@ -102,30 +44,6 @@ def _by_name(cases: list[CaseFiles]) -> list[CaseFiles]:
                 f"{case.name!r} as well; rename one of them"
             )
     return list(first.values())
-
-
-def read_case(case: CaseFiles) -> Volume:
-    """Read scan and mask of one case.
-
-    Raises:
-        DataError: one is missing or unreadable, or their geometries differ; names the file.
-    """
-    if case.image is None:
-        raise DataError(f"{case.mask}: a mask without a scan: expected one named {case.name}")
-    if case.mask is None:
-        raise DataError(f"{case.image}: a scan without a mask: expected one named {case.name}")
-    if case.layout == "dicom":
-        from samihs_training.data.dicom_cases import read_dicom_case
-
-        return read_dicom_case(case.image)
-    if case.layout == "pictures":
-        from samihs_training.data.picture_cases import PictureCase, read_picture_case
-
-        assert isinstance(case, PictureCase)
-        return read_picture_case(case)
-    from samihs_training.data.nifti_cases import read_nifti_pair
-
-    return read_nifti_pair(case.image, case.mask)
 
 
 def _paired_folders(root: Path, layout: Layout) -> list[CaseFiles]:
@@ -161,8 +79,6 @@ def _dicom(root: Path, layout: Layout) -> list[CaseFiles]:
 
 
 def _pictures(root: Path, layout: Layout) -> list[CaseFiles]:
-    from samihs_training.data.picture_cases import find_picture_cases
-
     return find_picture_cases(root)
 
 

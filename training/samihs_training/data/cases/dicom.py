@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from samihs_runtime.errors import DataError, StudyError
 from samihs_runtime.series import CTSeries
 from samihs_runtime.study import read_study
-from samihs_training.data.volumes import Volume
+from samihs_training.data.cases.case import Volume
 
 SEG_STORAGE = "1.2.840.10008.5.1.4.1.1.66.4"
 

@@ -19,10 +19,10 @@ from torch import Tensor
 from samihs_runtime.bundle import sha256_of
 from samihs_runtime.errors import CheckpointError, OutputError
 from samihs_training.adapters import PRConfig
-from samihs_training.checkpoint import load_adapters, save_adapters, save_base
+from samihs_training.checkpoints.checkpoint import load_adapters, save_adapters, save_base
+from samihs_training.checkpoints.tensorfile import check_state, read_pth
 from samihs_training.methods import ParameterRefactoring
 from samihs_training.network.sam import PRESETS, SamConfig, build_sam
-from samihs_training.tensorfile import check_state, read_pth
 
 _BLOCK = re.compile(r"image_encoder\.blocks\.(\d+)\.(.+)")
 _DECODER_LAYER = re.compile(r"mask_decoder\.transformer\.layers\.(\d+)\.")

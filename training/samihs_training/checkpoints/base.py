@@ -11,10 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from samihs_runtime.errors import CheckpointError
+from samihs_training.checkpoints.tensorfile import (
+    check_state,
+    read_pth,
+    read_safetensors,
+    write_safetensors,
+)
 from samihs_training.network.frames import Frame, in_frame
 from samihs_training.network.growth import completed, grown
 from samihs_training.network.sam import SamConfig, build_sam, preset
-from samihs_training.tensorfile import check_state, read_pth, read_safetensors, write_safetensors
 
 
 def save_base(

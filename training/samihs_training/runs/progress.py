@@ -8,7 +8,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 if TYPE_CHECKING:
     from samihs_training.config import Recipe
-    from samihs_training.runlog import StepReport
+    from samihs_training.runs.runlog import StepReport
 
 PROGRESS_COLUMNS = (
     TextColumn("{task.description:<9}"), BarColumn(), TextColumn("{task.fields[note]}"),

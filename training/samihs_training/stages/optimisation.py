@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from samihs_training.config import StageConfig
-from samihs_training.muon import Muon
+from samihs_training.stages.muon import Muon
 
 
 def make_optimiser(trained: Mapping[str, nn.Parameter], stage: StageConfig) -> Optimisers:

@@ -1,0 +1,1 @@
+"""What a run computes on: devices, memory, and several processes."""
