@@ -8,9 +8,9 @@ prompt encoder and mask decoder image by image, as its own forward does), and th
 whose allocator returns freed memory, as is its default; in the others, the loop included, it keeps
 freed memory (``samihs_training.compute.allocation``), for a fair comparison. Each runs in its own
 process, so that peak memory is its own; rounds go A B C A B C, so that a busy machine slows all
-alike. The rate is that of the fastest step, as in ``timeit``. CPU seconds are given beside the median, because
-they exclude the time taken by other programs. Writes one JSON file in ``benchmarks/results/`` and
-prints a table.
+alike. The rate is that of the fastest step, as in ``timeit``. CPU seconds are given beside the
+median, because they exclude the time taken by other programs. Writes one JSON file in
+``benchmarks/results/`` and prints a table.
 """
 
 from __future__ import annotations
