@@ -1,1 +1,1 @@
-"""Checkpoints: bases and adapters, ours, Meta's and the SAMIHS authors'."""
+"""Checkpoints of bases and adapters: ours, Meta's and the SAMIHS authors'."""

@@ -1,4 +1,4 @@
-"""Augmentation of a slice and its mask: where things lie by MONAI, what they measure in HU.
+"""Augmentation of a slice and its mask: geometric changes by MONAI, and changes of the HU.
 
 Windowing comes later, in the model, as at inference: everything here stays in Hounsfield units.
 """
@@ -18,7 +18,7 @@ from samihs_training.data.clicks import Mask
 Slice = NDArray[np.float32]
 
 GAMMA_RANGE_HU = (-20.0, 120.0)
-"""Gamma bends the values between; fluid and clotted blood lie well inside, air and bone stay."""
+"""Gamma changes the values between; fluid and clotted blood lie well inside, air and bone stay."""
 
 
 @dataclass(frozen=True, eq=True)
@@ -30,9 +30,9 @@ class Augmentation:
     """
 
     mirror: float = 0.5
-    """Probability of left and right exchanged."""
+    """Probability of exchanging left and right."""
     upside_down: float = 0.1
-    """Probability of rows reversed: prone patients."""
+    """Probability of reversing the rows, as for prone patients."""
     affine: float = 0.5
     """Probability of rotation and scaling."""
     degrees: float = 15.0
@@ -47,9 +47,9 @@ class Augmentation:
     gain: float = 0.05
     offset_hu: float = 4.0
     gamma: float = 0.3
-    """Probability of a bent grey scale."""
+    """Probability of a gamma curve."""
     log_gamma: float = 0.25
-    """Gamma is exp of a number between minus and plus this."""
+    """Gamma is the exponential of a number between minus and plus this."""
     window_hu: float = 5.0
     """Standard deviation of each end of the window."""
 
@@ -73,7 +73,7 @@ class Augmentation:
         return np.ascontiguousarray(image, np.float32), moved
 
     def window(self, window: tuple[float, float], rng: np.random.Generator) -> tuple[float, float]:
-        """The window with both ends off by noise, at least half as wide as it was."""
+        """The window with noise on both ends, at least half as wide as it was."""
         low, high = (float(end + rng.normal(0, self.window_hu)) for end in window)
         return low, max(high, low + (window[1] - window[0]) / 2)
 
@@ -103,7 +103,7 @@ class Augmentation:
 
 
 def bent(hu: Slice, gamma: float) -> Slice:
-    """Gamma within :data:`GAMMA_RANGE_HU`; continuous, and nothing changes outside."""
+    """Apply gamma within :data:`GAMMA_RANGE_HU`; continuous, and nothing changes outside."""
     low, high = GAMMA_RANGE_HU
     share = np.clip((hu - low) / (high - low), 0, 1)
     curve = low + (high - low) * share**gamma

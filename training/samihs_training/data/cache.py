@@ -1,8 +1,8 @@
 """Phantom slices for training, generated once into memory-mapped arrays.
 
 A cache is a folder of ``hu.npy`` (int16), ``bleeds.npy`` and ``tissues.npy`` (uint8), each
-[count, matrix, matrix], and ``spacing.npy`` (float32 [count], mm). Several processes fill it; one
-that was interrupted goes on where it stopped, and one that is complete is only opened. Slice i is
+[count, matrix, matrix], and ``spacing.npy`` (float32 [count], mm). Several processes fill it; an
+interrupted cache is completed from where it stopped, and a complete one is only opened. Slice i is
 the phantom of seed ``first_seed + i``, so splits with disjoint seeds share no patient.
 """
 
@@ -35,7 +35,7 @@ _CHUNK = 16  # slices a process makes before it reports
 
 @dataclass(frozen=True)
 class CacheSpec:
-    """What a cache holds: changing any of it makes another cache."""
+    """What a cache holds: a change of any field makes another cache."""
 
     split: str
     count: int
@@ -45,7 +45,7 @@ class CacheSpec:
     crossing_probability: float = 0.9
     """Share of the slices (of patients with a bleed) placed to cross one."""
     first: int = 0
-    """Place of slice 0 in the split: what lies before it is another cache's."""
+    """Position of slice 0 in the split; slices before it belong to other caches."""
 
     def __post_init__(self) -> None:
         if self.split not in FIRST_SEEDS:
@@ -69,7 +69,7 @@ class CacheSpec:
 
     @property
     def options(self) -> PhantomOptions:
-        """What the generator is asked for."""
+        """Options of the generator."""
         return PhantomOptions(matrix=self.matrix, crossing_probability=self.crossing_probability)
 
 
@@ -82,7 +82,7 @@ class SliceCache:
     tissues: NDArray[np.uint8]
     spacing: NDArray[np.float32]
     home: Path
-    """The folder: what another process opens for itself, rather than be sent gigabytes."""
+    """The folder, which another process opens for itself rather than be sent gigabytes."""
 
     @classmethod
     def load(cls, home: Path) -> SliceCache:
@@ -103,10 +103,10 @@ class SliceCache:
 def open_cache(
     folder: Path, spec: CacheSpec, *, workers: int = 2, progress: Progress | None = None
 ) -> SliceCache:
-    """The cache of ``spec`` under ``folder``; made first, with ``workers`` processes, if need be.
+    """The cache of ``spec`` under ``folder``; made first, with ``workers`` processes, if needed.
 
-    A complete cache costs two generated slices, which must equal the stored first and last one,
-    labels and all: a cache of another version of the generator raises a :class:`DataError`.
+    To check a cache, its first and last slice are generated anew and must equal the stored ones,
+    labels included: a cache of another version of the generator raises a :class:`DataError`.
     """
     home = folder / spec.name
     if not (home / "cache.json").is_file():
@@ -124,7 +124,7 @@ _ARRAYS: dict[str, Any] = {
 
 
 def _fill(home: Path, spec: CacheSpec, workers: int, progress: Progress | None) -> None:
-    """Generate what is missing, then say that the cache is complete."""
+    """Generate what is missing, then mark the cache as complete."""
     _lay_out(home, spec)
     done = np.load(home / "done.npy", mmap_mode="r")
     missing = np.flatnonzero(done == 0)
@@ -142,7 +142,7 @@ def _fill(home: Path, spec: CacheSpec, workers: int, progress: Progress | None) 
 
 
 def _lay_out(home: Path, spec: CacheSpec) -> None:
-    """Empty arrays of the right size, unless an interrupted run has left them."""
+    """Create empty arrays of the right size, unless an interrupted run has left them."""
     if (home / "done.npy").is_file():
         return
     home.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What ``samihs-train check-data`` says of a data set: every case, and everything wrong."""
+"""What ``samihs-train check-data`` reports: every case of a data set, and all its faults."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class CaseReport:
     positive_slices: int
     volume_ml: float
     faults: tuple[str, ...]
-    """Each names the file; empty where all is well."""
+    """Each names the file; empty if all is well."""
 
 
 def check_cases(cases: Iterable[CaseFiles]) -> Iterator[CaseReport]:
-    """A report of each case; a case that cannot be read is one with a fault, not an end."""
+    """A report on each case; one that cannot be read is reported with that as its fault."""
     for case in cases:
         try:
             volume = read_case(case)
@@ -44,10 +44,10 @@ def check_cases(cases: Iterable[CaseFiles]) -> Iterator[CaseReport]:
 
 
 def read_checked(case: CaseFiles) -> Volume:
-    """The case, read; for training and evaluation.
+    """Read a case for training or evaluation.
 
     Raises:
-        DataError: its first fault.
+        DataError: the case is faulty; gives its first fault.
     """
     volume = read_case(case)
     for fault in faults_of(case, volume):

@@ -60,7 +60,7 @@ def make_folds_command(root: Path, out: Path, layout: Layout | None, folds: int,
 @click.argument("table", type=click.Path(path_type=Path))
 @one_line_errors
 def check_folds(table: Path) -> None:
-    """Say how many patients the authors' slice TABLE (CSV: img, gt, fold, label) leaks."""
+    """Count the patients in several folds of the authors' TABLE (CSV: img, gt, fold, label)."""
     click.echo(read_slice_table(table).describe())
 
 

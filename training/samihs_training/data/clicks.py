@@ -9,7 +9,7 @@ from scipy import ndimage
 Mask = NDArray[np.bool_]
 Point = tuple[float, float]
 EIGHT = np.ones((3, 3))
-"""Neighbours of a pixel, corners included: what makes one lesion of touching pixels."""
+"""Neighbours of a pixel, corners included, which belong to the same lesion."""
 
 
 def parts_of(mask: Mask, least: int = 0) -> list[Mask]:
@@ -22,7 +22,7 @@ def parts_of(mask: Mask, least: int = 0) -> list[Mask]:
 def deepest_click(mask: Mask) -> Point:
     """(x, y) of the deepest interior pixel."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    box = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]  # 20 times cheaper than whole
+    box = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]  # 20 times faster than all
     depth = ndimage.distance_transform_edt(np.pad(box, 1))[1:-1, 1:-1]
     row, column = np.unravel_index(int(depth.argmax()), box.shape)
     return float(column + columns[0]), float(row + rows[0])

@@ -31,7 +31,7 @@ class Folds:
 
     @property
     def sha256(self) -> str:
-        """Hash of the table: equal where every patient's fold is."""
+        """Hash of the table: equal if every patient's fold is."""
         return hashlib.sha256(json.dumps(self.fold_of, sort_keys=True).encode()).hexdigest()
 
     def patients(self, fold: int) -> list[str]:
@@ -49,7 +49,7 @@ class SliceTable:
 
     @property
     def leaking(self) -> list[str]:
-        """Patients with slices in more than one fold: trained on and tested on at once."""
+        """Patients with slices in more than one fold, who are both trained and tested on."""
         return sorted(name for name, folds in self.folds_of.items() if len(folds) > 1)
 
     def describe(self) -> str:
@@ -63,8 +63,9 @@ class SliceTable:
 def make_folds(volumes_ml: Mapping[str, float], *, count: int = 5, seed: int = 0) -> Folds:
     """Folds by patient, stratified by lesion volume (mL of each patient).
 
-    Patients are sorted by volume and cut into runs of ``count``; each run is dealt to the folds in
-    random order, so every fold has as many small and large lesions as the others, give or take one.
+    Patients are sorted by volume and cut into groups of ``count``; each group is dealt to the folds
+    in random order, so every fold has as many small and large lesions as the others, give or take
+    one.
 
     Raises:
         UsageError: fewer than two folds, or fewer patients than folds.
@@ -83,11 +84,11 @@ def make_folds(volumes_ml: Mapping[str, float], *, count: int = 5, seed: int = 0
 
 
 def held_out(folds: Folds, fold: int, names: Iterable[str], origin: Path | str) -> frozenset[str]:
-    """The cases of ``names`` that fold ``fold`` holds out; ``origin`` is where the folds are from.
+    """The cases of ``names`` that fold ``fold`` holds out; ``origin`` is what messages call it.
 
     Raises:
         UsageError: there is no such fold.
-        DataError: a case without a fold, a fold's case that is not there, or nobody held out.
+        DataError: a case has no fold, a case of the folds is not there, or nobody is held out.
     """
     if not 0 <= fold < folds.count:
         raise UsageError(f"fold {fold}: {origin} has folds 0 to {folds.count - 1}")
@@ -140,7 +141,7 @@ def read_slice_table(path: Path) -> SliceTable:
     """The authors' table (CSV: img, gt, fold, label), by patient.
 
     Raises:
-        DataError: unreadable, a column is missing, or a fold is no number; names the line.
+        DataError: unreadable, a column is missing, or a fold is not a number; names the line.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -162,11 +163,11 @@ def read_slice_table(path: Path) -> SliceTable:
 
 
 def patient_of(image: str) -> str:
-    """Whose slice it is: what stands before the slice's number in its name (``049_12.png``), or its
-    folder where the name is a number alone (``049/12.png``).
+    """The patient of a slice: what comes before the slice's number in its name (``049_12.png``), or
+    its folder if the name is only a number (``049/12.png``).
 
     Raises:
-        ValueError: a number alone, in no folder.
+        ValueError: only a number, in no folder.
     """
     path = Path(image)
     match = _SLICE_NAME.fullmatch(path.stem)

@@ -1,4 +1,4 @@
-"""A mask in the frame that the runtime brings a slice to."""
+"""A mask in the frame to which the runtime resamples a slice."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Slices of real patients for training: which patients, and what is drawn from a slice.
 
-Slices with hemorrhage are trained on; prompts where nothing bleeds fall beside it. A slice goes the
-way that the runtime takes it: varied at its stored size, windowed, brought to one size.
+Slices with hemorrhage are trained on; prompts where nothing bleeds are placed outside it. A slice
+is augmented at its stored size, then windowed and resized as in the runtime.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ HEAD_ABOVE_HU = -200.0
 window's lower end, which may lie higher; a JPEG's a little above that (NEAR_AIR_HU)."""
 NEAR_AIR_HU = 5.0
 BLOOD_HU = (45.0, 90.0)
-"""What looks like clotted blood, and mostly is grey matter, vessels, or edges of bone."""
+"""What looks like clotted blood, but mostly is grey matter, vessels, or edges of bone."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +45,7 @@ class Split:
 
 
 def split_cases(cases: Sequence[CachedCase], folds: Folds, fold: int, origin: Path | str) -> Split:
-    """The cases apart by fold; ``origin`` is what error messages call the folds.
+    """The cases, split by fold; ``origin`` is what error messages call the folds.
 
     Raises:
         UsageError: there is no such fold.
@@ -80,7 +80,7 @@ class PatientSlices:
         wanted: Wanted = "lesion",
         augmentation: Augmentation | None = None,
     ) -> None:
-        """``size``: rows and columns of what is drawn; ``wanted``: what a prompt asks for."""
+        """``size``: rows and columns of a drawn slice; ``wanted``: what a prompt asks for."""
         self.size, self.wanted, self.augmentation = size, wanted, augmentation
         self.home = cases[0].home
         self.slices = [(case.name, index) for case in cases for index in case.bleeding]
@@ -118,9 +118,9 @@ class PatientSlices:
 
 
 def _lesions(mask: Mask) -> list[Mask]:
-    """The 8-connected lesions that a person would click on; the specks where there are no others.
+    """The 8-connected lesions that a person would click on; the specks if there are no others.
 
-    None where a small frame or a rotation has left nothing.
+    Empty if a small frame or a rotation has left nothing.
     """
     return parts_of(mask, MIN_LESION_PIXELS) or parts_of(mask)
 
@@ -137,14 +137,14 @@ def _asked(
     if found and rng.random() >= drawing.negatives:
         wanted = found[rng.integers(len(found))]
         return drawing.rule(wanted, rng), wanted
-    # Three pixels around a hemorrhage are left out: there a click is not clearly off it.
+    # Three pixels around a hemorrhage are left out: a click there is not clearly off it.
     free = ~ndimage.binary_dilation(mask, iterations=3)
     click = random_click(_places(hu, head & free, free, rng), rng)
     return drawing.rule.elsewhere(click, free, rng), np.zeros_like(mask)
 
 
 def _places(hu: NDArray[np.float32], head: Mask, free: Mask, rng: np.random.Generator) -> Mask:
-    """Where a prompt on no hemorrhage may fall: half the time on what has blood's values."""
+    """Where a prompt off any hemorrhage may lie: half the time on what has blood's values."""
     like = head & (hu > BLOOD_HU[0]) & (hu < BLOOD_HU[1])
     if rng.random() < 0.5 and like.any():
         return like

@@ -75,7 +75,8 @@ def moved(sample: PhantomSlice, rng: np.random.Generator) -> PhantomSlice:
 
 
 def worn(hu: NDArray[np.int16], rng: np.random.Generator) -> NDArray[np.float32]:
-    """Scanners differ by a few HU and in sharpness; some archives hold 8-bit JPEG windows only."""
+    """HU as other scanners and archives give them: these differ by a few HU and in sharpness, and
+    some archives hold only 8-bit JPEG windows."""
     image = hu.astype(np.float32)
     image = image * np.float32(rng.normal(1.0, 0.03)) + np.float32(rng.normal(0.0, 3.0))
     if rng.random() < 0.25:  # softer kernels, and pictures enlarged from smaller ones
@@ -90,6 +91,6 @@ def worn(hu: NDArray[np.int16], rng: np.random.Generator) -> NDArray[np.float32]
 
 
 def misread(image: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-    """HU of a picture whose window was guessed: few archives say which one theirs was made with."""
+    """HU of a picture whose window was guessed: few archives tell which one they used."""
     gain, offset = np.exp(rng.normal(0.0, 0.12)), rng.normal(0.0, 6.0)
     return np.asarray((image - 40.0) * gain + 40.0 + offset, np.float32)

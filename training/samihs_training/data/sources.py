@@ -28,18 +28,18 @@ class Drawing:
     task: Task
     """Prompts on any structure, or on hemorrhage."""
     prompts: int
-    """Of a slice."""
+    """Prompts per slice."""
     rule: PromptRule = HAND
     negatives: float = 0.3
-    """Share of the prompts where nothing bleeds; of ``bleeds``."""
+    """Share of the prompts where nothing bleeds; for the task ``bleeds``."""
     window: WindowRule = WindowRule("fixed", -20.0, 100.0)  # noqa: RUF009 - it is frozen
     vary: bool = True
-    """Whether slices are varied, as training wants; else each is as it is stored."""
+    """Whether slices are augmented, as in training; otherwise each is as stored."""
 
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
-    """One slice with what is asked of it."""
+    """One slice with its prompts and their masks."""
 
     hu: NDArray[np.float32]
     """[S, S]."""
@@ -55,10 +55,10 @@ class Source(Protocol):
     """Slices by number. It can be sent to another process, which opens the files for itself."""
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Number of slices."""
 
     def draw(self, index: int, drawing: Drawing, rng: np.random.Generator) -> Drawn:
-        """Slice ``index``, the same whenever the generator's state is."""
+        """Slice ``index``; the same state of the generator gives the same result."""
 
 
 class PhantomSlices:

@@ -1,4 +1,4 @@
-"""Slices to test on: of whole phantom studies of seeds that no training has seen, with clicks."""
+"""Slices to test on, with clicks: from whole phantom studies of seeds that no training has seen."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from samihs_training.prompts import prompt_rule
 ClickRule = Literal["deepest", "random"]
 STUDY_SEED = FIRST_SEEDS["test"]
 LEAST_BRAIN = 0.02
-"""Share of a slice that brain and CSF take at least, where it is asked for what does not bleed."""
+"""Smallest share of brain and CSF in a slice that is chosen as one without blood."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,13 +41,13 @@ class StudySlice:
     hu: NDArray[np.int16]
     spacing_mm: float
     extent_mm: float
-    """What the slice stands for along the normal."""
+    """Extent of the slice along the normal."""
     clicks: tuple[Target, ...]
     """One on each lesion of the slice, then those where nothing bleeds (their mask is empty)."""
     lesions_ml: tuple[float, ...]
-    """Of each click: the volume in the study of the lesion clicked on; 0 where nothing bleeds."""
+    """For each click, the volume of the lesion clicked on in the study; 0 where nothing bleeds."""
     bleeds: NDArray[np.uint8]
-    """[rows, columns]: :class:`BleedType` of each pixel, specks that nobody clicks on included."""
+    """[rows, columns]: :class:`BleedType` of each pixel, including specks that are not clicked."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,13 @@ class StudySpec:
 
     studies: int = 100
     slices_per_study: int = 6
-    """At most so many slices that bleed, spread evenly over those there are, and a third as many
-    that show brain and do not."""
+    """At most this many slices with blood, spread evenly over those there are, and a third as many
+    that show brain and no blood."""
     click: ClickRule = "deepest"
     options: PhantomOptions = field(default=PhantomOptions())
     first_seed: int = STUDY_SEED
     elsewhere: int = 1
-    """Clicks on each slice where nothing bleeds."""
+    """Clicks per slice where nothing bleeds."""
 
 
 def study_slices(
@@ -120,7 +120,7 @@ def slices_of(seed: int, spec: StudySpec) -> list[StudySlice]:
 def _lesion_volumes(study: PhantomStudy) -> NDArray[np.float64]:
     """[slices, rows, columns]: at each bleeding voxel the volume of its lesion, mL.
 
-    A lesion is what hangs together (26-connected) of one type.
+    A lesion is a 26-connected component of one type.
     """
     voxel_ml = np.asarray(study.extents_mm) * study.pixel_spacing**2 / 1000
     volumes = np.zeros(study.bleeds.shape)
@@ -143,8 +143,8 @@ def _calm(sample: PhantomSlice) -> bool:
 
 
 def _spread(indices: list[int], count: int, *, ends: bool = True) -> list[int]:
-    """At most ``count`` of ``indices``, evenly spread: from end to end, or in the middle of as many
-    parts."""
+    """At most ``count`` of ``indices``, evenly spread: from end to end, or in the middles of as
+    many parts."""
     if len(indices) <= count:
         return list(indices)
     steps = np.linspace(0, 1, count) if ends else (np.arange(count) + 0.5) / count

@@ -1,4 +1,4 @@
-"""What a prompt on a phantom slice means: the mask that is wanted, and prompts to train it with.
+"""Targets on phantom slices: prompts to train with, and the masks they ask for.
 
 A bleed's target is the clicked lesion in that slice: the 8-connected component of its type. The
 membranes of a septated collection belong to it. Everything is numpy; masks are [rows, columns].
@@ -37,7 +37,7 @@ class Target:
     """One prompt and the mask it asks for."""
 
     mask: Mask
-    """Empty where the prompt is on no bleed (and bleeds are what is asked for)."""
+    """Empty if the prompt is not on a bleed (and bleeds are asked for)."""
     prompt: Prompt
     kind: BleedType
 
@@ -63,9 +63,9 @@ def structure_target(
 ) -> Target:
     """A click on any structure: the base learns what belongs together on CT.
 
-    Mostly a lesion, where there is one; else the 8-connected component of one tissue
-    under a random pixel of the head, the rare tissues as often as the common. ``found``: the
-    slice's lesions, which all its clicks share.
+    Mostly a lesion, if there is one; otherwise the 8-connected component of one tissue under a
+    random pixel of the head, rare tissues as often as common ones. ``found``: the slice's lesions,
+    the same for all its clicks.
     """
     if found and rng.random() < LESIONS:
         kind, mask = found[rng.integers(len(found))]
@@ -99,9 +99,9 @@ def bleed_target(
 def negative_target(
     sample: PhantomSlice, rng: np.random.Generator, rule: PromptRule = HAND
 ) -> Target:
-    """A prompt on no bleed: half on what looks like one, else anywhere in the head.
+    """A prompt off any bleed: half of them on what looks like one, the others anywhere in the head.
 
-    Three pixels around a bleed are left out: there a click is not clearly off it.
+    Three pixels around a bleed are left out: a click there is not clearly off it.
     """
     near = ndimage.binary_dilation(sample.bleeds > 0, iterations=3)
     allowed = (sample.tissues != Tissue.AIR) & (sample.tissues != Tissue.TABLE) & ~near

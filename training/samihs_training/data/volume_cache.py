@@ -2,7 +2,7 @@
 
 A cache is a folder of ``hu.i16`` and ``mask.u8`` (all voxels, case after case) and ``cases.json``
 (each case's shape and geometry, its slices with hemorrhage, and a hash of its voxels). A second
-start reads the JSON and asks the file system for sizes and times, no voxel; files that changed make
+start reads the JSON and the files' sizes and times, but no voxels; files that have changed make
 another cache.
 """
 
@@ -45,11 +45,11 @@ class CachedCase:
     bleeding: tuple[int, ...]
     """Slices with hemorrhage."""
     volume_ml: float
-    """Hemorrhage."""
+    """Hemorrhage volume."""
     sha256: str
     """Hash of the HU: two cases that share it are one scan."""
     home: Path
-    """The cache's folder: what another process opens for itself."""
+    """The cache's folder, which another process opens for itself."""
 
 
 def open_volumes(
@@ -58,7 +58,7 @@ def open_volumes(
     *,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[CachedCase]:
-    """All cases, from the cache below ``folder``; it is filled first if need be.
+    """All cases, from the cache below ``folder``, which is filled first if needed.
 
     ``progress(done, total)`` is called as cases are read; never on a second start.
 
@@ -85,7 +85,7 @@ def _fingerprint(cases: list[CaseFiles]) -> str:
 
 
 def _fill(home: Path, cases: list[CaseFiles], progress: Callable[[int, int], None]) -> None:
-    """Into a folder beside it, then in one step to its place: there is no half a cache."""
+    """Fill a folder beside it, then move that into place in one step: no cache is half filled."""
     partial = home.with_name(f".{home.name}.{os.getpid()}")
     try:
         partial.mkdir(parents=True)

@@ -37,9 +37,9 @@ class BoundarySensitiveLoss:
     """Weight of foreground pixels in the cross entropy."""
     reduction: Reduction = "sample"
     """``sample``: the mean of each sample's L_b, so that a large lesion does not outweigh a small
-    one; ``batch``: one C, S and L_b over all samples, as the authors."""
+    one; ``batch``: one C, S and L_b over all samples, as the authors do."""
     over: Over = "pixels"
-    """What the cross entropy is a mean over; ``pixels`` as the authors (``cross_entropy.py``)."""
+    """What the cross entropy is averaged over; ``pixels`` as the authors (``cross_entropy.py``)."""
 
     def __post_init__(self) -> None:
         CrossEntropyLoss(self.pos_weight, self.over)
@@ -68,7 +68,7 @@ class BoundarySensitiveLoss:
 
 
 def contour_of(target: Tensor) -> Tensor:
-    """Foreground [B, 1, H, W] with one of its 4 neighbours, or the image's edge, outside."""
+    """Foreground pixels [B, 1, H, W] with a 4-neighbour outside it, or on the image's edge."""
     padded = F.pad(target, (1, 1, 1, 1))
     inside = padded[..., :-2, 1:-1] * padded[..., 2:, 1:-1]
     inside = inside * padded[..., 1:-1, :-2] * padded[..., 1:-1, 2:]

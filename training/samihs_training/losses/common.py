@@ -23,10 +23,10 @@ from samihs_training.losses.cross_entropy import CrossEntropyLoss, Over
 
 @dataclass(frozen=True)
 class DiceLoss:
-    """Soft Dice. An empty mask is answered best by nothing, and costs nearly 1 otherwise."""
+    """Soft Dice. For an empty mask it is least if nothing is predicted, and nearly 1 otherwise."""
 
     reduction: Reduction = "sample"
-    """``sample``: the mean of each sample's; ``batch``: sums run over all samples."""
+    """``sample``: the mean of the samples' losses; ``batch``: sums run over all samples."""
 
     def __post_init__(self) -> None:
         if self.reduction not in ("batch", "sample"):
@@ -50,7 +50,7 @@ class DiceCrossEntropyLoss:
     pos_weight: float = 1.0
     reduction: Reduction = "sample"
     over: Over = "pixels"
-    """What the cross entropy is a mean over (:class:`CrossEntropyLoss`)."""
+    """What the cross entropy is averaged over (:class:`CrossEntropyLoss`)."""
 
     def __post_init__(self) -> None:
         check_weight(self.weight)
@@ -66,7 +66,7 @@ class DiceCrossEntropyLoss:
 
 @dataclass(frozen=True)
 class FocalLoss:
-    """Cross entropy that looks away from what is easy."""
+    """Cross entropy that gives less weight to easy pixels."""
 
     gamma: float = 2.0
     """0 is (alpha-weighted) cross entropy."""
@@ -80,7 +80,7 @@ class FocalLoss:
             raise UsageError(f"loss alpha {self.alpha}: expected between 0 and 1")
 
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
-        # The function, as MONAI's FocalLoss class rounds everything to float32 first.
+        # Not MONAI's FocalLoss class, which rounds everything to float32 first.
         from monai.losses.focal_loss import sigmoid_focal_loss
 
         loss: Tensor = sigmoid_focal_loss(logits, target.to(logits.dtype), self.gamma, self.alpha)
@@ -88,7 +88,7 @@ class FocalLoss:
 
 
 def check_weight(weight: float) -> None:
-    """Refuse a share that is none.
+    """Refuse a weight that is not a share.
 
     Raises:
         UsageError: ``weight`` outside 0 to 1.

@@ -1,4 +1,4 @@
-"""Binary cross entropy, over pixels or over what each sample holds.
+"""Binary cross entropy, averaged over pixels or over the lesion of each sample.
 
 For logits, p = sigmoid(logits) and a mask y, [B, 1, H, W]::
 
@@ -6,10 +6,10 @@ For logits, p = sigmoid(logits) and a mask y, [B, 1, H, W]::
     over pixels:  mean of e
     over lesion:  mean over samples of (sum of e) / max(sum y, number of p > 1/2, 32)
 
-Hemorrhages cover from ten to thousands of a slice's pixels. A mean over all pixels weighs them by
-area, and a collection half of which is missed with confidence is hardly felt: there the gradient of
-Dice is gone with p (1 - p), and that of the boundary-sensitive loss is flat. Over the lesion every
-sample counts alike, and what is missed still counts.
+Hemorrhages cover from ten to thousands of a slice's pixels. A mean over all pixels weights them by
+area, and a collection of which half is confidently missed has little effect: there the gradient of
+Dice vanishes with p (1 - p), and the boundary-sensitive loss is flat. Over the lesion, every sample
+counts equally, and what is missed still counts.
 """
 
 from __future__ import annotations

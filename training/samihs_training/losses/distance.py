@@ -1,4 +1,4 @@
-"""Losses that weigh an error by how far it lies from the lesion's outline.
+"""Losses that weight an error by its distance from the lesion's outline.
 
 Distances are Euclidean, in pixels of the logits, from scipy through MONAI. With d_m(i) the distance
 of pixel i to the other side of a mask m (0 everywhere for a mask that is empty or full)::
@@ -6,12 +6,12 @@ of pixel i to the other side of a mask m (0 everywhere for a mask that is empty 
     boundary  = mean over pixels of phi(i) p(i),  phi = d_y outside y, -(d_y - 1) inside
     Hausdorff = mean over pixels of (p(i) - y(i))^2 (d_y(i)^alpha + d_[p > 0.5](i)^alpha)
 
-Neither says anything where the mask is empty and nothing is predicted above one half, and the first
-is unbounded below; both were proposed, and are used here, beside an overlap loss::
+Neither has any effect where the mask is empty and nothing is predicted above one half, and the
+first is unbounded below; both were proposed, and are used here, together with an overlap loss::
 
     loss = (1 - weight) Dice + weight (boundary or Hausdorff)
 
-Sources: Kervadec et al., MIDL 2019 (arXiv 1812.07032), which begins with a weight of 0.01; Karimi
+Sources: Kervadec et al., MIDL 2019 (arXiv 1812.07032), which starts with a weight of 0.01; Karimi
 and Salcudean, IEEE TMI 39(2) 2020 (arXiv 1904.10030).
 """
 
@@ -28,7 +28,7 @@ from samihs_training.losses.common import DiceLoss, check_weight
 
 @dataclass(frozen=True)
 class KervadecBoundaryLoss:
-    """Kervadec's boundary loss beside Dice: logits and masks [B, 1, H, W] -> scalar."""
+    """Kervadec's boundary loss with Dice: logits and masks [B, 1, H, W] -> scalar."""
 
     weight: float = 0.01
     reduction: Reduction = "sample"
@@ -48,7 +48,7 @@ class KervadecBoundaryLoss:
 
 @dataclass(frozen=True)
 class HausdorffLoss:
-    """Karimi's Hausdorff-distance loss (by distance transforms) beside Dice."""
+    """Karimi's Hausdorff-distance loss (by distance transforms) with Dice."""
 
     weight: float = 0.01
     alpha: float = 2.0

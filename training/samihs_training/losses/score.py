@@ -1,4 +1,4 @@
-"""The loss of the predicted score: how far it is from the IoU that the mask has."""
+"""The loss of the predicted score: how far it is from the mask's IoU."""
 
 from __future__ import annotations
 

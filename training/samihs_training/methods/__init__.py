@@ -1,7 +1,7 @@
-"""The ways to adapt SAM, all of them: a name, its class, and from here the class's own file.
+"""All ways to adapt SAM, by name; each has a class, in a file of its own or with its like.
 
 ========== ======== =========================================================================
-name       merges   what is trained, beside prompt encoder and mask decoder
+name       merges   what is trained, besides prompt encoder and mask decoder
 ========== ======== =========================================================================
 pr         yes      PR adapters before attention and MLP, the paper's (``adapters.py``)
 lora       yes      low-rank updates of ``attn.qkv`` and ``mlp.lin1``
@@ -9,7 +9,7 @@ bottleneck no       small MLPs after attention and MLP
 vpt        no       learnt tokens that every block's attention sees
 decoder    yes      nothing
 full       yes      all of SAM
-frozen     yes      nothing, nor prompt encoder and mask decoder
+frozen     yes      nothing, not even prompt encoder and mask decoder
 ========== ======== =========================================================================
 """
 

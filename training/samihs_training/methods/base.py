@@ -1,4 +1,4 @@
-"""What a way to adapt SAM is: what it adds to the model, and what of the model it trains."""
+"""The base of all ways to adapt SAM: what they add to the model, and what they train."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from samihs_training.adapters import Adapter
 HEADS = ("prompt_encoder.", "mask_decoder.")
 """Parts of SAM that every method but ``frozen`` trains as well, as the paper does."""
 SCORE_HEADS = ("mask_decoder.iou_prediction_head.", "mask_decoder.evidence.")
-"""What predicts a mask's IoU, and has no say in the mask."""
+"""Parts that predict a mask's IoU and do not change the mask."""
 
 
 class Method:
@@ -21,7 +21,7 @@ class Method:
     summary: ClassVar[str]
     """One line for lists and reports."""
     merges: ClassVar[bool]
-    """Whether the adapted encoder can be written as a plain SAM's, at a plain SAM's cost."""
+    """Whether the adapted encoder can be written as a plain SAM's, at no extra cost."""
 
     def insert(self, sam: nn.Module) -> None:
         """Add the method's layers to ``sam``, in place. Most methods start as the identity."""
@@ -29,7 +29,7 @@ class Method:
     def trained(self, sam: nn.Module) -> dict[str, nn.Parameter]:
         """The parameters that are trained, by name, of a SAM that :meth:`insert` was called on.
 
-        A parameter that several layers share stands once, under its first name.
+        A parameter that several layers share appears once, under its first name.
         """
         return trained_parameters(sam)
 

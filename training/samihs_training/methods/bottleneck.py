@@ -1,8 +1,8 @@
 """Bottleneck adapters (Houlsby et al., arXiv 1902.00751): a small MLP after a sublayer.
 
 ``y = x + up(GELU(down(x)))`` after the attention and after the MLP, before the residual sum; up is
-zero at the start. The nonlinearity keeps them out of any neighbouring linear layer: an exported
-model carries them along.
+zero at the start. Being nonlinear, they cannot be merged into a neighbouring linear layer: an
+exported model keeps them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """LoRA (Hu et al., arXiv 2106.09685): a low-rank update beside a frozen linear layer.
 
 ``W x + (alpha / r) B A x`` with A [r, in] and B [out, r]; B = 0 at the start. The updated layers
-are those that PR adapters merge into, ``attn.qkv`` and ``mlp.lin1``, so that the two methods reach
+are those that PR adapters merge into, ``attn.qkv`` and ``mlp.lin1``, so that the two methods change
 the same weights and differ in how.
 """
 

@@ -32,7 +32,7 @@ class FullFineTuning(Method):
 
 @dataclass(frozen=True)
 class Frozen(Method):
-    """SAM as it came: nothing is trained. What the other methods are measured against."""
+    """SAM as it came, with nothing trained: the baseline of the other methods."""
 
     name = "frozen"
     summary = "SAM as it is, nothing trained"

@@ -1,4 +1,4 @@
-"""PR adapters (SAMIHS, arXiv 2311.08190): the layer itself stands in ``adapters.py``."""
+"""PR adapters (SAMIHS, arXiv 2311.08190): the layer itself is in ``adapters.py``."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Visual prompt tuning, deep (Jia et al., arXiv 2203.12119): learnt tokens in every block.
 
-In VPT-deep each block gets prompts of its own and drops what it made of them, so within a block
-they do one thing: the image's tokens attend to them. SAM's grid has no room for extra tokens, and
-here needs none: the prompts join the keys and values of each window (or of the whole grid in a
-global block). They stand nowhere, so they get no relative position. They are learnt behind the
+In VPT-deep each block has its own prompts and discards their outputs, so within a block they have
+one effect: the image's tokens attend to them. SAM's grid has no room for extra tokens, and needs
+none here: the prompts join the keys and values of each window (or of the whole grid in a global
+block). They have no position, so they get no relative position. They are learnt behind the
 LayerNorm, where the attention sees them.
 """
 
@@ -28,7 +28,7 @@ class Prompts(Adapter):
 
     def __init__(self, count: int, width: int) -> None:
         super().__init__()
-        # VPT's start: uniform, with the bound of Xavier's rule for a patch and a token.
+        # VPT's initialisation: uniform, with the bound of Xavier's rule for a patch and a token.
         bound = math.sqrt(6.0 / (2 * width))
         self.tokens = nn.Parameter(torch.empty(count, width).uniform_(-bound, bound))
 

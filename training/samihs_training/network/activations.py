@@ -1,4 +1,4 @@
-"""Activation checkpointing: an encoder block keeps its input and computes the rest again."""
+"""Activation checkpointing: an encoder block keeps its input and recomputes the rest."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from samihs_training.network.sam import encoder_blocks
 def checkpoint_blocks(sam: nn.Module) -> None:
     """Let every block of the encoder recompute its activations when gradients are wanted.
 
-    Names of modules and parameters stay as they are: a checkpoint fits with and without.
+    Names of modules and parameters stay as they are: a checkpoint fits with it and without.
     """
     for block in encoder_blocks(sam):
         block.forward = _Recomputed(block.forward)

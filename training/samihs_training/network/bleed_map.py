@@ -1,8 +1,8 @@
-"""Where a slice holds blood, as the encoder sees it before any click: trained with, then left out.
+"""A map of all blood in a slice, as the encoder sees it before any click: used in training only.
 
 A click asks for one lesion, and its gradient reaches the features at half the image's size through
-gates and comparisons that begin as nothing. A map of all blood asks each pixel of those features
-outright, once a slice (deep supervision: Lee et al., AISTATS 2015).
+gates and comparisons that start at zero. A map of all blood supervises each pixel of those features
+directly, once per slice (deep supervision: Lee et al., AISTATS 2015).
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from samihs_training.network.pointwise import Pointwise
 from samihs_training.network.pyramid import Channels, unpack, upsampled_twice
 
 NO_BLOOD = -6.0
-"""Logit of every pixel at first: one in four hundred of a head's pixels bleeds."""
+"""Initial logit of every pixel: one in four hundred of a head's pixels is blood."""
 
 
 class BleedMap(nn.Module):
     """Packed embedding [B, E', G, G] (``pyramid.py``) -> logits [B, 1, 8G, 8G], float32.
 
-    It begins as "no blood anywhere": ``map_training.py`` says why.
+    It starts as "no blood anywhere"; ``map_training.py`` explains why.
     """
 
     def __init__(self, channels: Channels) -> None:

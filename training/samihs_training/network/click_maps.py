@@ -1,10 +1,10 @@
 """Where the prompts lie, at the resolution of the mask.
 
-SAM tells its decoder of a click through attention alone, which is as fine as the tokens. Which of
-several thin strands of blood was clicked is decided by less than that. Networks made for clicks
-get them as maps beside the image (RITM, arXiv 2102.06583); here a few Gaussians about each prompt
-join the decoder's up-sampled cells. They are separable, so that all maps of all prompts, with the
-weights that mix them, are one matrix product.
+SAM's decoder learns of a click through attention alone, which is only as fine as the tokens. Which
+of several thin strands of blood was clicked is a matter of less than that. Networks made for clicks
+take them as maps alongside the image (RITM, arXiv 2102.06583); here a few Gaussians around each
+prompt are added to the decoder's up-sampled cells. They are separable, so that all maps of all
+prompts, with the weights that mix them, are one matrix product.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 LABELS = (0, 1, 2, 3)
-"""Background, foreground, box corners: those that lie somewhere. The pad (-1) does not."""
+"""Background, foreground, box corners: the labels with a position. The pad (-1) has none."""
 DEVIATIONS = (4.0, 16.0, 64.0)
 """Standard deviations of the Gaussians, pixels of the frame: about 2, 7 and 29 mm of a head CT."""
 
@@ -26,7 +26,7 @@ class ClickMaps(nn.Module):
     deviations: Tensor
     """Buffer [3, 1]."""
     centres: Tensor
-    """Buffer [side]: of the mask cells, frame pixels."""
+    """Buffer [side]: centres of the mask cells, frame pixels."""
 
     def __init__(self, channels: int, side: int, image_size: int) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class ClickMaps(nn.Module):
         return self.drawn(self.weight.flatten(1), points, labels)
 
     def drawn(self, weight: Tensor, points: Tensor, labels: Tensor) -> Tensor:
-        """The maps with ``weight`` [4, 3 D]: of each label, its deviations' channels in a row."""
+        """The maps with ``weight`` [4, 3 D]: for each label, the channels of each deviation."""
         count, channels = points.shape[0], weight.shape[1] // len(DEVIATIONS)
         side = self.centres.shape[0]
         kind = torch.eq(labels[..., None], self.kinds).to(weight.dtype)  # [B, N, 4]
@@ -56,7 +56,7 @@ class ClickMaps(nn.Module):
 
 class Clicked(nn.Module):
     """points [B, N, 2], labels [B, N] -> where the foreground clicks lie [B, side, side], float32:
-    their Gaussians, which sum up to 1 together, or to 0 where there is none."""
+    their Gaussians, which together sum to 1, or to 0 if there are none."""
 
     deviation: Tensor
     """Buffer, scalar."""

@@ -1,11 +1,11 @@
-"""A base in another frame: image sizes 1024, 512, 256, ... from weights that were made for one.
+"""A base in another frame: image sizes 1024, 512, 256, ... from weights made for one size.
 
 Two ways to a smaller image. ``reduced``: the patch stays 16 pixels, the token grid shrinks with the
 image (512 pixels: 32 x 32), and what is tied to the grid is interpolated: position embeddings
-bilinearly, the global blocks' relative positions linearly, as SAMed (arXiv 2304.13785) does it and
+bilinearly, the global blocks' relative positions linearly, as in SAMed (arXiv 2304.13785) and in
 segment-anything's own ``get_rel_pos``. ``kept``: the grid stays 64 x 64 and the patch shrinks with
-the image; the patch embedding then answers what it would answer to each patch, enlarged bilinearly.
-Windowed blocks know only their window and stay as they are in both.
+the image; the output of the patch embedding is then that of the old one for each patch enlarged
+bilinearly. Windowed blocks see only their window and stay as they are in both.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Grid = Literal["reduced", "kept"]
 
 @dataclass(frozen=True)
 class Frame:
-    """The frame that is wanted of a base."""
+    """The frame in which a base is loaded."""
 
     image_size: int | None = None
     """Side in pixels; None: the base's own."""
@@ -86,7 +86,7 @@ def _table_resized(table: Tensor, length: int) -> Tensor:
 
 
 def _patch_resized(kernel: Tensor, patch: int) -> Tensor:
-    """[C, 3, P, P] -> [C, 3, patch, patch] that answers as the old one to the enlarged patch.
+    """[C, 3, P, P] -> [C, 3, patch, patch] with the old one's output for the enlarged patch.
 
     With U the bilinear enlargement of one axis [P, patch], <K, U x U^T> = <U^T K U, x>.
     """

@@ -1,11 +1,11 @@
-"""A larger model of a family, begun with a smaller one's weights.
+"""A larger model of a family, initialised with a smaller one's weights.
 
 What fits is taken as it is. A window's relative positions serve a block that now sees the whole
-grid. The rest answers as it did (Net2Net, arXiv 1511.05641). A pyramid that has more channels now:
-its old channels hear nothing of the new ones yet, which begin as fresh ones do (zeros in place of
-halved copies: nothing has to break a symmetry). No normalisation stands between its convolutions,
-which would mix the two. And an encoder that is deeper now: its new blocks add nothing yet, for the
-last matrices of their attention and of their MLP begin as zero.
+grid. The rest keeps the smaller model's function (Net2Net, arXiv 1511.05641). In a pyramid with
+more channels, the old channels do not depend on the new ones yet, which start as fresh ones do
+(zeros in place of halved copies: no symmetry has to be broken). There is no normalisation between
+its convolutions, which would mix the two. In a deeper encoder, the new blocks add nothing yet, as
+the last matrices of their attention and of their MLP start at zero.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from torch.nn import functional as F
 from samihs_training.network.pyramid import Pyramid
 
 ADDED_LATER = ("mask_decoder.evidence.slice_hidden.weight",)
-"""Weights that checkpoints of before lack. As zeros they say nothing: a model answers as it did."""
+"""Weights that older checkpoints lack. As zeros they have no effect: a model answers as before."""
 _ADDS = ("attn.proj", "mlp.lin2")
 """What a block of SAM's encoder adds to the tokens comes out of these two."""
 
 
 def grown(state: Mapping[str, Tensor], sam: nn.Module) -> dict[str, Tensor]:
-    """What ``sam`` can begin with of the ``state`` of a model that may be smaller.
+    """The part of the ``state`` of a model that may be smaller with which ``sam`` can start.
 
     New entries of a tensor that grew are those that ``sam`` has now.
     """
@@ -64,7 +64,7 @@ def _convolutions_of_pyramids(sam: nn.Module) -> dict[str, nn.Module]:
 
 
 def _has_room(ours: Tensor, theirs: Tensor) -> bool:
-    """Whether one is the other with more channels: the kernel is the same."""
+    """Whether ``ours`` is ``theirs`` with more channels and the same kernel."""
     return (
         ours.ndim == theirs.ndim
         and ours.shape != theirs.shape

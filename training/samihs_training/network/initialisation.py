@@ -8,16 +8,16 @@ import torch
 from torch import nn
 
 CLICK_GAIN = 3.0
-"""Factor of the cross-attention's first query weights: clicks then attend to 5 % of the grid."""
+"""Factor of the cross-attention's initial query weights: clicks then attend to 5 % of the grid."""
 BACKGROUND_LOGIT = -4.0
-"""First logit of every pixel: that of 2 % foreground, about a lesion's share of a slice."""
+"""Initial logit of every pixel: that of 2 % foreground, about a lesion's share of a slice."""
 
 
 def initialised(sam: nn.Module) -> nn.Module:
     """Weights from which a SAM can be trained from scratch in minutes; in place.
 
-    segment-anything never says how it was initialised, and PyTorch's defaults fail twice. Query
-    and key projections that differ know nothing of place, so a click is not found on the image:
+    segment-anything does not document its initialisation, and PyTorch's defaults fail twice. Query
+    and key projections that differ carry no positions, so a click is not located on the image:
     tied, they compare position encodings from the first step on. And nothing in the decoder holds
     a constant, so "mostly background" is learnt by flattening the embedding, from which training
     does not recover: one channel is set to hold it.

@@ -1,12 +1,13 @@
-"""What a pyramid's decoder has beside SAM's: masks that follow long blood, and what they are worth.
+"""What a pyramid's decoder adds to SAM's: masks that follow long collections, and a better score.
 
-SAM's decoder tells each image token of the click, but image tokens never look at one another again:
-a collection is followed only as far as the encoder, which knows no click, has marked it as one
-thing. :class:`Context` lets them, at half the grid. And SAM predicts a mask's IoU from a token that
-never sees the mask; :class:`Evidence` looks at what the mask holds, as Mask Scoring R-CNN does
-(arXiv 1903.00241). And how like what was clicked each cell is, which region growing lives on, SAM
-can say through 16 weights of a mask only: :class:`Likeness` compares them outright. All begin as
-nothing: a model without them goes on as it was.
+SAM's decoder informs each image token of the click, but image tokens never attend to one another
+again: a collection is followed only as far as the encoder, which knows no click, has marked it as
+one thing. :class:`Context` lets them do so, at half the grid. SAM predicts a mask's IoU from a
+token that never sees the mask; :class:`Evidence` looks at what the mask contains, as Mask Scoring
+R-CNN does (arXiv 1903.00241). And how similar each cell is to what was clicked, on which region
+growing relies, SAM can express only through the 16 weights of a mask; :class:`Likeness` compares
+them directly. All of these start out with no effect, so a model to which they are added answers as
+before.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ from samihs_training.network.second_look import regions
 
 
 class Context(nn.Module):
-    """source [B, E, G, G] after SAM's two-way transformer -> the same, each token told of all."""
+    """source [B, E, G, G] after SAM's two-way transformer -> the same, each token having attended
+    to all."""
 
     def __init__(self, width: int, heads: int, mlp: int, modeling: Any) -> None:
-        """``modeling``: segment-anything's, whose attention and MLP these are."""
+        """``modeling``: segment-anything's, which provides attention and MLP."""
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.attention: Any = modeling.transformer.Attention(width, heads)
@@ -49,9 +51,9 @@ class Context(nn.Module):
 class Likeness(nn.Module):
     """How each cell differs from what was clicked: features [B, D, S, S] -> [B, D, S, S].
 
-    What was clicked is the features under the foreground clicks
-    (:class:`~samihs_training.network.click_maps.Clicked`). Where a box is all there is, nothing was
-    clicked, and the answer is zero.
+    What was clicked is the mean of the features under the foreground clicks
+    (:class:`~samihs_training.network.click_maps.Clicked`). If there is only a box, nothing was
+    clicked, and the output is zero.
     """
 
     def __init__(self, channels: int, hidden: int = 32) -> None:
@@ -61,7 +63,7 @@ class Likeness(nn.Module):
         nn.init.zeros_(self.out.weight)
 
     def forward(self, features: Tensor, where: Tensor) -> Tensor:
-        """``where`` [B, S, S]: the clicks' Gaussians, summing up to 1, or to 0 where none is."""
+        """``where`` [B, S, S]: the clicks' Gaussians, summing to 1, or to 0 if there are none."""
         clicked = features.flatten(2) @ where.flatten(1)[..., None]  # [B, D, 1]
         apart = features - clicked[..., None]
         seen = F.gelu(self.hidden(torch.cat([apart, apart * apart], dim=1)))
@@ -70,15 +72,15 @@ class Likeness(nn.Module):
 
 
 class Evidence(nn.Module):
-    """What a mask holds, what lies around it and what was clicked -> what is added to its score.
+    """What a mask contains, what lies around it and what was clicked -> a term added to its score.
 
-    Means of the decoder's cells, which have become an answer to the click, and of the slice's own
+    Uses means of the decoder's cells, which already depend on the click, and of the slice's own
     features at both sizes, which tell blood from what looks like it before any click
     (``bleed_map.py``).
     """
 
     def __init__(self, cells: int, fine: int, hidden: int = 64) -> None:
-        """Channels D of the cells, and of the detail, and K of the fine features."""
+        """Channels: ``cells`` is D, of the cells and of the detail; ``fine`` is K."""
         super().__init__()
         self.answered = 3 * cells + 2  # figures
         self.hidden = nn.Linear(self.answered, hidden)
@@ -97,7 +99,7 @@ class Evidence(nn.Module):
     def means(
         self, logits: Tensor, cells: Tensor, detail: Tensor, fine: Tensor, where: Tensor
     ) -> Tensor:
-        """The means that :meth:`worth` is of: [B, R]."""
+        """The means that :meth:`worth` takes: [B, R]."""
         # The score must not improve by changing the mask.
         share = logits.detach().float().sigmoid()
         seen = regions(F.avg_pool2d(share, 2), where)
@@ -116,8 +118,8 @@ class Evidence(nn.Module):
 def gated(coarse: Tensor, fine: Tensor) -> Tensor:
     """coarse [B, 2, 4G, 4G] (logits, gate) and fine logits [B, 1, 8G, 8G] -> logits, float32.
 
-    The gate says where the fine features' answer counts: they know of the click only what it is
-    like.
+    The gate decides where the fine features' answer counts: they know of the click only what it
+    looks like.
     """
     coarse = upsampled_twice(coarse)
     return coarse[:, :1] + (1 + coarse[:, 1:]) * fine.float()

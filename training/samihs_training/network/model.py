@@ -22,7 +22,7 @@ from samihs_training.network.sam import SamConfig
 
 
 class ScoreInput(NamedTuple):
-    """What the score of an answer is made of."""
+    """What the score of an answer is computed from."""
 
     token: Tensor
     """[B, E]: SAM's token of the predicted IoU, after the decoder's transformer."""
@@ -40,16 +40,16 @@ class SamihsModel(nn.Module):
         self.config = config
 
     def mirrored(self) -> SamihsModel:
-        """The same weights, asked with each slice's mirror image as well (``mirror.py``)."""
+        """The same weights, applied to each slice's mirror image as well (``mirror.py``)."""
         return SamihsModel(self.sam, dataclasses.replace(self.config, mirrored=True))
 
     def encode(self, hu: Tensor, window: Tensor) -> Tensor:
         """``hu`` [B, 1, S, S] float, ``window`` [B, 2] (low, high HU) -> embedding [B, E', G, G].
 
         The window is scaled to [0, 1] and clipped, then resized to the model's frame (bilinear,
-        half-pixel centres), then repeated to three channels and normalised. E' is SAM's E, and the
-        packed detail where the configuration has it (``pyramid.py``); twice that where it has the
-        mirrored slice.
+        half-pixel centres), then repeated to three channels and normalised. E' is SAM's E plus the
+        packed detail if the configuration has a pyramid (``pyramid.py``), and twice that if it is
+        mirrored.
         """
         embedding = self._encode(hu, window)
         if not self.config.mirrored:
@@ -80,7 +80,7 @@ class SamihsModel(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Logits [B, 1, M, M] and scores [B]; M is the configuration's mask size.
 
-        ``embedding`` [S, E', G, G] as :meth:`encode` gives it: of S slices, each with the next
+        ``embedding`` [S, E', G, G] as :meth:`encode` gives it, of S slices, each for the next
         B / S of the prompts; ``points`` [B, N, 2] in pixels of the ``slice_size`` slice, column
         first; ``labels`` [B, N] (1 foreground, 0 background, 2/3 box corners, -1 not a point:
         exactly one where there is no box); ``prior`` [B, 1, M, M] logits.
@@ -105,7 +105,7 @@ class SamihsModel(nn.Module):
         *,
         slice_size: int,
     ) -> tuple[Tensor, ScoreInput]:
-        """As :meth:`decode` of one slice each, not mirrored, the score not yet predicted."""
+        """As :meth:`decode`, but not mirrored, and with the inputs of the score in its place."""
         prompt_encoder, decoder = self.sam.prompt_encoder, self.sam.mask_decoder
         prompts = len(points) // len(embedding)
         source = embedding[:, : self.config.prompt_width].repeat_interleave(prompts, 0)
@@ -137,7 +137,7 @@ class SamihsModel(nn.Module):
         fine_where = decoder.fine_clicked(places, labels).to(fine.dtype)
         likened = fine + decoder.fine_likeness(fine, fine_where)
         logits = gated(coarse, weighted_sum(decoder.fine_hypernetwork(answer), likened))
-        # Squares of differences, written out, cancel: half precision has no digits for that.
+        # Expanded squares of differences cancel: half precision has too few digits for that.
         with torch.autocast(logits.device.type, enabled=False):
             logits = decoder.review(logits, cells, likened, where, fine_where)
             evidence = decoder.evidence.means(logits, cells, detail, fine, where)

@@ -1,8 +1,8 @@
-"""A 1 x 1 convolution that is trained as the product it is.
+"""A 1 x 1 convolution that is trained as a matrix product.
 
-oneDNN's gradients of few-channel 1 x 1 convolutions take a CPU two to six times as long as those of
-one matrix product an image. Weights and names are a convolution's, and so is the graph that is
-exported.
+On a CPU, oneDNN's gradients of few-channel 1 x 1 convolutions take two to six times as long as
+those of one matrix product per image. Weights and names are a convolution's, and so is the exported
+graph.
 """
 
 from __future__ import annotations

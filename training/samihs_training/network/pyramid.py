@@ -1,16 +1,17 @@
-"""A convolutional pyramid in place of SAM's patch embedding, and what of it goes past the encoder.
+"""A convolutional pyramid in place of SAM's patch embedding, and its features for the decoder.
 
 A transformer that is trained from scratch in an hour learns edges late if at all; strided
 convolutions know them from the start (Xiao et al., "Early convolutions help transformers see
 better", NeurIPS 2021). The first has no overlap and no padding, so that the normalisation of the
 image still folds into it exactly (``samihs_export.graphs.encoder_graph``).
 
-Extra-axial blood is often thinner than a token. So the pyramid is also climbed down again, as in a
-U-Net, from the encoder's embedding to half the image's size, once a slice. Two of its levels go to
-the mask decoder, as in SAM 2 and HQ-SAM: the *detail* at a quarter of the image's size joins the
-decoder's up-sampled cells; the *fine* features at half size are weighed by the click and added to
-the enlarged answer, which makes the mask twice as fine as SAM's. The contract between encoder and
-decoder stays one tensor: both are laid into further channels of the embedding (:func:`pack`).
+Extra-axial blood is often thinner than a token. So the pyramid is also descended again, as in a
+U-Net, from the encoder's embedding to half the image's size, once per slice. Two of its levels go
+to the mask decoder, as in SAM 2 and HQ-SAM: the *detail* at a quarter of the image's size is added
+to the decoder's up-sampled cells; the *fine* features at half size are weighted by the click and
+added to the enlarged answer, which makes the mask twice as fine as SAM's. The interface between
+encoder and decoder stays one tensor: both are packed into further channels of the embedding
+(:func:`pack`).
 """
 
 from __future__ import annotations
@@ -46,14 +47,14 @@ class Levels(NamedTuple):
 
 
 class Channels(NamedTuple):
-    """How many channels of the embedding are what, per token."""
+    """How the channels of the embedding are divided up."""
 
     embedding: int
     """E."""
     detail: int
-    """D of a cell: 16 D of a token."""
+    """D per cell: 16 D per token."""
     fine: int
-    """K of a mask cell: 64 K of a token."""
+    """K per mask cell: 64 K per token."""
 
 
 class Pyramid(nn.Module):
@@ -63,7 +64,7 @@ class Pyramid(nn.Module):
 
     def __init__(self, width: int, fine_width: int, channels: Channels) -> None:
         """``width``: token width C. ``fine_width``: channels F at half size. ``channels``: of
-        what comes out at the end."""
+        the outputs."""
         super().__init__()
         half, quarter, eighth = fine_width, 2 * fine_width, 4 * fine_width
         self.proj = nn.Conv2d(3, half, 2, stride=2)
@@ -95,7 +96,7 @@ class Pyramid(nn.Module):
         return tokens.permute(0, 2, 3, 1)
 
     def packed(self, embedding: Tensor, levels: Levels) -> Tensor:
-        """The encoder's embedding [B, E, G, G] and what the descent from it gives, packed."""
+        """The encoder's embedding [B, E, G, G] and the results of the descent from it, packed."""
         eighth = self.sharpen_eighth(self.eighth(embedding, levels.eighth))
         quarter = self.sharpen_quarter(self.quarter(eighth, levels.quarter))
         half = self.sharpen(self.halves(quarter, levels.half))
@@ -115,9 +116,9 @@ class Descent(nn.Module):
 
 
 class Residual(nn.Module):
-    """Features [B, C, H, W] -> the same with what two convolutions add, which begin as nothing.
+    """Features [B, C, H, W] -> the same plus the output of two convolutions, which starts at zero.
 
-    A speck of blood is a few pixels among noise as strong as it is: one convolution sees too
+    A speck of blood is a few pixels among noise as strong as itself: one convolution sees too
     little of either.
     """
 
@@ -144,13 +145,13 @@ def encoded(encoder: Any, image: Tensor) -> Tensor:
 
 
 def compile_encoder(encoder: Any) -> None:
-    """torch.compile SAM's image encoder, or of one with a pyramid the pyramid alone.
+    """torch.compile SAM's image encoder, or only its pyramid, if it has one.
 
-    Its activations and additions at half the image's size then cost a CPU little beside its
-    convolutions. The blocks, which gain nothing from it, take minutes to compile. Where torch
-    cannot compile (for a CPU it needs a C++ compiler and Python's headers) it warns, and the
-    encoder stays as it is. Convolutions keep the layout that suits the device: left to itself, the
-    compiler lays all channels last.
+    On a CPU, the pyramid's activations and additions at half the image's size then take little time
+    beside its convolutions. The blocks, which gain nothing from it, take minutes to compile. Where
+    torch cannot compile (for a CPU it needs a C++ compiler and Python's headers), this warns and
+    leaves the encoder as it is. Convolutions keep the layout that suits the device: left to itself,
+    the compiler makes all of them channels last.
     """
     pyramid = encoder.patch_embed
     device = next(encoder.parameters()).device
@@ -167,7 +168,7 @@ def compile_encoder(encoder: Any) -> None:
 
 
 def _missing_to_compile(device: torch.device) -> str:
-    """What torch says of a function of one line; empty where it compiles it."""
+    """Torch's error on compiling a function of one line; empty if that works."""
     try:
         torch.compile(lambda x: x + 1)(torch.zeros(2, device=device))
     except Exception as error:  # of torch's, of its compilers', of the system's
@@ -176,7 +177,7 @@ def _missing_to_compile(device: torch.device) -> str:
 
 
 class Smoothing(nn.Module):
-    """Cells [B, D, H, W] -> the same: each sees its neighbours, which other tokens have answered.
+    """Cells [B, D, H, W] -> the same: each sees its neighbours, also those of other tokens.
 
     SAM's up-sampling does not overlap; without this, masks show the grid of its tokens.
     """
@@ -207,7 +208,7 @@ def unpack(packed: Tensor, channels: Channels) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def upscaled_with_detail(upscaling: nn.Sequential, source: Tensor, detail: Tensor) -> Tensor:
-    """SAM's ``output_upscaling`` of [B, E, G, G] -> [B, D, 4G, 4G], ``detail`` joining it.
+    """SAM's ``output_upscaling`` of [B, E, G, G] -> [B, D, 4G, 4G], with ``detail`` added.
 
     It is added before an activation, so that a mask is a function of both, not a sum.
     """
@@ -221,5 +222,5 @@ def upscaled_with_detail(upscaling: nn.Sequential, source: Tensor, detail: Tenso
 
 
 def upsampled_twice(logits: Tensor) -> Tensor:
-    """[B, 1, 4G, 4G] -> [B, 1, 8G, 8G], in float32: the sign near 0 is the mask."""
+    """[B, 1, 4G, 4G] -> [B, 1, 8G, 8G], in float32: the sign decides the mask."""
     return F.interpolate(logits.float(), scale_factor=2, mode="bilinear", align_corners=False)

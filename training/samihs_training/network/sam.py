@@ -1,9 +1,9 @@
 """Segment Anything's own modules, in the sizes this project uses.
 
-The model is segment-anything's, unforked. Its package imports torchvision when it is initialised,
-which it does not declare and which has no CPU build in every index, though the model needs none of
-it. So the ``modeling`` subpackage is loaded under a name of our own; ``import segment_anything``
-stays what it always was.
+The model is segment-anything's, unforked. On import, its package imports torchvision, which it does
+not declare as a dependency and which not every index has as a CPU build, though the model does not
+need it. So the ``modeling`` subpackage is loaded under a name of our own; ``import
+segment_anything`` stays what it always was.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def segment_anything_modeling() -> ModuleType:
 
 @dataclass(frozen=True)
 class SamConfig:
-    """Sizes of one SAM. The defaults are those all of Meta's three share (``build_sam.py``)."""
+    """Sizes of one SAM. The defaults are those that Meta's three share (``build_sam.py``)."""
 
     name: str
     width: int
@@ -74,8 +74,8 @@ class SamConfig:
     """Subtracted per channel after the window is scaled to [0, 1]. The SAMIHS authors use none."""
     pixel_std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     mirrored: bool = False
-    """Test-time augmentation: the mirrored slice is asked as well (``mirror.py``). Its embedding
-    lies behind the slice's own, channel by channel. Not for training."""
+    """Test-time augmentation: the mirrored slice is used as well (``mirror.py``). The channels of
+    its embedding follow those of the slice's own. Not for training."""
 
     @property
     def grid(self) -> int:
@@ -89,14 +89,14 @@ class SamConfig:
 
     @property
     def channels(self) -> Channels:
-        """Channels of what the encoder hands on; without a pyramid those of the embedding alone."""
+        """Channels of the encoder's output; without a pyramid, only those of the embedding."""
         if not self.pyramid_width:
             return Channels(self.prompt_width, 0, 0)
         return Channels(self.prompt_width, self.prompt_width // 8, self.fine_channels)
 
     @property
     def embedding_channels(self) -> int:
-        """All of them: those of a token's 16 cells, and of its 64 mask cells, too."""
+        """All channels per token, including those of its 16 cells and of its 64 mask cells."""
         embedding, detail, fine = self.channels
         once = embedding + CELLS**2 * detail + FINE_CELLS**2 * fine
         return 2 * once if self.mirrored else once
@@ -111,7 +111,7 @@ class SamConfig:
         if self.pyramid_width and self.patch_size != Pyramid.stride:
             raise UsageError(f"patch size {self.patch_size}: a pyramid has {Pyramid.stride}")
         if self.pyramid_width and self.grid % 2:
-            raise UsageError(f"a grid of {self.grid} x {self.grid} tokens: a pyramid needs an even")
+            raise UsageError(f"{self.grid} x {self.grid} tokens: a pyramid needs an even grid")
         if any(not 0 <= block < self.depth for block in self.global_blocks):
             raise UsageError(f"global blocks {self.global_blocks} outside 0..{self.depth - 1}")
 
@@ -201,7 +201,7 @@ def build_sam(config: SamConfig) -> nn.Module:
 
 
 def _with_pyramid(sam: Any, config: SamConfig, modeling: Any) -> None:
-    """Put a pyramid in the place of the patch embedding, and its ends into the decoder."""
+    """Replace the patch embedding by a pyramid, and extend the decoder to use its features."""
     channels, decoder = config.channels, sam.mask_decoder
     sam.image_encoder.patch_embed = Pyramid(config.width, config.pyramid_width, channels)
     decoder.output_upscaling.append(Smoothing(channels.detail))

@@ -1,11 +1,11 @@
-"""A second look at a mask: what each place is, given what the first mask holds.
+"""A second look at a mask: each pixel is judged again, given what the first mask contains.
 
 SAM answers a click once, with one set of weights for every pixel, and cannot know of its own answer
-that the blood it took is darker than what lies around it. Region competition does (Chan and Vese,
-"Active contours without edges", IEEE TIP 2001): a pixel belongs to the side whose mean it is nearer
-to. Here it is learnt: each pixel is compared with the mean features under the click, within the
-first mask and around it, and the logits change by what a small network makes of that. It begins as
-nothing.
+that the blood in it is darker than what lies around it. Region competition can (Chan and Vese,
+"Active contours without edges", IEEE TIP 2001): a pixel belongs to the side whose mean it is closer
+to. Here this is learnt: each pixel is compared with the mean features under the click, within the
+first mask and around it, and a small network turns these into a change of the logits, which starts
+at zero.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from samihs_training.network.pointwise import Pointwise
 from samihs_training.network.pyramid import upsampled_twice
 
 MARGIN = 4
-"""Cells about a mask that are its surroundings."""
+"""Width of the surroundings of a mask, cells."""
 
 
 class Regions(NamedTuple):
-    """Three weightings of the cells of a map, and two figures of the mask that they follow."""
+    """Three weightings of the cells of a map, and two figures of the mask they are based on."""
 
     maps: Tensor
     """[B, 3, S, S], 0 to 1, float32: within the mask, around it, under the click."""
     figures: Tensor
-    """[B, 2]: the mean probability within the mask, and log10 of its area."""
+    """[B, 2]: the mean probability within the mask, and a quarter of log10 of its area."""
 
     def means(self, features: Tensor) -> Tensor:
-        """Means of features [B, D, S, S] in each region: [B, 3, D]; near 0 in one without cells."""
+        """Means of features [B, D, S, S] in each region: [B, 3, D]; near 0 in an empty region."""
         total = self.maps.flatten(2) @ features.float().flatten(2).mT
         return total / (self.maps.sum((2, 3)) + 0.25)[..., None]
 
@@ -49,19 +49,20 @@ def regions(share: Tensor, where: Tensor) -> Regions:
 
 
 class SecondLook(nn.Module):
-    """Features [B, D, S, S] and the :class:`Regions` of a first mask -> what its logits change by
+    """Features [B, D, S, S] and the :class:`Regions` of a first mask -> the change of its logits
     [B, 1, S, S].
 
     Hidden unit h of a pixel f is ReLU of::
 
         sum over regions r of  a_hr . (f - m_r)  +  b_hr . (f - m_r)^2
-        + c_h . (share, mean share about the pixel)  +  d_h . figures  +  e_h
+        + c_h . (share, mean share around the pixel)  +  d_h . figures  +  e_h
 
-    The answer is a sum over these units, and over what a 3 x 3 convolution makes of them: noise is
-    of a pixel or two, and a pixel whose neighbours are blood is no hole in it.
+    The output is a weighted sum of these units and of a 3 x 3 convolution of them: noise is a pixel
+    or two in size, and a pixel whose neighbours are blood is not a hole in it.
 
-    With the squares written out this is one matrix product a prompt, of f and f^2, rather than of
-    all differences; f is measured from the clicked features, so that little cancels. In float32.
+    With the squares expanded, this is one matrix product per prompt, of f and f^2, rather than of
+    all differences; f is taken relative to the clicked features, so that little cancels. In
+    float32.
     """
 
     def __init__(self, channels: int, hidden: int) -> None:
@@ -95,7 +96,7 @@ class SecondLook(nn.Module):
         """Weights [B, H, 2 D + 2] and bias [B, H] of one prompt's product; ``means`` [B, 3, D] are
         relative to the clicked region's.
 
-        A region without cells, as the click's is where a box is all there is, says nothing.
+        A region without cells, such as the click's if there is only a box, has no effect.
         """
         there = (first.maps.sum((2, 3)) > 0).to(means.dtype)[:, None, :, None]
         difference, square = self.difference * there, self.square * there  # [B, H, 3, D]
@@ -110,17 +111,17 @@ class Review(nn.Module):
     """The second look at both sizes: at the decoder's cells and at the fine features."""
 
     def __init__(self, cells: int, fine: int) -> None:
-        """Channels of the two."""
+        """Numbers of channels."""
         super().__init__()
         self.cells, self.fine = SecondLook(cells, 32), SecondLook(fine, 16)
 
     def forward(
         self, logits: Tensor, cells: Tensor, fine: Tensor, where: Tensor, fine_where: Tensor
     ) -> Tensor:
-        """Logits [B, 1, 2S, 2S] -> the same, looked at again. ``cells`` [B, D, S, S], ``fine``
+        """Logits [B, 1, 2S, 2S] -> the same, revised. ``cells`` [B, D, S, S], ``fine``
         [B, K, 2S, 2S]; ``where`` and ``fine_where``: the clicks' places at the two sizes.
 
-        No gradient goes through what the first mask holds: it is taken as it is.
+        No gradient flows through the first mask's regions: it is taken as it is.
         """
         share = logits.detach().sigmoid()
         coarse = self.cells(cells, regions(F.avg_pool2d(share, 2), where))

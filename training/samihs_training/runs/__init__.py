@@ -1,1 +1,1 @@
-"""The folder of a run: who owns it, its logs, and its progress bars."""
+"""The folder of a run: its ownership, its logs, and its progress bars."""

@@ -1,1 +1,1 @@
-"""The stages of a run: what a step asks of the model, its loss, and the loop around it."""
+"""The stages of a run: the prompts and the loss of a step, and the loop around it."""

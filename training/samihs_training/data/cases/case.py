@@ -15,7 +15,7 @@ LAYOUTS: tuple[Layout, ...] = ("bcihm", "instance", "pairs", "dicom", "pictures"
 
 @dataclass(frozen=True)
 class CaseFiles:
-    """One case that is to be read; one patient, unless told otherwise."""
+    """One case to be read; one patient, unless stated otherwise."""
 
     name: str
     image: Path | None
@@ -40,11 +40,11 @@ class Volume:
     hu: NDArray[np.float32]
     """[Z, rows, columns]; what the file says, HU or not."""
     labels: NDArray[np.float32]
-    """Same shape; 0 and 1 where all is well."""
+    """Same shape; 0 and 1 if all is well."""
     spacing_mm: tuple[float, float]
     """Between rows, between columns."""
     extents_mm: NDArray[np.float64]
-    """[Z] what each slice stands for along the normal."""
+    """[Z] extent of each slice along the normal."""
 
     @property
     def volume_ml(self) -> float:

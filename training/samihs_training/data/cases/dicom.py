@@ -20,7 +20,7 @@ SEG_STORAGE = "1.2.840.10008.5.1.4.1.1.66.4"
 def read_dicom_case(folder: Path) -> Volume:
     """The CT series of a folder, and the union of all segments of the SEG beside it.
 
-    Frames are matched by the SOP instances that they refer to, so uneven slices are right as well.
+    Frames are matched by the SOP instances that they refer to, so slices may be unevenly spaced.
 
     Raises:
         DataError: no readable CT, no SEG, several of them, or one of another series.
@@ -81,7 +81,7 @@ def _labels(series: CTSeries, path: Path) -> NDArray[np.float32]:
 def _source_of(frame: Any, path: Path) -> str:
     """SOP instance UID of the image that a frame was drawn on.
 
-    A SEG may also place its frames in space alone; such a one is not read.
+    A SEG may also place its frames by their position in space alone; this is not supported.
     """
     try:
         source = frame.DerivationImageSequence[0].SourceImageSequence[0]

@@ -1,4 +1,4 @@
-"""Which cases a folder holds, in any of the layouts."""
+"""The cases that a folder holds, in any of the layouts."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _NIFTI = (".nii.gz", ".nii")
 
 
 def find_cases(root: Path, layout: Layout | None = None) -> list[CaseFiles]:
-    """All cases below ``root``, by name; the layout is recognised where it is not given.
+    """All cases below ``root``, by name; the layout is recognised if it is not given.
 
     Raises:
-        DataError: ``root`` is no folder, holds no case of that (or any) layout, or two cases of
-            one name, which folds and caches could not tell apart.
+        DataError: ``root`` is not a folder, holds no case of that (or any) layout, or two cases of
+            the same name, which folds and caches could not tell apart.
     """
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; give the root of a data set")
@@ -69,7 +69,7 @@ def _pairs(root: Path, layout: Layout) -> list[CaseFiles]:
         mask = _sibling(path, "mask" if in_folder else f"{stem}_mask")
         named = path.parent if in_folder and path.parent != root else path
         cases.append(CaseFiles(_relative(root, named), path, mask, layout))
-    # A folder of NIfTI without a single mask is no data set.
+    # A folder of NIfTI files without a single mask is not a data set.
     return cases if any(case.mask for case in cases) else []
 
 
@@ -92,7 +92,7 @@ _FINDERS: dict[Layout, Callable[[Path, Layout], list[CaseFiles]]] = {
 
 
 def _niftis(folder: Path, pattern: str = "*") -> dict[str, Path]:
-    """Path below the folder, without ending -> path; hidden files are no data."""
+    """Path below the folder, without ending -> path; hidden files are ignored."""
     found: dict[str, Path] = {}
     for path in sorted(folder.glob(pattern)):
         if not path.name.endswith(_NIFTI) or path.name.startswith("."):

@@ -35,7 +35,7 @@ def read_nifti_pair(image: Path, mask: Path) -> Volume:
     axes = np.asarray(scan.affine, np.float64)[:3, :3]
     column, row, step = axes.T
     normal = np.cross(column, row)
-    extent = abs(float(step @ normal)) / float(np.linalg.norm(normal))  # right under tilt as well
+    extent = abs(float(step @ normal)) / float(np.linalg.norm(normal))  # holds under tilt as well
     return Volume(
         hu=_axial(scan, image),
         labels=_axial(labels, mask),

@@ -1,12 +1,12 @@
 """8-bit pictures of windowed slices, as public archives and the SAMIHS authors' code keep them.
 
 ``images/*.png`` or ``.jpg`` and a mask of the same name in ``masks/``, in folders or not, and
-beside them ``pictures.toml``, which says what no picture does::
+beside them ``pictures.toml``, which gives what no picture tells::
 
     level = 40       # HU, the window's middle
     width = 120      # HU: 0 is level - width / 2, 255 is level + width / 2
     pixel_mm = 0.45  # side of a pixel
-    slice_mm = 5     # what a slice stands for along the normal
+    slice_mm = 5     # extent of a slice along the normal
 
 What lies outside the window is lost: air and bone are as dark and as bright as its ends.
 """
@@ -28,7 +28,7 @@ from samihs_training.data.folds import patient_of
 SCALE_FILE = "pictures.toml"
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 COLOUR_BEYOND = 24
-"""Grey values that the channels of a JPEG may lie apart: compression alone parts them by a few."""
+"""Grey values by which the channels of a JPEG may differ; compression alone causes a few."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,11 @@ class PictureCase(CaseFiles):
 
 
 def find_picture_cases(root: Path) -> list[CaseFiles]:
-    """A case for each patient; none where ``root`` has no ``pictures.toml``.
+    """A case for each patient; none if ``root`` has no ``pictures.toml``.
 
-    The patient is what stands before the slice's number (``049_12.png``), or the folder of pictures
-    that are named by a number alone. Such pictures right in ``images/`` do not say whose they are:
-    they stay one case, so that no fold can part slices of one patient.
+    The patient is what comes before the slice's number (``049_12.png``), or the folder of pictures
+    that are named by a number alone. If such pictures lie directly in ``images/``, their patients
+    are not known: they stay one case, so that no fold can separate slices of one patient.
     """
     scale_file, images, masks = root / SCALE_FILE, root / "images", root / "masks"
     if not scale_file.is_file():
@@ -89,7 +89,7 @@ def read_picture_case(case: PictureCase) -> Volume:
 
     Raises:
         DataError: ``pictures.toml`` or a picture is unreadable, a mask or a slice is missing, a
-            picture is no 8-bit grey one, or sizes differ; names the file.
+            picture is not 8-bit grey, or sizes differ; names the file.
     """
     scale = read_scale(case.scale_file)
     hu: list[NDArray[np.float32]] = []
@@ -113,7 +113,7 @@ def read_picture_case(case: PictureCase) -> Volume:
 
 
 def read_scale(path: Path) -> Scale:
-    """What ``pictures.toml`` says.
+    """Read a ``pictures.toml``.
 
     Raises:
         DataError: unreadable, or a field is missing, unknown or no number above 0.
@@ -133,7 +133,7 @@ def read_scale(path: Path) -> Scale:
 
 
 def _pictures(folder: Path) -> dict[str, Path]:
-    """Path below the folder, without ending -> path; hidden files are no data."""
+    """Path below the folder, without ending -> path; hidden files are ignored."""
     found: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() not in ENDINGS or path.name.startswith("."):
@@ -146,7 +146,7 @@ def _pictures(folder: Path) -> dict[str, Path]:
 
 
 def _by_number(name: str) -> tuple[str, int, str]:
-    """Slices in their order: 9 before 10."""
+    """Sort key that puts slices in their order: 9 before 10."""
     digits = len(name) - len(name.rstrip("0123456789"))
     head, number = name[: len(name) - digits], name[len(name) - digits :]
     return head, int(number or 0), name
