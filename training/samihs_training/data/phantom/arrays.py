@@ -48,6 +48,6 @@ def smooth_min(a: Array, b: Array, radius: float) -> Array:
 
 
 def heights_of(z: Array, taken: Array) -> tuple[float, float]:
-    """Lowest and highest `z` of the points that are `taken`; of all where none is."""
+    """Lowest and highest `z` of the points that are `taken`; of all points if none is."""
     chosen = z[taken] if taken.any() else z
     return float(chosen.min()), float(chosen.max())

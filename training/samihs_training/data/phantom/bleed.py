@@ -40,9 +40,9 @@ class Bleed(ABC):
     def push(
         self, p: Points, depth: Array, vault_depth: Array
     ) -> tuple[Array, Array, Array] | None:
-        """Step from displaced to undisplaced tissue, mm, or None where it displaces nothing.
+        """Step from displaced to undisplaced tissue, mm, or None if the bleed displaces nothing.
 
-        `depth` lies below the inner surface of the skull, `vault_depth` below the vault, mm.
+        `depth` is below the inner surface of the skull, `vault_depth` below the vault, mm.
         """
         return None
 

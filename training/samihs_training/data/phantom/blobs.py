@@ -36,7 +36,7 @@ class Blob:
             shift = rng.normal(size=3)
             shift *= self.radius / np.linalg.norm(shift)
             self._lobes.append(((shift[0], shift[1], shift[2]), float(rng.uniform(0.4, 0.7))))
-        # Bumps and lobes change the volume; shrink so that the whole keeps what was asked for.
+        # Bumps and lobes change the volume; scale the whole to the volume asked for.
         share = 1 + 0.55 * sum(size**3 for _, size in self._lobes) + 2.2 * roughness**2
         self._shrink = share ** (-1 / 3)
         self.reach = self.radius * (
@@ -44,7 +44,7 @@ class Blob:
         )
 
     def far_from(self, p: Points, margin: float) -> bool:
-        """Whether all points lie more than `margin` mm outside: spares evaluating them."""
+        """Whether all points lie more than `margin` mm outside and need no evaluation."""
         d2 = sum((c - np.float32(o)) ** 2 for c, o in zip(p, self.centre, strict=True))
         return bool(float(np.min(d2)) > (self.reach + margin) ** 2)
 

@@ -47,7 +47,7 @@ class BrainFields:
     tentorium: Array
     """Signed distance to the tentorium sheet, positive above."""
     tentorium_edge: Array
-    """Below 0 where the tentorium stretches."""
+    """Below 0 where the tentorium extends."""
     cistern: Array
     """Distance to the basal cisterns."""
     stem: Array

@@ -96,7 +96,7 @@ class Lifted:
 
 
 class Grid:
-    """Coarse points over a window of the slice, and the way from there to pixels."""
+    """Coarse points over a window of the slice, and the interpolation from them to pixels."""
 
     def __init__(self, plane: SlicePlane, window: Window, step: int) -> None:
         self.step = step

@@ -41,7 +41,7 @@ DICOM_SUBFOLDER, NIFTI_SUBFOLDER = "dicom", "nifti"
     "--count",
     default=1,
     show_default=True,
-    help="Studies; more than one go to OUT/seed_000007 and so on.",
+    help="Number of studies; several go to OUT/seed_000007 and so on.",
 )
 @click.option(
     "--bleed",
@@ -135,7 +135,7 @@ def write_phantoms(
     """Write one study per seed, each complete or not at all, and print what they hold.
 
     `file_format`: "dicom", "nifti" or "both" (then in subfolders of those names). Raises
-    `OutputError` where a folder holds files already (without `overwrite`) or cannot be written.
+    `OutputError` if a folder holds files already (without `overwrite`) or cannot be written.
     """
     folders = {s: out if len(seeds) == 1 else out / f"seed_{s:06d}" for s in seeds}
     for folder in folders.values():
@@ -213,7 +213,7 @@ def _bleeds(names: tuple[str, ...]) -> tuple[BleedType, ...] | None:
     if names == ("none",):
         return ()
     if "random" in names or "none" in names:
-        raise UsageError(f"--bleed {' '.join(names)}: none and random stand alone")
+        raise UsageError(f"--bleed {' '.join(names)}: none and random must stand alone")
     return tuple(BLEED_NAMES[name] for name in names)
 
 

@@ -39,11 +39,12 @@ _COLOURS_CIELAB = {  # distinct on grey
 
 
 def write_dicom(study: PhantomStudy, folder: str | Path, segmentation: bool = False) -> list[Path]:
-    """Write the study as IM0001.dcm, IM0002.dcm, ... and truth.json; with a SEG when asked for.
+    """Write the study as IM0001.dcm, IM0002.dcm, ... and truth.json; with a SEG on request.
 
-    The folder is made; files of those names in it are replaced. Instance numbers ascend along the
-    slice normal, from the neck to the vertex. `segmentation` adds truth_seg.dcm, one segment per
-    type of bleeding present (none is written for a study without any). Returns all paths written.
+    The folder is created; files of those names in it are replaced. Instance numbers ascend along
+    the slice normal, from the neck to the vertex. `segmentation` adds truth_seg.dcm, one segment
+    per type of bleeding present (none is written for a study without any). Returns all paths
+    written.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -62,7 +63,7 @@ def write_dicom(study: PhantomStudy, folder: str | Path, segmentation: bool = Fa
 
 
 def _uid(study: PhantomStudy, *what: str) -> Any:
-    """A UID that depends on the phantom and on what it names only."""
+    """A UID that depends only on the phantom and on what it names."""
     from pydicom.uid import generate_uid
 
     content = f"{study.hu.shape}{study.spacing_mm}{study.tilt_deg}{study.hu.sum(dtype=np.int64)}"

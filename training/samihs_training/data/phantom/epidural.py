@@ -14,15 +14,15 @@ from .skull import Skull
 STAGE_SHARES = {
     "acute": 0.6,  # textbook: two thirds are evenly dense
     "mixed": 0.25,  # textbook: a third is mixed, clot beside blood that has not clotted
-    "subacute": 0.15,  # chosen: isodense ones, of the anemic and of days before
+    "subacute": 0.15,  # chosen: isodense ones, in anemia or some days old
 }
-VENOUS = 0.3  # share that a torn sinus or the diploe feeds: chosen; textbook: 10 to 30 %
+VENOUS = 0.3  # share fed by a torn sinus or the diploe: chosen; textbook: 10 to 30 %
 LENS_SHARE = Range(0.75, 1.2, "1", "chosen: an artery strips the dura off against its hold")
 VENOUS_SHARE = Range(0.3, 0.6, "1", "chosen: low pressure, a thin layer along the bone")
 
 
 class Epidural(ExtraAxial):
-    """A lens that an artery feeds, or a thinner layer that veins feed."""
+    """A lens fed by an artery, or a thinner layer fed by veins."""
 
     kind = BleedType.EPIDURAL
 

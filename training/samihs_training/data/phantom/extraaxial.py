@@ -20,11 +20,11 @@ class ExtraAxial(Bleed):
 
     @property
     def thickness_mm(self) -> float:
-        """Where it is thickest."""
+        """Thickness where it is largest."""
         return self._layer.thickness
 
     def push(self, p: Points, depth: Array, vault_depth: Array) -> tuple[Array, Array, Array]:
-        """The brain under the collection moves away from the skull, and less the deeper it lies."""
+        """The brain under the collection moves away from the skull, less so the deeper it lies."""
         thick = np.maximum(self._layer.at(p), 0)
         step = thick * np.exp(-np.maximum(vault_depth - thick, 0) / self._reach)
         out = self._layer.skull.outward(p)
@@ -41,5 +41,5 @@ class ExtraAxial(Bleed):
         self._label(scene, lifted.window, cover)
 
     def _bounds(self, p: Points) -> Array | float:
-        """mm beyond what holds the collection besides bone and brain; negative inside."""
+        """mm beyond what limits the collection besides bone and brain; negative inside."""
         return -np.inf

@@ -46,7 +46,7 @@ class Face:
         self._walls = float(rng.uniform(0.3, 0.9))  # bone between the mastoid's air cells
 
     def skin(self, p: Points) -> Array:
-        """Distance to the skin, mm; below the skull base the head goes on as face and neck."""
+        """Distance to the skin, mm; below the skull base the head continues as face and neck."""
         skull = self._skull
         stretched = np.where(p.z < -12, -12 + (p.z + 12) * 0.42, p.z)
         narrowed = 1 + np.clip(-p.z - 30, 0, 60) * 0.0025

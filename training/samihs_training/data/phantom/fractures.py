@@ -55,7 +55,7 @@ class Frame:
     along: Array
     """Unit vector in the surface, float64 [3]."""
     across: Array
-    """Unit vector in the surface, square to `along`, float64 [3]."""
+    """Unit vector in the surface, perpendicular to `along`, float64 [3]."""
 
     def local(self, p: Points) -> tuple[Array, Array, Array]:
         """Along, across and outward coordinates of points, mm."""
@@ -69,7 +69,7 @@ class Frame:
 
 @dataclass(eq=False)
 class FractureLine(Gap):
-    """A straight, sharp crack through both tables that heeds no suture."""
+    """A straight, sharp crack through both tables that ignores sutures."""
 
     frame: Frame
     length_mm: float
@@ -170,7 +170,7 @@ def draw_fracture(
 
 
 def _chance(bleed: Bleed) -> float:
-    """That a bleed came with a fracture: only fresh or traumatic ones may."""
+    """Probability that a bleed came with a fracture: only fresh or traumatic ones may."""
     if isinstance(bleed, Subdural) and bleed.content.stage not in ("acute", "mixed"):
         return 0.0
     if isinstance(bleed, Subarachnoid) and bleed.basal:
@@ -194,7 +194,7 @@ def _site(
 
 
 def _frame(rng: np.random.Generator, skull: Skull, centre: Vector) -> Frame:
-    """Its first direction runs toward the base, turned a little."""
+    """A frame at `centre` whose first direction runs toward the base, turned a little."""
     point = Points(*(np.full(1, c, np.float32) for c in centre))
     out = np.array([float(c[0]) for c in skull.outward(point)])
     down = np.array([0.0, 0.35, -1.0])
@@ -249,7 +249,7 @@ def _depression(rng: np.random.Generator, skull: Skull, frame: Frame) -> Depress
 
 
 def _air(rng: np.random.Generator, skull: Skull, frame: Frame) -> tuple[Grain, ...]:
-    """Bubbles just inside the bone, by the fracture and where air rises to in the supine."""
+    """Bubbles just inside the bone, near the fracture and where air rises in a supine patient."""
     found = []
     for _ in range(int(rng.integers(BUBBLES[0], BUBBLES[1] + 1))):
         radius = BUBBLE_MM.draw(rng)

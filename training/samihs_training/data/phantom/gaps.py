@@ -30,7 +30,7 @@ class Course:
     sway: Array
     """Its deviation from that sheet on the outer table, mm."""
     width: Array
-    """Half its width there, mm, or a measure from which `Gap.half_width` makes one."""
+    """Half its width there, mm, or a measure from which `Gap.half_width` computes it."""
 
 
 class Gap(ABC):
@@ -46,7 +46,7 @@ class Gap(ABC):
 
     @abstractmethod
     def near(self, p: Points) -> Array:
-        """Whether the gap may show at points in bone; bool, cheap to tell."""
+        """Whether the gap may show at points in bone; bool, cheap to compute."""
 
     @abstractmethod
     def course(self, p: Points) -> Course:
@@ -77,7 +77,7 @@ def paint_gaps(gaps: Sequence[Gap], scene: Scene) -> None:
 
 
 def _window(scene: Scene, rows: Array, columns: Array) -> Window:
-    """The pixels around some coarse points, begun on a coarse point as `Grid.lift` needs it."""
+    """The pixels around some coarse points, starting on a coarse point as `Grid.lift` needs."""
     whole, step = scene.grid.window, scene.grid.step
     r0, c0 = max(int(rows.min()) - 1, 0) * step, max(int(columns.min()) - 1, 0) * step
     r1, c1 = (int(rows.max()) + 1) * step + 1, (int(columns.max()) + 1) * step + 1

@@ -35,7 +35,7 @@ class Rod:
     tissue: Tissue
 
     def paint(self, scene: Scene) -> None:
-        """Only the pieces near the slice cost anything."""
+        """Paint it; only the pieces near the slice take time."""
         for i in range(len(self.path) - 1):
             a, b = np.array(self.path[i]), np.array(self.path[i + 1])
             middle = (a + b) / 2
@@ -60,7 +60,7 @@ class Grain:
     tissue: Tissue
 
     def paint(self, scene: Scene) -> None:
-        """Every pixel near it is evaluated."""
+        """Paint it; every pixel near it is evaluated."""
         scene.canvas.paint_around(
             self.centre,
             max(self.radii) + 0.5,
@@ -160,7 +160,7 @@ def vessels(rng: np.random.Generator, skull: Skull) -> list[Incidental]:
 
 
 def calcifications(rng: np.random.Generator, skull: Skull, age: float) -> list[Incidental]:
-    """Pineal, choroid plexus, basal ganglia, falx and carotid wall; commoner with age."""
+    """Pineal, choroid plexus, basal ganglia, falx and carotid wall; more common with age."""
     found: list[Incidental] = []
     old = min(max((age - 15) / 50, 0.1), 1.0)
 
@@ -233,7 +233,7 @@ def lesions(rng: np.random.Generator, skull: Skull, age: float) -> list[Incident
 
 
 def hardware(rng: np.random.Generator, skull: Skull) -> list[Incidental]:
-    """A ventricular catheter, an aneurysm clip or coil: seldom."""
+    """A ventricular catheter, an aneurysm clip or coil, all of them rare."""
     found: list[Incidental] = []
     if rng.random() < 0.06:
         side = float(rng.choice([-1.0, 1.0]))

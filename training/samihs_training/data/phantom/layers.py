@@ -8,7 +8,7 @@ from .arrays import Array, Points, heights_of
 from .skull import Skull
 from .waves import Waves
 
-GLARE_MM = 0.7  # measured: what the blur of the bone hides of a layer, in the masks as to the eye
+GLARE_MM = 0.7  # measured: how much of a layer the bone's blur hides, in the masks as to the eye
 _SAMPLES = 6000  # directions used to measure a layer's volume: one per about 12 mm2 of skull
 
 
@@ -78,7 +78,7 @@ class Layer:
         return np.asarray(self.thickness * profile * uneven - 3.0 * np.maximum(far - 1, 0))
 
     def _fit(self, volume_ml: float) -> None:
-        """Scale the extent (and, where the skull is too small, the thickness) to the volume."""
+        """Scale the extent (and, if the skull is too small, the thickness) to the volume."""
         unit = _directions()
         ray = Points(*(60 * unit[:, i] for i in range(3)))
         scale = 1 / self.skull.level(ray)

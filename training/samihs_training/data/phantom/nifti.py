@@ -15,8 +15,8 @@ from .truth import write_truth
 def write_nifti(study: PhantomStudy, folder: str | Path) -> list[Path]:
     """Write image.nii.gz, mask.nii.gz (all bleeding), mask_TYPE.nii.gz per type, and truth.json.
 
-    The folder is made; files of those names in it are replaced. Image: int16 HU. Masks: uint8, 0
-    or 1; one for each of the five types, empty where it is absent. Axes are column, row, slice.
+    The folder is created; files of those names in it are replaced. Image: int16 HU. Masks: uint8, 0
+    or 1; one for each of the five types, empty if it is absent. Axes are column, row, slice.
     With a tilted gantry the affine is sheared, as the slices are. Returns all paths written.
     """
     import nibabel as nib

@@ -84,8 +84,8 @@ class PhantomOptions:
     tilt_deg: float | None = None
     """Gantry tilt, degrees; drawn: mostly 0, else 5 to 22."""
     noise_hu: float | None = None
-    """Standard deviation of the noise in the brain, HU; drawn: mostly 2 to 8, of thin slices up
-    to 12, a sharp kernel's 1.8 times that. 0 for no noise."""
+    """Standard deviation of the noise in the brain, HU; drawn: mostly 2 to 8, up to 12 in thin
+    slices, and 1.8 times as much with a sharp kernel. 0 for no noise."""
     kernel: str | None = None
     """"soft", "standard" or "sharp"."""
     motion: bool | None = None
@@ -93,10 +93,10 @@ class PhantomOptions:
     artefacts: bool = True
     """Beam hardening, streaks and cupping."""
     distractors: bool = True
-    """Calcifications, infarcts, tumours, metal, shunts, scalp hematoma: drawn where True."""
+    """Calcifications, infarcts, tumours, metal, shunts, scalp hematoma: drawn if True."""
     bone_detail: bool = True
-    """Sutures, and fractures with the air they let in. They are drawn from streams of their own:
-    False gives the same head with an even, whole skull."""
+    """Sutures, and fractures with the air they let in. They are drawn from random streams of their
+    own: False gives the same head with an even, intact skull."""
     crossing_probability: float = 0.75
     """generate_slice only: the share of slices placed to cross a bleed, where there is one."""
 

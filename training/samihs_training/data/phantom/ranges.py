@@ -34,7 +34,7 @@ class Range:
         return float(rng.uniform(self.low, self.high))
 
     def clipped(self, low: float, high: float) -> Range:
-        """The part of this range inside [low, high]; the nearest end where they do not meet."""
+        """The part of this range inside [low, high]; the nearest end if they do not overlap."""
         new_low = min(max(self.low, low), high)
         new_high = max(min(self.high, high), new_low)
         return Range(new_low, new_high, self.unit, self.source, self.log)

@@ -28,7 +28,7 @@ THICKNESS_MM = (
 )
 """Slice thicknesses, mm, and their shares: head protocols, mostly 5 mm."""
 NOISE_HU = Range(2.0, 6.5, "HU", "measured 3.6 at 4 mm; textbook: 3 to 6 in 5 mm head slices")
-THICK_MM = 2.6  # slices as thick have that noise, whatever their protocol
+THICK_MM = 2.6  # slices at least as thick have that noise, whatever their protocol
 RECONSTRUCTION = Range(0.6, 0.85, "1", "chosen: what thin slices' softer reconstruction leaves")
 BLUR_MM = {
     "soft": Range(1.25, 1.7, "mm", "textbook: FWHM, MTF50 near 0.3 / mm"),
@@ -41,7 +41,7 @@ HARDENING = Range(0.02, 0.3, "1", "chosen: share of the correction that fails; b
 STARVATION = Range(0.1, 0.9, "1", "chosen: noise streaks along dense bone, judged by eye")
 TILT_DEG = Range(5, 22, "deg", "textbook: gantry tilted along the skull base")
 GLARE_HU = 120  # white in the windows that hemorrhages are outlined in (level 40, width 80 to 160)
-DARK_HU = -60  # no brain, blood or CSF is as dark: fat or air takes part
+DARK_HU = -60  # no brain, blood or CSF is as dark: fat or air is involved
 PAD_HU = -2000  # outside the scan circle, as GE writes it
 
 
@@ -121,7 +121,7 @@ def draw_scan(rng: np.random.Generator, options: PhantomOptions) -> Scan:
 
 
 def _thin_noise(thickness_mm: float, left: float) -> float:
-    """How much noisier a slice is than one of 5 mm: fewer photons, of which `left` shows."""
+    """How much noisier a slice is than one of 5 mm: it has fewer photons; `left` of that shows."""
     if thickness_mm >= THICK_MM:
         return 1.0
     return max(1.0, float((5.0 / thickness_mm) ** 0.5) * left)
@@ -148,10 +148,10 @@ def scan_slice(canvas: Canvas, scan: Scan, rng: np.random.Generator) -> Array:
 
 
 def _relabel(canvas: Canvas, hu: Array, closed: Array) -> None:
-    """Who outlines in a brain window stops where bone begins to glare; `hu` is free of noise.
+    """Cut the labels as a person outlines in a brain window, who stops where bone begins to glare.
 
-    `closed`: the image with the bone's gaps closed. An outline follows the bone past a suture or
-    a crack, as if it were whole.
+    `hu` is free of noise; `closed` is the image with the bone's gaps closed, as an outline follows
+    the bone past a suture or a crack as if it were whole.
     """
     dark = hu < DARK_HU
     canvas.bleeds[(closed > GLARE_HU) | dark] = 0
@@ -162,7 +162,7 @@ def _relabel(canvas: Canvas, hu: Array, closed: Array) -> None:
 
 
 def _closed(canvas: Canvas, hu: Array, scan: Scan, motion: Motion | None) -> Array:
-    """The image `hu` with what gaps took from the bone put back; `hu` itself without gaps."""
+    """The image `hu` with what gaps took from the bone put back; `hu` itself if there are none."""
     if not canvas.opened:
         return hu
     closed = hu.copy()
@@ -225,7 +225,7 @@ def _draw_motion(scan: Scan, rng: np.random.Generator) -> Motion | None:
 
 
 def _imaged(hu: Array, scan: Scan, motion: Motion | None) -> Array:
-    """What motion and the kernel make of an image: linear but for metal, so parts may be alone."""
+    """An image after motion and the kernel: linear except for metal, so parts may be done alone."""
     if motion is not None:
         other = ndimage.shift(hu, motion.shift, order=1, mode="nearest")
         hu = np.asarray((1 - motion.share) * hu + motion.share * other, np.float32)
@@ -241,7 +241,7 @@ def _streaks(hu: Array, scan: Scan, rng: np.random.Generator) -> tuple[Array, Ar
     small = down @ hu @ down.T
     pixel_mm = scan.pixel_mm * scan.matrix / SIZE
     errors, level = streaks(small, pixel_mm, rng, scan.hardening, scan.starvation)
-    head = (small > 0) & (small < 80)  # scanners are calibrated to show brain right
+    head = (small > 0) & (small < 80)  # scanners are calibrated to show brain correctly
     if head.any():
         errors -= np.median(errors[head])
         level = level / np.median(level[head])

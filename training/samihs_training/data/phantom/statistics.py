@@ -86,7 +86,7 @@ def measure(seeds: Iterable[int], options: PhantomOptions | None = None) -> Meas
 
 
 def noise_texture(kernel: str, seed: int = 0) -> tuple[float, float, float]:
-    """Of a kernel's noise: correlation of neighbours 1 and 2 pixels apart, peak of its spectrum.
+    """For a kernel's noise: correlation of pixels 1 and 2 apart, and the peak of its spectrum.
 
     The peak is in cycles per mm, on a 512 matrix of 0.45 mm pixels.
     """

@@ -1,4 +1,4 @@
-"""Random streams beside the main one, so that a new structure leaves every older seed as it was."""
+"""Random streams beside the main one, so that a new structure does not alter existing draws."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from copy import deepcopy
 import numpy as np
 
 SUTURES, FRACTURES = range(1, 3)
-"""One number for each structure, never used again for another."""
+"""One number for each structure, never reused for another."""
 
 
 class SideStreams:
-    """Generators that depend on where the main generator stands, and leave it standing there."""
+    """Generators that depend on the state of the main generator and leave it unchanged."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self._key = [int(word) for word in deepcopy(rng).integers(2**32, size=4)]

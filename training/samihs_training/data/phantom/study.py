@@ -60,11 +60,11 @@ class PhantomStudy:
     tilt_deg: float
     seed: int
     parameters: dict[str, Any]
-    """What was drawn, for the record."""
+    """The drawn parameters, for the record."""
 
     @property
     def extents_mm(self) -> Array:
-        """What each slice stands for along the normal, mm, float64 [slices].
+        """Extent of each slice along the normal, mm, float64 [slices].
 
         Half the distance to each neighbour, half the thickness at an open end.
         """
@@ -156,8 +156,8 @@ def generate_slice(
 def crossing_height(acquisition: Acquisition, rng: np.random.Generator) -> float:
     """Height along the normal, mm, of a slice that crosses one of the patient's bleeds.
 
-    Near a bleed's ends more often than in its middle (arcsine): they are the harder part, and a
-    third of the six slices of a study that an evaluation asks for.
+    It lies near a bleed's ends more often than in its middle (arcsine): they are the harder part,
+    and a third of the six slices of a study that an evaluation uses.
     """
     bleeds = acquisition.patient.bleeds
     bleed = bleeds[int(rng.integers(len(bleeds)))]

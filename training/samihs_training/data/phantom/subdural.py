@@ -63,7 +63,7 @@ class DuralSheet(Bleed):
             z = 4.0 - 0.52 * (abs(x) - 6) - 0.32 * max(y - 40, 0) + 0.5 * skull.floor
             self.centre = (x, y, z)
             lowest, highest = z - 20.0, z + 12.0
-        # The tentorium falls by half of what it reaches to the side.
+        # The tentorium descends by half of its reach to the side.
         reach = self._extent * (1.0 if self.on_falx else 0.5)
         middle = self.centre[2]
         self.heights = max(middle - reach, lowest), min(middle + reach, highest)
@@ -73,7 +73,7 @@ class DuralSheet(Bleed):
     def push(
         self, p: Points, depth: Array, vault_depth: Array
     ) -> tuple[Array, Array, Array] | None:
-        """A layer on the falx moves the hemisphere off it."""
+        """A layer on the falx pushes the hemisphere away from it."""
         if not self.on_falx:
             return None
         beside = np.clip(p.x * self.side, 0, None)

@@ -24,7 +24,7 @@ SWAY_MM = {
     "squamosal": Range(0.2, 0.6, "mm", "textbook: bevelled, hardly serrated"),
     "metopic": Range(0.6, 1.4, "mm", "chosen: as coronal"),
 }
-INNER_SHARE = 0.12  # of the sway is left on the inner table, where sutures run straight
+INNER_SHARE = 0.12  # share of the sway left on the inner table, where sutures run straight
 BEVEL_MM = Range(3.0, 7.0, "mm", "textbook: temporal squama overlaps the parietal bone")
 CLOSING = {  # age at which closure begins, years it takes
     "coronal": (24.0, 70.0),
@@ -99,7 +99,7 @@ class Suture(Gap):
     openness: float
     """1 in the young, 0 where it has closed everywhere."""
     width_mm: float
-    """Where it is open."""
+    """Width where it is open."""
     sway_mm: float
     bevel_mm: float
     filling_hu: float

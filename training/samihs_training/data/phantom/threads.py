@@ -15,8 +15,8 @@ R = TypeVar("R")
 def one_thread(function: Callable[P, R]) -> Callable[P, R]:
     """``function`` without BLAS threads.
 
-    A phantom's matrix products are so small that threads which wait for each other in a spin make
-    a slice five times slower than one thread; processes share the work instead.
+    A phantom's matrix products are so small that threads which spin while waiting for each other
+    make a slice five times slower than a single thread; processes share the work instead.
     """
 
     @wraps(function)

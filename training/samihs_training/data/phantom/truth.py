@@ -52,7 +52,7 @@ def suggested_click(study: PhantomStudy) -> Click | None:
 
 
 def truth(study: PhantomStudy) -> dict[str, Any]:
-    """The record that lies beside a written study as `truth.json`."""
+    """The record that is stored beside a written study as `truth.json`."""
     click = suggested_click(study)
     kinds = [kind for kind in BleedType if kind is not BleedType.NONE]
     return {

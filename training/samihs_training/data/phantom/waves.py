@@ -11,7 +11,7 @@ class Waves:
     """A stationary random field with zero mean and unit variance.
 
     A sum of plane waves needs no grid, has no preferred axis, and gives the same value at the same
-    point whichever slice asks for it: that is what keeps slices and volumes one model.
+    point in whichever slice: this makes slices and volumes one model.
     """
 
     def __init__(self, rng: np.random.Generator, wavelength: float, count: int = 12) -> None:
