@@ -151,7 +151,7 @@ class PositiveNegative(AroundDecoy):
 
 @dataclass(frozen=True)
 class JitteredBox(AroundDecoy):
-    """The bounding box, each edge moved by noise, as in segment-anything (A, section 5)."""
+    """The bounding box, its edges moved by noise, as segment-anything trains (A, section 5)."""
 
     jitter: float = 0.1
     """Standard deviation, as a share of the box's side."""

@@ -1,4 +1,4 @@
-"""All ways to adapt SAM, by name; each has a class, in a file of its own or with its like.
+"""All ways to adapt SAM, by name.
 
 ========== ======== =========================================================================
 name       merges   what is trained, besides prompt encoder and mask decoder
