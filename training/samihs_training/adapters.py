@@ -35,7 +35,7 @@ class PRAdapter(Adapter):
     """``y = x + (x (D * s)) D^T + b`` over the last axis; see the module docstring."""
 
     def __init__(self, direction: nn.Parameter) -> None:
-        """``direction``: the shared D [C, r]; registered by whoever owns it, once."""
+        """``direction``: D [C, r], one parameter that several adapters share."""
         super().__init__()
         width, rank = direction.shape
         self.direction = direction

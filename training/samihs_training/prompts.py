@@ -151,7 +151,8 @@ class PositiveNegative(AroundDecoy):
 
 @dataclass(frozen=True)
 class JitteredBox(AroundDecoy):
-    """The bounding box, its edges moved by noise, as segment-anything trains (A, section 5)."""
+    """The bounding box, its edges moved by noise, as segment-anything was trained
+    (arXiv 2304.02643, appendix A)."""
 
     jitter: float = 0.1
     """Standard deviation, as a share of the box's side."""

@@ -7,7 +7,8 @@ neighbours outside (outside the image counts as outside), S the foreground pixel
     L_b = (sum p^2 + sum y^2 - 2 sum p y + e) / (sum p^2 + sum y^2 - (1 + a) sum p y + e)
     L   = (1 - w) BCE(logits, y; pos_weight 2) + w L_b
 
-A large compact lesion has a near 0.8, a thin one near -1: its boundary weighs more.
+A large compact lesion has a near 0.8. A thin one, which is all boundary, has a near -1, where L_b
+is the Dice loss.
 """
 
 from __future__ import annotations
