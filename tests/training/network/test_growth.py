@@ -100,7 +100,7 @@ def test_a_larger_model_begins_with_what_fits_it() -> None:
 def test_another_familys_base_is_no_start(tmp_path: Path) -> None:
     save_base(tmp_path / "base.safetensors", stirred(BIG), BIG, {})
     other = build_sam(replace(BIG, width=32, prompt_width=24))
-    with pytest.raises(CheckpointError, match="no start for this preset"):
+    with pytest.raises(CheckpointError, match="does not suit this preset"):
         start_from(other, tmp_path / "base.safetensors")
     same = build_sam(BIG)
     assert start_from(same, tmp_path / "base.safetensors") == []
