@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Self
 
+from samihs_runtime.closing import Closing
 from samihs_runtime.encoding.slice_encoder import EncodedSlice, SliceEncoder
 from samihs_runtime.prompts import check_slice
 from samihs_runtime.series import CTSeries
@@ -23,7 +22,7 @@ def batches(order: Sequence[int], size: int) -> list[Sequence[int]]:
     return [order[:1], *(order[start : start + size] for start in rest)]
 
 
-class SeriesSession:
+class SeriesSession(Closing):
     """A series that is being worked on. A context manager: leaving it stops the background thread.
 
     The background keeps no more slices than the segmenter's cache holds, so that it never evicts
@@ -65,22 +64,11 @@ class SeriesSession:
             raise self._failure
         return not self._thread.is_alive()
 
-    def cancel(self) -> None:
+    def close(self) -> None:
         """Stop after the batch in progress and wait for it; harmless if the thread has ended."""
         self._cancelled.set()
         if self._thread is not threading.current_thread():
             self._thread.join()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.cancel()
 
     def _encode_all(self, order: list[int]) -> None:
         try:
