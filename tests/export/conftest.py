@@ -72,10 +72,25 @@ def adapted_model(pr: PRConfig, seed: int = 0, config: SamConfig = TINY) -> Sami
         elif not parameter.any() and any(part in name for part in BEGUN_AS_NOTHING):
             nn.init.normal_(parameter, std=0.2)
     insert_pr_adapters(sam, pr)
+    draw_adapters(sam)
+    return SamihsModel(sam, config).eval()
+
+
+def draw_adapters(sam: nn.Module) -> None:
+    """Give the PR adapters random weights, far from the neutral ones that they start with."""
     for _, _, adapter in pr_adapters(sam):
         nn.init.normal_(adapter.scale, std=0.5)
         nn.init.normal_(adapter.bias, std=0.3)
-    return SamihsModel(sam, config).eval()
+
+
+def train_elsewhere(model: SamihsModel, seed: int) -> None:
+    """Turn the model into another site's: other adapters, another decoder, over the same base."""
+    torch.manual_seed(seed)
+    draw_adapters(model.sam)
+    with torch.no_grad():
+        for part in (model.sam.mask_decoder, model.sam.prompt_encoder):
+            for parameter in part.parameters():
+                parameter += torch.randn_like(parameter) * 0.05
 
 
 @dataclass(frozen=True)

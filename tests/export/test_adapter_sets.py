@@ -11,7 +11,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from torch import nn
 
 from samihs_export import adapter_sets, cli
 from samihs_export.engines.refit import refittable
@@ -23,7 +22,6 @@ from samihs_runtime.bundle import Bundle, write_bundle
 from samihs_runtime.bundle.tensor_file import read_tensors
 from samihs_runtime.segmentation import Prompt
 from samihs_runtime.segmenter import Segmenter
-from samihs_training.adapters import pr_adapters
 from samihs_training.checkpoints.checkpoint import save_adapters
 from samihs_training.methods import FullFineTuning
 from samihs_training.network.model import SamihsModel
@@ -39,6 +37,7 @@ from .conftest import (
     Checkpoints,
     Exported,
     adapted_model,
+    train_elsewhere,
     write_evaluation,
 )
 from .replaced import replace_tensors
@@ -53,14 +52,7 @@ def site(checkpoints: Checkpoints, tmp_path_factory: pytest.TempPathFactory) -> 
     """A checkpoint of the session's base, trained elsewhere: other adapters, another decoder."""
     path = tmp_path_factory.mktemp("site") / "north.safetensors"
     model = adapted_model(PR)
-    torch.manual_seed(11)
-    for _, _, adapter in pr_adapters(model.sam):
-        nn.init.normal_(adapter.scale, std=0.5)
-        nn.init.normal_(adapter.bias, std=0.3)
-    with torch.no_grad():
-        for part in (model.sam.mask_decoder, model.sam.prompt_encoder):
-            for parameter in part.parameters():
-                parameter += torch.randn_like(parameter) * 0.05
+    train_elsewhere(model, seed=11)
     about = {**ABOUT, "training_data": "a hospital in the north", "window": [0, 90]}
     save_adapters(path, model.sam, PR, checkpoints.base, about)
     write_evaluation(path, checkpoints.base)

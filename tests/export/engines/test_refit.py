@@ -8,9 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import torch
 from onnx import numpy_helper
-from torch import nn
 
 from samihs_export.engines.refit import mark_refittable, refittable
 from samihs_export.float_types import Precision
@@ -20,9 +18,8 @@ from samihs_export.proof.cases import phantom_cases
 from samihs_export.proof.export_proof import Proof
 from samihs_runtime.bundle import GraphEntry, WindowRule
 from samihs_runtime.errors import ExportError, ParityError
-from samihs_training.adapters import pr_adapters
 from samihs_training.network.model import SamihsModel
-from tests.export.conftest import SLICE, TINY, Exported
+from tests.export.conftest import SLICE, TINY, Exported, train_elsewhere
 from tests.export.replaced import replace_tensors, site_tensors
 
 
@@ -30,14 +27,7 @@ from tests.export.replaced import replace_tensors, site_tensors
 def other_site(exported: Exported) -> SamihsModel:
     """The session's base, trained elsewhere: other adapters, another decoder."""
     model = copy.deepcopy(exported.model)
-    torch.manual_seed(7)
-    for _, _, adapter in pr_adapters(model.sam):
-        nn.init.normal_(adapter.scale, std=0.5)
-        nn.init.normal_(adapter.bias, std=0.3)
-    with torch.no_grad():
-        for part in (model.sam.mask_decoder, model.sam.prompt_encoder):
-            for parameter in part.parameters():
-                parameter += torch.randn_like(parameter) * 0.05
+    train_elsewhere(model, seed=7)
     return model.eval()
 
 
