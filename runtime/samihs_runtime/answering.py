@@ -32,7 +32,7 @@ from samihs_runtime.prompts import check_prompt
 from samihs_runtime.segmentation import BACKGROUND, FOREGROUND, Prediction, Prompt
 
 if TYPE_CHECKING:
-    from samihs_runtime.encoding.slice_encoder import EncodedSlice, Slice
+    from samihs_runtime.encoding.slice_encoder import EncodedSlice, Slice, Spacing
     from samihs_runtime.segmenter import Segmenter
 
 Mask = NDArray[np.bool_]
@@ -65,8 +65,16 @@ class SliceAnswer:
     """[rows, columns]: where the lesion may lie, if a box bounds it; None for anywhere."""
 
 
-def answer_prompt(segmenter: Segmenter, hu: Slice, prompt: Prompt) -> SliceAnswer:
-    """Answer a prompt on one slice [rows, columns] in HU, encoding the slice if necessary.
+def answer_prompt(
+    segmenter: Segmenter, hu: Slice, prompt: Prompt, spacing: Spacing | None = None
+) -> SliceAnswer:
+    """Answer a prompt on one slice, encoding the slice if necessary.
+
+    Args:
+        segmenter: an open segmenter.
+        hu: [rows, columns] Hounsfield units.
+        prompt: in pixels of the slice.
+        spacing: mm between rows and between columns; None for square pixels.
 
     Raises:
         PromptError: the prompt is empty, or lies outside the slice.
@@ -74,7 +82,7 @@ def answer_prompt(segmenter: Segmenter, hu: Slice, prompt: Prompt) -> SliceAnswe
     """
     check_prompt(prompt, *hu.shape)
     trained = segmenter.bundle.trained_prompts
-    encoded = segmenter.encode(hu)
+    encoded = segmenter.encode(hu, spacing)
     if prompt.box is None:
         answer = _point_by_point(segmenter, encoded, prompt, trained.points)
     elif trained.boxes:  # it was trained on the box and its points together

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samihs_runtime.clicked_parts import filled
+from samihs_runtime.encoding.slice_frame import aspect_of
 from samihs_runtime.probability import Evidence
 from samihs_runtime.segmentation import FOREGROUND, Prediction, Prompt, SliceMask
 
@@ -120,10 +121,12 @@ def _carry(
         _Ended: it is not there.
     """
     like = _supported(series, last, index, options)
-    clicks = _deepest_points(like, _pixels(series, index, options.min_part_mm2), options.max_parts)
+    plane = series.planes[index]
+    least = options.min_part_mm2 / plane.pixel_area
+    clicks = _deepest_points(like, least, options.max_parts, aspect_of(plane.spacing))
     if not clicks:
         raise _Ended("what still looks like the lesion is too small to click on")
-    encoded = segmenter.encode(series.hu[index])
+    encoded = segmenter.encode(series.hu[index], plane.spacing)
     accepted = _answers(segmenter, encoded, clicks, last, options)
     mask = filled(_touching(np.logical_or.reduce([part.mask for part in accepted]), like))
     _check_mask(mask, series.hu[index], last, options)
@@ -213,21 +216,27 @@ def _like_lesion(
     return last.mask & near
 
 
-def _deepest_points(region: Mask, min_pixels: float, most: int) -> list[tuple[float, float]]:
+def _deepest_points(
+    region: Mask, min_pixels: float, most: int, aspect: float
+) -> list[tuple[float, float]]:
     """The deepest interior point (x, y) of each of the largest parts of ``region``."""
     from scipy import ndimage
 
     labels, count = ndimage.label(region, structure=np.ones((3, 3)))
     sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
     largest = [int(part) for part in np.argsort(-sizes)[:most] if sizes[part] >= min_pixels]
-    return [deepest_point(labels == part + 1) for part in largest]
+    return [deepest_point(labels == part + 1, aspect) for part in largest]
 
 
-def deepest_point(region: Mask) -> tuple[float, float]:
-    """(x, y) of the pixel of ``region`` [rows, columns] farthest from everything outside it."""
+def deepest_point(region: Mask, aspect: float = 1.0) -> tuple[float, float]:
+    """(x, y) of the pixel of ``region`` [rows, columns] farthest from everything outside it.
+
+    ``aspect`` is the height of a pixel divided by its width.
+    """
     from scipy import ndimage
 
-    depth = ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
+    padded = np.pad(region, 1)
+    depth = ndimage.distance_transform_edt(padded, sampling=(aspect, 1.0))[1:-1, 1:-1]
     row, column = np.unravel_index(int(np.argmax(depth)), region.shape)
     return float(column), float(row)
 
@@ -246,7 +255,3 @@ def _gap_mm(series: CTSeries, one: int, other: int) -> float:
     """Distance of two slices along the normal; under tilt less than that of their positions."""
     offset = np.subtract(series.planes[other].position, series.planes[one].position)
     return float(abs(offset @ series.planes[one].normal))
-
-
-def _pixels(series: CTSeries, index: int, area_mm2: float) -> float:
-    return area_mm2 / series.planes[index].pixel_area

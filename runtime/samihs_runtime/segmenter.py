@@ -3,7 +3,7 @@
 ::
 
     with Segmenter.from_bundle(None) as segmenter:        # the shipped model, the best backend
-        encoded = segmenter.encode(series.hu[14])
+        encoded = segmenter.encode(series.hu[14], series.planes[14].spacing)
         answer = segmenter.predict(encoded, Prompt(points=((300, 260),), labels=(1,)))
 
 A click needs only the decoder. Embeddings stay where the backend keeps them (device memory on a
@@ -25,7 +25,7 @@ from samihs_runtime.bundle import Bundle, shipped_bundle
 from samihs_runtime.closing import Closing
 from samihs_runtime.encoding.embedding_store import EmbeddingStore
 from samihs_runtime.encoding.encode_ahead import SeriesSession
-from samihs_runtime.encoding.slice_encoder import EncodedSlice, Slice, SliceEncoder
+from samihs_runtime.encoding.slice_encoder import EncodedSlice, Slice, SliceEncoder, Spacing
 from samihs_runtime.errors import BackendError, NonFiniteError, PromptError
 from samihs_runtime.prompts import check_prompt
 from samihs_runtime.segmentation import Prediction, Prompt
@@ -137,18 +137,21 @@ class Segmenter(Closing):
         with self._decoder, self.encoder.turns.take(background=False):
             self.backend.warm_up()
 
-    def encode(self, hu: Slice) -> EncodedSlice:
+    def encode(self, hu: Slice, spacing: Spacing | None = None) -> EncodedSlice:
         """Encode one slice, or take it from the cache.
 
         Args:
             hu: [rows, columns] Hounsfield units, of any matrix size.
+            spacing: mm between rows and between columns (``series.planes[z].spacing``): the model
+                sees oblong pixels resampled to square ones. None for square pixels.
 
         Raises:
             StudyError: not a two-dimensional slice of finite values.
             BackendError: the device failed, or the segmenter is closed.
         """
         self._check_open()
-        return self.encoder.encode([hu], background=False)[0]
+        spacings = None if spacing is None else [spacing]
+        return self.encoder.encode([hu], spacings, background=False)[0]
 
     def predict(
         self,

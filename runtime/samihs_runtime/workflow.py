@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samihs_runtime.answering import SliceAnswer, answer_prompt
-from samihs_runtime.encoding.slice_frame import SliceFrame
+from samihs_runtime.encoding.slice_frame import SliceFrame, aspect_of
 from samihs_runtime.errors import PromptError
 from samihs_runtime.probability import Evidence
 from samihs_runtime.prompts import Request, check_inside
@@ -73,7 +73,8 @@ def segment_lesion(
             slices=(),
             notes=(*notes, f"no hemorrhage found at this click: {why_not}"),
         )
-    frame = SliceFrame(*series.shape, segmenter.bundle.manifest.slice_size)
+    aspect = aspect_of(series.planes[index].spacing)
+    frame = SliceFrame(*series.shape, segmenter.bundle.manifest.slice_size, aspect)
     evidence = Evidence(answer.logits, frame, answer.within)
     clicked = SliceMask(index, answer.mask, answer.score, "clicked", request.prompt, evidence)
     slices: tuple[SliceMask, ...] = (clicked,)
@@ -135,7 +136,7 @@ def _locate(segmenter: Segmenter, series: CTSeries, request: Request, say: Say) 
 
 def _located(segmenter: Segmenter, series: CTSeries, index: int, prompt: Prompt) -> _Located:
     hu = series.hu[index]
-    answer = answer_prompt(segmenter, hu, prompt)
+    answer = answer_prompt(segmenter, hu, prompt, series.planes[index].spacing)
     return _Located(index, answer, _rejected(segmenter, hu, answer))
 
 

@@ -128,10 +128,78 @@ def test_any_matrix_is_mapped_there_and_back(cpu: Segmenter, shape: tuple[int, i
     assert (weights * columns).sum() == pytest.approx(columns[blood].mean(), abs=0.5 * scale)
 
 
+OBLONG = [((64, 32), (0.5, 1.0)), ((32, 64), (1.0, 0.5)), ((100, 70), (0.4, 0.55))]
+"""Matrix and pixel spacing of slices with oblong pixels."""
+
+
+def oblong_disc(shape: tuple[int, int], spacing: tuple[float, float]) -> NDArray[np.bool_]:
+    """A disc that is round in the patient: a seventh of the slice's longer side in radius."""
+    rows, columns = np.mgrid[: shape[0], : shape[1]]
+    down, across = (rows - shape[0] * 0.4) * spacing[0], (columns - shape[1] * 0.55) * spacing[1]
+    side = max(shape[0] * spacing[0], shape[1] * spacing[1])
+    return np.asarray(np.hypot(down, across) <= side / 7)
+
+
+@pytest.mark.parametrize(("shape", "spacing"), OBLONG)
+def test_oblong_pixels_are_mapped_there_and_back(
+    cpu: Segmenter, shape: tuple[int, int], spacing: tuple[float, float]
+) -> None:
+    blood = oblong_disc(shape, spacing)
+    hu = np.where(blood, 70, 20).astype(np.float32)
+    rows, columns = np.nonzero(blood)
+    encoded = cpu.encode(hu, spacing)
+    answer = cpu.predict(encoded, click(round(columns.mean()), round(rows.mean())))
+    assert answer.mask.shape == shape
+    assert 2 * (answer.mask & blood).sum() / (answer.mask.sum() + blood.sum()) > 0.9
+    found_rows, found_columns = np.nonzero(answer.mask)
+    down, across = encoded.frame.steps
+    assert found_rows.mean() == pytest.approx(rows.mean(), abs=0.5 * max(down, 1))
+    assert found_columns.mean() == pytest.approx(columns.mean(), abs=0.5 * max(across, 1))
+
+
+@pytest.mark.parametrize(("shape", "spacing"), OBLONG)
+def test_the_model_sees_oblong_pixels_in_true_proportions(
+    fake: tuple[Segmenter, FakeBackend], shape: tuple[int, int], spacing: tuple[float, float]
+) -> None:
+    hu = np.where(oblong_disc(shape, spacing), 70, 20).astype(np.float32)
+
+    def proportions(spacing: tuple[float, float] | None) -> float:
+        seen = fake[0].encode(hu, spacing).embedding.numpy()[0] > 45
+        return float(seen.any(1).sum() / seen.any(0).sum())  # height / width of the disc
+
+    assert proportions(spacing) == pytest.approx(1, abs=0.12)  # a pixel in 18
+    assert proportions(None) == pytest.approx(spacing[1] / spacing[0], rel=0.12)
+
+
+def test_the_same_pixels_in_other_proportions_are_another_slice(
+    fake: tuple[Segmenter, FakeBackend], bright_slice: NDArray[np.float32]
+) -> None:
+    segmenter, backend = fake
+    square = segmenter.encode(bright_slice)
+    assert segmenter.encode(bright_slice, (0.5, 0.5)) is square
+    assert segmenter.encode(bright_slice, (0.5, 0.52)) is square  # as good as square: not blurred
+    oblong = segmenter.encode(bright_slice, (0.5, 0.75))
+    assert oblong.frame.aspect == pytest.approx(2 / 3)
+    assert segmenter.encode(bright_slice, (1.0, 1.5)) is oblong
+    assert backend.encodes == 2
+
+
+@pytest.mark.parametrize("aspect", [1.0, 0.6, 1.75])
 @pytest.mark.parametrize("shape", [(128, 128), (96, 64), (33, 80)])
-def test_points_and_pixels_move_alike(shape: tuple[int, int]) -> None:
+def test_what_goes_there_and_back_stays_in_place(shape: tuple[int, int], aspect: float) -> None:
+    """Ramps, which bilinear resampling preserves, away from the edge of the slice."""
+    frame = SliceFrame(*shape, 256, aspect)
+    inside = (slice(4, shape[0] - 4), slice(4, shape[1] - 4))
+    for ramp in np.mgrid[: shape[0], : shape[1]].astype(np.float32):
+        back = frame.logits_to_slice(frame.slice_to_model(ramp))
+        np.testing.assert_allclose(back[inside], ramp[inside], atol=0.02)
+
+
+@pytest.mark.parametrize("aspect", [1.0, 0.6, 1.75])
+@pytest.mark.parametrize("shape", [(128, 128), (96, 64), (33, 80)])
+def test_points_and_pixels_move_alike(shape: tuple[int, int], aspect: float) -> None:
     """A ramp's value at a stored pixel is its value at the mapped point of the model's slice."""
-    frame = SliceFrame(*shape, SIZE)
+    frame = SliceFrame(*shape, SIZE, aspect)
     rows, columns = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
     x, y = shape[1] // 2, shape[0] // 2
     moved = frame.points_to_model(np.asarray([(x, y)], np.float32))[0]

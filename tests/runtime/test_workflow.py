@@ -66,6 +66,24 @@ def test_a_click_is_followed_through_the_whole_ball(segmenter: Segmenter) -> Non
     assert len(lesion.stop_reasons) == 2
 
 
+@pytest.mark.parametrize("aspect", [0.5, 1.6])
+def test_a_ball_of_oblong_pixels_is_followed_in_true_proportions(
+    segmenter: Segmenter, aspect: float
+) -> None:
+    """The masks, and the evidence that a FRACTIONAL SEG is made of, lie on the stored pixels."""
+    series = ball_series()
+    planes = tuple(replace(plane, spacing=(0.5, 0.5 / aspect)) for plane in series.planes)
+    lesion = segment_lesion(segmenter, replace(series, planes=planes), parse_request(["36,30,4"]))
+    wanted = truth(series)
+    mask = lesion.volume_mask(series.hu.shape)
+    assert 2 * (mask & wanted).sum() / (mask.sum() + wanted.sum()) > 0.9
+    for part in lesion.slices:
+        assert part.evidence is not None
+        assert part.evidence.frame.aspect == pytest.approx(aspect)
+        sure = part.evidence.probability(part.mask) > 0.5
+        assert 2 * (sure & part.mask).sum() / (sure.sum() + part.mask.sum()) > 0.9
+
+
 def test_without_propagation_only_the_clicked_slice_is_answered(segmenter: Segmenter) -> None:
     request = parse_request(["36,30,4"])
     lesion = segment_lesion(segmenter, ball_series(), request, propagation=False)
@@ -208,6 +226,15 @@ def test_the_deepest_point_of_a_rectangle_is_its_middle() -> None:
     x, y = deepest_point(region)
     assert y == 8
     assert 6 <= x <= 20
+
+
+def test_the_deepest_point_is_deepest_in_mm() -> None:
+    """Which of two rectangles is the deeper one depends on the shape of the pixels."""
+    region = np.zeros((40, 60), bool)
+    region[2:38, 4:13] = True  # 36 x 9 pixels
+    region[12:32, 20:56] = True  # 20 x 36 pixels
+    assert 20 <= deepest_point(region)[0] < 56
+    assert 4 <= deepest_point(region, aspect=0.4)[0] < 13  # 14.4 x 9, and 8 x 36
 
 
 def test_a_mask_of_bone_ends_the_lesion(segmenter: Segmenter) -> None:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 
 from samihs_runtime.closing import Closing
-from samihs_runtime.encoding.slice_encoder import EncodedSlice, SliceEncoder
+from samihs_runtime.encoding.slice_encoder import EncodedSlice, Slice, SliceEncoder, Spacing
 from samihs_runtime.prompts import check_slice
 from samihs_runtime.series import CTSeries
 
@@ -50,8 +50,8 @@ class SeriesSession(Closing):
         Raises:
             PromptError: no such slice.
         """
-        hu = self.series.hu[self._checked(index)]
-        return self._encoder.encode([hu], background=False)[0]
+        slices, spacings = self._given([self._checked(index)])
+        return self._encoder.encode(slices, spacings, background=False)[0]
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for the background; True if it has ended.
@@ -84,10 +84,14 @@ class SeriesSession(Closing):
                 part = part[: room // each] or (part if encoder.has_store else ())
             if self._cancelled.is_set() or not part:
                 return
-            hu = [self.series.hu[index] for index in part]
-            encoded = encoder.encode(hu, background=True, keep=room >= each)
+            encoded = encoder.encode(*self._given(part), background=True, keep=room >= each)
             each = encoded[0].nbytes
             room = max(0, room - sum(one.nbytes for one in encoded))
+
+    def _given(self, indices: Sequence[int]) -> tuple[list[Slice], list[Spacing]]:
+        """The slices and their pixel spacings."""
+        planes = self.series.planes
+        return [self.series.hu[k] for k in indices], [planes[k].spacing for k in indices]
 
     def _checked(self, index: int) -> int:
         check_slice(index, len(self.series))

@@ -19,12 +19,14 @@ from samihs_runtime.bundle import Bundle
 from samihs_runtime.encoding.cache import ByteLRU
 from samihs_runtime.encoding.embedding_store import EmbeddingStore
 from samihs_runtime.encoding.preprocessing import as_pixels, window_of
-from samihs_runtime.encoding.slice_frame import SliceFrame
+from samihs_runtime.encoding.slice_frame import SliceFrame, aspect_of
 from samihs_runtime.encoding.turns import Turns
 from samihs_runtime.errors import BackendError, DeviceMemoryError
 from samihs_runtime.timing import Timings
 
 Slice = NDArray[np.int16] | NDArray[np.float32]
+Spacing = tuple[float, float]
+"""mm between rows, mm between columns, as in PixelSpacing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +38,7 @@ class EncodedSlice:
     window: tuple[float, float]
     """Low and high HU that the encoder saw."""
     key: str
-    """Hash of bundle and pixels."""
+    """Hash of bundle, pixels and their shape."""
 
     @property
     def nbytes(self) -> int:
@@ -85,12 +87,18 @@ class SliceEncoder:
         return self._store is not None
 
     def encode(
-        self, slices: Sequence[Slice], *, background: bool, keep: bool = True
+        self,
+        slices: Sequence[Slice],
+        spacings: Sequence[Spacing] | None = None,
+        *,
+        background: bool,
+        keep: bool = True,
     ) -> list[EncodedSlice]:
         """Encode slices in one call of the backend, except those already encoded.
 
         Args:
             slices: [rows, columns] Hounsfield units each, of any matrix size.
+            spacings: pixel spacing of each slice; None for square pixels.
             background: whether slices that someone is waiting for go first.
             keep: whether the result stays in memory after its handles are gone.
 
@@ -100,12 +108,14 @@ class SliceEncoder:
                 is closed.
         """
         arrays = [as_pixels(each) for each in slices]
-        keys = [_pixel_key(self._bundle.id, each) for each in arrays]
+        aspects = [1.0] * len(arrays) if spacings is None else [aspect_of(s) for s in spacings]
+        given = list(zip(arrays, aspects, strict=True))
+        keys = [_pixel_key(self._bundle.id, pixels, aspect) for pixels, aspect in given]
         known = self._known(keys)
         if len(known) < len(set(keys)):
             jobs = {
-                key: self._job(key, pixels)
-                for key, pixels in zip(keys, arrays, strict=True)
+                key: self._job(key, pixels, aspect)
+                for key, (pixels, aspect) in zip(keys, given, strict=True)
                 if key not in known
             }
             known |= self._encode_missing(jobs, background, keep)
@@ -128,10 +138,10 @@ class SliceEncoder:
         found = {key: self.cache.get(key) for key in dict.fromkeys(keys)}
         return {key: each for key, each in found.items() if each is not None}
 
-    def _job(self, key: str, pixels: NDArray[np.float32]) -> _Job:
+    def _job(self, key: str, pixels: NDArray[np.float32], aspect: float) -> _Job:
         manifest = self._bundle.manifest
         rows, columns = pixels.shape
-        frame = SliceFrame(rows, columns, manifest.slice_size)
+        frame = SliceFrame(rows, columns, manifest.slice_size, aspect)
         window = window_of(pixels, manifest.window)
         return _Job(key, frame, window, frame.slice_to_model(pixels))
 
@@ -188,8 +198,9 @@ class SliceEncoder:
         return [*first, *self._embed(hu[half:], window[half:])]
 
 
-def _pixel_key(bundle_id: str, pixels: NDArray[np.float32]) -> str:
-    """blake2b over bundle, matrix size and pixels: 1 ms for 512 x 512."""
-    digest = hashlib.blake2b(f"{bundle_id}/{pixels.shape}".encode(), digest_size=20)
+def _pixel_key(bundle_id: str, pixels: NDArray[np.float32], aspect: float) -> str:
+    """blake2b over bundle, matrix size, pixels and their shape: 1 ms for 512 x 512."""
+    oblong = "" if aspect == 1 else f"/{aspect!r}"  # square ones keep the keys of earlier stores
+    digest = hashlib.blake2b(f"{bundle_id}/{pixels.shape}{oblong}".encode(), digest_size=20)
     digest.update(pixels.data)
     return digest.hexdigest()

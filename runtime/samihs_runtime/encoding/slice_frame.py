@@ -1,11 +1,13 @@
 """Map between a stored slice and the S x S slice that the graphs take.
 
-A slice of another matrix size is padded with air to a square, centred, and resampled. Everything is
-aligned at pixel *centres*: stored pixel x lies at ``(x + offset + 0.5) * S / side - 0.5``.
+A slice of another matrix size, or of oblong pixels, is padded with air to a square in the patient,
+centred, and resampled to S x S square pixels. Everything is aligned at pixel *centres*: stored
+pixel x lies at ``(x + offset + 0.5) / step - 0.5``, with ``step`` stored pixels per pixel of S.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +15,21 @@ from numpy.typing import NDArray
 
 AIR_HU = -1000.0
 """Hounsfield units of air, by definition of the unit; used outside the image."""
+OBLONG = 1.05
+"""From this ratio of its sides on, a pixel counts as oblong. Heads differ in shape by more than
+that, and resampling blurs. Square pixels from scanners agree to the last digit."""
+
+
+def aspect_of(spacing: tuple[float, float]) -> float:
+    """Height of a pixel divided by its width; exactly 1 up to :data:`OBLONG`.
+
+    Args:
+        spacing: mm between rows, mm between columns, as in PixelSpacing.
+    """
+    between_rows, between_columns = spacing
+    if max(spacing) <= OBLONG * min(spacing):
+        return 1.0
+    return between_rows / between_columns
 
 
 @dataclass(frozen=True)
@@ -22,21 +39,31 @@ class SliceFrame:
     rows: int
     columns: int
     size: int
+    aspect: float = 1.0
+    """Height of a stored pixel divided by its width (:func:`aspect_of`)."""
 
     @property
     def identity(self) -> bool:
         """Whether the slice is passed on unchanged."""
-        return self.rows == self.columns == self.size
+        return self.rows == self.columns == self.size and self.aspect == 1
 
     @property
-    def side(self) -> int:
-        """Side of the padded square, stored pixels."""
-        return max(self.rows, self.columns)
+    def sides(self) -> tuple[float, float]:
+        """(down, across): the sides of the padded square, stored pixels."""
+        side = max(self.rows * self.aspect, self.columns)  # in widths of a stored pixel
+        return side / self.aspect, side
+
+    @property
+    def steps(self) -> tuple[float, float]:
+        """(down, across): stored pixels per pixel of the graphs' slice."""
+        down, across = self.sides
+        return down / self.size, across / self.size
 
     @property
     def offset(self) -> tuple[int, int]:
         """(top, left) padding, stored pixels."""
-        return (self.side - self.rows) // 2, (self.side - self.columns) // 2
+        down, across = self.sides
+        return int(down - self.rows) // 2, int(across - self.columns) // 2
 
     def slice_to_model(self, hu: NDArray[np.float32]) -> NDArray[np.float32]:
         """``hu`` [rows, columns] as [size, size]; smoothed first if it is downsampled."""
@@ -44,25 +71,23 @@ class SliceFrame:
             return hu
         from scipy import ndimage
 
-        top, left = self.offset
-        padding = (
-            (top, self.side - self.rows - top),
-            (left, self.side - self.columns - left),
-        )
+        padding = [
+            (before, math.ceil(side) - stored - before)
+            for before, side, stored in zip(self.offset, self.sides, hu.shape, strict=True)
+        ]
         square = np.pad(hu, padding, constant_values=AIR_HU)
-        factor = self.side / self.size
-        if factor > 1:
-            # Anti-aliasing as in scikit-image's resize: sigma = (factor - 1) / 2.
-            square = ndimage.gaussian_filter(square, (factor - 1) / 2, mode="nearest")
-        return _resample(square, (factor, factor), (0.0, 0.0), (self.size, self.size))
+        # Anti-aliasing as in scikit-image's resize: sigma = (factor - 1) / 2.
+        blur = [max(step - 1, 0.0) / 2 for step in self.steps]
+        if any(blur):
+            square = ndimage.gaussian_filter(square, blur, mode="nearest")
+        return _resample(square, self.steps, (0.0, 0.0), (self.size, self.size))
 
     def points_to_model(self, points: NDArray[np.float32]) -> NDArray[np.float32]:
         """Points [..., 2] (column, row) of the stored slice, in pixels of the S x S slice."""
         if self.identity:
             return points
-        top, left = self.offset
-        scale = self.size / self.side
-        moved = (points + np.asarray((left, top)) + 0.5) * scale - 0.5
+        (top, left), (down, across) = self.offset, self.steps
+        moved = (points + np.asarray((left, top)) + 0.5) / np.asarray((across, down)) - 0.5
         return np.asarray(moved, dtype=np.float32)
 
     def mask_to_slice(
@@ -79,10 +104,10 @@ class SliceFrame:
 
     def logits_to_slice(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """``logits`` [L, L] over the S x S slice as [rows, columns] of the stored slice."""
-        factor = logits.shape[0] / self.side
-        top, left = self.offset
-        shift = (top * factor, left * factor)
-        return _resample(logits, (factor, factor), shift, (self.rows, self.columns))
+        (top, left), (down, across) = self.offset, self.sides
+        factor = (logits.shape[0] / down, logits.shape[1] / across)
+        shift = (top * factor[0], left * factor[1])
+        return _resample(logits, factor, shift, (self.rows, self.columns))
 
 
 def _resample(

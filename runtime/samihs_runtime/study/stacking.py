@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from samihs_runtime.encoding.slice_frame import aspect_of
 from samihs_runtime.errors import StudyError
 from samihs_runtime.geometry import along_normal, fit_grid, shear_angle, slice_gaps
 from samihs_runtime.series import SlicePlane
@@ -22,7 +23,6 @@ from .pixels import read_frames
 SAME_PLACE_MM = 0.01
 """Slices closer than this are at the same position: a twentieth of the thinnest CT slices."""
 _TILT_WORTH_SAYING = 0.1  # degrees
-_OBLONG = 1.05  # ratio of a pixel's sides; square pixels from scanners agree to the last digit
 _HOLE = 1.5  # a gap this many times the usual one and the slices' thickness has missing slices
 
 
@@ -133,13 +133,13 @@ def geometry_notes(planes: list[SlicePlane], frame: Frame) -> list[str]:
 
 
 def _oblong(plane: SlicePlane) -> list[str]:
-    """A note on oblong pixels, since the model is given them as stored, as if they were square."""
-    between_rows, between_columns = plane.spacing
-    if max(plane.spacing) <= _OBLONG * min(plane.spacing):
+    """A note on oblong pixels, since the model is given them resampled."""
+    if aspect_of(plane.spacing) == 1:
         return []
+    between_rows, between_columns = plane.spacing
     return [
         f"pixels of {between_rows:.3g} mm between rows and {between_columns:.3g} mm between "
-        "columns: the model was trained on square ones, so its masks are less sure"
+        "columns: the model sees them resampled to square ones; masks keep the stored pixels"
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,21 @@ def test_a_series_is_encoded_ahead_outward(tiny_bundle: Path) -> None:
         assert backend.encodes == 5
         with pytest.raises(PromptError, match="slice 5 is out of range: this series has 0 to 4"):
             session.encoded(5)
+
+
+def test_a_series_of_oblong_pixels_is_encoded_ahead_in_true_proportions(
+    tiny_bundle: Path,
+) -> None:
+    series = series_of(ramp(3))
+    oblong = replace(series.planes[1], spacing=(0.5, 0.8))
+    series = replace(series, planes=(series.planes[0], oblong, oblong))
+    with (
+        Segmenter(Bundle.open(tiny_bundle), FakeBackend(SIZE, GRID)) as segmenter,
+        segmenter.open(series) as session,
+    ):
+        assert session.wait(10)
+        assert [session.encoded(index).frame.aspect for index in range(3)] == [1.0, 0.625, 0.625]
+        assert session.encoded(2) is segmenter.encode(series.hu[2], oblong.spacing)
 
 
 class Batched(FakeBackend):

@@ -143,8 +143,8 @@ def test_oblong_pixels_are_said(
     notes = read_study(write_series(tmp_path, count, spacing=spacing)).notes
     rows, columns = spacing
     expected = (
-        f"pixels of {rows:g} mm between rows and {columns:g} mm between columns: the model was "
-        "trained on square ones, so its masks are less sure"
+        f"pixels of {rows:g} mm between rows and {columns:g} mm between columns: the model sees "
+        "them resampled to square ones; masks keep the stored pixels"
     )
     assert notes == ((expected,) if noted else ())
 
