@@ -20,8 +20,7 @@ from samihs_export.engines import tensorrt
 from samihs_export.metadata import BundleMetadata
 from samihs_export.proof.export_proof import Proof
 from samihs_export.proof.parity import ParityResult
-from samihs_runtime import bundle as bundle_module
-from samihs_runtime.bundle import Bundle, GraphEntry, shipped_bundle
+from samihs_runtime.bundle import Bundle, GraphEntry, shipped_bundle, writing
 from samihs_runtime.errors import BackendError, ExportError
 from samihs_training.evaluation.predictors import bundle_predictor
 
@@ -292,7 +291,7 @@ def test_a_full_disk_leaves_the_old_bundle(
         monkeypatch.setattr(pipeline, "write_graphs", nothing)
         monkeypatch.setattr(Proof, "prove_graph", agrees)
         monkeypatch.setattr(pipeline, "draw_worst_cases", lambda *given: False)
-        monkeypatch.setattr(bundle_module, "sha256_of", full)
+        monkeypatch.setattr(writing, "sha256_of", full)
     monkeypatch.setattr(pipeline, "ExportOptions", lambda **given: OPTIONS)
     out = tmp_path / "out"
     out.mkdir()

@@ -45,14 +45,15 @@ def read_manifest(root: Path) -> bytes:
 def _readable(path: Path) -> Iterator[None]:
     """Turn an OSError (no permission for a folder, a failing disk) into a BundleError saying why.
 
-    Even asking whether something exists may raise PermissionError, until Python 3.14.
+    Even asking whether something exists may raise PermissionError, until Python 3.14; and a link
+    that leads to itself raises RuntimeError when it is resolved, until Python 3.13.
     """
     try:
         yield
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
+        why = getattr(error, "strerror", None) or error
         raise BundleError(
-            f"cannot read {path}: {error.strerror or error}; it must be readable by you, and on a "
-            "disk that works"
+            f"cannot read {path}: {why}; it must be readable by you, and on a disk that works"
         ) from error
 
 

@@ -31,6 +31,9 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _OPTIONAL = ("adapter_sets", "mask_cells")
 """Fields that older bundles lack; their defaults are used then."""
+_OPTIONAL_OF_SETS = ("method",)
+"""The same of adapter sets."""
+_OTHER_VERSION = "install the version of samihs that wrote it, or export the bundle again"
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,10 @@ class GraphEntry:
             raise _wrong("graphs.family", self.family, f"one of {', '.join(FAMILIES)}")
         if self.precision not in PRECISIONS:
             raise _wrong("graphs.precision", self.precision, f"one of {', '.join(PRECISIONS)}")
-        check_relative(self.encoder)
-        check_relative(self.decoder)
+        for path in (self.encoder, self.decoder):
+            check_relative(path)
+            if "/" not in path:  # what lies beside a graph must be listed: an engine is not
+                raise _wrong("graphs", path, "a path in a folder, such as onnx/encoder.onnx")
 
 
 @dataclass(frozen=True)
@@ -115,6 +120,8 @@ class AdapterSet:
     tensors: tuple[AdapterTensors, ...]
     reference: str
     """Parity cases with torch's answers, relative to the bundle, for ``samihs-export verify``."""
+    method: Mapping[str, Any] = field(default_factory=dict)
+    """How SAM was adapted, as in the manifest; empty in sets of older versions."""
     merge: Mapping[str, Any] = field(default_factory=dict)
     parity: Mapping[str, Any] = field(default_factory=dict)
     accuracy: Mapping[str, Any] = field(default_factory=dict)
@@ -129,6 +136,10 @@ class AdapterSet:
         if not pairs or len(set(pairs)) < len(pairs):
             raise _wrong("adapter_sets.tensors", pairs, "each family and precision once")
         check_relative(self.reference)
+
+    def __str__(self) -> str:
+        """Its name and, if stated, its method: ``north (lora)``."""
+        return f"{self.name} ({method_name(self.method)})" if self.method else self.name
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -219,7 +230,10 @@ class Manifest:
             raise _wrong("the top level", type(raw).__name__, "a JSON object")
         schema = raw.pop("schema", None)
         if schema != SCHEMA:
-            raise _wrong("schema", schema, f"{SCHEMA}, which this version of samihs reads")
+            raise BundleError(
+                f"manifest.json: schema is {schema!r}, expected {SCHEMA}, which this version of "
+                f"samihs reads; {_OTHER_VERSION}"
+            )
         known = {each.name for each in dataclasses.fields(cls)}
         _check_keys(raw, known, "manifest.json", optional=_OPTIONAL)
         return cls(**{key: _READERS[key](key, value) for key, value in raw.items()})
@@ -231,7 +245,15 @@ class Manifest:
         for each in dataclasses.fields(self):
             if each.name in _OPTIONAL and getattr(self, each.name) == each.default:
                 del data[each.name]
+        for made in data.get("adapter_sets", ()):
+            if not made["method"]:
+                del made["method"]
         return json.dumps(data, indent=2, allow_nan=False) + "\n"
+
+
+def method_name(method: Mapping[str, Any]) -> str:
+    """The name of an adaptation method, such as ``pr`` or ``lora``; ``unknown`` if not stated."""
+    return str(method.get("adapters", "unknown"))
 
 
 def check_set_name(name: str) -> None:
@@ -247,8 +269,14 @@ def check_relative(path: str) -> None:
     """Refuse a path that could name anything outside the bundle's folder.
 
     Raises:
-        BundleError: absolute, with a drive, a backslash, or a ``..`` part.
+        BundleError: absolute, with a drive, a backslash or a ``..`` part, or no file name at all,
+            such as one with a null character.
     """
+    if not path.isprintable():
+        raise BundleError(
+            f"bundle path {path!r} has characters that no file name of a bundle has; do not use "
+            "this bundle unless you know who made it"
+        )
     pure = PurePosixPath(path)
     if not path or pure.is_absolute() or ".." in pure.parts or "\\" in path or ":" in path:
         raise BundleError(
@@ -274,7 +302,7 @@ def _check_keys(
     if missing or unknown:
         faults = [f"missing {', '.join(missing)}"] if missing else []
         faults += [f"unknown {', '.join(unknown)}"] if unknown else []
-        raise BundleError(f"{where}: {'; '.join(faults)}; export the bundle again")
+        raise BundleError(f"{where}: {'; '.join(faults)}; {_OTHER_VERSION}")
 
 
 def _text(key: str, value: Any) -> str:
@@ -346,10 +374,10 @@ def _adapter_set(key: str, raw: Mapping[str, Any]) -> AdapterSet:
         "window": _window,
         "score_threshold": _number,
         "tensors": _adapter_tensors,
-        **dict.fromkeys(("merge", "parity", "accuracy", "provenance"), _mapping),
+        **dict.fromkeys(("method", "merge", "parity", "accuracy", "provenance"), _mapping),
     }
-    _check_keys(raw, set(readers), f"manifest.json: {key}")
-    return AdapterSet(**{name: read(f"{key}.{name}", raw[name]) for name, read in readers.items()})
+    _check_keys(raw, set(readers), f"manifest.json: {key}", optional=_OPTIONAL_OF_SETS)
+    return AdapterSet(**{name: readers[name](f"{key}.{name}", raw[name]) for name in raw})
 
 
 def _adapter_tensors(key: str, value: Any) -> tuple[AdapterTensors, ...]:

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from samihs_runtime.atomic_file import atomic_write
-from samihs_runtime.bundle import Bundle
 from samihs_runtime.bundle.checks import (
     MANIFEST,
     check_graphs_listed,
@@ -18,6 +17,7 @@ from samihs_runtime.bundle.checks import (
     sha256_of,
 )
 from samihs_runtime.bundle.manifest import AdapterSet, FileEntry, Manifest, check_relative
+from samihs_runtime.bundle.opened import Bundle
 from samihs_runtime.errors import BundleError, OutputError
 from samihs_runtime.folder_lock import held_alone
 

@@ -46,6 +46,8 @@ SITE = AdapterSet(
         for family in ("onnx", "trt")
     ),
     reference="adapters/north/reference.npz",
+    method={"adapters": "lora", "rank": 4},
+    provenance={"adapters_sha256": "1" * 64, "prompts": {"points": 1, "boxes": False}},
 )
 
 
@@ -103,6 +105,15 @@ def test_a_site_answers_as_its_own_export_would(
     assert np.abs(theirs - own).max() > 1
     assert (about.name, about.score_threshold) == ("tiny+north", 0.25)
     assert about.training_data == SITE.training_data
+    assert (about.method, about.provenance) == (SITE.method, SITE.provenance)
+
+
+def test_a_mirrored_bundle_stays_mirrored_with_other_adapters(bundle: Bundle) -> None:
+    """Mirroring is in the graphs, which all sets share."""
+    mirrored = dataclasses.replace(bundle.manifest, method={"adapters": "pr", "mirrored": True})
+    chosen = dataclasses.replace(bundle, manifest=mirrored).with_adapters("north")
+    assert chosen.manifest.mirrored
+    assert chosen.manifest.method == {**SITE.method, "mirrored": True}
 
 
 def test_embeddings_of_two_sites_are_not_mixed(bundle: Bundle) -> None:
@@ -113,7 +124,7 @@ def test_embeddings_of_two_sites_are_not_mixed(bundle: Bundle) -> None:
 def test_unknown_adapters_are_named_with_those_there_are(
     bundle: Bundle,
 ) -> None:
-    with pytest.raises(BundleError, match=r"no adapters 'south': there are north"):
+    with pytest.raises(BundleError, match=r"no adapters 'south': there are north \(lora\)"):
         Segmenter.from_bundle(bundle.root, "cpu", adapters="south")
     manifest = dataclasses.replace(bundle.manifest, adapter_sets=())
     plain = dataclasses.replace(bundle, manifest=manifest)
@@ -148,6 +159,10 @@ def test_manifests_are_what_versions_before_the_field_read(
     assert Manifest.from_json(text).adapter_sets == ()
     assert "mask_cells" not in text
     assert Manifest.from_json(text).mask_cells == 4
+    older = dataclasses.replace(read, adapter_sets=(dataclasses.replace(SITE, method={}),))
+    assert "method" not in json.loads(older.to_json())["adapter_sets"][0]
+    assert Manifest.from_json(older.to_json()) == older
+    assert str(older.adapter_sets[0]) == "north"
     finer = dataclasses.replace(read, mask_cells=8)
     assert Manifest.from_json(finer.to_json()) == finer
 

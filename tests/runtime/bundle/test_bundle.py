@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from samihs_runtime import bundle as bundle_module
-from samihs_runtime.bundle import Bundle, Manifest, shipped_bundle, write_bundle
+import samihs_runtime.bundle
+from samihs_runtime.bundle import Bundle, Manifest, opened, shipped_bundle, write_bundle, writing
 from samihs_runtime.errors import BundleError, OutputError
 from tests.runtime.tiny_model import manifest, write_tiny_bundle
 
@@ -20,6 +22,20 @@ def edit(bundle: Path, change: Callable[[dict[str, Any]], object]) -> None:
     raw = json.loads(path.read_text())
     change(raw)
     path.write_text(json.dumps(raw))
+
+
+def test_every_public_name_is_there_and_no_other() -> None:
+    for name in samihs_runtime.bundle.__all__:
+        assert getattr(samihs_runtime.bundle, name) is not None
+    with pytest.raises(AttributeError, match="has no attribute 'open_bundle'"):
+        _ = samihs_runtime.bundle.open_bundle
+
+
+def test_the_command_loads_nothing_of_bundles_but_the_manifest() -> None:
+    code = "import sys, samihs_runtime.cli; print(*sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    ours = {each for each in done.stdout.split() if each.startswith("samihs_runtime.bundle.")}
+    assert ours == {"samihs_runtime.bundle.manifest"}
 
 
 def test_opens_and_names_its_graphs(tiny_bundle: Path) -> None:
@@ -41,9 +57,9 @@ def test_manifest_survives_a_round_trip(tiny_bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda raw: raw.update(schema=2), "schema is 2, expected 1"),
+        (lambda raw: raw.update(schema=2), "schema is 2, expected 1, .*; install the version"),
         (lambda raw: raw.pop("grid"), "missing grid"),
-        (lambda raw: raw.update(surprise=1), "unknown surprise"),
+        (lambda raw: raw.update(surprise=1), "unknown surprise; install the version"),
         (lambda raw: raw.update(slice_size="512"), "slice_size is '512', expected an integer"),
         (lambda raw: raw.update(slice_size=True), "slice_size is True"),
         (lambda raw: raw.update(grid=0), "grid is 0, expected a positive"),
@@ -56,6 +72,7 @@ def test_manifest_survives_a_round_trip(tiny_bundle: Path) -> None:
         (lambda raw: raw.update(graphs=[]), "expected at least one graph pair"),
         (lambda raw: raw["graphs"].append(raw["graphs"][0]), "each family and precision once"),
         (lambda raw: raw["graphs"][0].update(precision="fp4"), "graphs.precision is 'fp4'"),
+        (lambda raw: raw["graphs"][0].update(encoder="e.onnx"), "expected a path in a folder"),
         (lambda raw: raw["files"].popitem(), "not under 'files'|not in the manifest"),
         (
             lambda raw: raw["files"]["onnx/encoder.onnx"].update(sha256="../x"),
@@ -87,6 +104,28 @@ def test_a_link_that_leads_out_is_refused(tiny_bundle: Path) -> None:
     inside.rename(outside)  # same bytes, so that only the link can be the reason
     inside.symlink_to(outside)
     with pytest.raises(BundleError, match=r"leads out of .* through a symbolic link"):
+        Bundle.open(tiny_bundle)
+
+
+@pytest.mark.parametrize("path", ["onnx/\0", "onnx/\ud800", "onnx/new\nline"])
+def test_what_is_no_file_name_is_refused(tiny_bundle: Path, path: str) -> None:
+    edit(tiny_bundle, lambda raw: raw["files"].update({path: {"sha256": "0" * 64, "bytes": 1}}))
+    with pytest.raises(BundleError, match="has characters that no file name"):
+        Bundle.open(tiny_bundle)
+
+
+def test_a_link_to_itself_is_refused(tiny_bundle: Path) -> None:
+    path = tiny_bundle / "onnx/encoder.onnx"
+    path.unlink()
+    path.symlink_to(path.name)
+    with pytest.raises(BundleError, match=r"cannot read .*encoder\.onnx: |is missing"):
+        Bundle.open(tiny_bundle)
+
+
+def test_a_manifest_that_is_no_text_is_refused(tiny_bundle: Path) -> None:
+    path = tiny_bundle / "manifest.json"
+    path.write_bytes(path.read_bytes().replace(b"tiny", b"t\xffny", 1))
+    with pytest.raises(BundleError, match="is no JSON"):
         Bundle.open(tiny_bundle)
 
 
@@ -186,7 +225,7 @@ def test_a_failed_write_leaves_the_old_bundle(
     def full_disk(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(bundle_module, "_swap", full_disk)
+    monkeypatch.setattr(writing, "_swap", full_disk)
     with pytest.raises(OutputError, match="No space left"):
         write_tiny_bundle(tmp_path / "b", destination, version="1")
     assert Bundle.open(destination).id == old.id
@@ -235,7 +274,7 @@ def test_an_old_bundle_that_cannot_come_back_is_kept_and_named(
 def test_the_shipped_bundle_is_the_only_one(
     tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bundle_module.resources, "files", lambda package: tmp_path)
+    monkeypatch.setattr(opened.resources, "files", lambda package: tmp_path)
     with pytest.raises(BundleError, match="exactly one bundle, found none"):
         shipped_bundle()
     (tmp_path / "bundles").mkdir()
