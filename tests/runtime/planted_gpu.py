@@ -32,6 +32,8 @@ from samihs_runtime.errors import BackendError, DeviceMemoryError
 Work = Callable[[], None]
 GPU = GpuProbe((Gpu(0, "Planted GPU", "8.9", 24 << 30),), (13, 0), "")
 VERSION = "1.7.1"
+PLANTED_BATCH = 4
+"""The largest batch of the engines that :func:`plant_engines` writes, unless told otherwise."""
 TYPES = {"tensor(float)": np.float32, "tensor(int32)": np.int32, "tensor(uint8)": np.uint8}
 
 
@@ -150,9 +152,16 @@ class PlantedContext:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.addresses: dict[str, int] = {}
         self.has_memory = self.has_run = False
+        self.scratch = engine.device_memory_size_v2  # until it is asked for that of its shapes
+
+    def update_device_memory_size_for_shapes(self) -> int:
+        batch, most = next(iter(self.shapes.values()))[0], PLANTED_BATCH
+        self.scratch = self.engine.device_memory_size_v2 * batch // most
+        return self.scratch
 
     def set_device_memory(self, address: int, nbytes: int) -> None:
-        assert nbytes >= self.engine.device_memory_size_v2
+        assert self.shapes, "its shapes come first, as in trtexec"
+        assert nbytes >= self.scratch
         self.has_memory = True
 
     def set_optimization_profile_async(self, index: int, stream: int) -> bool:
@@ -215,6 +224,7 @@ class PlantedRuntimeCache:
 
 class PlantedRuntimeConfig:
     cache: PlantedRuntimeCache | None = None
+    dynamic_shapes_kernel_specialization_strategy = "lazy"
 
     def set_execution_context_allocation_strategy(self, strategy: object) -> None:
         assert strategy == 2
@@ -275,6 +285,8 @@ class PlantedEngine:
         self.world.contexts += 1
         if isinstance(how, PlantedRuntimeConfig):
             assert how.cache is not None, "the runtime cache was made but never set"
+            strategy = how.dynamic_shapes_kernel_specialization_strategy
+            assert strategy == "eager", "kernels would be exchanged after a graph was captured"
             self.world.compiled += not how.cache.content
             how.cache.content = b"kernels of " + type(self).__name__.encode()
         return PlantedContext(self)
@@ -323,6 +335,7 @@ class PlantedTensorRT(SimpleNamespace):
             IRuntimeCache=PlantedRuntimeCache,
             TensorIOMode=SimpleNamespace(INPUT="input", OUTPUT="output"),
             ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED=2),
+            DynamicShapesKernelSpecializationStrategy=SimpleNamespace(EAGER="eager"),
             nptype=lambda dtype: dtype,
             marked=(),  # weights that engines were built to exchange
             Refitter=PlantedRefitter,
@@ -345,7 +358,9 @@ class PlantedTensorRT(SimpleNamespace):
             return None
 
 
-def plant_engines(bundle: Bundle, batch: int = 4, points: int = 6, **changes: Any) -> None:
+def plant_engines(
+    bundle: Bundle, batch: int = PLANTED_BATCH, points: int = 6, **changes: Any
+) -> None:
     """Write ``engines/`` for the bundle: its ONNX graphs under other names, with sidecars."""
     bundle.engines.mkdir(exist_ok=True)
     files = bundle.graph("onnx")

@@ -212,9 +212,8 @@ class DeviceBackend(Closing):
 
         def encode(part: slice) -> None:
             feeds = {"hu": hu[part], "window": window[part]}
-            self._make_ready(ENCODER, len(feeds["hu"]), 1)
-            with CAPTURE_LOCK.shared():
-                self._at(ENCODER, partial(self._encode, program, feeds, handles[part]))
+            work = partial(self._encode, program, feeds, handles[part])
+            self._run(ENCODER, (len(feeds["hu"]), 1), work)
 
         self._limits[ENCODER.part].split(len(hu), encode)
         return handles
@@ -244,10 +243,8 @@ class DeviceBackend(Closing):
 
         def decode(part: slice) -> Decoded:
             feeds = {name: feed[part] for name, feed in whole.items()}
-            self._make_ready(DECODER, *feeds["labels"].shape)
-            with CAPTURE_LOCK.shared():
-                work = partial(self._decode, program, sources[part], feeds)
-                return self._at(DECODER, work)
+            work = partial(self._decode, program, sources[part], feeds)
+            return self._run(DECODER, feeds["labels"].shape, work)
 
         parts = self._limits[DECODER.part].split(len(points), decode)
         if len(parts) == 1:
@@ -311,6 +308,20 @@ class DeviceBackend(Closing):
             smallest = common_sizes(contract, 1)[-1]
             shapes = input_shapes(contract, self._manifest, *smallest)
             self._at(contract, partial(program.try_out, shapes))
+
+    def _run(self, contract: GraphContract, size: tuple[int, ...], work: Callable[[], R]) -> R:
+        """Do one run's work; if memory is short, once more without the slots that nobody uses."""
+        try:
+            return self._run_once(contract, size, work)
+        except DeviceMemoryError:
+            if not self._slots.free_unused():
+                raise
+        return self._run_once(contract, size, work)
+
+    def _run_once(self, contract: GraphContract, size: tuple[int, ...], work: Callable[[], R]) -> R:
+        self._make_ready(contract, *size)
+        with CAPTURE_LOCK.shared():
+            return self._at(contract, work)
 
     def _make_ready(self, contract: GraphContract, batch: int, points: int) -> None:
         """Warm up a common shape when it first occurs, if the program needs that."""

@@ -1,4 +1,6 @@
-"""Embeddings in device memory: slots are allocated when needed, reused, freed with their backend.
+"""Embeddings in device memory: slots are allocated when needed, and reused.
+
+They are freed with their backend, and those not in use when memory is short.
 
 An embedding is copied to the host only on request: the encoder's program copies into its slot and
 the decoder's program out of it, both on the device.
@@ -74,6 +76,14 @@ class EmbeddingSlots:
         with self._lock:
             if slot.address:  # otherwise it was closed with the backend
                 self._free.append(slot)
+
+    def free_unused(self) -> bool:
+        """Free the slots that no embedding holds; False if there are none."""
+        with CAPTURE_LOCK.shared(), self._lock:
+            unused, self._free = self._free, []
+            self._all = [each for each in self._all if each not in unused]
+            close_all(unused)
+        return bool(unused)
 
     def to_host(self, slot: DeviceBuffer) -> NDArray[np.float32]:
         """A copy [E, G, G] of a slot's contents."""

@@ -4,6 +4,12 @@ Without it each process would compile them again, which takes seconds. ``<engine
 the blake2b digest (32 bytes) of what follows: the engine's sha256 in hexadecimal (64), then
 TensorRT-RTX's own runtime cache, which it checks again against GPU, driver and version. TensorRT
 itself compiles when an engine is built, so there is nothing to keep.
+
+For a shape that it has not seen, TensorRT-RTX would by default run general kernels, and exchange
+them for specialised ones as a background thread compiles these: a CUDA graph captured meanwhile
+would replay the general ones for ever, or be captured in the middle of an exchange. So contexts
+compile a shape's kernels at once (EAGER), before its first run; that is the wait that the file
+saves the next process.
 """
 
 from __future__ import annotations
@@ -41,6 +47,8 @@ class KernelCache:
         if hasattr(trt, "IRuntimeCache"):
             self._config = engine.create_runtime_config()
             self._config.set_execution_context_allocation_strategy(self._strategy)
+            eager = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+            self._config.dynamic_shapes_kernel_specialization_strategy = eager
             self._cache = self._config.create_runtime_cache()
             self._read()
             self._config.set_runtime_cache(self._cache)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from samihs_runtime.atomic_file import atomic_write
+from samihs_runtime.backends.contract import DECODER, ENCODER
 from samihs_runtime.bundle import sha256_of
 from samihs_runtime.errors import BackendError
 
@@ -144,6 +145,13 @@ class EngineSidecar:
             raise ValueError(f"flavour is {self.flavour!r}, expected one of {', '.join(FLAVOURS)}")
         if not self.profiles:
             raise ValueError("it names no optimization profile")
+        inputs = next(each.inputs for each in (ENCODER, DECODER) if each.part == self.part)
+        for profile in self.profiles:
+            if profile.keys() != inputs.keys():
+                raise ValueError(
+                    f"a profile has the inputs {', '.join(profile) or 'none'}, expected "
+                    f"{', '.join(inputs)}"
+                )
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -25,12 +25,10 @@ from samihs_runtime.backends.refit import refit
 from samihs_runtime.backends.sidecar import VERSION_COMPATIBLE, EngineSidecar, Shape
 from samihs_runtime.backends.warm_up import Shapes, probe_inputs
 from samihs_runtime.closing import close_all
-from samihs_runtime.errors import BackendError, PromptError
+from samihs_runtime.errors import BackendError, DeviceMemoryError, PromptError
 
 MAX_SHAPES = 32
 """Contexts kept: 1 to 8 clicks on one lesion, 1 to 16 prompts of equal length, and some more."""
-_WARM_UP_RUNS = 4
-"""A graph is captured after the first; TensorRT-RTX may need more runs before it allows that."""
 
 
 class Program:
@@ -91,8 +89,13 @@ class Program:
     @property
     def max_batch(self) -> int:
         """Most slices or prompts in one run."""
+        return min(self._limit, self._profile_batch)
+
+    @property
+    def _profile_batch(self) -> int:
+        """The largest batch that any profile takes."""
         first = next(iter(self._contract.inputs))
-        return min(self._limit, max(each[first][2][0] for each in self._profiles))
+        return max(each[first][2][0] for each in self._profiles)
 
     @property
     def graphs(self) -> GraphUse:
@@ -123,11 +126,8 @@ class Program:
         for shapes in every:
             if self._profile_of(shapes) is None:
                 continue
-            shaped = self._probed(shapes)
-            for _ in range(_WARM_UP_RUNS):
-                if shaped.graph is None:
-                    self._start(shaped)
-                    self.stream.synchronize()
+            self._start(self._probed(shapes))
+            self.stream.synchronize()
 
     def enqueue(self, feeds: Mapping[str, NDArray[Any]], device_shapes: Shapes) -> Shapes:
         """Put one run on the stream.
@@ -163,9 +163,23 @@ class Program:
             close_all([self.stream] if scratch is None else [scratch, self.stream])
 
     def _allocate(self, device: Device) -> None:
-        self.buffers.allocate(self._largest())
-        scratch = int(self._engine.device_memory_size_v2)
+        largest = self._largest()
+        self.buffers.allocate(largest)
+        scratch = self._scratch_bytes({name: largest[name] for name in self._contract.inputs})
         self._scratch = device.allocate(scratch) if scratch else None
+
+    def _scratch_bytes(self, largest: Shapes) -> int:
+        """Scratch memory that runs of up to the largest inputs need.
+
+        The engine's own figure is for the largest batch of its profiles; where memory is short and
+        batches are smaller, TensorRT is asked for their share.
+        """
+        whole = int(self._engine.device_memory_size_v2)
+        if self.max_batch == self._profile_batch or self._profile_of(largest) is None:
+            return whole
+        context = self._kernels.create_context()
+        self._set_shapes(context, largest)
+        return int(context.update_device_memory_size_for_shapes()) or whole  # 0: it does not know
 
     def _largest(self) -> dict[str, Shape]:
         """The largest shape of every tensor, over all profiles, within the batch limit."""
@@ -197,20 +211,36 @@ class Program:
         return shaped
 
     def _make(self, inputs: Shapes) -> _Shaped:
-        profile = self._profile_for(inputs)
         context = self._kernels.create_context()
+        self._set_shapes(context, inputs)
         if self._scratch is not None:
-            context.set_device_memory(self._scratch.address, self._scratch.nbytes)
+            self._give_scratch(context, self._scratch)
+        for name, buffer in self.buffers.device.items():
+            context.set_tensor_address(name, buffer.address)
+        outputs = {name: tuple(context.get_tensor_shape(name)) for name in self._contract.outputs}
+        return _Shaped(context, dict(inputs), outputs)
+
+    def _set_shapes(self, context: Any, inputs: Shapes) -> None:
+        """Set a new context, which has profile 0, to these inputs."""
+        profile = self._profile_for(inputs)
         if profile and not context.set_optimization_profile_async(profile, self.stream.handle):
             raise BackendError(f"TensorRT refused optimization profile {profile}")
         self.stream.synchronize()
         for name, shape in inputs.items():
             if not context.set_input_shape(name, shape):
                 raise BackendError(f"TensorRT refused {name} of shape {shape}")
-        for name, buffer in self.buffers.device.items():
-            context.set_tensor_address(name, buffer.address)
-        outputs = {name: tuple(context.get_tensor_shape(name)) for name in self._contract.outputs}
-        return _Shaped(context, dict(inputs), outputs)
+
+    def _give_scratch(self, context: Any, scratch: DeviceBuffer) -> None:
+        """Let a context that is set to its shapes use the scratch memory."""
+        if scratch.nbytes < int(self._engine.device_memory_size_v2):
+            needed = int(context.update_device_memory_size_for_shapes())
+            if not 0 < needed <= scratch.nbytes:
+                raise DeviceMemoryError(
+                    f"the {self._contract.part} needs {needed} bytes of scratch memory, and "
+                    f"{scratch.nbytes} were free when it was loaded: close other programs that use "
+                    "the GPU, and open the segmenter again"
+                )
+        context.set_device_memory(scratch.address, scratch.nbytes)
 
     def _profile_for(self, inputs: Shapes) -> int:
         index = self._profile_of(inputs)
@@ -275,7 +305,7 @@ class Program:
     def _capturable(self, context: Any) -> bool:
         if not self._api.supports_graphs:
             return False
-        # TensorRT-RTX compiles kernels while it runs, and reports when it has finished.
+        # Of TensorRT-RTX alone. An engine that allocates memory as it runs cannot be captured.
         asks = getattr(context, "is_stream_capturable", None)
         return asks is None or bool(asks(self.stream.handle))
 

@@ -35,6 +35,10 @@ GPU_PRESENT = Path("/dev/nvidia0").exists()
         ({"precision": "fp16"}, "its precision is fp16, only fp32 can be used"),
         ({"part": "sideways"}, "part is 'sideways', expected encoder or decoder"),
         ({"profiles": ()}, "names no optimization profile"),
+        (
+            {"profiles": ({"hu": ((1,), (1,), (2,))},)},
+            "a profile has the inputs hu, expected hu, w",
+        ),
     ],
 )
 def test_engines_that_do_not_fit_are_refused_with_what_mends_it(
@@ -198,12 +202,13 @@ def test_the_real_modules_have_what_is_called() -> None:
         "IExecutionContext": (
             *("set_device_memory", "set_optimization_profile_async", "set_input_shape"),
             *("set_tensor_address", "get_tensor_shape", "execute_async_v3"),
-            "is_stream_capturable",
+            *("is_stream_capturable", "update_device_memory_size_for_shapes"),
         ),
         "IRuntimeConfig": (
             *("set_execution_context_allocation_strategy", "create_runtime_cache"),
-            "set_runtime_cache",
+            *("set_runtime_cache", "dynamic_shapes_kernel_specialization_strategy"),
         ),
+        "DynamicShapesKernelSpecializationStrategy": ("EAGER",),
         "IRuntimeCache": ("serialize", "deserialize"),
         "Runtime": ("deserialize_cuda_engine",),
         "ExecutionContextAllocationStrategy": ("USER_MANAGED",),

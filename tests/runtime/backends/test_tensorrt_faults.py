@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 from samihs_runtime.backends.cuda import Device, DeviceBuffer
@@ -15,7 +16,13 @@ from samihs_runtime.backends.tensorrt import TensorRTBackend, open_tensorrt
 from samihs_runtime.bundle import Bundle
 from samihs_runtime.errors import BackendError, DeviceMemoryError, PromptError
 from samihs_runtime.timing import Timings
-from tests.runtime.planted_gpu import PlantedContext, PlantedCuda, PlantedStream, PlantedTensorRT
+from tests.runtime.planted_gpu import (
+    PlantedContext,
+    PlantedCuda,
+    PlantedEngine,
+    PlantedStream,
+    PlantedTensorRT,
+)
 from tests.runtime.tiny_model import LOW
 
 from .gpu_cases import EMBEDDING_BYTES, WINDOW, answer_alike, prompts, slices, windows
@@ -44,6 +51,50 @@ def test_little_memory_means_smaller_batches_then_an_error(
         open_tensorrt(with_engines, Timings())
     assert not cuda.live
     assert not cuda.pinned
+
+
+def test_scratch_memory_is_for_the_batches_that_fit(
+    with_engines: Bundle,
+    trt: PlantedTensorRT,
+    cuda: PlantedCuda,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """That of the profiles' four slices does not fit; that of one does."""
+    monkeypatch.setattr(PlantedEngine, "device_memory_size_v2", 4 << 20)
+    cuda.memory = 3 << 20
+    with (
+        open_tensorrt(with_engines, Timings()) as backend,
+        open_cpu(with_engines, Timings()) as cpu,
+    ):
+        assert backend._programs["encoder"].max_batch == 1
+        answer_alike(backend, cpu)
+    assert not cuda.live
+
+
+def test_unused_embeddings_make_room_for_a_run(
+    with_engines: Bundle, trt: PlantedTensorRT, cuda: PlantedCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once dropped, they are memory that a context of another shape may have."""
+    run, wanted = TensorRTBackend._encode, 0
+
+    def hungry(self: TensorRTBackend, *arguments: Any) -> None:
+        block = cuda.allocate(wanted)
+        cuda.free(block)
+        run(self, *arguments)
+
+    monkeypatch.setattr(TensorRTBackend, "_encode", hungry)
+    with open_tensorrt(with_engines, Timings()) as backend:
+        backend.encode(slices(8), windows(8))  # nobody keeps them
+        gc.collect()
+        kept = backend.encode(slices(1), WINDOW)
+        before = kept[0].numpy()
+        cuda.memory = sum(each.nbytes for each in cuda.live.values())
+        wanted = 6 * EMBEDDING_BYTES
+        backend.encode(slices(1), WINDOW)
+        np.testing.assert_array_equal(kept[0].numpy(), before)
+        wanted = 7 * EMBEDDING_BYTES  # more than all that was unused
+        with pytest.raises(DeviceMemoryError):
+            backend.encode(slices(1), WINDOW)
 
 
 def test_points_beyond_the_profiles_are_an_error(trt_backend: TensorRTBackend) -> None:
