@@ -6,15 +6,11 @@ GPU backend is in ``onnx_cuda.py``.
 
 from __future__ import annotations
 
-import math
-import os
-import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,16 +18,15 @@ from numpy.typing import NDArray
 
 from samihs_runtime.backends.base import Decoded, Embedding
 from samihs_runtime.backends.contract import DECODER, ENCODER, GraphContract, prior_feeds
+from samihs_runtime.backends.cpu_threads import cpu_threads
 from samihs_runtime.backends.exchange import exchanged_graph, exchanged_tensors
 from samihs_runtime.backends.flushed import FLUSHING, FlushedSession
 from samihs_runtime.bundle import Bundle
 from samihs_runtime.closing import Closing, close_all
-from samihs_runtime.errors import BackendError, BundleError, DeviceMemoryError, UsageError
+from samihs_runtime.errors import BackendError, BundleError, DeviceMemoryError
 from samihs_runtime.timing import Timings
 
 CPU_PROVIDER = "CPUExecutionProvider"
-THREADS = "SAMIHS_THREADS"
-"""Environment variable: number of threads of a run on the CPU, to override the default."""
 _FULL_MEMORY = ("Failed to allocate memory", "out of memory", "ALLOC_FAILED")
 """What ONNX Runtime's arena, CUDA and cuBLAS or cuDNN report if memory is short."""
 _ERRORS_ONLY = 3
@@ -220,7 +215,7 @@ class CpuBackend(Closing):
         In a process forked after one was made nothing is freed: it belongs to the parent, and ONNX
         Runtime would wait for its workers, which the child does not have.
         """
-        if not all(each.is_ours for each in self._sessions.values()):
+        if not all(each.is_ours for each in list(self._sessions.values())):
             return
         with self._lock:
             self._closed = True
@@ -289,43 +284,6 @@ def import_onnxruntime(extra: str) -> Any:
             f"other; pip uninstall both, then {mend}"
         )
     return onnxruntime
-
-
-def cpu_threads(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Threads for a run: the value of :data:`THREADS`, or else the cores that this process may use.
-
-    taskset and a container's cpuset allow fewer cores than there are; a container's quota allows
-    less time on them, and threads beyond it only slow each other down.
-
-    Raises:
-        UsageError: :data:`THREADS` is not a number of threads.
-    """
-    wanted = os.environ.get(THREADS, "").strip()
-    if wanted:
-        if not re.fullmatch("[1-9][0-9]{0,2}", wanted):
-            raise UsageError(f"{THREADS} is {wanted!r}: expected a whole number from 1 to 999")
-        return int(wanted)
-    affinity = hasattr(os, "sched_getaffinity")
-    cores = len(os.sched_getaffinity(0)) if affinity else os.cpu_count() or 1
-    return max(1, math.ceil(min(cores, cpu_quota(cgroup))))
-
-
-def cpu_quota(cgroup: Path) -> float:
-    """CPU time that a container may use, in cores; infinite if there is no quota.
-
-    Args:
-        cgroup: where control groups are mounted; in a container its own group is the root there.
-    """
-    version_2, version_1 = ("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")
-    for files in (version_2, version_1):
-        try:
-            said = " ".join((cgroup / each).read_text() for each in files)
-            quota, period = map(int, said.split())
-        except (OSError, ValueError):  # the other version, or "max"
-            continue
-        if quota > 0 and period > 0:  # version 1 has -1 if there is no quota
-            return quota / period
-    return math.inf
 
 
 def _array(embedding: Embedding) -> NDArray[np.float32]:
