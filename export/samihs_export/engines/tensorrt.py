@@ -182,6 +182,7 @@ def _build(job: _Job, profile: Mapping[str, tuple[Shape, Shape, Shape]], out: Pa
         _mark(job, network)
     config = builder.create_builder_config()
     _set_target(job, config)
+    _set_always(job.trt, config)
     job.options.apply(job.trt, config)
     _add_profile(builder, config, profile)
     started = time.perf_counter()
@@ -204,6 +205,18 @@ def _build(job: _Job, profile: Mapping[str, tuple[Shape, Shape, Shape]], out: Pa
     )
     _record(job, out, built)
     return built
+
+
+def _set_always(trt: Any, config: Any) -> None:
+    """Set what every build needs: float32 that is float32, and work that a CUDA graph can capture.
+
+    TensorRT takes TF32 for float32 products unless told otherwise; its mantissa is as short as
+    float16's, and what a graph keeps in float32 (``graphs.precision``) needs more. TensorRT-RTX may
+    otherwise allocate memory during a run, which cannot be captured.
+    """
+    config.clear_flag(trt.BuilderFlag.TF32)
+    if hasattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):  # of TensorRT-RTX alone
+        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
 
 
 def _add_profile(

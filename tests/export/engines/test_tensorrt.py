@@ -244,6 +244,14 @@ def test_activations_grow_with_the_profiles_largest_batch(
     assert 0 < asked[0] < asked[1]
 
 
+def test_every_build_can_be_captured_and_computes_float32_in_float32() -> None:
+    config = trt.Builder(trt.Logger(trt.Logger.ERROR)).create_builder_config()
+    assert config.get_flag(trt.BuilderFlag.TF32), "the default that is turned off"
+    tensorrt._set_always(trt, config)
+    assert not config.get_flag(trt.BuilderFlag.TF32)
+    assert config.get_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
+
+
 def test_refittable_engines_say_what_they_need(exported: Exported, tmp_path: Path) -> None:
     options = BuildOptions(refittable=True)
     assert options.flags() == ["refittable"]
