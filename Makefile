@@ -18,7 +18,8 @@ TARGET  ?= sm80,sm89,sm120
 ENGINES ?= build/engines
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-gpu lint format phantom train evaluate export bench bench-gpu clean
+.PHONY: help demo test test-slow test-gpu lint format phantom train evaluate export bench \
+        bench-check bench-gpu clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,10 +65,10 @@ train: $(VENV)/.dev  ## train base and adapters (QUICK=1: a trial run of 2 minut
 evaluate: $(VENV)/.dev  ## Dice and HD95 of the shipped bundle (or BUNDLE=) on unseen phantoms
 	$(BIN)/samihs-evaluate $(if $(BUNDLE),--bundle $(BUNDLE))
 
-export: $(VENV)/.dev  ## merge, export, prove, bundle, engines: OUT=my_bundle; without OUT the shipped one is replaced (CHECKPOINT= BASE= PRECISION= TARGET=)
+export: $(VENV)/.dev  ## merge, export, prove, bundle, engines: OUT=my_bundle; without OUT the shipped one is replaced (CHECKPOINT= BASE= PRECISION= TARGET=, OVERWRITE=1: other sites' adapters may go)
 	$(BIN)/samihs-export bundle $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) \
 	    $(if $(BASE),--base $(BASE)) $(if $(OUT),--out $(OUT)) \
-	    $(if $(PRECISION),--precision $(PRECISION)) \
+	    $(if $(PRECISION),--precision $(PRECISION)) $(if $(OVERWRITE),--overwrite) \
 	    --target $(TARGET) --engines $(ENGINES)
 
 # --- checks -----------------------------------------------------------------------------------
