@@ -52,12 +52,12 @@ def drawn(source: PatientSlices, index: int, drawing: Drawing = PLAIN, seed: int
 def test_every_slice_with_hemorrhage_in_the_runtimes_frame(cases: list[CachedCase]) -> None:
     source = PatientSlices(cases[:2], size=32)
     assert source.slices == [("049", 1), ("049", 2), ("050", 1), ("050", 2)]
-    frame = SliceFrame(SHAPE[1], SHAPE[0], 32)
+    frame = SliceFrame(SHAPE[1], SHAPE[0], 32, aspect=0.4 / 0.5)  # of pixels 0.4 mm high
     for index, (name, place) in enumerate(source.slices):
         (case,) = [each for each in cases if each.name == name]
         hu = case.hu[place].astype(np.float32)
         one = drawn(source, index)
-        np.testing.assert_array_equal(one.hu, frame.slice_to_model(hu))
+        np.testing.assert_allclose(one.hu, frame.slice_to_model(hu), atol=0.01)
         assert one.window == (-20.0, 100.0)
         for prompt, mask in one.asked:
             ((x, y),) = prompt.points
@@ -76,8 +76,9 @@ def test_a_slice_of_the_right_size_goes_through_unchanged(tmp_path: Path) -> Non
     hu[:2], hu[2:4] = -1000, 900
     mask = np.zeros(hu.shape, np.uint8)
     mask[6:9, 5:7, 1] = 1
-    save(hu, tmp_path / "data" / "ct_scans" / "1.nii")
-    save(mask, tmp_path / "data" / "masks" / "1.nii")
+    square = np.diag([-0.5, -0.5, 5.0, 1.0])
+    save(hu, tmp_path / "data" / "ct_scans" / "1.nii", square)
+    save(mask, tmp_path / "data" / "masks" / "1.nii", square)
     one = drawn(PatientSlices(opened(tmp_path / "data"), size=16), 0)
     np.testing.assert_array_equal(one.hu, hu[:, :, 1].T)
     np.testing.assert_array_equal(one.asked[0][1], mask[:, :, 1].T > 0)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from samihs_runtime.encoding.preprocessing import window_of
-from samihs_runtime.encoding.slice_frame import SliceFrame
+from samihs_runtime.encoding.slice_frame import SliceFrame, aspect_of
 from samihs_runtime.errors import DataError
 from samihs_runtime.segmentation import Prompt
 from samihs_training.data.augmentation import Augmentation
@@ -91,7 +91,7 @@ class PatientSlices:
 
     def draw(self, index: int, drawing: Drawing, rng: np.random.Generator) -> Drawn:
         """See :class:`~samihs_training.data.sources.Source`."""
-        hu, mask = self._stored(index)
+        hu, mask, aspect = self._stored(index)
         varied = self.augmentation if drawing.vary else None
         if varied:
             hu, mask = varied(hu, mask, rng)
@@ -99,19 +99,21 @@ class PatientSlices:
         if varied and drawing.window.rule == "fixed":
             window = varied.window(window, rng)
         head_above = max(HEAD_ABOVE_HU, float(hu.min()) + NEAR_AIR_HU)
-        frame = SliceFrame(hu.shape[0], hu.shape[1], self.size)
+        frame = SliceFrame(hu.shape[0], hu.shape[1], self.size, aspect)
         hu, mask = frame.slice_to_model(hu), framed_mask(frame, mask)
         found = [mask] if self.wanted == "slice" and mask.any() else _lesions(mask)
         head = hu > head_above
         asked = [_asked(hu, head, mask, found, drawing, rng) for _ in range(drawing.prompts)]
         return Drawn(hu, window, asked, mask)
 
-    def _stored(self, index: int) -> tuple[NDArray[np.float32], Mask]:
+    def _stored(self, index: int) -> tuple[NDArray[np.float32], Mask, float]:
+        """HU and mask as stored, and the height of a pixel divided by its width."""
         if self._cases is None:
             self._cases = {case.name: case for case in load_volumes(self.home)}
         name, place = self.slices[index]
         case = self._cases[name]
-        return case.hu[place].astype(np.float32), np.asarray(case.mask[place] > 0)
+        mask = np.asarray(case.mask[place] > 0)
+        return case.hu[place].astype(np.float32), mask, aspect_of(case.spacing_mm)
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_cases": None}
