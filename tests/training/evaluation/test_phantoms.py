@@ -21,7 +21,8 @@ from samihs_training.data.cache import FIRST_SEEDS, SEEDS_PER_SPLIT
 from samihs_training.data.phantom import BleedType, PhantomOptions, generate_study
 from samihs_training.data.studies import StudySlice, StudySpec, slices_of, study_slices
 from samihs_training.data.targets import BRAIN
-from samihs_training.evaluation import phantoms, pipeline, score_trials
+from samihs_training.evaluation import chosen_cases, phantoms, pipeline, score_trials
+from samihs_training.evaluation.chosen_cases import ChosenCases
 from samihs_training.evaluation.cli import main
 from samihs_training.evaluation.phantoms import (
     ClickResult,
@@ -269,7 +270,8 @@ def test_a_folder_with_an_evaluation_is_refused_before_the_work(
     monkeypatch.setattr(pipeline, "evaluate_data", work)
     monkeypatch.setattr(pipeline, "on_phantoms", work)
     monkeypatch.setattr(pipeline, "open_predictor", lambda *given: nullcontext(knowing([])))
-    monkeypatch.setattr(pipeline, "chosen_cases", lambda *given: [])
+    nothing = ChosenCases([], {})
+    monkeypatch.setattr(chosen_cases, "chosen_cases", lambda *given: nothing)
     options = ["--out", str(tmp_path), *(["--data", "root"] if of_data else [])]
     done = CliRunner().invoke(main, options)
     assert done.exit_code == 2

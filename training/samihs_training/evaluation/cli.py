@@ -90,9 +90,9 @@ def main(
         os.environ["SAMIHS_DEBUG"] = "1"
     # torch and MONAI take seconds to load; --help need not wait for them.
     from samihs_training.data.studies import StudySpec
+    from samihs_training.evaluation.chosen_cases import chosen_cases
     from samihs_training.evaluation.phantoms import check_results, write_results
     from samihs_training.evaluation.pipeline import (
-        chosen_cases,
         on_data,
         on_phantoms,
         open_predictor,

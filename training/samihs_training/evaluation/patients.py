@@ -12,9 +12,9 @@ predictions in a patient's volume. Two protocols:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -39,6 +39,8 @@ Protocol = Literal["lesions", "authors"]
 AUTHORS_SIZE = 512
 NSD_TOLERANCE_MM = 1.0
 NSD_TOLERANCE_PX = 2.0
+WORST = 5
+"""Slices of which the pixels are kept, for pictures: those of all would fill the memory."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,13 @@ class SliceResult:
     patient: str
     index: int
     scores: Scores
+
+
+@dataclass(frozen=True, eq=False)
+class Answered:
+    """A prompted slice with its pixels, each [rows, columns]."""
+
+    result: SliceResult
     hu: NDArray[np.float32]
     truth: Mask
     predicted: Mask
@@ -83,12 +92,22 @@ class SliceResult:
 
 @dataclass(frozen=True, eq=False)
 class DataEvaluation:
-    """All slices and patients."""
+    """All slices and patients, and what was evaluated on them how."""
 
     model: str
     protocol: Protocol
+    prompt: str
+    clicks: int
     slices: tuple[SliceResult, ...]
     patients: dict[str, Scores]
+    bleed_free: int
+    """Cases without hemorrhage: nothing was asked there, and no metric includes them."""
+    worst: tuple[Answered, ...]
+    """The WORST slices by Dice."""
+    weights: Mapping[str, str] = field(default_factory=dict)
+    """Hashes of the predictor's weights; an export refuses figures of any other weights."""
+    data: Mapping[str, Any] = field(default_factory=dict)
+    """Which cases (``chosen_cases.py``): counts and hashes, without paths and names."""
 
     def by_slice(self) -> dict[str, tuple[Estimate, float]]:
         """Metric -> mean over slices, its interval over patients, and the SD over slices."""
@@ -108,11 +127,14 @@ def evaluate_data(
     prompt: str = "deepest",
     clicks: int = 1,
     seed: int = 0,
+    data: Mapping[str, Any] | None = None,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> DataEvaluation:
     """Prompt every slice with hemorrhage; the ``authors`` protocol ignores ``prompt``.
 
     ``clicks`` above 1 adds corrective clicks, each in the largest error of the previous answer,
-    whose logits are the prior of the next.
+    whose logits are the prior of the next. ``data`` is recorded as it is. ``progress(done)`` is
+    called after each case.
 
     Raises:
         DataError: a case is faulty, or no case has hemorrhage.
@@ -122,19 +144,28 @@ def evaluate_data(
         raise UsageError(f"{predictor.name} takes clicks only: it cannot be asked other prompts")
     if clicks < 1:
         raise UsageError(f"clicks: {clicks}; expected 1 or more")
-    rule = prompt_rule("middle" if protocol == "authors" else prompt)
-    asking = _Asking(predictor.ask, rule, protocol, clicks, np.random.default_rng(seed))
+    prompt = "middle" if protocol == "authors" else prompt
+    asking = _Asking(
+        predictor.ask, prompt_rule(prompt), protocol, clicks, np.random.default_rng(seed)
+    )
     slices: list[SliceResult] = []
-    patients = {}
-    for case in cases:
+    patients: dict[str, Scores] = {}
+    worst: list[Answered] = []
+    done = 0
+    for done, case in enumerate(cases, 1):
         volume = read_checked(case)
         found = asking.slices(case.name, volume)
         if found:
             patients[case.name] = _patient_scores(volume, found, protocol)
-            slices += found
+            slices += [each.result for each in found]
+            worst = sorted([*worst, *found], key=lambda each: each.result.scores.dice)[:WORST]
+        progress(done)
     if not slices:
         raise DataError("no case has a hemorrhage to point at")
-    return DataEvaluation(predictor.name, protocol, tuple(slices), patients)
+    return DataEvaluation(
+        predictor.name, protocol, prompt, clicks, tuple(slices), patients, done - len(patients),
+        tuple(worst), predictor.weights, data or {},
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,24 +178,27 @@ class _Asking:
     clicks: int
     rng: np.random.Generator
 
-    def slices(self, patient: str, volume: Volume) -> list[SliceResult]:
+    def slices(self, patient: str, volume: Volume) -> list[Answered]:
         results = []
         for index in np.flatnonzero((volume.labels > 0).any((1, 2))):
             hu, truth, spacing = _framed(volume, int(index), self.protocol)
             if not truth.any():
                 continue  # a speck that is lost in a smaller frame
             parts = [truth] if self.protocol == "authors" else parts_of(truth)
-            answers = [self._answer(hu, part) for part in parts]
+            answers = [self._answer(hu, spacing, part) for part in parts]
             predicted = np.logical_or.reduce([mask for mask, _ in answers])
             scores = scores_of(predicted, truth, spacing, float(volume.extents_mm[index]))
             prompts = tuple(prompt for _, prompt in answers)
-            results.append(SliceResult(patient, int(index), scores, hu, truth, predicted, prompts))
+            result = SliceResult(patient, int(index), scores)
+            results.append(Answered(result, hu, truth, predicted, prompts))
         return results
 
-    def _answer(self, hu: NDArray[np.float32], wanted: Mask) -> tuple[Mask, Prompt]:
+    def _answer(
+        self, hu: NDArray[np.float32], spacing: tuple[float, float], wanted: Mask
+    ) -> tuple[Mask, Prompt]:
         prompt, prior = self.rule(wanted, self.rng), None
         for further in range(self.clicks):
-            reply = self.ask(hu, prompt, prior)
+            reply = self.ask(hu, prompt, prior, None if self.protocol == "authors" else spacing)
             if self.protocol == "authors":
                 mask = authors_mask(reply.logits)
             else:  # as samihs-infer draws it
@@ -202,11 +236,12 @@ def _framed(
     volume: Volume, index: int, protocol: Protocol
 ) -> tuple[NDArray[np.float32], Mask, tuple[float, float]]:
     """HU, truth and spacing of a slice, at its own size or in the authors' frame."""
-    hu, truth = volume.hu[index], volume.labels[index] > 0
+    hu = volume.hu[index].copy()  # a view would keep the whole volume in memory
+    truth = volume.labels[index] > 0
     frame = SliceFrame(hu.shape[0], hu.shape[1], AUTHORS_SIZE)
     if protocol == "lesions" or frame.identity:
         return hu, truth, volume.spacing_mm
-    shrink = frame.side / frame.size
+    shrink = max(hu.shape) / AUTHORS_SIZE
     spacing = (volume.spacing_mm[0] * shrink, volume.spacing_mm[1] * shrink)
     return frame.slice_to_model(hu), framed_mask(frame, truth), spacing
 
@@ -223,18 +258,19 @@ def _overlap(predicted: Mask, truth: Mask) -> dict[str, float]:
     }
 
 
-def _patient_scores(volume: Volume, found: list[SliceResult], protocol: Protocol) -> Scores:
+def _patient_scores(volume: Volume, found: list[Answered], protocol: Protocol) -> Scores:
     """Overlap and distances in mm over the whole volume; metrics in pixels are slice means."""
     shape = (len(volume.hu), *found[0].truth.shape)
     predicted, truth = np.zeros(shape, bool), np.zeros(shape, bool)
     for each in found:
-        predicted[each.index], truth[each.index] = each.predicted, each.truth
-    _, _, in_plane = _framed(volume, found[0].index, protocol)
+        index = each.result.index
+        predicted[index], truth[index] = each.predicted, each.truth
+    _, _, in_plane = _framed(volume, found[0].result.index, protocol)
     # MONAI takes a single slice spacing: the mean where it is uneven.
     spacing = (float(volume.extents_mm.mean()), *in_plane)
 
     def mean(name: str) -> float:
-        values = np.array([getattr(each.scores, name) for each in found])
+        values = np.array([getattr(each.result.scores, name) for each in found])
         known = values[~np.isnan(values)]
         return float(known.mean()) if known.size else float("nan")
 
@@ -244,7 +280,7 @@ def _patient_scores(volume: Volume, found: list[SliceResult], protocol: Protocol
         hd95_px=mean("hd95_px"),
         nsd_mm=surface_dice(predicted, truth, spacing, NSD_TOLERANCE_MM),
         nsd_px=mean("nsd_px"),
-        volume_error_ml=sum(each.scores.volume_error_ml for each in found),
+        volume_error_ml=sum(each.result.scores.volume_error_ml for each in found),
         rowwise_hausdorff=mean("rowwise_hausdorff"),
     )
 

@@ -12,10 +12,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from samihs_runtime.errors import UsageError
-from samihs_training.data.cases.case import CaseFiles, Layout
-from samihs_training.data.cases.finding import find_cases
-from samihs_training.data.folds import held_out, read_folds
+from samihs_training.data.checking import read_checked
 from samihs_training.data.studies import StudySpec, study_slices
+from samihs_training.evaluation.chosen_cases import ChosenCases
 from samihs_training.evaluation.patients import Protocol, evaluate_data
 from samihs_training.evaluation.phantoms import KINDS, Evaluation, evaluate
 from samihs_training.evaluation.predictors import Predictor, bundle_predictor, checkpoint_predictor
@@ -57,45 +56,9 @@ def on_phantoms(
         return evaluate(predictor, slices, score_threshold=threshold, trials=trials)
 
 
-def chosen_cases(
-    data: Path, layout: Layout | None, folds: Path | None, fold: int | None, predictor: Predictor
-) -> list[CaseFiles]:
-    """All cases of the data set, or those held out in a fold.
-
-    Raises:
-        UsageError: the predictor was trained on that fold's patients.
-    """
-    cases = find_cases(data, layout)
-    trained, name = predictor.trained_on, predictor.name
-    if folds is None and fold is None:
-        if trained:
-            click.echo(
-                f"note: {name} was trained on {trained['cases']} cases of a data set; the "
-                "numbers say nothing about those: leave them out with --folds and --fold",
-                err=True,
-            )
-        return cases
-    if folds is None or fold is None:
-        raise UsageError("give --folds and --fold together: which file, and which fold of it")
-    read = read_folds(folds)
-    chosen = held_out(read, fold, [case.name for case in cases], folds)
-    if trained and trained["folds_sha256"] != read.sha256:
-        click.echo(
-            f"note: {name} was trained with other folds: fold {fold} of {folds} may hold "
-            "patients it was trained on, about whom the numbers say nothing",
-            err=True,
-        )
-    elif trained and trained["fold"] != fold:
-        raise UsageError(
-            f"--fold {fold}: {name} was trained on these patients; by these folds it held "
-            f"out fold {trained['fold']}"
-        )
-    return [case for case in cases if case.name in chosen]
-
-
 def on_data(
     predictor: Predictor,
-    cases: list[CaseFiles],
+    cases: ChosenCases,
     protocol: Protocol,
     prompt: str | None,
     clicks: int,
@@ -106,6 +69,7 @@ def on_data(
 
     Raises:
         UsageError: options that do not go together, or an unknown prompt.
+        DataError: a case is faulty; found before the first is evaluated.
         OutputError: ``out`` holds an evaluation, and ``overwrite`` is false.
     """
     if out is None:
@@ -113,9 +77,15 @@ def on_data(
     if protocol == "authors" and (prompt not in (None, "middle") or clicks != 1):
         raise UsageError("--protocol authors is one middle pixel: leave out --prompt and --clicks")
     check_data_report(out, overwrite=overwrite)  # fail before the work, not after it
-    evaluation = evaluate_data(
-        predictor, cases, protocol=protocol, prompt=prompt or "deepest", clicks=clicks
-    )
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal) as bar:
+        for case in bar.track(cases.files, description="checking"):  # the same for a faulty case
+            read_checked(case)
+        task = bar.add_task("evaluating", total=len(cases.files))
+        evaluation = evaluate_data(
+            predictor, cases.files, protocol=protocol, prompt=prompt or "deepest", clicks=clicks,
+            data=cases.about, progress=lambda done: bar.update(task, completed=float(done)),
+        )  # fmt: skip
     write_data_report(evaluation, out, overwrite=overwrite)
     click.echo(markdown(evaluation))
     click.echo(f"written to {out}")

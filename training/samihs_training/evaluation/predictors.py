@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from samihs_runtime.clicked_parts import clicked_parts
 from samihs_runtime.encoding.preprocessing import window_of
-from samihs_runtime.encoding.slice_frame import SliceFrame
+from samihs_runtime.encoding.slice_frame import SliceFrame, aspect_of
 from samihs_runtime.segmentation import FOREGROUND, Prediction, Prompt
 from samihs_training.data.clicks import Mask
 
@@ -41,9 +41,16 @@ class Ask(Protocol):
     """Answers any prompt on a slice [rows, columns] in HU."""
 
     def __call__(
-        self, hu: NDArray[np.float32], prompt: Prompt, prior: NDArray[np.float32] | None = None
+        self,
+        hu: NDArray[np.float32],
+        prompt: Prompt,
+        prior: NDArray[np.float32] | None = None,
+        spacing_mm: tuple[float, float] | None = None,
     ) -> Reply:
-        """``prior``: logits of an earlier reply that the prompt refines, on the same slice."""
+        """``prior``: logits of an earlier reply that the prompt refines, on the same slice.
+
+        ``spacing_mm``: between rows, between columns; None if the pixels are square.
+        """
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,8 +91,14 @@ def checkpoint_predictor(
         return last[0][1]
 
     @torch.inference_mode()
-    def ask(hu: NDArray[Any], prompt: Prompt, prior: NDArray[np.float32] | None = None) -> Reply:
-        frame = SliceFrame(hu.shape[0], hu.shape[1], max(hu.shape))
+    def ask(
+        hu: NDArray[Any],
+        prompt: Prompt,
+        prior: NDArray[np.float32] | None = None,
+        spacing_mm: tuple[float, float] | None = None,
+    ) -> Reply:
+        aspect = aspect_of(spacing_mm) if spacing_mm else 1.0
+        frame = SliceFrame(hu.shape[0], hu.shape[1], max(hu.shape), aspect)
         points, labels = prompt.arrays()
         logits, score = model.decode(
             encoded(hu, frame),
@@ -121,9 +134,12 @@ def bundle_predictor(bundle: Path | None, backend: str = "auto") -> Iterator[Pre
             return _answers(partial(segmenter.predict, segmenter.encode(hu)), clicks)
 
         def ask(
-            hu: NDArray[np.float32], prompt: Prompt, prior: NDArray[np.float32] | None = None
+            hu: NDArray[np.float32],
+            prompt: Prompt,
+            prior: NDArray[np.float32] | None = None,
+            spacing_mm: tuple[float, float] | None = None,
         ) -> Reply:
-            reply = segmenter.predict(segmenter.encode(hu), prompt, prior)
+            reply = segmenter.predict(segmenter.encode(hu, spacing_mm), prompt, prior)
             return Reply(reply.mask, reply.score, reply.logits)
 
         manifest = segmenter.bundle.manifest

@@ -13,12 +13,11 @@ from samihs_runtime.writers.drawing import View, ct_panel, draw_contour, draw_pr
 from samihs_runtime.writers.files import check_destination, staged_folder
 from samihs_runtime.writers.lettering import INK, PAGE, write_text
 from samihs_training.evaluation.metrics import Estimate
-from samihs_training.evaluation.patients import METRICS, DataEvaluation, SliceResult
+from samihs_training.evaluation.patients import METRICS, WORST, Answered, DataEvaluation
 from samihs_training.jsontext import json_text
 
 STATEMENT = "Not for clinical use."
 PANEL_PX = 480
-WORST = 5
 FILES = ("slices.csv", "patients.csv", "summary.json", "report.md", "dice_histogram.png")
 _WORST_FILES = tuple(f"worst_{rank}.png" for rank in range(1, WORST + 1))
 
@@ -42,8 +41,7 @@ def write_data_report(evaluation: DataEvaluation, out: Path, *, overwrite: bool 
         (stage.folder / "summary.json").write_text(summary, encoding="utf-8")
         (stage.folder / "report.md").write_text(markdown(evaluation), encoding="utf-8")
         _write_histogram(evaluation, stage.folder / "dice_histogram.png")
-        worst = sorted(evaluation.slices, key=lambda each: each.scores.dice)[:WORST]
-        for name, each in zip(_WORST_FILES, worst, strict=False):
+        for name, each in zip(_WORST_FILES, evaluation.worst, strict=False):
             overlay(each).save(stage.folder / name)
 
 
@@ -55,7 +53,12 @@ def summary_of(evaluation: DataEvaluation) -> dict[str, object]:
 
     return {
         "model": evaluation.model,
+        "weights": dict(evaluation.weights),
+        "data": dict(evaluation.data),
         "protocol": evaluation.protocol,
+        "prompt": evaluation.prompt,
+        "clicks": evaluation.clicks,
+        "bleed_free_cases": evaluation.bleed_free,
         "patients": len(evaluation.patients),
         "slices": len(evaluation.slices),
         "by_slice": table(evaluation.by_slice()),
@@ -69,8 +72,8 @@ def markdown(evaluation: DataEvaluation) -> str:
         f"# {evaluation.model}",
         "",
         f"Protocol `{evaluation.protocol}`: {len(evaluation.slices)} slices with hemorrhage of "
-        f"{len(evaluation.patients)} patients. Intervals: 95 %, bootstrap over patients. "
-        f"{STATEMENT}",
+        f"{len(evaluation.patients)} patients, {_asked(evaluation)}. "
+        f"Intervals: 95 %, bootstrap over patients. {_cases(evaluation)}{STATEMENT}",
         "",
         "| metric | slices: mean ± SD (interval) | patients: mean ± SD (interval) | undefined |",
         "|---|---|---|---|",
@@ -89,23 +92,40 @@ def markdown(evaluation: DataEvaluation) -> str:
     return "\n".join(lines) + "\n"
 
 
-def overlay(result: SliceResult) -> Image.Image:
+def overlay(answered: Answered) -> Image.Image:
     """The slice twice: with the true outline, and with the predicted one and its prompts."""
-    rows, columns = result.truth.shape
+    result = answered.result
+    rows, columns = answered.truth.shape
     scale = PANEL_PX / max(rows, columns)
     view = View(0, 0, columns, rows, (scale, scale))
-    plain = ct_panel(result.hu, view)
-    answer = draw_contour(plain, result.predicted, view, width=2.0)
-    for prompt in result.prompts:
+    plain = ct_panel(answered.hu, view)
+    answer = draw_contour(plain, answered.predicted, view, width=2.0)
+    for prompt in answered.prompts:
         answer = draw_prompt(answer, prompt, view, size=7.0)
     width, height = plain.size
     page = Image.new("RGB", (2 * width + 12, height + 34), PAGE)
-    page.paste(draw_contour(plain, result.truth, view, width=2.0), (0, 34))
+    page.paste(draw_contour(plain, answered.truth, view, width=2.0), (0, 34))
     page.paste(answer, (width + 12, 34))
     draw = ImageDraw.Draw(page)
     write_text(draw, (8, 7), f"truth: {result.patient}, slice {result.index}", 16, INK)
     write_text(draw, (width + 20, 7), f"answer: Dice {result.scores.dice:.2f}", 16, INK)
     return page
+
+
+def _asked(evaluation: DataEvaluation) -> str:
+    """How the model was asked, such as ``prompt middle`` or ``prompt box, 3 clicks each``."""
+    further = f", {evaluation.clicks} clicks each" if evaluation.clicks > 1 else ""
+    return f"prompt {evaluation.prompt}{further}"
+
+
+def _cases(evaluation: DataEvaluation) -> str:
+    """What a reader has to know about the cases, as sentences; empty if nothing."""
+    said = ""
+    if evaluation.bleed_free:
+        said += f"{evaluation.bleed_free} cases without hemorrhage are in none of the figures. "
+    if evaluation.data.get("trained_on") == "perhaps":
+        said += "**The model may have been trained on some of these patients.** "
+    return said
 
 
 def _cell(mean: Estimate, deviation: float) -> str:
