@@ -121,6 +121,55 @@ def test_phantoms_as_nifti_and_as_dicom_agree(study: PhantomStudy, tmp_path: Pat
         assert volume.volume_ml == pytest.approx(study.volume_ml(), rel=1e-4)
 
 
+def test_what_other_programs_write_is_read_alike(tmp_path: Path) -> None:
+    """Endings in upper case, 8-bit and floating-point masks, a fourth axis of length 1."""
+    hu, mask = head()
+    save(hu, tmp_path / "plain.nii")
+    save(mask, tmp_path / "plain_mask.nii")
+    save(hu[..., None], tmp_path / "fourth.nii")
+    save(mask[..., None].astype(np.float64), tmp_path / "fourth_mask.nii")
+    for name, array in (("upper", hu), ("upper_mask", mask * 255)):
+        save(array, tmp_path / f"{name}.nii").rename(tmp_path / f"{name}.NII")
+    cases = find_cases(tmp_path)
+    assert [case.name for case in cases] == ["fourth", "plain", "upper"]
+    for case in cases:
+        volume = read_checked(case)
+        np.testing.assert_array_equal(volume.hu, hu.transpose(2, 1, 0))
+        np.testing.assert_array_equal(volume.labels, mask.transpose(2, 1, 0))
+
+
+def test_one_of_a_pair_is_named_with_the_file_that_it_lacks(tmp_path: Path) -> None:
+    hu, mask = head()
+    save(hu, tmp_path / "a.nii.gz")
+    save(mask, tmp_path / "b_mask.nii.gz")
+    save(hu, tmp_path / "c" / "image.nii.gz")
+    save(mask, tmp_path / "d" / "mask.nii.gz")
+    faults = [report.faults[0] for report in check_cases(find_cases(tmp_path))]
+    wanted = ["a_mask", "b", "mask", "image"]
+    for fault, name in zip(faults, wanted, strict=True):
+        assert f": expected {name}.nii.gz beside it" in fault
+
+
+@pytest.mark.parametrize("ending", [".DCM", ""])
+def test_dicom_files_need_no_ending(study: PhantomStudy, tmp_path: Path, ending: str) -> None:
+    write_dicom(study, tmp_path / "case", segmentation=True)
+    for path in (tmp_path / "case").iterdir():
+        path.rename(path.with_suffix(ending))
+    (tmp_path / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    (tmp_path / "notes.txt").write_text("no DICOM")
+    (case,) = find_cases(tmp_path)
+    assert (case.name, case.layout) == ("case", "dicom")
+    np.testing.assert_array_equal(read_case(case).labels, study.bleeds > 0)
+
+
+def test_a_folder_of_dicom_files_is_a_case_by_itself(
+    study: PhantomStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_dicom(study, tmp_path / "case", segmentation=True)
+    monkeypatch.chdir(tmp_path / "case")
+    assert [case.name for case in find_cases(Path())] == ["case"]
+
+
 def test_two_cases_of_one_name_are_refused(tmp_path: Path) -> None:
     hu, mask = head()
     for name in ("a/image.nii.gz", "a.nii.gz"):
@@ -193,7 +242,7 @@ def _spoil(root: Path, fault: str) -> str:
         case "affine":
             save(mask, labels, np.diag([-0.5, -0.4, 4.0, 1.0]))
         case "label":
-            save(mask * 255, labels)
+            save(mask * 2, labels)
         case "scan":
             image.unlink()
         case "nan":
@@ -216,11 +265,11 @@ def _spoil(root: Path, fault: str) -> str:
     [
         ("shape", "shape (19, 16, 4), but its scan has (20, 16, 4)"),
         ("affine", "its affine puts voxels 3.00 mm from"),
-        ("label", "labels 255 beside 0 and 1"),
-        ("scan", "a mask without a scan"),
+        ("label", "labels 2 beside 0 and 1"),
+        ("scan", "a mask without a scan: expected ct_scans/049.nii"),
         ("nan", "1 values are NaN or infinite"),
         ("window", "values of 0 to 255 are not HU"),
-        ("mask", "a scan without a mask"),
+        ("mask", "a scan without a mask: expected masks/049.nii, all 0 if nothing bleeds"),
         ("cut", "not readable as NIfTI"),
         ("text", "not readable as NIfTI"),
     ],
@@ -247,6 +296,16 @@ def test_check_data_lists_cases(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "2 cases, 8 slices, 0.0 mL" in done.output
     assert "049" in done.output
+
+
+def test_check_data_shows_names_as_they_are(tmp_path: Path) -> None:
+    hu, mask = head()
+    for name in ("[bold]x", "Müller"):
+        save(hu, tmp_path / f"{name}.nii")
+        save(mask, tmp_path / f"{name}_mask.nii")
+    done = CliRunner().invoke(main, ["check-data", str(tmp_path)])
+    assert "[bold]x" in done.output
+    assert "Müller" in done.output
 
 
 def test_nothing_there(tmp_path: Path) -> None:

@@ -78,7 +78,9 @@ def open_patients(
         held_out(read, config.fold, names, origin)
     elif len(names) < config.fold_count:
         raise UsageError(
-            f"fold_count = {config.fold_count}: {config.root} has {len(names)} cases only"
+            f"fold_count = {config.fold_count}: {config.root} has {len(names)} cases only, and a "
+            "fold needs one at least: lower fold_count in [data], or give --folds a file of "
+            "make-folds with fewer"
         )
     cases = open_volumes(folder, files, progress=progress or (lambda done, total: None))
     volumes = {case.name: case.volume_ml for case in cases}

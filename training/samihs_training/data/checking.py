@@ -68,10 +68,14 @@ def faults_of(case: CaseFiles, volume: Volume) -> Iterator[str]:
         if not windowed and (low > AIR_BELOW_HU or not MIN_BRIGHTEST_HU <= high <= HIGHEST_HU):
             yield (
                 f"{case.image}: values of {low:g} to {high:g} are not HU; expected air below "
-                f"{AIR_BELOW_HU:g} and bone above {MIN_BRIGHTEST_HU:g}: give the unwindowed scan"
+                f"{AIR_BELOW_HU:g}, bone above {MIN_BRIGHTEST_HU:g} and nothing above "
+                f"{HIGHEST_HU:g}: give the scan without a window, rescaled to HU"
             )
     found = np.unique(volume.labels)
     odd = found[~np.isin(found, (0, 1))]
     if odd.size:
         named = ", ".join(f"{value:g}" for value in odd[:5])
-        yield f"{case.mask}: labels {named} beside 0 and 1; expected 1 for hemorrhage, else 0"
+        yield (
+            f"{case.mask}: labels {named} beside 0 and 1; expected 1 for hemorrhage, else 0 (or "
+            "255 for hemorrhage, and no 1)"
+        )

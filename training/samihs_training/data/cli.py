@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from samihs_runtime.errors import DataError, one_line_errors
@@ -68,7 +69,7 @@ def _table(reports: list[CaseReport]) -> Table:
     table = Table("case", "slices", "bleeding", "mL", "faults")
     for each in reports:
         numbers = (str(each.slices), str(each.positive_slices), f"{each.volume_ml:.2f}")
-        table.add_row(each.name, *numbers, str(len(each.faults) or "-"))
+        table.add_row(escape(each.name), *numbers, str(len(each.faults) or "-"))
     slices = sum(each.slices for each in reports)
     total = sum(each.volume_ml for each in reports)
     table.caption = f"{len(reports)} cases, {slices} slices, {total:.1f} mL"

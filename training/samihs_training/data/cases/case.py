@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,6 +12,19 @@ from numpy.typing import NDArray
 
 Layout = Literal["bcihm", "instance", "pairs", "dicom", "pictures"]
 LAYOUTS: tuple[Layout, ...] = ("bcihm", "instance", "pairs", "dicom", "pictures")
+PAIRED_FOLDERS: Mapping[str, tuple[str, str]] = {
+    "bcihm": ("ct_scans", "masks"),
+    "instance": ("data", "label"),
+}
+"""Layouts that keep scans and masks of the same names in two folders."""
+NIFTI = (".nii.gz", ".nii")
+"""Endings of NIfTI files, in lower or upper case."""
+
+
+def nifti_stem(path: Path) -> str:
+    """A file's name without the ending of NIfTI files."""
+    ending = next((each for each in NIFTI if path.name.lower().endswith(each)), "")
+    return path.name[: len(path.name) - len(ending)]
 
 
 @dataclass(frozen=True)

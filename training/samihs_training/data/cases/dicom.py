@@ -50,7 +50,9 @@ def _segmentation(folder: Path) -> Path:
         if header.get("SOPClassUID") == SEG_STORAGE:
             found.append(path)
     if len(found) != 1:
-        raise DataError(f"{folder}: {len(found)} DICOM SEG objects; expected one beside the series")
+        raise DataError(
+            f"{folder}: {len(found)} DICOM SEG objects; expected one, in the folder of its series"
+        )
     return found[0]
 
 

@@ -6,14 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from samihs_runtime.errors import DataError
-from samihs_training.data.cases.case import LAYOUTS, CaseFiles, Layout
+from samihs_training.data.cases.case import (
+    LAYOUTS,
+    NIFTI,
+    PAIRED_FOLDERS,
+    CaseFiles,
+    Layout,
+    nifti_stem,
+)
 from samihs_training.data.cases.pictures import find_picture_cases
-
-_PAIRED_FOLDERS: dict[str, tuple[str, str]] = {
-    "bcihm": ("ct_scans", "masks"),
-    "instance": ("data", "label"),
-}
-_NIFTI = (".nii.gz", ".nii")
 
 
 def find_cases(root: Path, layout: Layout | None = None) -> list[CaseFiles]:
@@ -47,35 +48,38 @@ def _by_name(cases: list[CaseFiles]) -> list[CaseFiles]:
 
 
 def _paired_folders(root: Path, layout: Layout) -> list[CaseFiles]:
-    images, masks = (_niftis(root / name) for name in _PAIRED_FOLDERS[layout])
-    if not (root / _PAIRED_FOLDERS[layout][0]).is_dir():
+    images, masks = (_niftis(root / name) for name in PAIRED_FOLDERS[layout])
+    if not (root / PAIRED_FOLDERS[layout][0]).is_dir():
         return []
     names = images.keys() | masks.keys()
     return [CaseFiles(name, images.get(name), masks.get(name), layout) for name in names]
 
 
 def _pairs(root: Path, layout: Layout) -> list[CaseFiles]:
+    found = _niftis(root, "**/*")
     cases = []
-    for path in _niftis(root, "**/*").values():
-        stem = _stem(path)
-        if stem == "mask" or stem.startswith("mask_"):
+    for name, path in found.items():
+        folder, slash, stem = name.rpartition("/")
+        if stem.startswith("mask_"):
             continue  # mask_TYPE: one type of bleeding, as samihs-phantom writes it
-        if stem.endswith("_mask"):
-            image = _sibling(path, stem.removesuffix("_mask"))
-            if image is None:
-                cases.append(CaseFiles(_relative(root, path), None, path, layout))
-            continue
-        in_folder = stem == "image"
-        mask = _sibling(path, "mask" if in_folder else f"{stem}_mask")
-        named = path.parent if in_folder and path.parent != root else path
-        cases.append(CaseFiles(_relative(root, named), path, mask, layout))
+        if stem == "mask" or stem.endswith("_mask"):
+            scan = f"{folder}{slash}image" if stem == "mask" else name.removesuffix("_mask")
+            if scan not in found:
+                cases.append(CaseFiles(name, None, path, layout))
+        elif stem == "image":
+            mask = found.get(f"{folder}{slash}mask")
+            cases.append(CaseFiles(folder or name, path, mask, layout))
+        else:
+            cases.append(CaseFiles(name, path, found.get(f"{name}_mask"), layout))
     # A folder of NIfTI files without a single mask is not a data set.
     return cases if any(case.mask for case in cases) else []
 
 
 def _dicom(root: Path, layout: Layout) -> list[CaseFiles]:
-    folders = {path.parent for path in root.rglob("*.dcm")}
-    return [CaseFiles(_relative(root, each), each, each, layout) for each in folders]
+    folders = {path.parent for path in root.rglob("*") if _is_dicom(path)}
+    names = {each: each.relative_to(root).as_posix() for each in folders}
+    names |= {root: root.resolve().name}  # the folder of a single case
+    return [CaseFiles(names[each], each, each, layout) for each in folders]
 
 
 def _pictures(root: Path, layout: Layout) -> list[CaseFiles]:
@@ -95,24 +99,24 @@ def _niftis(folder: Path, pattern: str = "*") -> dict[str, Path]:
     """Path below the folder, without ending -> path; hidden files are ignored."""
     found: dict[str, Path] = {}
     for path in sorted(folder.glob(pattern)):
-        if not path.name.endswith(_NIFTI) or path.name.startswith("."):
+        if not path.name.lower().endswith(NIFTI) or path.name.startswith("."):
             continue
-        name = _relative(folder, path)
+        name = path.relative_to(folder).with_name(nifti_stem(path)).as_posix()
         if name in found:
             raise DataError(f"{path}: {found[name].name} has the same name; keep one of them")
         found[name] = path
     return found
 
 
-def _stem(path: Path) -> str:
-    return path.name.removesuffix(".gz").removesuffix(".nii")
-
-
-def _relative(root: Path, path: Path) -> str:
-    relative = path.relative_to(root)
-    return relative.with_name(_stem(relative)).as_posix() if relative.name else path.name
-
-
-def _sibling(path: Path, stem: str) -> Path | None:
-    found = (path.with_name(stem + ending) for ending in _NIFTI)
-    return next((each for each in found if each.is_file()), None)
+def _is_dicom(path: Path) -> bool:
+    """Whether it is a DICOM file, by its ending or, as archives often leave that out, by the
+    preamble (PS3.10, 7.1). A DICOMDIR lists files of other folders and belongs to no case."""
+    if path.name.startswith(".") or path.name == "DICOMDIR" or not path.is_file():
+        return False
+    if path.suffix.lower() == ".dcm":
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False

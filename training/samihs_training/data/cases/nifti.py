@@ -38,19 +38,27 @@ def read_nifti_pair(image: Path, mask: Path) -> Volume:
     extent = abs(float(step @ normal)) / float(np.linalg.norm(normal))  # holds under tilt as well
     return Volume(
         hu=_axial(scan, image),
-        labels=_axial(labels, mask),
+        labels=_binary(_axial(labels, mask)),
         spacing_mm=(float(np.linalg.norm(row)), float(np.linalg.norm(column))),
         extents_mm=np.full(scan.shape[2], extent),
     )
+
+
+def _binary(labels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Labels of 0 and 255, as 8-bit masks have them, as 0 and 1; others unchanged."""
+    if np.isin(labels, (0, 255)).all():
+        return (labels > 0).astype(np.float32)
+    return labels
 
 
 def _load(path: Path) -> Any:
     """The image with axes nearest to right, anterior, superior."""
     import nibabel as nib
     from nibabel.filebasedimages import ImageFileError
+    from nibabel.funcs import squeeze_image
 
     try:
-        image = nib.load(path)
+        image = squeeze_image(nib.load(path))  # some programs write a fourth axis of length 1
         if len(image.shape) != 3:
             raise DataError(f"{path}: {len(image.shape)} dimensions; expected one volume of three")
         return nib.as_closest_canonical(image)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from samihs_runtime.errors import DataError
-from samihs_training.data.cases.case import CaseFiles, Volume
+from samihs_training.data.cases.case import PAIRED_FOLDERS, CaseFiles, Volume, nifti_stem
 from samihs_training.data.cases.dicom import read_dicom_case
 from samihs_training.data.cases.nifti import read_nifti_pair
 from samihs_training.data.cases.pictures import PictureCase, read_picture_case
@@ -16,12 +18,32 @@ def read_case(case: CaseFiles) -> Volume:
         DataError: one is missing or unreadable, or their geometries differ; names the file.
     """
     if case.image is None:
-        raise DataError(f"{case.mask}: a mask without a scan: expected one named {case.name}")
+        wanted = _scan_of(case.mask, case) if case.mask else "one"
+        raise DataError(f"{case.mask}: a mask without a scan: expected {wanted}")
     if case.mask is None:
-        raise DataError(f"{case.image}: a scan without a mask: expected one named {case.name}")
+        raise DataError(
+            f"{case.image}: a scan without a mask: expected {_mask_of(case.image, case)}"
+        )
     if case.layout == "dicom":
         return read_dicom_case(case.image)
     if case.layout == "pictures":
         assert isinstance(case, PictureCase)
         return read_picture_case(case)
     return read_nifti_pair(case.image, case.mask)
+
+
+def _scan_of(mask: Path, case: CaseFiles) -> str:
+    """The scan that a mask of NIfTI files lacks, for a message."""
+    if case.layout in PAIRED_FOLDERS:
+        return f"{PAIRED_FOLDERS[case.layout][0]}/{mask.name}"
+    stem = nifti_stem(mask)
+    return f"{'image' if stem == 'mask' else stem.removesuffix('_mask')}.nii.gz beside it"
+
+
+def _mask_of(scan: Path, case: CaseFiles) -> str:
+    """The mask that a scan of NIfTI files lacks, for a message."""
+    if case.layout in PAIRED_FOLDERS:
+        return f"{PAIRED_FOLDERS[case.layout][1]}/{scan.name}, all 0 if nothing bleeds"
+    stem = nifti_stem(scan)
+    name = "mask" if stem == "image" else f"{stem}_mask"
+    return f"{name}.nii.gz beside it, all 0 if nothing bleeds"
