@@ -124,6 +124,7 @@ def _described(
             for entry in _float_graphs(manifest)
         ),
         reference=f"{folder}/{REFERENCE}",
+        method=dict(about.method),
         merge=report.summary(),
         parity={
             "masks_judged": proof.own is None,

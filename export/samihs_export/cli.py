@@ -14,6 +14,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from samihs_runtime.bundle import Bundle
+from samihs_runtime.bundle.manifest import method_name
 from samihs_runtime.errors import ExportError, one_line_errors
 
 if TYPE_CHECKING:
@@ -169,6 +170,8 @@ def verify(path: Path, backend: str | None) -> None:
     opened, results = verify_bundle(path, backend)
     console = Console()
     console.print(f"{opened.root}  {opened.manifest.name} {opened.manifest.version}: intact")
+    if opened.manifest.adapter_sets:
+        console.print(_sets_table(opened))
     console.print(_parity_table([result.summary() for result in results]))
 
 
@@ -202,7 +205,7 @@ def add_adapters(
     made = written.with_adapters(name).adapters
     if made is not None:
         size = sum(written.manifest.files[each].bytes for each in made.files)
-        console.print(f"{written.root}  adapters {name}: {size / 1e6:.1f} MB")
+        console.print(f"{written.root}  adapters {made}: {size / 1e6:.1f} MB")
         console.print(_parity_table(made.parity["results"]))
 
 
@@ -295,6 +298,16 @@ class _steps:
         if self._task is not None:
             self._progress.update(self._task, total=1, completed=1)
         self._task = self._progress.add_task(step, total=None)
+
+
+def _sets_table(opened: Bundle) -> Table:
+    """What ``--adapters`` takes, after the bundle's own adapters."""
+    table = Table("adapters", "method", "trained on", "score threshold", title="Adapters")
+    for name in (None, *(each.name for each in opened.manifest.adapter_sets)):
+        about = opened.with_adapters(name).manifest
+        trained_on, threshold = about.training_data, f"{about.score_threshold:.3g}"
+        table.add_row(name or "the bundle's own", method_name(about.method), trained_on, threshold)
+    return table
 
 
 def _parity_table(results: list[dict[str, Any]]) -> Table:

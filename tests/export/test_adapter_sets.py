@@ -89,6 +89,7 @@ def test_a_site_is_added_verified_and_replaced(
     (made,) = opened.manifest.adapter_sets
     assert made.training_data == "a hospital in the north"
     assert (made.window.low, made.window.high) == (0, 90)
+    assert made.method["adapters"] == "pr"
     assert made.base_sha256 == exported.bundle.manifest.provenance["base_sha256"]
     assert [(e.family, e.precision) for e in made.tensors] == [("onnx", "fp32"), ("trt", "fp16")]
     assert [each["name"].split()[0] for each in made.parity["results"]] == ["merged", "onnx", "trt"]
@@ -113,7 +114,9 @@ def test_a_site_is_added_verified_and_replaced(
     assert np.abs(answers[0] - answers[1]).max() > 1e-3
     verified = run("verify", bundle, "--backend", "cpu")
     assert verified.exit_code == 0, verified.output
-    assert "north" in verified.output
+    listed = next(each for each in verified.output.splitlines() if "│ north " in each)
+    assert "pr" in listed
+    assert "a hospital" in listed
     refused(add(bundle, site, checkpoints.base), "has adapters north already", "--replace")
     result = add(bundle, checkpoints.adapters, checkpoints.base, "--name", "north", "--replace")
     assert result.exit_code == 0, result.output
