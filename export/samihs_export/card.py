@@ -59,15 +59,17 @@ def _accuracy(figures: Mapping[str, Any]) -> str:
     """What ``samihs-evaluate`` wrote: its tables, and a line for every other figure."""
     if not figures:
         return "Not measured at export."
-    tables = ("by_type", "by_slice", "reliability")
+    tables = ("by_type", "by_slice", "reliability", "patients")
     single = {name: each for name, each in figures.items() if name not in tables}
-    parts = [f"Measured with `samihs-evaluate`.\n\n{_listed(single)}"]
+    parts = [f"Measured with `samihs-evaluate`.\n\n{_listed(single)}".rstrip()]
     if "by_type" in figures:
         parts.append(_by_type(figures["by_type"]))
     if "by_slice" in figures:
         parts.append(_by_slice(figures["by_slice"]))
     if "reliability" in figures:
         parts.append(_reliability(figures["reliability"]))
+    if "patients" in figures:
+        parts.append(_patients(figures["patients"]))
     return "\n\n".join(parts)
 
 
@@ -87,6 +89,29 @@ def _by_slice(types: Mapping[str, Any]) -> str:
     columns = {**_DICE, "hd95_mm": "HD95, mm"}
     said = "By slice: the answers to one click on each lesion, united, against all its blood."
     return f"{said}\n\n{_figures(types, 'slices', columns)}"
+
+
+def _patients(figures: Mapping[str, Any]) -> str:
+    """What ``samihs-evaluate --data`` wrote."""
+    tables = ("by_slice", "by_patient")
+    single = {name: each for name, each in figures.items() if name not in tables}
+    lines = ["### On a data set of patients", "", _listed(single), ""]
+    if figures.get("data", {}).get("trained_on") == "perhaps":
+        lines += ["**The model may have been trained on some of these patients.**", ""]
+    lines += ["In brackets the 95 % interval over patients.", ""]
+    lines += ["| | by slice | by patient |", "|---|---|---|"]
+    lines += [
+        f"| {head} | {' | '.join(_estimate(figures[table][name]) for table in tables)} |"
+        for name, head in _OF_PATIENTS.items()
+        if all(name in figures[table] for table in tables)
+    ]
+    return "\n".join(lines)
+
+
+_OF_PATIENTS = {
+    "dice": "Dice", "sensitivity": "sensitivity", "hd95_mm": "HD95, mm",
+    "nsd_mm": "NSD at 1 mm", "volume_error_ml": "volume error, mL",
+}  # fmt: skip
 
 
 def _figures(types: Mapping[str, Any], counted: str, columns: Mapping[str, str]) -> str:

@@ -23,7 +23,8 @@ class Figures:
     """What was measured for a checkpoint, and the score below which its masks are refused."""
 
     accuracy: Mapping[str, Any] = field(default_factory=dict)
-    """As ``samihs-evaluate`` wrote it; empty if nothing was measured."""
+    """As ``samihs-evaluate`` wrote it for phantoms; under ``patients`` as it wrote it for a data
+    set. Empty if nothing was measured."""
     score_threshold: float = DEFAULT_THRESHOLD
     threshold_is: str = "not measured"
     """``measured``, ``given`` or ``not measured``, for the manifest and the model card."""
@@ -40,6 +41,9 @@ def figures_of(
 ) -> Figures:
     """Figures of the given summary, or of the one beside the checkpoint; with neither, a warning.
 
+    A summary of a data set has no score threshold. If one is given, the threshold and the figures
+    of phantoms are those beside the checkpoint, if there are any.
+
     If the summary beside the checkpoint was measured with the mirrored slice and the bundle does
     not use it, or the other way round, only its score threshold is used, with a warning.
 
@@ -52,28 +56,37 @@ def figures_of(
         score_threshold: replaces the measured one, 0 to 1.
 
     Raises:
-        ExportError: no readable summary, one without a score threshold, or one of other weights.
+        ExportError: no readable summary, or one of other weights.
         UsageError: ``score_threshold`` is not a number from 0 to 1.
     """
     if score_threshold is not None and not 0 <= score_threshold <= 1:
         raise UsageError(f"--score-threshold {score_threshold}: expected a number from 0 to 1")
     measure = f"samihs-evaluate --checkpoint {checkpoint} --base {base} --out FOLDER"
     measure += " --mirror" if mirrored else ""
-    path = evaluation or checkpoint.with_name("evaluation.json")
-    accuracy: Mapping[str, Any] = {}
-    if evaluation is not None or path.is_file():
-        accuracy = _accuracy(path, loaded, measure, mirrored, named=evaluation is not None)
+    beside = checkpoint.with_name("evaluation.json")
+    phantoms: Mapping[str, Any] = {}
+    patients: Mapping[str, Any] = {}
+    for path, named in ((evaluation, True), (beside, False)):
+        if path is None or (not named and (phantoms or not path.is_file())):
+            continue
+        found = _accuracy(path, loaded, measure, mirrored, named=named)
+        if _of_data_set(found):
+            patients = patients or found
+        else:
+            phantoms = found
+    accuracy = {**phantoms, **({"patients": patients} if patients else {})}
     if score_threshold is not None:
         return Figures(accuracy, score_threshold, "given")
-    if accuracy:
-        measured = round(float(accuracy["score_threshold"]), _THRESHOLD_DIGITS)
+    if phantoms:
+        measured = round(float(phantoms["score_threshold"]), _THRESHOLD_DIGITS)
         return Figures(accuracy, measured, "measured")
+    lacking = "no score threshold" if patients else "nothing"
     _warn(
-        f"nothing was measured for {checkpoint}: masks that score below {DEFAULT_THRESHOLD} will "
-        f"be refused. This is a guess and may refuse many good ones; run {measure} and give its "
-        "summary.json as --evaluation, or set --score-threshold"
+        f"{lacking} was measured for {checkpoint}: masks that score below {DEFAULT_THRESHOLD} will "
+        f"be refused. This is a guess and may refuse many good ones; run {measure}, copy its "
+        f"summary.json to {beside}, or set --score-threshold"
     )
-    return Figures()
+    return Figures(accuracy)
 
 
 def hashes(loaded: LoadedAdapters) -> dict[str, str]:
@@ -106,7 +119,12 @@ def _accuracy(
     if named:
         raise ExportError(f"{problem}, this bundle is not: run {measure} and give its summary.json")
     _warn(f"{problem}: its threshold is taken, its figures are not; measure: {measure}")
-    return {"score_threshold": figures["score_threshold"]}
+    return {name: figures[name] for name in ("score_threshold",) if name in figures}
+
+
+def _of_data_set(figures: Mapping[str, Any]) -> bool:
+    """Whether ``samihs-evaluate --data`` wrote it, which measures no score threshold."""
+    return "by_patient" in figures and "score_threshold" not in figures
 
 
 def _read(path: Path, measure: str) -> tuple[dict[str, Any], dict[str, str]]:
@@ -115,17 +133,11 @@ def _read(path: Path, measure: str) -> tuple[dict[str, Any], dict[str, str]]:
         figures: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         json.dumps(figures, allow_nan=False)  # as the manifest will be written
         weights = dict(figures.get("weights", {}))
-        of_data_set = "by_patient" in figures and "score_threshold" not in figures
-        threshold = 0.0 if of_data_set else float(figures["score_threshold"])
+        threshold = 0.0 if _of_data_set(figures) else float(figures["score_threshold"])
     except OSError as error:
         raise ExportError(f"cannot read the evaluation {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ExportError(f"{path} is no summary.json of samihs-evaluate ({error})") from error
-    if of_data_set:
-        raise ExportError(
-            f"{path} is of a data set (samihs-evaluate --data), which measures no score "
-            f"threshold; phantoms do: run {measure} and give its summary.json as --evaluation"
-        )
     if not 0 <= threshold <= 1:
         raise ExportError(
             f"{path}: score_threshold is {threshold}, expected 0 to 1: measure again: {measure}"

@@ -46,6 +46,23 @@ def test_figures_are_in_tables_and_sensibly_rounded(exported: Exported) -> None:
     assert "## Limits" in card
 
 
+def test_figures_of_patients_are_in_a_table_of_their_own(exported: Exported) -> None:
+    patients = {
+        "data": {"cases": 9, "fold": 0, "trained_on": "perhaps"},
+        "prompt": "deepest",
+        "by_slice": {"dice": figures(0.7, 0.6, 0.8), "hd95_mm": figures(None)},
+        "by_patient": {"dice": figures(0.71, None, None), "hd95_mm": figures(4.0, 3.0, 5.0)},
+    }
+    manifest = exported.bundle.manifest
+    for accuracy in ({"patients": patients}, {**ACCURACY, "patients": patients}):
+        card = model_card(replace(manifest, accuracy=accuracy))
+        assert "- data: cases 9, fold 0, trained on perhaps" in card
+        assert "**The model may have been trained on some of these patients.**" in card
+        assert "| Dice | 0.7 (0.6 to 0.8) | 0.71 |" in card
+        assert "| HD95, mm |  | 4 (3 to 5) |" in card
+        assert "{" not in card
+
+
 def test_missing_measurements_are_stated(exported: Exported) -> None:
     card = model_card(replace(exported.bundle.manifest, accuracy={}))
     assert "## Accuracy\n\nNot measured at export." in card

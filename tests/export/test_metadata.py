@@ -76,11 +76,26 @@ def test_a_figure_that_the_manifest_cannot_hold_is_refused(tmp_path: Path) -> No
         figures(tmp_path, summary(dice=float("nan")))
 
 
-def test_figures_of_a_data_set_have_no_threshold(tmp_path: Path) -> None:
-    of_data = json.dumps({"model": "x", "patients": 3, "by_slice": {}, "by_patient": {}})
-    words = r"is of a data set \(samihs-evaluate --data\).*phantoms do: run samihs-evaluate --check"
-    with pytest.raises(ExportError, match=words):
-        figures(tmp_path, of_data)
+def test_figures_of_a_data_set_have_no_threshold(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They go into the bundle; the threshold is that of the phantoms, if these were measured."""
+    of_data = {"weights": hashes(loaded()), "patients": 3, "by_slice": {}, "by_patient": {}}
+    given = tmp_path / "summary.json"
+    given.write_text(json.dumps(of_data))
+    paths = given, tmp_path / "adapters.safetensors", Path("base.safetensors")
+    alone = figures_of(*paths, loaded(), mirrored=False)
+    assert alone == Figures({"patients": of_data}, DEFAULT_THRESHOLD, "not measured")
+    assert "warning: no score threshold was measured for" in capsys.readouterr().err
+    named = figures_of(*paths, loaded(), mirrored=False, score_threshold=0.2)
+    assert named == Figures({"patients": of_data}, 0.2, "given")
+    (tmp_path / "evaluation.json").write_text(summary())
+    both = figures_of(*paths, loaded(), mirrored=False)
+    assert both == Figures({**json.loads(summary()), "patients": of_data}, 0.096, "measured")
+    assert capsys.readouterr().err == ""
+    given.write_text(json.dumps({**of_data, "weights": {"adapters_sha256": 64 * "0"}}))
+    with pytest.raises(ExportError, match="measured on other weights"):
+        figures_of(*paths, loaded(), mirrored=False)
 
 
 @pytest.mark.parametrize(
