@@ -166,11 +166,12 @@ def _place_frames(segmentation: Any, series: CTSeries, frames: dict[int, Any]) -
     spacing = _even_spacing(series)
     shared = segmentation.SharedFunctionalGroupsSequence[0]
     planes = [series.planes[index] for index in frames]
+    extents = [float(series.extents_mm[index]) for index in frames]
     _share_or_spread(
         shared,
         list(frames.values()),
         "PixelMeasuresSequence",
-        [_pixel_measures(plane, spacing) for plane in planes],
+        [_pixel_measures(*frame, spacing) for frame in zip(planes, extents, strict=True)],
     )
     _share_or_spread(
         shared,
@@ -200,14 +201,18 @@ def _even_spacing(series: CTSeries) -> float | None:
     return round(mean, 6) if np.abs(gaps - mean).max() < EVEN_SPACING_MM else None
 
 
-def _pixel_measures(plane: SlicePlane, spacing: float | None) -> Any:
-    """PS3.3 C.7.6.16.2.1, one item."""
+def _pixel_measures(plane: SlicePlane, extent_mm: float, spacing: float | None) -> Any:
+    """PS3.3 C.7.6.16.2.1, one item.
+
+    If the thickness is unknown, the frame is as thick as the extent with which it counts in the
+    volume: an empty value is not allowed, and highdicom cannot read objects without the attribute.
+    """
     from pydicom.dataset import Dataset
 
     item = Dataset()
     item.PixelSpacing = decimals(plane.spacing)
-    # Empty if unknown: highdicom cannot read objects without it, and a number would be invented.
-    item.SliceThickness = None if plane.thickness is None else decimals([plane.thickness])[0]
+    thickness = round(extent_mm, 6) if plane.thickness is None else plane.thickness
+    item.SliceThickness = decimals([thickness])[0]
     if spacing is not None:
         item.SpacingBetweenSlices = decimals([spacing])[0]
     return item

@@ -25,6 +25,7 @@ SERIES: dict[str, dict[str, Any]] = {
         "tilt_deg": 18.5,
     },
     "enhanced": {"enhanced": True},
+    "no thickness": {"positions": (0, 5, 10, 16, 22), "thickness": None},
     "bare headers": {"PatientName": None, "StudyDate": "2024.01.02", "PatientSex": "?"},
 }
 OPTIONS = {

@@ -69,7 +69,8 @@ def assert_same_geometry(dataset: Any, series: CTSeries, lesion: Lesion) -> None
         expected = [*plane.row_direction, *plane.column_direction]
         np.testing.assert_allclose(np.array(orientation, float), expected, atol=1e-12)
         assert tuple(map(float, measures.PixelSpacing)) == plane.spacing
-        assert measures.SliceThickness == plane.thickness
+        thickness = plane.thickness or series.extents_mm[index]
+        assert float(measures.SliceThickness) == pytest.approx(thickness)
         reference = frame.DerivationImageSequence[0].SourceImageSequence[0]
         assert reference.ReferencedSOPInstanceUID == source.sop_instance_uid
         assert reference.ReferencedSOPClassUID == source.sop_class_uid
