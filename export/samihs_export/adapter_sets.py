@@ -27,8 +27,8 @@ from samihs_export.proof.parity import ParityResult, advised
 from samihs_export.verify import REFERENCE
 from samihs_runtime.backends.exchange import exchanged_graph, of_part
 from samihs_runtime.bundle import ADAPTERS, AdapterSet, Bundle, GraphEntry, Manifest
+from samihs_runtime.bundle.entries import AdapterTensors, check_set_name
 from samihs_runtime.bundle.graph_identity import files_beside
-from samihs_runtime.bundle.manifest import AdapterTensors, check_set_name
 from samihs_runtime.bundle.sets import add_set
 from samihs_runtime.bundle.tensor_file import read_tensors
 from samihs_runtime.errors import BundleError, ExportError, OutputError

@@ -14,7 +14,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from samihs_runtime.bundle import Bundle
-from samihs_runtime.bundle.manifest import method_name
+from samihs_runtime.bundle.entries import method_name
 from samihs_runtime.errors import ExportError, one_line_errors
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from samihs_export.figures import DEFAULT_THRESHOLD, Figures, hashes
-from samihs_runtime.bundle.manifest import WindowRule
+from samihs_runtime.bundle.entries import WindowRule
 from samihs_runtime.errors import CheckpointError
 from samihs_runtime.report import installed_version
 from samihs_training.checkpoints.checkpoint import LoadedAdapters

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from samihs_runtime.bundle.manifest import PRECISIONS
+from samihs_runtime.bundle.entries import PRECISIONS
 from samihs_runtime.collector import patient_collector
 from samihs_runtime.errors import UsageError, one_line_errors
 from samihs_runtime.options import Click, Options

@@ -14,7 +14,7 @@ from onnx import numpy_helper
 
 from samihs_runtime.backends.choose import choose
 from samihs_runtime.bundle import Bundle, write_bundle
-from samihs_runtime.bundle.manifest import GraphEntry
+from samihs_runtime.bundle.entries import GraphEntry
 from samihs_runtime.cli import main
 from samihs_runtime.errors import BackendError, BundleError
 from samihs_runtime.segmentation import Prompt

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from samihs_runtime.backends.base import Decoded, Embedding
 from samihs_runtime.backends.fake import FakeBackend
 from samihs_runtime.bundle import Bundle
-from samihs_runtime.bundle.manifest import WindowRule
+from samihs_runtime.bundle.entries import WindowRule
 from samihs_runtime.encoding.embedding_store import EmbeddingStore
 from samihs_runtime.encoding.preprocessing import window_of
 from samihs_runtime.encoding.slice_frame import SliceFrame

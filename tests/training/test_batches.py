@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from samihs_runtime.bundle.manifest import WindowRule
+from samihs_runtime.bundle.entries import WindowRule
 from samihs_runtime.errors import UsageError
 from samihs_training.data.cache import CacheSpec, SliceCache, open_cache
 from samihs_training.data.phantom import BleedType, PhantomSlice, Tissue

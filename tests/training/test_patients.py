@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from samihs_runtime.bundle.manifest import WindowRule
+from samihs_runtime.bundle.entries import WindowRule
 from samihs_runtime.encoding.slice_frame import SliceFrame
 from samihs_runtime.errors import DataError, UsageError
 from samihs_training.data.augmentation import Augmentation

@@ -12,7 +12,7 @@ import onnx
 
 from samihs_export.graphs.quantization import Range, plan
 from samihs_export.proof.cases import ParityCase, phantom_cases
-from samihs_runtime.bundle.manifest import WindowRule
+from samihs_runtime.bundle.entries import WindowRule
 
 FIRST_SEED = 800_000
 """Calibration's own seeds: 100,000 below those of parity, which uses a few tens."""

@@ -31,7 +31,7 @@ from samihs_export.graphs.precision import to_precision
 from samihs_export.graphs.quantization import FP8, INT8, Range, quantize_dynamic, quantize_static
 from samihs_export.graphs.type_check import check_types
 from samihs_export.graphs.upscaling import UpscalingForm
-from samihs_runtime.bundle.manifest import GraphEntry
+from samihs_runtime.bundle.entries import GraphEntry
 from samihs_runtime.errors import ExportError
 from samihs_training.network.model import SamihsModel
 

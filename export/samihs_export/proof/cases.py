@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from samihs_runtime.backends.contract import prior_feeds
-from samihs_runtime.bundle.manifest import WindowRule
+from samihs_runtime.bundle.entries import WindowRule
 from samihs_runtime.encoding.preprocessing import window_of
 from samihs_runtime.errors import BundleError
 from samihs_runtime.propagation import deepest_point

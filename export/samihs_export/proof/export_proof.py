@@ -30,7 +30,7 @@ from samihs_export.proof.reference import (
     put_weights,
 )
 from samihs_export.proof.report import WorstCase, worst_case
-from samihs_runtime.bundle.manifest import GraphEntry
+from samihs_runtime.bundle.entries import GraphEntry
 from samihs_training.network.model import SamihsModel
 
 Witness = Callable[[str, Sequence[Answer]], None]

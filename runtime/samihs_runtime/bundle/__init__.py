@@ -22,13 +22,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from samihs_runtime.bundle.checks import MANIFEST, sha256_of
-    from samihs_runtime.bundle.manifest import (
-        AdapterSet,
-        FileEntry,
-        GraphEntry,
-        Manifest,
-        WindowRule,
-    )
+    from samihs_runtime.bundle.entries import AdapterSet, FileEntry, GraphEntry, WindowRule
+    from samihs_runtime.bundle.manifest import Manifest
     from samihs_runtime.bundle.opened import ADAPTERS, ENGINES, Bundle, GraphFiles, shipped_bundle
     from samihs_runtime.bundle.writing import write_bundle
 
@@ -50,7 +45,8 @@ __all__ = [
 
 _HOMES = {
     "checks": ("MANIFEST", "sha256_of"),
-    "manifest": ("AdapterSet", "FileEntry", "GraphEntry", "Manifest", "WindowRule"),
+    "entries": ("AdapterSet", "FileEntry", "GraphEntry", "WindowRule"),
+    "manifest": ("Manifest",),
     "opened": ("ADAPTERS", "ENGINES", "Bundle", "GraphFiles", "shipped_bundle"),
     "writing": ("write_bundle",),
 }

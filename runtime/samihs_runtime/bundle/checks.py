@@ -7,7 +7,8 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from samihs_runtime.bundle.manifest import FileEntry, Manifest, check_relative
+from samihs_runtime.bundle.entries import FileEntry, check_relative
+from samihs_runtime.bundle.manifest import Manifest
 from samihs_runtime.errors import BundleError
 
 MANIFEST = "manifest.json"

@@ -17,7 +17,8 @@ from samihs_runtime.bundle.checks import (
     check_sets_listed,
     read_manifest,
 )
-from samihs_runtime.bundle.manifest import AdapterSet, Manifest
+from samihs_runtime.bundle.entries import AdapterSet
+from samihs_runtime.bundle.manifest import Manifest
 from samihs_runtime.bundle.trained_prompts import TrainedPrompts
 from samihs_runtime.errors import BundleError
 

@@ -16,7 +16,8 @@ from samihs_runtime.bundle.checks import (
     read_manifest,
     sha256_of,
 )
-from samihs_runtime.bundle.manifest import AdapterSet, FileEntry, Manifest, check_relative
+from samihs_runtime.bundle.entries import AdapterSet, FileEntry, check_relative
+from samihs_runtime.bundle.manifest import Manifest
 from samihs_runtime.bundle.opened import Bundle
 from samihs_runtime.errors import BundleError, OutputError
 from samihs_runtime.folder_lock import held_alone

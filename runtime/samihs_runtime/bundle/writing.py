@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from samihs_runtime.bundle.checks import MANIFEST, sha256_of
-from samihs_runtime.bundle.manifest import FileEntry, Manifest
+from samihs_runtime.bundle.entries import FileEntry
+from samihs_runtime.bundle.manifest import Manifest
 from samihs_runtime.bundle.opened import ENGINES, Bundle
 from samihs_runtime.errors import OutputError
 from samihs_runtime.folder_lock import held_alone

@@ -22,7 +22,8 @@ from samihs_runtime.backends.choose import choose
 from samihs_runtime.backends.exchange import exchanged_graph, exchanged_tensors
 from samihs_runtime.backends.sidecar import EngineSidecar
 from samihs_runtime.bundle import Bundle, WindowRule, write_bundle
-from samihs_runtime.bundle.manifest import AdapterSet, AdapterTensors, Manifest
+from samihs_runtime.bundle.entries import AdapterSet, AdapterTensors
+from samihs_runtime.bundle.manifest import Manifest
 from samihs_runtime.bundle.sets import add_set
 from samihs_runtime.bundle.tensor_file import RawTensor, read_tensors
 from samihs_runtime.cli import main

@@ -31,11 +31,11 @@ def test_every_public_name_is_there_and_no_other() -> None:
         _ = samihs_runtime.bundle.open_bundle
 
 
-def test_the_command_loads_nothing_of_bundles_but_the_manifest() -> None:
+def test_the_command_loads_nothing_of_bundles_but_their_entries() -> None:
     code = "import sys, samihs_runtime.cli; print(*sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     ours = {each for each in done.stdout.split() if each.startswith("samihs_runtime.bundle.")}
-    assert ours == {"samihs_runtime.bundle.manifest"}
+    assert ours == {"samihs_runtime.bundle.entries"}
 
 
 def test_opens_and_names_its_graphs(tiny_bundle: Path) -> None:

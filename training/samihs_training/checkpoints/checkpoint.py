@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from samihs_runtime.bundle import sha256_of
-from samihs_runtime.bundle.manifest import WindowRule
+from samihs_runtime.bundle.entries import WindowRule
 from samihs_runtime.errors import BundleError, CheckpointError
 from samihs_training.adapters import PRConfig
 from samihs_training.checkpoints.base import load_base, save_base

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from samihs_runtime.bundle.manifest import WindowRule
+from samihs_runtime.bundle.entries import WindowRule
 from samihs_runtime.errors import BundleError, UsageError
 from samihs_training.config.data import DataConfig
 from samihs_training.config.stage import StageConfig

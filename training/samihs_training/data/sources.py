@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from samihs_runtime.bundle.manifest import WindowRule
+from samihs_runtime.bundle.entries import WindowRule
 from samihs_runtime.encoding.preprocessing import window_of
 from samihs_runtime.segmentation import Prompt
 from samihs_training.data.cache import SliceCache
