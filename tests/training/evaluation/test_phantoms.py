@@ -24,12 +24,9 @@ from samihs_training.data.targets import BRAIN
 from samihs_training.evaluation import chosen_cases, phantoms, pipeline, score_trials
 from samihs_training.evaluation.chosen_cases import ChosenCases
 from samihs_training.evaluation.cli import main
-from samihs_training.evaluation.phantoms import (
-    ClickResult,
-    Evaluation,
-    evaluate,
-    write_results,
-)
+from samihs_training.evaluation.phantom_files import write_results
+from samihs_training.evaluation.phantom_results import ClickResult, Evaluation
+from samihs_training.evaluation.phantoms import evaluate
 from samihs_training.evaluation.predictors import Clicks, Predictor, bundle_predictor
 from samihs_training.evaluation.score_trials import (
     BLEED_FREE_SEED,

@@ -91,7 +91,7 @@ def main(
     # torch and MONAI take seconds to load; --help need not wait for them.
     from samihs_training.data.studies import StudySpec
     from samihs_training.evaluation.chosen_cases import chosen_cases
-    from samihs_training.evaluation.phantoms import check_results, write_results
+    from samihs_training.evaluation.phantom_files import check_results, write_results
     from samihs_training.evaluation.pipeline import (
         on_data,
         on_phantoms,

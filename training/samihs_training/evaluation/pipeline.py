@@ -16,7 +16,8 @@ from samihs_training.data.checking import read_checked
 from samihs_training.data.studies import StudySpec, study_slices
 from samihs_training.evaluation.chosen_cases import ChosenCases
 from samihs_training.evaluation.patients import Protocol, evaluate_data
-from samihs_training.evaluation.phantoms import KINDS, Evaluation, evaluate
+from samihs_training.evaluation.phantom_results import KINDS, Evaluation
+from samihs_training.evaluation.phantoms import evaluate
 from samihs_training.evaluation.predictors import Predictor, bundle_predictor, checkpoint_predictor
 from samihs_training.evaluation.report import check_data_report, markdown, write_data_report
 from samihs_training.evaluation.score_trials import calibrated_threshold, score_trials
