@@ -21,7 +21,7 @@ from samihs_training.data.cache import FIRST_SEEDS, SEEDS_PER_SPLIT
 from samihs_training.data.phantom import BleedType, PhantomOptions, generate_study
 from samihs_training.data.studies import StudySlice, StudySpec, slices_of, study_slices
 from samihs_training.data.targets import BRAIN
-from samihs_training.evaluation import chosen_cases, phantoms, pipeline, score_trials
+from samihs_training.evaluation import chosen_cases, phantom_files, pipeline, score_trials
 from samihs_training.evaluation.chosen_cases import ChosenCases
 from samihs_training.evaluation.cli import main
 from samihs_training.evaluation.phantom_files import write_results
@@ -226,7 +226,7 @@ def test_an_earlier_evaluation_is_replaced_when_told_and_whole(
 
     other = replace(result, model="another")
     with monkeypatch.context() as patched:
-        patched.setattr(phantoms, "plot_reliability", failing)
+        patched.setattr(phantom_files, "plot_reliability", failing)
         with pytest.raises(OutputError, match="cannot be written"):
             write_results(other, tmp_path, overwrite=True)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
