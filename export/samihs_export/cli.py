@@ -48,7 +48,8 @@ def main(debug: bool) -> None:
     "--evaluation",
     type=Path,
     help="summary.json of samihs-evaluate on this checkpoint: its accuracy and score threshold go "
-    "into the manifest. Default: evaluation.json beside the checkpoint, if there is one.",
+    "into the manifest. One of a data set (--data) gives accuracy only; the threshold is then that "
+    "of evaluation.json beside the checkpoint. Default: that file, if there is one.",
 )
 @click.option("--score-threshold", type=float, help=SCORE_THRESHOLD)
 @click.option("--out", type=Path, help="Bundle folder. Default: the shipped bundle.")
