@@ -274,7 +274,7 @@ SIDECAR = EngineSidecar(
     version="1",
     compute_capability=("8.9",),
     precision="fp16",
-    profiles=({},),
+    profiles=({"hu": 3 * ((1, 1, 64, 64),), "window": 3 * ((1, 2),)},),
 )
 
 
