@@ -46,10 +46,7 @@ class GraphEntry:
     decoder: str
 
     def __post_init__(self) -> None:
-        if self.family not in FAMILIES:
-            raise wrong_field("graphs.family", self.family, f"one of {_listed(FAMILIES)}")
-        if self.precision not in PRECISIONS:
-            raise wrong_field("graphs.precision", self.precision, f"one of {_listed(PRECISIONS)}")
+        _check_kind("graphs", self.family, self.precision)
         for path in (self.encoder, self.decoder):
             check_relative(path)
             if "/" not in path:  # what lies beside a graph must be listed: an engine is not
@@ -80,13 +77,7 @@ class AdapterTensors:
     """safetensors, relative to the bundle: ``encoder/<initializer>``, ``decoder/<initializer>``."""
 
     def __post_init__(self) -> None:
-        if self.family not in FAMILIES:
-            raise wrong_field(
-                "adapter_sets.tensors.family", self.family, f"one of {_listed(FAMILIES)}"
-            )
-        if self.precision not in PRECISIONS:
-            expected = f"one of {_listed(PRECISIONS)}"
-            raise wrong_field("adapter_sets.tensors.precision", self.precision, expected)
+        _check_kind("adapter_sets.tensors", self.family, self.precision)
         check_relative(self.path)
 
 
@@ -170,6 +161,14 @@ def wrong_field(key: str, came: object, expected: str) -> BundleError:
     return BundleError(
         f"manifest.json: {key} is {came!r}, expected {expected}; export the bundle again"
     )
+
+
+def _check_kind(key: str, family: str, precision: str) -> None:
+    """Refuse a family or a precision of graphs that there is not. Raises BundleError."""
+    if family not in FAMILIES:
+        raise wrong_field(f"{key}.family", family, f"one of {_listed(FAMILIES)}")
+    if precision not in PRECISIONS:
+        raise wrong_field(f"{key}.precision", precision, f"one of {_listed(PRECISIONS)}")
 
 
 def _listed(names: Sequence[str]) -> str:
