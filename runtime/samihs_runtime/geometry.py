@@ -32,6 +32,9 @@ Headers have six or seven decimals."""
 UNKNOWN_THICKNESS_MM = 1.0
 """The thickness assumed for a single slice of unknown thickness, so that its volume in mm^3 is its
 area in mm^2; the reader adds a note."""
+OBLONG = 1.05
+"""From this ratio of its sides on, a pixel counts as oblong. Heads differ in shape by more than
+that, and resampling blurs. Square pixels from scanners agree to the last digit."""
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -44,6 +47,18 @@ def is_inside(x: float, y: float, shape: tuple[int, int]) -> bool:
     """
     rows, columns = shape
     return -0.5 <= x < columns - 0.5 and -0.5 <= y < rows - 0.5
+
+
+def aspect_of(spacing: tuple[float, float]) -> float:
+    """Height of a pixel divided by its width; exactly 1 up to :data:`OBLONG`.
+
+    Args:
+        spacing: mm between rows, mm between columns, as in PixelSpacing.
+    """
+    between_rows, between_columns = spacing
+    if max(spacing) <= OBLONG * min(spacing):
+        return 1.0
+    return between_rows / between_columns
 
 
 def to_pixel(plane: SlicePlane, point: ArrayLike) -> tuple[float, float, float]:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samihs_runtime.clicked_parts import filled
-from samihs_runtime.encoding.slice_frame import aspect_of
+from samihs_runtime.geometry import aspect_of
 from samihs_runtime.probability import Evidence
 from samihs_runtime.segmentation import FOREGROUND, Prediction, Prompt, SliceMask
 

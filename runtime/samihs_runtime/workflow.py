@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samihs_runtime.answering import SliceAnswer, answer_prompt
-from samihs_runtime.encoding.slice_frame import SliceFrame, aspect_of
+from samihs_runtime.encoding.slice_frame import SliceFrame
 from samihs_runtime.errors import PromptError
+from samihs_runtime.geometry import aspect_of
 from samihs_runtime.probability import Evidence
 from samihs_runtime.prompts import Request, check_inside
 from samihs_runtime.propagation import PropagationOptions, not_blood, propagate

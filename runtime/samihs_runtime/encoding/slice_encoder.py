@@ -19,9 +19,10 @@ from samihs_runtime.bundle import Bundle
 from samihs_runtime.encoding.cache import ByteLRU
 from samihs_runtime.encoding.embedding_store import EmbeddingStore
 from samihs_runtime.encoding.preprocessing import as_pixels, window_of
-from samihs_runtime.encoding.slice_frame import SliceFrame, aspect_of
+from samihs_runtime.encoding.slice_frame import SliceFrame
 from samihs_runtime.encoding.turns import Turns
 from samihs_runtime.errors import BackendError, DeviceMemoryError
+from samihs_runtime.geometry import aspect_of
 from samihs_runtime.timing import Timings
 
 Slice = NDArray[np.int16] | NDArray[np.float32]

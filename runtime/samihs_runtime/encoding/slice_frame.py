@@ -15,21 +15,6 @@ from numpy.typing import NDArray
 
 AIR_HU = -1000.0
 """Hounsfield units of air, by definition of the unit; used outside the image."""
-OBLONG = 1.05
-"""From this ratio of its sides on, a pixel counts as oblong. Heads differ in shape by more than
-that, and resampling blurs. Square pixels from scanners agree to the last digit."""
-
-
-def aspect_of(spacing: tuple[float, float]) -> float:
-    """Height of a pixel divided by its width; exactly 1 up to :data:`OBLONG`.
-
-    Args:
-        spacing: mm between rows, mm between columns, as in PixelSpacing.
-    """
-    between_rows, between_columns = spacing
-    if max(spacing) <= OBLONG * min(spacing):
-        return 1.0
-    return between_rows / between_columns
 
 
 @dataclass(frozen=True)
@@ -40,7 +25,7 @@ class SliceFrame:
     columns: int
     size: int
     aspect: float = 1.0
-    """Height of a stored pixel divided by its width (:func:`aspect_of`)."""
+    """Height of a stored pixel divided by its width (``geometry.aspect_of``)."""
 
     @property
     def identity(self) -> bool:

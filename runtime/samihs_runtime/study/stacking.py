@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from samihs_runtime.encoding.slice_frame import aspect_of
 from samihs_runtime.errors import StudyError
-from samihs_runtime.geometry import along_normal, fit_grid, shear_angle, slice_gaps
+from samihs_runtime.geometry import along_normal, aspect_of, fit_grid, shear_angle, slice_gaps
 from samihs_runtime.series import SlicePlane
 from samihs_runtime.study.wording import counted
 

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from samihs_runtime.encoding.preprocessing import window_of
-from samihs_runtime.encoding.slice_frame import SliceFrame, aspect_of
+from samihs_runtime.encoding.slice_frame import SliceFrame
 from samihs_runtime.errors import DataError
+from samihs_runtime.geometry import aspect_of
 from samihs_runtime.segmentation import Prompt
 from samihs_training.data.augmentation import Augmentation
 from samihs_training.data.clicks import Mask, parts_of, random_click

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from samihs_runtime.clicked_parts import clicked_parts
 from samihs_runtime.encoding.preprocessing import window_of
-from samihs_runtime.encoding.slice_frame import SliceFrame, aspect_of
+from samihs_runtime.encoding.slice_frame import SliceFrame
+from samihs_runtime.geometry import aspect_of
 from samihs_runtime.segmentation import FOREGROUND, Prediction, Prompt
 from samihs_training.data.clicks import Mask
 
