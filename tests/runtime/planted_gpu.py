@@ -64,8 +64,11 @@ class PlantedCuda:
         self.allocations = self.launches = self.created = 0
         self.lost = False
 
+    def free_bytes(self) -> int:
+        return self.memory - sum(each.nbytes for each in self.live.values())
+
     def allocate(self, nbytes: int) -> int:
-        if sum(each.nbytes for each in self.live.values()) + nbytes > self.memory:
+        if nbytes > self.free_bytes():
             raise DeviceMemoryError("the GPU's memory is full")
         block = np.full(nbytes, 0xA5, np.uint8)  # real device memory is not zero either
         self.live[block.ctypes.data] = block
@@ -352,6 +355,8 @@ class PlantedTensorRT(SimpleNamespace):
         return SimpleNamespace(deserialize_cuda_engine=self._deserialize)
 
     def _deserialize(self, content: bytes) -> PlantedEngine | None:
+        if len(content) > self.cuda.free_bytes():
+            return None
         try:
             return PlantedEngine(self, content)
         except Exception:  # as TensorRT: None, whatever was wrong

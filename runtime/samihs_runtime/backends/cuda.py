@@ -50,6 +50,11 @@ class Device:
                 "or start it with multiprocessing's 'spawn' method"
             )
 
+    def free_bytes(self) -> int:
+        """Bytes of the device's memory that no program uses at present."""
+        self.check()
+        return self.api.free_bytes()
+
     def allocate(self, nbytes: int) -> DeviceBuffer:
         """Device memory, contents undefined.
 

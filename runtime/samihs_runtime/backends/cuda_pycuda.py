@@ -29,6 +29,10 @@ class PycudaApi:
         self._context = _guard("start CUDA", device.retain_primary_context)
         self._memory: dict[int, Any] = {}
 
+    def free_bytes(self) -> int:
+        free, _ = self._do("measure its free memory", driver.mem_get_info)
+        return int(free)
+
     def allocate(self, nbytes: int) -> int:
         block = self._do(f"allocate {nbytes} bytes", lambda: driver.mem_alloc(nbytes))
         self._memory[int(block)] = block  # pycuda frees memory with its object, so keep the object

@@ -29,6 +29,10 @@ class CudaPythonApi:
         # The greatest priority has the lowest number.
         self._least, self._greatest = _call("start CUDA", cudart.cudaDeviceGetStreamPriorityRange)
 
+    def free_bytes(self) -> int:
+        free, _ = _call("measure its free memory", cudart.cudaMemGetInfo)
+        return int(free)
+
     def allocate(self, nbytes: int) -> int:
         return int(_call(f"allocate {nbytes} bytes", cudart.cudaMalloc, nbytes))
 

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from samihs_runtime.backends.contract import GraphContract
 from samihs_runtime.backends.cuda import Device, PinnedBuffer
-from samihs_runtime.backends.device_backend import GraphUse
+from samihs_runtime.backends.device_program import GraphUse
 from samihs_runtime.backends.onnx_runtime import faults_of
 from samihs_runtime.backends.program_buffers import ProgramBuffers
 from samihs_runtime.backends.warm_up import Shapes, probe_inputs
@@ -70,7 +70,7 @@ class _CaptureError(Exception):
 
 
 class OrtProgram:
-    """See :class:`samihs_runtime.backends.device_backend.DeviceProgram`.
+    """See :class:`samihs_runtime.backends.device_program.DeviceProgram`.
 
     All later calls must come from the thread that created it.
     """
@@ -134,7 +134,7 @@ class OrtProgram:
         return GraphUse(len(self._captured), self._refusal)
 
     def try_out(self, shapes: Shapes) -> None:
-        """See :class:`samihs_runtime.backends.device_backend.DeviceProgram`."""
+        """See :class:`samihs_runtime.backends.device_program.DeviceProgram`."""
         with self._staging([shapes]) as staging:
             self._feed(shapes, staging, 0)
             self._run(self._bind(shapes, NO_GRAPH))
@@ -166,7 +166,7 @@ class OrtProgram:
                 self._plain(shapes, staging)
 
     def enqueue(self, feeds: Mapping[str, NDArray[Any]], device_shapes: Shapes) -> Shapes:
-        """See :class:`samihs_runtime.backends.device_backend.DeviceProgram`.
+        """See :class:`samihs_runtime.backends.device_program.DeviceProgram`.
 
         Raises:
             PromptError: more points than there is room for.

@@ -12,17 +12,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from samihs_runtime.backends.contract import GraphContract
 from samihs_runtime.backends.cuda import Device, DeviceBuffer, Graph
-from samihs_runtime.backends.device_backend import GraphUse
+from samihs_runtime.backends.device_program import GraphUse
+from samihs_runtime.backends.engine_loading import deserialise, tensors_of
 from samihs_runtime.backends.exchange import Tensors
 from samihs_runtime.backends.kernel_cache import KernelCache
 from samihs_runtime.backends.program_buffers import ProgramBuffers
 from samihs_runtime.backends.refit import refit
-from samihs_runtime.backends.sidecar import VERSION_COMPATIBLE, EngineSidecar, Shape
+from samihs_runtime.backends.sidecar import EngineSidecar, Shape
 from samihs_runtime.backends.warm_up import Shapes, probe_inputs
 from samihs_runtime.closing import close_all
 from samihs_runtime.errors import BackendError, DeviceMemoryError, PromptError
@@ -71,10 +71,10 @@ class Program:
         self._shaped: OrderedDict[tuple[Shape, ...], _Shaped] = OrderedDict()
         self._api = device.api
         self._contract = contract
-        self._runtime, self._engine = _deserialise(trt, engine, sidecar)
+        self._runtime, self._engine = deserialise(trt, device, engine, sidecar)
         if exchanged is not None:
             refit(trt, self._engine, exchanged, engine)
-        contract.check(*_tensors(trt, self._engine), str(engine))
+        contract.check(*tensors_of(trt, self._engine), str(engine))
         self._kernels = KernelCache(trt, self._engine, engine, sidecar.engine_sha256)
         self.buffers = ProgramBuffers(device, contract, on_device)
         self._scratch: DeviceBuffer | None = None
@@ -106,7 +106,7 @@ class Program:
         return GraphUse(count, "" if count else self._refusal)
 
     def try_out(self, shapes: Shapes) -> None:
-        """See :class:`samihs_runtime.backends.device_backend.DeviceProgram`."""
+        """See :class:`samihs_runtime.backends.device_program.DeviceProgram`."""
         if self._profile_of(shapes) is not None:
             self._put(self._probed(shapes))
             self.stream.synchronize()
@@ -341,31 +341,3 @@ def _within(shape: Shape, bounds: tuple[Shape, Shape, Shape]) -> bool:
     return len(shape) == len(low) and all(
         a <= size <= b for a, size, b in zip(low, shape, high, strict=True)
     )
-
-
-def _deserialise(trt: Any, path: Path, sidecar: EngineSidecar) -> tuple[Any, Any]:
-    logger = trt.Logger(trt.Logger.ERROR)
-    runtime = trt.Runtime(logger)
-    if VERSION_COMPATIBLE in sidecar.flags and runtime is not None:
-        runtime.engine_host_code_allowed = True  # it contains the runtime that it was built for
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise BackendError(f"cannot read the engine {path}: {error.strerror or error}") from error
-    engine = runtime.deserialize_cuda_engine(content) if runtime is not None else None
-    if engine is None:
-        raise BackendError(
-            f"TensorRT could not load {path}: build the engines again on this machine"
-        )
-    return runtime, engine
-
-
-def _tensors(trt: Any, engine: Any) -> tuple[dict[str, str], dict[str, str]]:
-    """Names and numpy dtype names of the engine's inputs and outputs."""
-    inputs: dict[str, str] = {}
-    outputs: dict[str, str] = {}
-    for index in range(engine.num_io_tensors):
-        name = engine.get_tensor_name(index)
-        side = inputs if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT else outputs
-        side[name] = np.dtype(trt.nptype(engine.get_tensor_dtype(name))).name
-    return inputs, outputs

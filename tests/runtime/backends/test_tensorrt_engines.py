@@ -11,9 +11,10 @@ import pytest
 from samihs_runtime.backends import choose as choose_module
 from samihs_runtime.backends import sidecar as sidecar_module
 from samihs_runtime.backends import tensorrt as tensorrt_backend
+from samihs_runtime.backends.cuda import Device
+from samihs_runtime.backends.engine_loading import deserialise
 from samihs_runtime.backends.tensorrt import open_tensorrt
 from samihs_runtime.backends.tensorrt_engines import find_engines, refusal_of
-from samihs_runtime.backends.tensorrt_program import _deserialise
 from samihs_runtime.bundle import Bundle, GraphEntry, sha256_of, write_bundle
 from samihs_runtime.bundle.graph_identity import graph_sha256
 from samihs_runtime.errors import BackendError, BundleError
@@ -239,7 +240,7 @@ def test_engines_that_tensorrt_rtx_builds_are_found(tiny_bundle: Path, tmp_path:
     if not GPU_PRESENT:
         pair, _ = find_engines(bundle, "8.9")
         with pytest.raises(BackendError, match="TensorRT could not load"):
-            _deserialise(real, pair.encoder, pair.encoder_sidecar)
+            deserialise(real, Device(PlantedCuda()), pair.encoder, pair.encoder_sidecar)
 
 
 def test_cuda_python_reports_a_missing_driver_in_words() -> None:

@@ -28,6 +28,17 @@ from tests.runtime.tiny_model import LOW
 from .gpu_cases import EMBEDDING_BYTES, WINDOW, answer_alike, prompts, slices, windows
 
 
+def test_an_engine_larger_than_the_free_memory_is_not_called_outdated(
+    with_engines: Bundle, trt: PlantedTensorRT, cuda: PlantedCuda
+) -> None:
+    cuda.memory = 100
+    with pytest.raises(
+        DeviceMemoryError, match=r"memory is full: the engine .*encoder\.engine has"
+    ):
+        open_tensorrt(with_engines, Timings())
+    assert (cuda.live, cuda.pinned, cuda.streams) == ({}, {}, {})
+
+
 def test_contexts_that_find_no_memory_are_an_error_in_words(
     with_engines: Bundle, trt: PlantedTensorRT, cuda: PlantedCuda
 ) -> None:
