@@ -8,8 +8,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +27,7 @@ from samihs_runtime.errors import BackendError, DeviceMemoryError
 from samihs_runtime.geometry import aspect_of
 from samihs_runtime.timing import Timings
 
+R = TypeVar("R")
 Slice = NDArray[np.int16] | NDArray[np.float32]
 Spacing = tuple[float, float]
 """mm between rows, mm between columns, as in PixelSpacing."""
@@ -157,9 +160,9 @@ class SliceEncoder:
             restored = self._restore(missing)
             fresh = [job for job in missing if job.key not in restored]
             made = self._run(fresh) if fresh else {}
+            embeddings = {**restored, **made}
             for job in missing:
-                embedding = restored.get(job.key) or made[job.key]
-                done[job.key] = EncodedSlice(embedding, job.frame, job.window, job.key)
+                done[job.key] = EncodedSlice(embeddings[job.key], job.frame, job.window, job.key)
                 if keep:
                     self.cache.put(job.key, done[job.key])
             if self._store is not None:
@@ -173,7 +176,7 @@ class SliceEncoder:
         for job in jobs:
             array = self._store.get(job.key) if self._store is not None else None
             if array is not None:
-                restored[job.key] = self._backend.restore(array)
+                restored[job.key] = self._with_room(partial(self._backend.restore, array))
         return restored
 
     def _run(self, jobs: Sequence[_Job]) -> dict[str, Embedding]:
@@ -184,19 +187,23 @@ class SliceEncoder:
         return {job.key: each for job, each in zip(jobs, embeddings, strict=True)}
 
     def _embed(self, hu: NDArray[np.float32], window: NDArray[np.float32]) -> Sequence[Embedding]:
-        """Encode; if memory is short, empty the cache, then halve the batch."""
+        """Encode; if memory is short even for an empty cache, halve the batch."""
         try:
-            return self._backend.encode(hu, window)
-        except DeviceMemoryError:
-            self.cache.clear()  # frees every embedding that is not still in use elsewhere
-        try:
-            return self._backend.encode(hu, window)
+            return self._with_room(partial(self._backend.encode, hu, window))
         except DeviceMemoryError:
             half = len(hu) // 2
             if not half:
                 raise
         first = self._embed(hu[:half], window[:half])
         return [*first, *self._embed(hu[half:], window[half:])]
+
+    def _with_room(self, make: Callable[[], R]) -> R:
+        """Make embeddings; if memory is short, once more with an empty cache."""
+        try:
+            return make()
+        except DeviceMemoryError:
+            self.cache.clear()  # frees every embedding that is not still in use elsewhere
+        return make()
 
 
 def _pixel_key(bundle_id: str, pixels: NDArray[np.float32], aspect: float) -> str:
