@@ -249,6 +249,14 @@ def _spoil(root: Path, fault: str) -> str:
             broken = hu.astype(np.float32)
             broken[0, 0, 0] = np.nan
             save(broken, image)
+        case "flat" | "nowhere":
+            odd = nib.load(image)
+            odd.header["sform_code"], odd.header["qform_code"] = 1, 0
+            odd.header["srow_z"] = [0, 0, 0 if fault == "flat" else np.nan, 0]
+            image.write_bytes(odd.header.binaryblock + image.read_bytes()[348:])
+        case "colour":
+            voxels = np.zeros(SHAPE, [("R", "u1"), ("G", "u1"), ("B", "u1")])
+            save(voxels, labels)
         case "window":
             save(np.clip(hu, 0, 255).astype(np.uint8), image)
         case "mask":
@@ -257,7 +265,7 @@ def _spoil(root: Path, fault: str) -> str:
             image.write_bytes(image.read_bytes()[:1000])
         case "text":
             image.write_text("no image")
-    return str(labels if fault in ("shape", "affine", "label", "scan") else image)
+    return str(labels if fault in ("shape", "affine", "label", "scan", "colour") else image)
 
 
 @pytest.mark.parametrize(
@@ -270,6 +278,9 @@ def _spoil(root: Path, fault: str) -> str:
         ("nan", "1 values are NaN or infinite"),
         ("window", "values of 0 to 255 are not HU"),
         ("mask", "a scan without a mask: expected masks/049.nii, all 0 if nothing bleeds"),
+        ("flat", "gives voxels no volume"),
+        ("nowhere", "gives voxels no volume"),
+        ("colour", "its voxels are colours"),
         ("cut", "not readable as NIfTI"),
         ("text", "not readable as NIfTI"),
     ],

@@ -68,9 +68,12 @@ def test_folders_are_patients_and_bare_numbers_stay_together(tmp_path: Path) -> 
         "7",
         "8",
     ]
-    (only,) = find_cases(archive(tmp_path / "b", "10187", "10188"))
+    names = ("P1/slice_1", "P1/slice_2", "P2/IMG-1", "train/P3_1")
+    cases = find_cases(archive(tmp_path / "c", *names))
+    assert [case.name for case in cases] == ["P1", "P2", "P3"]
+    (only,) = find_cases(archive(tmp_path / "b", "10187", "10188", "slice_3"))
     assert only.name == "all"
-    assert len(read_case(only).hu) == 2
+    assert len(read_case(only).hu) == 3
 
 
 def test_masks_may_be_jpeg_of_ones_or_in_colour(tmp_path: Path) -> None:
@@ -82,6 +85,21 @@ def test_masks_may_be_jpeg_of_ones_or_in_colour(tmp_path: Path) -> None:
     marked = (mask > 0)[..., None] * np.array([210, 80, 0], np.uint8)
     save(marked, root / "masks" / "3_1.png")
     Image.fromarray(mask // 255 * 3).convert("P").save(root / "masks" / "4_1.png")
+    for case in find_cases(root):
+        np.testing.assert_array_equal(read_case(case).labels[0], mask > 0)
+
+
+def test_every_type_of_bleeding_in_a_mask_is_hemorrhage(tmp_path: Path) -> None:
+    """Masks may number the types, or draw each in a colour of its own, some of them dark."""
+    root = archive(tmp_path, "1_1", "2_1")
+    _, mask = head()
+    numbered = mask // 255
+    numbered[8:10] *= 5
+    save(numbered, root / "masks" / "1_1.png")
+    coloured = np.zeros((*mask.shape, 3), np.uint8)
+    coloured[mask > 0] = 255, 0, 0
+    coloured[8:10][mask[8:10] > 0] = 0, 0, 100
+    save(coloured, root / "masks" / "2_1.png")
     for case in find_cases(root):
         np.testing.assert_array_equal(read_case(case).labels[0], mask > 0)
 

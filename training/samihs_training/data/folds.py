@@ -19,6 +19,8 @@ from samihs_training.output import write_output
 SCHEMA = 1
 AUTHORS_COLUMNS = ("img", "gt", "fold", "label")
 _SLICE_NAME = re.compile(r"(?P<patient>.+?)[_-](?:slice)?\d+$", re.IGNORECASE)
+_NO_PATIENT = frozenset({"slice", "image", "img", "im", "frame", "scan", "ct", "axial", "z"})
+"""What names of slices begin with that do not say whose they are."""
 
 
 @dataclass(frozen=True)
@@ -164,14 +166,14 @@ def read_slice_table(path: Path) -> SliceTable:
 
 def patient_of(image: str) -> str:
     """The patient of a slice: what comes before the slice's number in its name (``049_12.png``), or
-    its folder if the name is only a number (``049/12.png``).
+    its folder if the name says the slice only (``049/12.png``, ``049/slice_12.png``).
 
     Raises:
-        ValueError: only a number, in no folder.
+        ValueError: the name says the slice only, and is in no folder.
     """
     path = Path(image)
     match = _SLICE_NAME.fullmatch(path.stem)
-    if match:
+    if match and match["patient"].lower() not in _NO_PATIENT:
         return match["patient"]
     if not path.parent.name:
         raise ValueError(image)

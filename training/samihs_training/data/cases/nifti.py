@@ -58,7 +58,15 @@ def _load(path: Path) -> Any:
     from nibabel.funcs import squeeze_image
 
     try:
-        image = squeeze_image(nib.load(path))  # some programs write a fourth axis of length 1
+        stored: Any = nib.load(path)
+        if not np.isfinite(stored.affine).all() or np.linalg.det(stored.affine[:3, :3]) == 0:
+            raise DataError(
+                f"{path}: its affine {stored.affine.tolist()} gives voxels no volume; expected "
+                "direction and size of each axis, mm: export it from DICOM again"
+            )
+        if stored.get_data_dtype().fields:
+            raise DataError(f"{path}: its voxels are colours; expected one number each")
+        image = squeeze_image(stored)  # some programs write a fourth axis of length 1
         if len(image.shape) != 3:
             raise DataError(f"{path}: {len(image.shape)} dimensions; expected one volume of three")
         return nib.as_closest_canonical(image)

@@ -27,6 +27,8 @@ from samihs_training.data.folds import patient_of
 
 SCALE_FILE = "pictures.toml"
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+EXACT_FORMATS = ("PNG", "BMP", "TIFF")
+"""Pillow's names of the formats that keep every value."""
 COLOUR_BEYOND = 24
 """Grey values by which the channels of a JPEG may differ; compression alone causes a few."""
 
@@ -65,8 +67,9 @@ def find_picture_cases(root: Path) -> list[CaseFiles]:
     """A case for each patient; none if ``root`` has no ``pictures.toml``.
 
     The patient is what comes before the slice's number (``049_12.png``), or the folder of pictures
-    that are named by a number alone. If such pictures lie directly in ``images/``, their patients
-    are not known: they stay one case, so that no fold can separate slices of one patient.
+    whose names say the slice only (``049/12.png``, ``049/slice_12.png``). If such pictures lie
+    directly in ``images/``, their patients are not known: they stay one case, so that no fold can
+    separate slices of one patient.
     """
     scale_file, images, masks = root / SCALE_FILE, root / "images", root / "masks"
     if not scale_file.is_file():
@@ -161,7 +164,7 @@ def _patient(name: str) -> str:
 
 def _grey(path: Path) -> NDArray[np.uint8]:
     """[rows, columns] of a slice."""
-    channels = _channels(path)
+    channels, _ = _channels(path)
     if int(np.ptp(channels, axis=2).max(initial=0)) > COLOUR_BEYOND:
         raise DataError(f"{path}: a coloured picture; expected a grey slice")
     return np.ascontiguousarray(channels[:, :, 1])
@@ -169,19 +172,21 @@ def _grey(path: Path) -> NDArray[np.uint8]:
 
 def _marked(path: Path) -> NDArray[np.bool_]:
     """[rows, columns] of a mask: what is not black, in whatever colour it was drawn."""
-    brightest = _channels(path).max(2)
-    # The mark may be 1 or 255; what a JPEG makes of its edges lies between it and black.
-    return np.asarray(brightest > brightest.max(initial=0) / 2)
+    channels, exact = _channels(path)
+    brightest = channels.max(2)
+    # What a JPEG makes of a mark's edges lies between it and black; elsewhere any value is a mark,
+    # as a mask may number the types of bleeding.
+    return np.asarray(brightest > (0 if exact else brightest.max(initial=0) / 2))
 
 
-def _channels(path: Path) -> NDArray[np.uint8]:
-    """[rows, columns, 3] of an 8-bit picture."""
+def _channels(path: Path) -> tuple[NDArray[np.uint8], bool]:
+    """[rows, columns, 3] of an 8-bit picture, and whether its format keeps values exactly."""
     from PIL import Image
 
     try:
         with Image.open(path) as opened:
             if opened.mode not in ("1", "L", "P", "RGB", "RGBA"):
                 raise DataError(f"{path}: mode {opened.mode}; expected 8-bit grey")
-            return np.asarray(opened.convert("RGB"))
+            return np.asarray(opened.convert("RGB")), opened.format in EXACT_FORMATS
     except (OSError, SyntaxError, ValueError) as error:
         raise DataError(f"{path}: not readable as a picture ({error})") from error
