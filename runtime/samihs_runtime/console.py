@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from samihs_runtime.viewer_numbers import viewer_number
+from samihs_runtime.wording import counted
 
 if TYPE_CHECKING:
     from samihs_runtime.batch.table import TableRow
@@ -85,8 +86,7 @@ class Screen:
 
     def opened(self, series: CTSeries, segmenter: Segmenter) -> None:
         """What was read, and what it will run on."""
-        rows, columns = series.shape
-        self._print(f"study    {len(series)} slices of {rows} x {columns}; {series.description}")
+        self._print(f"study    {_about(series)}")
         for note in (*series.notes, _viewer_numbers(series)):
             if note:
                 self._print(f"         {note}", "dim")
@@ -135,6 +135,13 @@ def print_series(study: Path) -> None:
         texts = (number, kind, str(each.slices), each.description, read, each.reason)
         table.add_row(*texts, *([each.uid] if repeated else []))
     plain_console().print(table)
+
+
+def _about(series: CTSeries) -> str:
+    """Its size, and its description if there is one."""
+    rows, columns = series.shape
+    size = f"{counted(len(series), 'slice')} of {rows} x {columns}"
+    return "; ".join(filter(None, (size, series.description)))
 
 
 def _viewer_numbers(series: CTSeries) -> str:

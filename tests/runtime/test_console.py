@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from samihs_runtime.console import Screen, _viewer_numbers, print_series
+from samihs_runtime.console import Screen, _about, _viewer_numbers, print_series
 
 from .dicom_factory import write_series
 from .series_factory import make_series
@@ -63,6 +63,11 @@ def test_nothing_that_is_said_is_markup() -> None:
     screen.console.file = stream = io.StringIO()
     screen.say("p1/[/b] [red]x :brain:: no such file")
     assert stream.getvalue() == "p1/[/b] [red]x :brain:: no such file\n"
+
+
+def test_a_series_is_told_by_its_size_and_description() -> None:
+    assert _about(make_series()) == "5 slices of 64 x 64; Head 5 mm"
+    assert _about(make_series((0.0,), description="")) == "1 slice of 64 x 64"
 
 
 def test_slices_are_told_as_viewers_count_them() -> None:

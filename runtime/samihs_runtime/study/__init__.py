@@ -20,24 +20,23 @@ from samihs_runtime.identity import Scrubber, scrubbed
 from samihs_runtime.lossy import LossyCompression
 from samihs_runtime.quiet_dicom import quiet_dicom
 from samihs_runtime.series import CTSeries, SlicePlane, SourceSlice
-from samihs_runtime.study.wording import counted
+from samihs_runtime.wording import counted
 
 from .choosing import choose
 from .fields import text
-from .files import SourceFile, study_files
+from .files import study_files
 from .frames import Frame, spacing_between_slices
 from .headers import Headers, read_headers
 from .judging import Candidate, candidates
 from .kernels import Sharpness
 from .loss import lossy_compression_of
-from .pixels import ignored_padding
+from .notes import file_notes, left_out, lossy_notes, series_notes, uid_notes, unreadable
 from .stacking import geometry_notes, read_stack, stack
 
 __all__ = ["SeriesSummary", "list_series", "read_study"]
 
 _AIR_EXPECTED_BELOW_HU = -500
 """Every head CT shows air around the head; if there is none, the rescale is likely wrong."""
-_HEAD = ("", "HEAD", "BRAIN", "SKULL", "HEADNECK", "NEUROCRANIUM", "CRANIUM")
 
 
 @dataclass(frozen=True)
@@ -100,12 +99,12 @@ def read_study(
         hu, alike = read_stack(ordered.places, progress)
         first = [frames[0] for frames in ordered.places]
         planes = _with_thickness(ordered.planes, first)
-        notes += headers.notes + _file_notes(headers) + _left_out(chosen, found) + ordered.notes
+        notes += headers.notes + file_notes(headers) + left_out(chosen, found)
         if alike:
             repeated = counted(alike, "slice")
             notes.append(f"{repeated} identical to another at the same place: left out")
         sources = _sources(first)
-        notes += _lossy_notes(sources) + _series_notes(chosen, first)
+        notes += lossy_notes(sources) + uid_notes(sources) + series_notes(chosen, first)
         notes += geometry_notes(planes, first[0])
         if (lowest := hu.min()) > _AIR_EXPECTED_BELOW_HU:
             notes.append(f"no air: the lowest value is {lowest:g}, so the values may not be HU")
@@ -126,16 +125,14 @@ def read_study(
 def _series(headers: Headers, path: Path) -> list[Candidate]:
     if headers.images:
         return candidates(headers.images)
-    unreadable = "".join(f"; {note}" for note in _unreadable(headers))
+    why = "".join(f"; {note}" for note in unreadable(headers))
     if headers.damaged:
         named = headers.damaged[0].name
-        raise StudyError(
-            f"{named}: a damaged DICOM file, and there is no other image to read{unreadable}"
-        )
+        raise StudyError(f"{named}: a damaged DICOM file, and there is no other image to read{why}")
     count = headers.others + len(headers.unreadable)
     what = "no DICOM image" if count == 1 else f"no DICOM image among {count} files"
     raise StudyError(
-        f"{path.name}: {what}{unreadable}; expected CT as DICOM: a file, folder, zip or DICOMDIR"
+        f"{path.name}: {what}{why}; expected CT as DICOM: a file, folder, zip or DICOMDIR"
     )
 
 
@@ -166,7 +163,7 @@ def _source(frame: Frame, lossy: LossyCompression | None) -> SourceSlice:
     return SourceSlice(
         path=frame.header.source.path,
         sop_class_uid=text(dataset, "SOPClassUID"),
-        sop_instance_uid=text(dataset, "SOPInstanceUID"),
+        sop_instance_uid=frame.header.uid,
         frame=frame.number,
         header=dataset,
         lossy=lossy,
@@ -178,57 +175,3 @@ def _with_thickness(planes: list[SlicePlane], frames: list[Frame]) -> list[Slice
     if len(planes) > 1 or planes[0].thickness is not None:
         return planes
     return [replace(planes[0], thickness=spacing_between_slices(frames[0]))]
-
-
-def _file_notes(headers: Headers) -> list[str]:
-    notes = _unreadable(headers)
-    if headers.damaged:
-        count, named = len(headers.damaged), _first_names(headers.damaged)
-        notes.append(f"{counted(count, 'damaged DICOM file')} left out: {named}")
-    return notes
-
-
-def _unreadable(headers: Headers) -> list[str]:
-    """A note about unreadable files: slices may be among them, and a missing end slice leaves no
-    gap that would be noticed."""
-    if not headers.unreadable:
-        return []
-    count, named = len(headers.unreadable), _first_names(headers.unreadable)
-    unreadable = counted(count, "file or folder", "files or folders")
-    return [f"{unreadable} unreadable (permissions): {named}"]
-
-
-def _first_names(sources: list[SourceFile]) -> str:
-    return ", ".join(source.name for source in sources[:3])
-
-
-def _left_out(chosen: Candidate, found: list[Candidate]) -> list[str]:
-    same = [c for c in found if c is not chosen and c.uid == chosen.uid]
-    return [
-        f"{counted(c.slices, 'image')} of the same series left out: {c.verdict.reason}"
-        for c in same
-    ]
-
-
-def _lossy_notes(sources: tuple[SourceSlice, ...]) -> list[str]:
-    lossy = [source.lossy for source in sources if source.lossy is not None]
-    if not lossy:
-        return []
-    named = ", ".join(sorted({each.words for each in lossy}))
-    changed = "were" if any(each.certain for each in lossy) else "may have been"
-    return [f"lossy compression ({named}): HU {changed} changed by it"]
-
-
-def _series_notes(chosen: Candidate, frames: list[Frame]) -> list[str]:
-    notes = []
-    if chosen.enhanced_by_contrast:
-        notes.append("a contrast agent is recorded: the model was made for non-contrast CT")
-    if chosen.sharpness == "sharp":
-        notes.append("a sharp kernel: noise and edges may be taken for blood")
-    part = text(chosen.first, "BodyPartExamined").upper()
-    if part not in _HEAD:
-        short = scrubbed(part, chosen.first)[:16]  # in this order: half a name still identifies
-        notes.append(f"BodyPartExamined is {short}, not the head")
-    if padding := ignored_padding(frames[0]):
-        notes.append(f"PixelPaddingValue means {padding}, which is tissue: ignored")
-    return notes

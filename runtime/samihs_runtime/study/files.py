@@ -23,6 +23,9 @@ from .limits import (
     MAX_ZIP_MEMBER_BYTES,
 )
 
+PREFIX_BYTES = 132
+"""PS3.10 7.1: 128 bytes of preamble and ``DICM``."""
+
 
 @dataclass(frozen=True, eq=False)
 class SourceFile:
@@ -53,7 +56,7 @@ def study_files(path: Path) -> Iterator[list[SourceFile]]:
         yield _in_folder(path)
     elif not stat.S_ISREG(kind):
         raise StudyError(f"{path.name}: neither a file nor a folder")
-    elif not _is_dicom(path) and zipfile.is_zipfile(path):
+    elif _is_zip(path):
         with _zip(path) as archive:
             yield _in_zip(path, archive)
     else:
@@ -72,8 +75,8 @@ def _kind(path: Path) -> int:
 
 
 def file_on_disk(path: Path) -> SourceFile:
-    """One file as a source; StudyError if it is too large."""
-    if path.stat().st_size > MAX_FILE_BYTES:
+    """One file as a source; StudyError if it is DICOM and too large: other files are not read."""
+    if path.stat().st_size > MAX_FILE_BYTES and _starts_like_dicom(path):
         raise StudyError(f"{path.name}: larger than the limit of {MAX_FILE_BYTES / 2**30:g} GiB")
     return SourceFile(path, lambda: path.open("rb"))
 
@@ -86,10 +89,27 @@ def source_at(path: Path) -> SourceFile:
         return _unreadable(path)
 
 
-def _is_dicom(path: Path) -> bool:
+def looks_like_dicom(start: bytes) -> bool:
+    """Whether a file that starts like this claims to be DICOM.
+
+    Args:
+        start: its first :data:`PREFIX_BYTES`.
+
+    Returns:
+        True also for a data set without preamble, as in some exports: group 0002 or 0008 first.
+    """
+    headerless = start[:2] in (b"\x02\0", b"\x08\0") and start[3:4] == b"\0"
+    return start[128:] == b"DICM" or headerless
+
+
+def _starts_like_dicom(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return looks_like_dicom(stream.read(PREFIX_BYTES))
+
+
+def _is_zip(path: Path) -> bool:
     try:
-        with path.open("rb") as stream:
-            return stream.read(132)[128:] == b"DICM"
+        return not _starts_like_dicom(path) and zipfile.is_zipfile(path)
     except OSError as error:
         raise StudyError(f"{path.name}: cannot be read ({error.strerror})") from error
 

@@ -13,10 +13,10 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from samihs_runtime.errors import StudyError
-from samihs_runtime.study.wording import counted
+from samihs_runtime.wording import counted
 
 from .fields import items, strings, text, value
-from .files import SourceFile, source_at
+from .files import PREFIX_BYTES, SourceFile, looks_like_dicom, source_at
 from .limits import MAX_DEFLATED_BYTES
 
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
@@ -25,7 +25,6 @@ LEGACY_CONVERTED_CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2.2"
 CT_CLASSES = (CT_IMAGE, ENHANCED_CT_IMAGE, LEGACY_CONVERTED_CT_IMAGE)
 DICOMDIR = "1.2.840.10008.1.3.10"  # Media Storage Directory Storage, PS3.4 B.5
 _DEFLATED = b"1.2.840.10008.1.2.1.99"  # Deflated Explicit VR Little Endian, PS3.5 A.5
-_PREFIX_END = 132  # PS3.10 7.1: 128 bytes of preamble and "DICM"
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +34,12 @@ class Header:
     source: SourceFile
     dataset: Any
     """pydicom.Dataset, whose file_meta always has a TransferSyntaxUID."""
+
+    @property
+    def uid(self) -> str:
+        """SOPInstanceUID, or the meta information's copy of it (PS3.10 7.1); empty if both lack."""
+        stored = text(self.dataset.file_meta, "MediaStorageSOPInstanceUID")
+        return text(self.dataset, "SOPInstanceUID") or stored
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,10 +84,10 @@ def read_headers(sources: Iterable[SourceFile], follow_dicomdir: bool) -> Header
 def open_dataset(source: SourceFile, header_only: bool) -> Any:
     """The parsed object; None if the file is not DICOM. Raises what pydicom raises."""
     with source.open() as stream:
-        start = stream.read(_PREFIX_END)
+        start = stream.read(PREFIX_BYTES)
         if not start:
             raise EOFError(f"{source.name} is empty")
-        if start[128:] != b"DICM" and not _looks_headerless(start):
+        if not looks_like_dicom(start):
             return None
         if _DEFLATED in (rest := stream.read(2**12)):
             _check_deflated(source, start + rest, stream)
@@ -111,11 +116,6 @@ def _try(source: SourceFile, found: Headers) -> Any:
         found.damaged.append(source)
         return None
     return dataset
-
-
-def _looks_headerless(start: bytes) -> bool:
-    """Whether it is a data set without preamble, as in some exports: group 0002 or 0008 first."""
-    return start[:2] in (b"\x02\0", b"\x08\0") and start[3:4] == b"\0"
 
 
 def _ensure_transfer_syntax(dataset: Any) -> None:

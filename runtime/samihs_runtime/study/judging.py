@@ -9,7 +9,7 @@ from typing import Any
 from samihs_runtime.geometry import same_orientation
 from samihs_runtime.series import SlicePlane
 
-from .fields import integer, items, text, value
+from .fields import integer, items, strings, text, value
 from .frames import Frame, UnreadableError, frames_of, plane_of, rescale_of
 from .headers import CT_CLASSES, CT_IMAGE, Header
 from .kernels import Sharpness, sharpness
@@ -17,6 +17,10 @@ from .limits import MAX_MATRIX, MAX_PIXELS
 
 _AXIAL_COSINE = 0.7
 """Between the normal and the body's axis: axial up to 45 degrees; gantries tilt by at most 30."""
+_NEEDED_TO_DECODE = (  # Image Pixel module, PS3.3 C.7.6.3: all type 1, and none can be guessed
+    *("SamplesPerPixel", "PhotometricInterpretation"),
+    *("BitsAllocated", "BitsStored", "PixelRepresentation"),
+)
 _MAPS = {  # ImageType values of derived maps, PS3.3 C.8.15.2.1.4 and C.8.2.1.1.4
     *("PERFUSION", "RCBF", "RCBV", "CBF", "CBV", "MTT", "TTP", "TMAX", "TTD", "PERMEABILITY"),
     *("IODINE", "MAT_SPECIFIC", "MAT_FRACTIONAL", "MAT_REMOVED", "MAT_MODIFIED"),
@@ -81,7 +85,8 @@ class Candidate:
     @property
     def sharpness(self) -> Sharpness:
         place = self.frames[0].place("ConvolutionKernel")
-        return sharpness(text(place, "ConvolutionKernel"), self.description)
+        first = strings(place, "ConvolutionKernel")[:1]  # others give the strength of a filter
+        return sharpness("".join(first), self.description)
 
 
 def candidates(headers: Iterable[Header]) -> list[Candidate]:
@@ -137,7 +142,7 @@ def _check_object(members: list[Header], frames: list[Frame]) -> None:
     for frame in frames:
         if maps := _MAPS.intersection(frame.image_type[2:]):
             raise _RefusedError("map", f"its values are not HU ({min(maps).lower()} map)")
-    if value(dataset, "SamplesPerPixel") not in (None, 1):
+    if integer(dataset, "SamplesPerPixel") not in (None, 1):  # missing: see _check_matrix
         raise _RefusedError("secondary capture", "a colour image")
     for member in members:
         _check_matrix(member.dataset)
@@ -155,9 +160,12 @@ def _check_matrix(dataset: Any) -> None:
         size = integer(dataset, keyword)
         if size is None or not 1 <= size <= MAX_MATRIX:
             raise _RefusedError("damaged", f"{keyword} is not within 1 to {MAX_MATRIX}")
+    for keyword in _NEEDED_TO_DECODE:
+        if value(dataset, keyword) is None:
+            raise _RefusedError("damaged", f"{keyword} is missing")
     if integer(dataset, "BitsAllocated") not in (8, 16, 32):
         raise _RefusedError("damaged", "BitsAllocated is not 8, 16 or 32")
-    _check_high_bit(dataset)
+    _check_stored_bits(dataset)
     count = integer(dataset, "NumberOfFrames") or 1
     if text(dataset, "SOPClassUID") == CT_IMAGE:
         if count > 1:
@@ -168,11 +176,13 @@ def _check_matrix(dataset: Any) -> None:
         raise _RefusedError("damaged", f"{count} frames, but functional groups for {groups}")
 
 
-def _check_high_bit(dataset: Any) -> None:
+def _check_stored_bits(dataset: Any) -> None:
     """The stored bits must be the lowest ones (PS3.5 8.1.1), or else the values' top bits would be
     dropped. Too low a HighBit loses nothing and occurs in old archives."""
-    stored, high = integer(dataset, "BitsStored"), integer(dataset, "HighBit")
-    if stored is not None and high is not None and high >= stored:
+    stored, high = integer(dataset, "BitsStored") or 0, integer(dataset, "HighBit")
+    if not 1 <= stored <= dataset.BitsAllocated:
+        raise _RefusedError("damaged", f"BitsStored is not within 1 to {dataset.BitsAllocated}")
+    if high is not None and high >= stored:
         raise _RefusedError(
             "damaged",
             f"HighBit is {high}, expected {stored - 1} for {stored} bits stored: convert its "

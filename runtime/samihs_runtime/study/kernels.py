@@ -24,7 +24,7 @@ _SOFT_WORDS = ("brain", "hirn", "cerebr", "soft", "std", "standard", "encephal")
 
 def sharpness(kernel: str, description: str) -> Sharpness:
     """Judge by ConvolutionKernel, or by SeriesDescription if that says nothing."""
-    by_name = _by_name(kernel.strip().split("\\")[0].strip("[]' "))
+    by_name = _by_name(kernel.strip())
     return by_name if by_name != "unknown" else _by_words(description.lower())
 
 

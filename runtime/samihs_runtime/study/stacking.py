@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from samihs_runtime.errors import StudyError
 from samihs_runtime.geometry import along_normal, aspect_of, fit_grid, shear_angle, slice_gaps
 from samihs_runtime.series import SlicePlane
-from samihs_runtime.study.wording import counted
+from samihs_runtime.wording import counted
 
-from .fields import number, text
+from .fields import number
 from .files import SourceFile
 from .frames import Frame, instance_number
 from .judging import Candidate
@@ -33,11 +33,14 @@ class Stack:
     """[Z] the frames at each position: one, except for duplicates."""
     planes: list[SlicePlane]
     """[Z] the plane of the first frame at each position."""
-    notes: list[str]
 
 
 def stack(candidate: Candidate) -> Stack:
-    """Order along the normal (not by InstanceNumber), and drop copies of the same object."""
+    """Order along the normal (not by InstanceNumber).
+
+    Frames at one position stay together until their pixels are compared: UIDs would not tell a copy
+    from another image, since some exports leave them out or use one for several images.
+    """
     heights = along_normal(candidate.planes)
     order = sorted(
         range(len(heights)),
@@ -45,7 +48,6 @@ def stack(candidate: Candidate) -> Stack:
     )
     places: list[list[Frame]] = []
     planes: list[SlicePlane] = []
-    copies = 0
     last = -np.inf
     for k in order:
         frame, plane = candidate.frames[k], candidate.planes[k]
@@ -53,17 +55,9 @@ def stack(candidate: Candidate) -> Stack:
             places.append([frame])
             planes.append(plane)
             last = heights[k]
-        elif any(_identity(frame) == _identity(other) for other in places[-1]):
-            copies += 1
         else:
             places[-1].append(frame)
-    copied = f"{counted(copies, 'file')} copied from others of the series: left out"
-    notes = [copied] if copies else []
-    return Stack(places, planes, notes)
-
-
-def _identity(frame: Frame) -> tuple[str, int | None]:
-    return text(frame.header.dataset, "SOPInstanceUID"), frame.number
+    return Stack(places, planes)
 
 
 def read_stack(

@@ -92,6 +92,15 @@ def test_folder_limits(
         read_study(tmp_path)
 
 
+def test_a_large_file_that_is_no_dicom_does_not_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_series(tmp_path)
+    (tmp_path / "raw.bin").write_bytes(bytes(10_000))
+    monkeypatch.setattr("samihs_runtime.study.files.MAX_FILE_BYTES", 9_000)
+    assert len(read_study(tmp_path)) == 4
+
+
 @pytest.mark.parametrize("kept", [30, 700, -30])
 def test_a_damaged_zip_is_one_line(tmp_path: Path, kept: int) -> None:
     path = zipped(write_series(tmp_path / "study"), tmp_path / "study.zip")

@@ -126,6 +126,22 @@ def test_values_that_do_not_lie_in_the_lowest_bits_are_refused(tmp_path: Path, h
         read(image, tmp_path)
 
 
+@pytest.mark.parametrize(
+    "keyword", ["SamplesPerPixel", "PhotometricInterpretation", "BitsStored", "PixelRepresentation"]
+)
+def test_an_attribute_that_decoding_needs_is_named_if_it_is_missing(
+    tmp_path: Path, keyword: str
+) -> None:
+    with pytest.raises(StudyError, match=f"{keyword} is missing"):
+        read(ct_image(0, **{keyword: None}), tmp_path)
+
+
+@pytest.mark.parametrize("count", [0, 17])
+def test_a_number_of_stored_bits_that_cannot_be_is_refused(tmp_path: Path, count: int) -> None:
+    with pytest.raises(StudyError, match="BitsStored is not within 1 to 16"):
+        read(ct_image(0, BitsStored=count), tmp_path)
+
+
 @pytest.mark.parametrize("high", [None, 10])
 def test_no_high_bit_or_too_low_a_one_is_read(tmp_path: Path, high: int | None) -> None:
     image = stored([[40, 1064]], "<i2", BitsStored=12, HighBit=high)

@@ -233,11 +233,16 @@ def test_enhanced_ct_is_refused_where_it_is_a_map_or_its_groups_are_wrong(tmp_pa
         *[(k, "", "unknown") for k in ("", "XYZ", "H50s", "FC99")],
         ("", "Brain 5 mm", "soft"),
         ("", "Head BONE 1.0", "sharp"),
-        ("['H31s', '3']", "", "soft"),
     ],
 )
 def test_kernels(kernel: str, description: str, expected: str) -> None:
     assert sharpness(kernel, description) == expected
+
+
+def test_of_several_values_the_first_is_the_kernel(tmp_path: Path) -> None:
+    image = ct_image(0, ConvolutionKernel=["STANDARD", "3"])
+    (row,) = list_series(save(image, tmp_path / "IM0"))
+    assert row.kernel == "soft"
 
 
 def test_the_factory_makes_what_the_tests_say() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +94,7 @@ def test_copies_of_a_file_are_left_out(tmp_path: Path) -> None:
     save(ct_image(1), tmp_path / "again" / "IM1")
     series = read_study(tmp_path)
     assert len(series) == 4
-    assert series.notes == ("1 file copied from others of the series: left out",)
+    assert series.notes == ("1 slice identical to another at the same place: left out",)
 
 
 def test_the_same_image_under_two_uids_is_read_once(tmp_path: Path) -> None:
@@ -109,6 +110,39 @@ def test_two_images_at_one_place_are_refused(tmp_path: Path) -> None:
     save(ct_image(1, pattern(3), SOPInstanceUID="1.2.3"), tmp_path / "other")
     with pytest.raises(StudyError, match="different image lies at the same place"):
         read_study(tmp_path)
+
+
+@pytest.mark.parametrize("uid", ["1.2.3", None])
+def test_two_images_at_one_place_are_no_copies_whatever_their_uids(
+    tmp_path: Path, uid: str | None
+) -> None:
+    """As in exports whose anonymization left UIDs out, or gave one to both phases of a scan."""
+    for name, hu in (("one", pattern(1)), ("other", pattern(3))):
+        image = ct_image(1, hu, SOPInstanceUID="1.2.3")
+        if uid is None:
+            del image.SOPInstanceUID
+        image.save_as(tmp_path / name)
+    with pytest.raises(StudyError, match="different image lies at the same place"):
+        read_study(tmp_path)
+
+
+@pytest.mark.parametrize("keyword", ["StudyInstanceUID", "SOPInstanceUID"])
+def test_uids_that_an_archive_may_refuse_are_said(tmp_path: Path, keyword: str) -> None:
+    long = f"1.2.{'3' * 61}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom warns of the UID, which is the point
+        path = save(ct_image(0, **{keyword: long}), tmp_path / "IM0")
+    assert read_study(path).notes == (
+        f"{keyword} longer than the 64 characters that DICOM allows: DICOM results repeat them, "
+        "and an archive may refuse those",
+    )
+
+
+def test_an_image_without_uid_has_that_of_its_meta_information(tmp_path: Path) -> None:
+    image = ct_image(1, SOPInstanceUID="1.2.3")
+    del image.SOPInstanceUID
+    image.save_as(tmp_path / "one")
+    assert read_study(tmp_path).sources[0].sop_instance_uid == "1.2.3"
 
 
 def test_a_single_slice_takes_its_thickness_not_the_spacing(tmp_path: Path) -> None:
