@@ -48,7 +48,12 @@ def deidentified(series: CTSeries) -> CTSeries:
 
 
 def new_uid(uid: str) -> str:
-    """The replacement for a UID, always the same: 128 bits, written as PS3.5 B.2 writes a UUID."""
+    """The replacement for a UID, always the same: 128 bits, written as PS3.5 B.2 writes a UUID.
+
+    Nothing is not replaced: all series without a UID would share its replacement.
+    """
+    if not uid:
+        return ""
     digest = hashlib.sha256(f"samihs-deidentify/{uid}".encode()).digest()
     return f"2.25.{int.from_bytes(digest[:16], 'big')}"
 

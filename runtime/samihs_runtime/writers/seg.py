@@ -25,7 +25,12 @@ from samihs_runtime.lossy import mark_lossy
 from samihs_runtime.measurement import Mask, masks_by_slice
 from samihs_runtime.quiet_dicom import quiet_dicom
 from samihs_runtime.writers.naming import SEG_SERIES, lesion_name, series_number
-from samihs_runtime.writers.seg_source import decimals, placeholder_uid, source_datasets
+from samihs_runtime.writers.seg_source import (
+    decimals,
+    missing_uid,
+    placeholder_uid,
+    source_datasets,
+)
 
 if TYPE_CHECKING:
     from samihs_runtime.report import Report
@@ -232,10 +237,11 @@ def _name_frames(segmentation: Any, series: CTSeries, frames: dict[int, Any]) ->
     classes: dict[str, str] = {}
     for index, frame in frames.items():
         source = series.sources[index]
-        classes[source.sop_instance_uid] = source.sop_class_uid
+        uid = source.sop_instance_uid or missing_uid(series, f"SOPInstanceUID {index}")
+        classes[uid] = source.sop_class_uid
         item = frame.DerivationImageSequence[0].SourceImageSequence[0]
         item.ReferencedSOPClassUID = source.sop_class_uid
-        item.ReferencedSOPInstanceUID = source.sop_instance_uid
+        item.ReferencedSOPInstanceUID = uid
         if source.frame is not None:
             item.ReferencedFrameNumber = source.frame
     segmentation.SourceImageSequence = _references(classes)

@@ -1,18 +1,21 @@
 """Source slices in the form that highdicom needs: single frames with all required attributes.
 
 They are copies, made for one object and then discarded. What a file lacks is filled with what the
-standard allows: an empty value for type 2 attributes; if a study or frame of reference has no UID,
-one computed from the series', so that all objects of a series share it.
+standard allows: an empty value for type 2 attributes; for a missing UID one computed from the
+series', so that all objects of a series share it.
 Text is passed decoded, to be written as UTF-8: highdicom refuses the usual Japanese and Korean
 character sets, and some that are merely misspelt.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable
 from datetime import date
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from samihs_runtime.deidentify import new_uid
 
@@ -83,7 +86,7 @@ def _source(series: CTSeries, index: int, first: int, patient: Any) -> Any:
         copy.update(patient)
     copy.StudyInstanceUID = patient.StudyInstanceUID
     copy.FrameOfReferenceUID = patient.FrameOfReferenceUID
-    copy.SeriesInstanceUID = series.series_uid
+    copy.SeriesInstanceUID = series.series_uid or missing_uid(series, "SeriesInstanceUID")
     copy.SOPClassUID = CT_IMAGE_STORAGE
     copy.SOPInstanceUID = placeholder_uid(index)
     copy.Modality = "CT"
@@ -116,14 +119,21 @@ def _patient_and_study(series: CTSeries, header: Any) -> Any:
     taken.PatientBirthDate = _date(str(taken.PatientBirthDate or ""))
     taken.StudyTime = _time(str(taken.StudyTime or ""))
     for keyword in ("StudyInstanceUID", "FrameOfReferenceUID"):
-        if not taken.get(keyword):
-            setattr(taken, keyword, new_uid(f"{keyword}/{_named(series)}"))
+        uid = taken.get(keyword)
+        if not uid or not isinstance(uid, str):  # several UIDs, if it has a backslash
+            setattr(taken, keyword, missing_uid(series, keyword))
     return taken
 
 
+def missing_uid(series: CTSeries, what: str) -> str:
+    """The UID for something that has none: the same one in all objects of a series."""
+    return new_uid(f"{what}/{_named(series)}")
+
+
 def _named(series: CTSeries) -> str:
-    """The series' UID, or that of its first object if it has none."""
-    return series.series_uid or series.sources[0].sop_instance_uid
+    """What no other series shares: its UID, that of its first object, or a hash of its pixels."""
+    uid = series.series_uid or series.sources[0].sop_instance_uid
+    return uid or hashlib.sha256(np.ascontiguousarray(series.hu).data).hexdigest()
 
 
 def _is_taken_over(tag: Any) -> bool:

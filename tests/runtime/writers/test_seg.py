@@ -211,6 +211,31 @@ def test_objects_of_one_series_share_the_uids_that_it_lacks() -> None:
         assert build_seg(other, lesions[0], make_report()).StudyInstanceUID not in studies
 
 
+def test_a_study_of_two_uids_has_one() -> None:
+    """As a backslash in the UID produces."""
+    series = make_series(StudyInstanceUID=["1.2.3", "4.5"])
+    uid = build_seg(series, make_lesion(series), make_report()).StudyInstanceUID
+    assert isinstance(uid, str)
+    assert uid.startswith("2.25.")
+
+
+@pytest.mark.parametrize("deidentify", [False, True])
+def test_no_uid_is_empty_or_anothers_if_a_series_has_none_at_all(deidentify: bool) -> None:
+    made = []
+    for hu in (40, 50):
+        series = make_series(StudyInstanceUID=None, FrameOfReferenceUID=None)
+        series.hu[0] = hu
+        sources = tuple(replace(source, sop_instance_uid="") for source in series.sources)
+        series = replace(series, series_uid="", sources=sources)
+        lesion = make_lesion(series)
+        series = deidentified(series) if deidentify else series
+        made.append(build_seg(series, lesion, make_report()))
+    one, other = ({str(each.value) for each in seg.iterall() if each.VR == "UI"} for seg in made)
+    assert "" not in one
+    assert len({each.ReferencedSOPInstanceUID for each in made[0].SourceImageSequence}) == 3
+    assert not {each for each in one & other if each.startswith("2.25.")}
+
+
 @pytest.mark.parametrize(
     ("character_set", "name", "words"),
     [
