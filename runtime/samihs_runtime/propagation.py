@@ -22,7 +22,7 @@ from samihs_runtime.segmentation import FOREGROUND, Prediction, Prompt, SliceMas
 
 if TYPE_CHECKING:
     from samihs_runtime.segmenter import EncodedSlice, Segmenter
-    from samihs_runtime.series import CTSeries
+    from samihs_runtime.series import CTSeries, SlicePlane
 
 Mask = NDArray[np.bool_]
 Progress = Callable[[int], None]
@@ -99,6 +99,8 @@ def _follow(
         gap = _gap_mm(series, last.index, index)
         if gap > options.max_gap_mm:
             return found, f"the next slice is {gap:.1f} mm away (at most {options.max_gap_mm:g})"
+        if why_not := _elsewhere(series.planes[last.index], series.planes[index]):
+            return found, f"slice {index}: {why_not}; click on it as well"
         progress(index)
         try:
             last = _carry(segmenter, series, last, index, options)
@@ -249,6 +251,25 @@ def _touching(mask: Mask, seeds: Mask) -> Mask:
     kept = np.unique(labels[seeds & mask])
     touching: Mask = np.isin(labels, kept[kept > 0])
     return touching
+
+
+def _elsewhere(here: SlicePlane, there: SlicePlane) -> str | None:
+    """Why the same pixels of the next slice show another place in the patient; None if they do not.
+
+    Gantry tilt shifts a slice by less than its distance (30 degrees: by 0.58 of it).
+    """
+    if not np.allclose(there.spacing, here.spacing, rtol=1e-3):
+        (down, across), (rows, columns) = there.spacing, here.spacing
+        return (
+            f"its pixels are of {down:g} x {across:g} mm, the last slice's of "
+            f"{rows:g} x {columns:g}"
+        )
+    offset = np.subtract(there.position, here.position)
+    up = float(offset @ here.normal)
+    aside = float(np.linalg.norm(offset - up * here.normal))
+    if aside <= abs(up) + max(here.spacing):
+        return None
+    return f"its pixels lie {aside:.1f} mm aside of the last slice's"
 
 
 def _gap_mm(series: CTSeries, one: int, other: int) -> float:

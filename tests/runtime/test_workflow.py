@@ -200,6 +200,26 @@ def test_a_wide_gap_ends_the_lesion(segmenter: Segmenter) -> None:
     assert "32.5 mm away" in lesion.stop_reasons[1]
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"position": (4.0, -20.25, -17.625)}, "its pixels lie 20.0 mm aside of the last slice's"),
+        ({"spacing": (0.6, 0.6)}, "its pixels are of 0.6 x 0.6 mm, the last slice's of 0.5 x 0.5"),
+    ],
+)
+def test_a_lesion_is_not_followed_to_other_places_in_the_patient(
+    segmenter: Segmenter, change: dict[str, Any], reason: str
+) -> None:
+    """As where a series changes its field of view: the same pixels show something else."""
+    series = ball_series()
+    planes = tuple(
+        replace(plane, **change) if z == 5 else plane for z, plane in enumerate(series.planes)
+    )
+    lesion = segment_lesion(segmenter, replace(series, planes=planes), parse_request(["36,30,4"]))
+    assert [part.index for part in lesion.slices] == [2, 3, 4]
+    assert lesion.stop_reasons[1] == f"slice 5: {reason}; click on it as well"
+
+
 def test_parts_that_split_are_both_followed(segmenter: Segmenter) -> None:
     series = ball_series()
     hu = np.full_like(series.hu, 30)
