@@ -8,13 +8,12 @@ from typing import Any
 
 import click
 
-from samihs_runtime.bundle.entries import PRECISIONS
 from samihs_runtime.collector import patient_collector
 from samihs_runtime.errors import UsageError, one_line_errors
+from samihs_runtime.formats import DEFAULT_FORMATS, NAMES
 from samihs_runtime.options import Click, Options
+from samihs_runtime.precisions import PRECISIONS
 from samihs_runtime.termination import tidy_termination
-
-FORMATS = ("seg", "overlay", "json", "nifti", "capture", "stl")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -77,8 +76,8 @@ FORMATS = ("seg", "overlay", "json", "nifti", "capture", "stl")
     "--format",
     "formats",
     multiple=True,
-    type=click.Choice(FORMATS),
-    help="What to write. [seg, overlay and json]",
+    type=click.Choice(list(NAMES)),
+    help=f"What to write. [{', '.join(DEFAULT_FORMATS)}]",
 )
 @click.option("--fractional", is_flag=True, help="The SEG holds probabilities, not a mask.")
 @click.option("--resample", is_flag=True, help="NIfTI: resample uneven slices to an even grid.")
@@ -168,7 +167,7 @@ def _options(
         bundle=bundle,
         backend=backend,
         out=out or Path("samihs-result"),
-        formats=formats or FORMATS[:3],
+        formats=formats or DEFAULT_FORMATS,
         propagation=not no_propagation,
         write=WriteOptions(
             overwrite=overwrite,

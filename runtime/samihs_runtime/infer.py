@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from samihs_runtime.console import Screen
+from samihs_runtime.formats import RESERVED
 from samihs_runtime.measurement import measure
 from samihs_runtime.opening import Opening
 from samihs_runtime.patient_points import resolve
 from samihs_runtime.prompts import check_inside
 from samihs_runtime.report import Report
 from samihs_runtime.workflow import segment_lesion
-from samihs_runtime.writers import RESERVED, check_formats, write_outputs
+from samihs_runtime.writers import check_formats, write_outputs
 from samihs_runtime.writers.files import check_destination
 from samihs_runtime.writers.preparing import prepare
 

@@ -10,7 +10,8 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from samihs_runtime.cli import FORMATS, main
+from samihs_runtime.cli import main
+from samihs_runtime.formats import NAMES
 from samihs_runtime.study import read_study
 
 from .dicom_factory import uid, write_bleed
@@ -66,7 +67,7 @@ def everything_in(folder: Path) -> dict[str, bytes]:
 
 
 def run(study: Path, bundle: Path, out: Path, *options: str) -> str:
-    formats = [each for name in FORMATS for each in ("--format", name)]
+    formats = [each for name in NAMES for each in ("--format", name)]
     arguments = [str(study), "--point", "36,30,2", "--bundle", str(bundle), "--out", str(out)]
     result = CliRunner().invoke(main, [*arguments, *formats, *options])
     assert result.exit_code == 0, result.output

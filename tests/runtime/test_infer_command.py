@@ -14,8 +14,9 @@ from click.testing import CliRunner, Result
 
 from samihs_runtime.backends.fake import FakeBackend
 from samihs_runtime.bundle import Bundle
-from samihs_runtime.cli import FORMATS, main
+from samihs_runtime.cli import main
 from samihs_runtime.errors import OutputError
+from samihs_runtime.formats import NAMES
 from samihs_runtime.infer import answer_click
 from samihs_runtime.options import Options
 from samihs_runtime.prompts import parse_request
@@ -306,7 +307,7 @@ def test_a_click_in_patient_coordinates_is_the_same_click(
 
 
 def test_every_format_at_once(phantom: Path, tiny_bundle: Path, tmp_path: Path) -> None:
-    formats = [each for name in FORMATS for each in ("--format", name)]
+    formats = [each for name in NAMES for each in ("--format", name)]
     out = tmp_path / "out"
     arguments = ("--point", "64,64,2", "--bundle", tiny_bundle, "--out", out, *formats)
     assert run(phantom, *arguments, "--fractional").exit_code == 0

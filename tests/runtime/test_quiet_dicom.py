@@ -53,9 +53,10 @@ def test_the_command_says_nothing_of_malformed_headers(
     """In a process of its own: under pytest every warning is an error, and caught as one."""
     script = (
         "import sys\n"
-        "from samihs_runtime.cli import FORMATS, main\n"
+        "from samihs_runtime.cli import main\n"
+        "from samihs_runtime.formats import NAMES\n"
         "study, bundle, out = sys.argv[1:]\n"
-        "formats = [each for name in FORMATS for each in ('--format', name)]\n"
+        "formats = [each for name in NAMES for each in ('--format', name)]\n"
         "click = [study, '--point', '4,5,1', '--bundle', bundle, '--backend', 'cpu', *formats]\n"
         "main([study, '--list'], standalone_mode=False)\n"
         "for option in ('--identify', '--deidentify'):\n"

@@ -16,6 +16,7 @@ from samihs_runtime.backends.sidecar import FLAVOURS, EngineSidecar
 from samihs_runtime.bundle import Bundle
 from samihs_runtime.bundle.graph_identity import graph_sha256
 from samihs_runtime.errors import BackendError, BundleError
+from samihs_runtime.precisions import FASTEST_FIRST
 
 PACKAGES = {"tensorrt": "samihs[tensorrt]", "tensorrt_rtx": "samihs[gpu]"}
 """What to install for each flavour's module."""
@@ -174,7 +175,7 @@ def _fitting(
 
 def _pair(found: Sequence[tuple[Path, EngineSidecar]], flavour: str) -> EnginePair | None:
     """Encoder and decoder of one precision, the fastest that has both."""
-    for precision in ("fp8", "int8", "fp16", "bf16", "fp32"):
+    for precision in FASTEST_FIRST:
         parts = {each.part: (path, each) for path, each in found if each.precision == precision}
         if len(parts) == 2:
             (encoder, its), (decoder, other) = parts["encoder"], parts["decoder"]

@@ -27,11 +27,11 @@ from samihs_runtime.errors import (
     UserError,
 )
 from samihs_runtime.folder_lock import held_alone
+from samihs_runtime.formats import NAMES, RESERVED
 from samihs_runtime.infer import Answer, answer_click, request_on
 from samihs_runtime.options import open_segmenter
 from samihs_runtime.report import installed_version
 from samihs_runtime.study import read_study
-from samihs_runtime.writers import NAMES, RESERVED
 from samihs_runtime.writers.files import check_destination
 
 if TYPE_CHECKING:

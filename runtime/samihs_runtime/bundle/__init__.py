@@ -10,53 +10,20 @@
 
 Nothing that the manifest lists is loaded before :meth:`Bundle.open` has verified every file against
 it. Engines are code that was built on this machine, and are trusted as such.
-
-The names below are imported when they are first used: a command that only names the precisions
-(``samihs-infer --help``) loads nothing that opens, hashes or writes a bundle.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from samihs_runtime.bundle.checks import MANIFEST, sha256_of
-    from samihs_runtime.bundle.entries import AdapterSet, FileEntry, GraphEntry, WindowRule
-    from samihs_runtime.bundle.manifest import Manifest
-    from samihs_runtime.bundle.opened import ADAPTERS, ENGINES, Bundle, GraphFiles, shipped_bundle
-    from samihs_runtime.bundle.writing import write_bundle
-
-__all__ = [
-    "ADAPTERS",
-    "ENGINES",
-    "MANIFEST",
-    "AdapterSet",
-    "Bundle",
-    "FileEntry",
-    "GraphEntry",
-    "GraphFiles",
-    "Manifest",
-    "WindowRule",
-    "sha256_of",
-    "shipped_bundle",
-    "write_bundle",
-]
-
-_HOMES = {
-    "checks": ("MANIFEST", "sha256_of"),
-    "entries": ("AdapterSet", "FileEntry", "GraphEntry", "WindowRule"),
-    "manifest": ("Manifest",),
-    "opened": ("ADAPTERS", "ENGINES", "Bundle", "GraphFiles", "shipped_bundle"),
-    "writing": ("write_bundle",),
-}
-"""Module of this package -> the names of :data:`__all__` that it defines."""
-
-
-if not TYPE_CHECKING:  # otherwise a type checker would believe in any name
-
-    def __getattr__(name: str) -> object:
-        for module, names in _HOMES.items():
-            if name in names:
-                return getattr(import_module(f"{__name__}.{module}"), name)
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+from samihs_runtime.bundle.checks import MANIFEST as MANIFEST
+from samihs_runtime.bundle.checks import sha256_of as sha256_of
+from samihs_runtime.bundle.entries import AdapterSet as AdapterSet
+from samihs_runtime.bundle.entries import FileEntry as FileEntry
+from samihs_runtime.bundle.entries import GraphEntry as GraphEntry
+from samihs_runtime.bundle.entries import WindowRule as WindowRule
+from samihs_runtime.bundle.manifest import Manifest as Manifest
+from samihs_runtime.bundle.opened import ADAPTERS as ADAPTERS
+from samihs_runtime.bundle.opened import ENGINES as ENGINES
+from samihs_runtime.bundle.opened import Bundle as Bundle
+from samihs_runtime.bundle.opened import GraphFiles as GraphFiles
+from samihs_runtime.bundle.opened import shipped_bundle as shipped_bundle
+from samihs_runtime.bundle.writing import write_bundle as write_bundle

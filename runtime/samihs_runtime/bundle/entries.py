@@ -9,10 +9,10 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from samihs_runtime.errors import BundleError
+from samihs_runtime.precisions import PRECISIONS
 
 FAMILIES = ("onnx", "trt")
 """Graph families: for ONNX Runtime, and as the source of TensorRT engines."""
-PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 WINDOW_RULES = ("fixed", "percentiles")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")

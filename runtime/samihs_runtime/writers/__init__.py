@@ -13,6 +13,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from samihs_runtime.errors import OutputError
+from samihs_runtime.formats import (
+    CAPTURE_NAME,
+    DEFAULT_FORMATS,
+    DICOM_FORMATS,
+    NAMES,
+    NIFTI_NAME,
+    OVERLAY_NAME,
+    REPORT_NAME,
+    RESERVED,
+    SEG_NAME,
+    SHEET_NAME,
+    SURFACE_NAME,
+)
 from samihs_runtime.quiet_dicom import quiet_dicom
 from samihs_runtime.writers.files import staged_folder
 
@@ -23,31 +36,6 @@ if TYPE_CHECKING:
     from samihs_runtime.report import Report
     from samihs_runtime.segmentation import Lesion
     from samihs_runtime.series import CTSeries
-
-SEG_NAME = "lesion-seg.dcm"
-OVERLAY_NAME = "overlay.png"
-SHEET_NAME = "contact-sheet.png"
-REPORT_NAME = "report.json"
-NIFTI_NAME = "lesion.nii.gz"
-CAPTURE_NAME = "contact-sheet.dcm"
-SURFACE_NAME = "lesion.stl"
-
-NAMES = {
-    "seg": (SEG_NAME,),
-    "overlay": (OVERLAY_NAME, SHEET_NAME),
-    "json": (REPORT_NAME,),
-    "nifti": (NIFTI_NAME,),
-    "capture": (CAPTURE_NAME,),
-    "stl": (SURFACE_NAME,),
-}
-"""Format, as ``--format`` takes it, to the names of the files that it may write. The contact sheet
-is written if the lesion is on more than one slice."""
-RESERVED = tuple(file for files in NAMES.values() for file in files)
-"""A folder holds one result: any of these files in it belongs to an earlier one, whichever formats
-are to be written."""
-DEFAULT_FORMATS = ("seg", "overlay", "json")
-DICOM_FORMATS = ("seg", "capture")
-"""Written last, since their library takes longest to load (``preparing.py``)."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from samihs_runtime.writers import NAMES, preparing
+from samihs_runtime.formats import NAMES
+from samihs_runtime.writers import preparing
 
 
 def test_every_format_is_prepared_by_modules_that_there_are() -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from samihs_runtime.errors import OutputError
 from samihs_runtime.folder_lock import held_alone
+from samihs_runtime.formats import NAMES
 from samihs_runtime.measurement import measure
 from samihs_runtime.segmentation import Lesion
 from samihs_runtime.series import CTSeries
@@ -21,7 +22,7 @@ from samihs_runtime.writers import WriteOptions, write_outputs
 from samihs_runtime.writers.files import check_destination, staged_folder
 from tests.runtime.series_factory import PLANTED, make_lesion, make_report, make_series, not_found
 
-ALL = ("seg", "overlay", "json", "nifti", "capture", "stl")
+ALL = tuple(NAMES)
 
 
 def write(
