@@ -269,7 +269,7 @@ def _elsewhere(here: SlicePlane, there: SlicePlane) -> str | None:
     aside = float(np.linalg.norm(offset - up * here.normal))
     if aside <= abs(up) + max(here.spacing):
         return None
-    return f"its pixels lie {aside:.1f} mm aside of the last slice's"
+    return f"its pixels lie {aside:.1f} mm to the side of the last slice's"
 
 
 def _gap_mm(series: CTSeries, one: int, other: int) -> float:

@@ -203,7 +203,10 @@ def test_a_wide_gap_ends_the_lesion(segmenter: Segmenter) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"position": (4.0, -20.25, -17.625)}, "its pixels lie 20.0 mm aside of the last slice's"),
+        (
+            {"position": (4.0, -20.25, -17.625)},
+            "its pixels lie 20.0 mm to the side of the last slice's",
+        ),
         ({"spacing": (0.6, 0.6)}, "its pixels are of 0.6 x 0.6 mm, the last slice's of 0.5 x 0.5"),
     ],
 )
