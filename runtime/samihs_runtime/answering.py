@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samihs_runtime.clicked_parts import clicked_parts
+from samihs_runtime.probability import Evidence
 from samihs_runtime.prompts import check_prompt
 from samihs_runtime.segmentation import BACKGROUND, FOREGROUND, Prediction, Prompt
 
@@ -56,13 +57,11 @@ class SliceAnswer:
 
     mask: Mask
     """[rows, columns]: the parts that were clicked on."""
-    logits: NDArray[np.float32]
-    """[M, M], low-resolution."""
+    evidence: Evidence
+    """What the mask was derived from."""
     score: float
     """Estimate of the mask's IoU, comparable with the bundle's threshold."""
     notes: tuple[str, ...] = ()
-    within: Mask | None = None
-    """[rows, columns]: where the lesion may lie, if a box bounds it; None for anywhere."""
 
 
 def answer_prompt(
@@ -94,7 +93,8 @@ def answer_prompt(
 
 def _at_once(segmenter: Segmenter, encoded: EncodedSlice, prompt: Prompt) -> SliceAnswer:
     reply = segmenter.predict(encoded, prompt)
-    return SliceAnswer(clicked_parts(reply.mask, prompt), reply.logits, reply.score)
+    evidence = Evidence(reply.logits, encoded.frame)
+    return SliceAnswer(clicked_parts(reply.mask, prompt), evidence, reply.score)
 
 
 def _point_by_point(
@@ -121,7 +121,8 @@ def _point_by_point(
         whole, last = _corrected(segmenter, encoded, point, reply, corrections)
         masks.append(clicked_parts(last.mask, whole))
         logits.append(last.logits)
-    return SliceAnswer(np.logical_or.reduce(masks), np.maximum.reduce(logits), score)
+    evidence = Evidence(np.maximum.reduce(logits), encoded.frame)
+    return SliceAnswer(np.logical_or.reduce(masks), evidence, score)
 
 
 def _asked_alone(
@@ -171,7 +172,8 @@ def _within_box(
         points = Prompt((best, *prompt.points), (FOREGROUND, *prompt.labels))
     answer = _point_by_point(segmenter, encoded, points, most)
     within = _reach(hu.shape, box)
-    return replace(answer, mask=answer.mask & within, within=within)
+    evidence = replace(answer.evidence, within=within)
+    return replace(answer, mask=answer.mask & within, evidence=evidence)
 
 
 def box_seeds(hu: Slice, box: Box, plausible_hu: tuple[float, float]) -> list[Point]:

@@ -10,10 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samihs_runtime.answering import SliceAnswer, answer_prompt
-from samihs_runtime.encoding.slice_frame import SliceFrame
 from samihs_runtime.errors import PromptError
-from samihs_runtime.geometry import aspect_of
-from samihs_runtime.probability import Evidence
 from samihs_runtime.prompts import Request, check_inside
 from samihs_runtime.propagation import PropagationOptions, not_blood, propagate
 from samihs_runtime.segmentation import FOREGROUND, Lesion, Prompt, SliceMask
@@ -74,10 +71,8 @@ def segment_lesion(
             slices=(),
             notes=(*notes, f"no hemorrhage found at this click: {why_not}"),
         )
-    aspect = aspect_of(series.planes[index].spacing)
-    frame = SliceFrame(*series.shape, segmenter.bundle.manifest.slice_size, aspect)
-    evidence = Evidence(answer.logits, frame, answer.within)
-    clicked = SliceMask(index, answer.mask, answer.score, "clicked", request.prompt, evidence)
+    prompt, evidence = request.prompt, answer.evidence
+    clicked = SliceMask(index, answer.mask, answer.score, "clicked", prompt, evidence)
     slices: tuple[SliceMask, ...] = (clicked,)
     stops: tuple[str, ...] = ()
     if propagation and len(series) > 1:

@@ -20,7 +20,9 @@ from samihs_runtime import workflow
 from samihs_runtime.answering import SliceAnswer
 from samihs_runtime.backends.fake import FakeBackend
 from samihs_runtime.bundle import Bundle
+from samihs_runtime.encoding.slice_frame import SliceFrame
 from samihs_runtime.errors import PromptError
+from samihs_runtime.probability import Evidence
 from samihs_runtime.prompts import parse_request
 from samihs_runtime.propagation import PropagationOptions, deepest_point, propagate
 from samihs_runtime.segmenter import Segmenter
@@ -115,7 +117,8 @@ def test_a_refused_answer_of_a_better_score_does_not_hide_an_accepted_one(
 
     def answering(_: Segmenter, plane: NDArray[np.int16], *__: Any) -> SliceAnswer:
         (index,) = (each for each in scores if np.array_equal(plane, hu[each]))
-        return SliceAnswer(mask, np.zeros((16, 16), np.float32), scores[index])
+        evidence = Evidence(np.zeros((16, 16), np.float32), SliceFrame(64, 64, 64))
+        return SliceAnswer(mask, evidence, scores[index])
 
     monkeypatch.setattr(workflow, "answer_prompt", answering)
     bundle = Bundle.open(tiny_bundle)
