@@ -31,7 +31,8 @@ from tables import EAGER
 from traces import Profile
 from weights import of_shipped
 
-from samihs_runtime.backends.onnx_runtime import CpuBackend, SessionMaker, import_onnxruntime
+from samihs_runtime.backends.onnx_cpu import CpuBackend
+from samihs_runtime.backends.onnx_runtime import SessionMaker, import_onnxruntime
 from samihs_runtime.bundle import Bundle, shipped_bundle
 from samihs_runtime.timing import Timings
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from samihs_runtime.backends.onnx_cpu import CpuBackend, open_cpu
 from samihs_runtime.backends.onnx_cuda import CudaBackend, open_cuda
-from samihs_runtime.backends.onnx_runtime import CpuBackend, open_cpu
 from samihs_runtime.backends.tensorrt import TensorRTBackend, open_tensorrt
 from samihs_runtime.bundle import Bundle
 from samihs_runtime.timing import Timings

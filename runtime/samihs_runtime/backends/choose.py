@@ -97,7 +97,7 @@ def _cuda(bundle: Bundle, timings: Timings) -> Backend:
 
 
 def _cpu(bundle: Bundle, timings: Timings) -> Backend:
-    from samihs_runtime.backends.onnx_runtime import open_cpu
+    from samihs_runtime.backends.onnx_cpu import open_cpu
 
     return open_cpu(bundle, timings)
 

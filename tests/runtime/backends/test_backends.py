@@ -15,7 +15,7 @@ from samihs_runtime.backends.base import Backend, Embedding
 from samihs_runtime.backends.choose import choose
 from samihs_runtime.backends.cpu_threads import THREADS, cpu_threads
 from samihs_runtime.backends.fake import FakeBackend
-from samihs_runtime.backends.onnx_runtime import open_cpu
+from samihs_runtime.backends.onnx_cpu import open_cpu
 from samihs_runtime.bundle import Bundle, GraphEntry, write_bundle
 from samihs_runtime.errors import BackendError, BundleError, UsageError
 from samihs_runtime.timing import Timings

@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 
-from samihs_runtime.backends.onnx_runtime import CpuBackend
+from samihs_runtime.backends.onnx_cpu import CpuBackend
 from samihs_runtime.errors import BackendError
 from tests.runtime.planted_gpu import PlantedCuda
 from tests.runtime.tiny_model import LOW, SIZE

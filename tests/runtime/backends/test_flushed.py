@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from samihs_runtime.backends.flushed import FlushedSession
-from samihs_runtime.backends.onnx_runtime import CpuBackend, open_cpu
+from samihs_runtime.backends.onnx_cpu import CpuBackend, open_cpu
 from samihs_runtime.bundle import Bundle
 from samihs_runtime.timing import Timings
 from tests.runtime.forked import needs_fork, said_in_child

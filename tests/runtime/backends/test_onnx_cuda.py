@@ -13,8 +13,8 @@ import onnxruntime as real
 import pytest
 
 from samihs_runtime.backends.base import Decoded
+from samihs_runtime.backends.onnx_cpu import CpuBackend
 from samihs_runtime.backends.onnx_cuda import MAX_POINTS, CudaBackend
-from samihs_runtime.backends.onnx_runtime import CpuBackend
 from samihs_runtime.errors import PromptError
 from tests.runtime.planted_gpu import PlantedCuda
 from tests.runtime.planted_onnx_runtime import PLAIN_RUNS, PlantedOrt

@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 import pytest
 
+from samihs_runtime.backends.onnx_cpu import CpuBackend
 from samihs_runtime.backends.onnx_cuda import CudaBackend, open_cuda
-from samihs_runtime.backends.onnx_runtime import CpuBackend
 from samihs_runtime.bundle import Bundle, shipped_bundle
 from samihs_runtime.timing import Timings
 from tests.runtime.planted_gpu import PlantedCuda

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from samihs_runtime.backends.onnx_runtime import open_cpu
+from samihs_runtime.backends.onnx_cpu import open_cpu
 from samihs_runtime.backends.tensorrt import TensorRTBackend, open_tensorrt
 from samihs_runtime.backends.tensorrt_program import MAX_SHAPES
 from samihs_runtime.bundle import Bundle

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from samihs_runtime.backends.capture_lock import CaptureLock
 from samihs_runtime.backends.contract import DECODER, ENCODER
+from samihs_runtime.backends.onnx_cpu import CpuBackend
 from samihs_runtime.backends.onnx_cuda import CudaBackend, open_cuda
-from samihs_runtime.backends.onnx_runtime import CpuBackend
 from samihs_runtime.backends.warm_up import common_sizes
 from samihs_runtime.bundle import Bundle
 from samihs_runtime.errors import BackendError
