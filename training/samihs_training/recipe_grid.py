@@ -22,10 +22,12 @@ from samihs_runtime.errors import UsageError
 from samihs_training.config import Recipe, read_recipe, recipe_from
 
 OTHER_SLICES = frozenset(
-    {"validation_slices"}
+    {"validation_slices", "data"}
     | {f"data.{name}" for name in ("root", "layout", "folds", "fold_count", "fold_seed", "fold")}
 )
-"""Fields that determine what is held out, which must be the same for all runs of a comparison."""
+OTHER_QUESTIONS = frozenset({"validation_prompt", "data.target", "data.size"})
+"""Fields that determine what is held out, and what is asked there at which size: they must be the
+same for all runs of a comparison."""
 
 
 @dataclass(frozen=True)
@@ -84,30 +86,48 @@ def read_recipe_grid(path: Path) -> RecipeGrid:
         axis: tuple(values) if isinstance(values, list) else (values,)
         for axis, values in raw["axes"].items()
     }
-    for axis in axes:
-        if axis in OTHER_SLICES or axis == "data":
-            raise UsageError(
-                f"the grid {path}: axis {axis!r} would evaluate runs on different slices, so their "
-                "difference would mean nothing; make a comparison for each value"
-            )
-        if axis.startswith("score"):
-            raise UsageError(
-                f"the grid {path}: axis {axis!r} changes no mask, and masks are what is compared"
-            )
-        if axis == "seed":
-            raise UsageError(f"the grid {path}: axis 'seed': expected seeds = [...], which vary it")
-        if recipe.adapt.loss and axis.split(".")[0] in ("loss", "loss_options"):
-            raise UsageError(
-                f"the grid {path}: axis {axis!r} changes nothing, as [adapt] of its recipe names a "
-                f"loss of its own; expected adapt.{axis}"
-            )
-    grid = RecipeGrid(recipe, axes, tuple(raw.get("seeds", [recipe.seed])))
+    for axis, values in axes.items():
+        _check_axis(path, axis, values, recipe)
+    seeds = raw.get("seeds", [recipe.seed])
+    if not isinstance(seeds, list) or not seeds or len(set(map(str, seeds))) < len(seeds):
+        raise UsageError(
+            f"the grid {path}: seeds = {seeds!r}: expected a list of different numbers"
+        )
+    grid = RecipeGrid(recipe, axes, tuple(seeds))
     for cell in grid.cells():
         try:
             grid.recipe_of(cell, grid.seeds[0])
         except (KeyError, TypeError) as error:
             raise UsageError(f"the grid {path}: no recipe has an axis {error}") from error
     return grid
+
+
+def _check_axis(path: Path, axis: str, values: tuple[Any, ...], recipe: Recipe) -> None:
+    """Raise a UsageError if runs that differ along the axis could not be compared."""
+    why = ""
+    if not values or len(set(map(str, values))) < len(values):
+        why = f"has {list(values)}; expected values, each of them once"
+    elif axis in OTHER_SLICES:
+        why = (
+            "would evaluate runs on different slices, so their difference would mean nothing; make "
+            "a comparison for each value"
+        )
+    elif axis in OTHER_QUESTIONS:
+        why = (
+            "would ask runs different questions about the held-out slices, so their difference "
+            "would mean nothing; make a comparison for each value"
+        )
+    elif axis.startswith("score"):
+        why = "changes no mask, and masks are what is compared"
+    elif axis == "seed":
+        why = "is given as seeds = [...] instead, which vary it"
+    elif recipe.adapt.loss and axis.split(".")[0] in ("loss", "loss_options"):
+        why = (
+            "changes nothing, as [adapt] of its recipe names a loss of its own; expected "
+            f"adapt.{axis}"
+        )
+    if why:
+        raise UsageError(f"the grid {path}: axis {axis!r} {why}")
 
 
 def cell_name(cell: Mapping[str, Any]) -> str:

@@ -178,10 +178,24 @@ def test_an_axis_of_other_slices_is_refused(folder: Path, axis: str) -> None:
         read_recipe_grid(folder / "grid.toml")
 
 
+@pytest.mark.parametrize(
+    "axis",
+    [
+        '"data.target" = ["lesion", "slice"]', '"data.size" = [256, 512]',
+        'validation_prompt = ["deepest", "random"]',
+    ],
+)  # fmt: skip
+def test_an_axis_of_other_questions_is_refused(folder: Path, axis: str) -> None:
+    (folder / "recipe.toml").write_text(RECIPE + '[data]\nroot = "D"\n')
+    (folder / "grid.toml").write_text(GRID.replace('"adapt.correct" = [0.0]', axis))
+    with pytest.raises(UsageError, match="would ask runs different questions"):
+        read_recipe_grid(folder / "grid.toml")
+
+
 def test_seeds_are_no_axis(folder: Path) -> None:
     """The grid's own would take its place, and equal runs stand in the table as different ones."""
     (folder / "grid.toml").write_text(GRID.replace('"adapt.correct" = [0.0]', "seed = [1, 2]"))
-    with pytest.raises(UsageError, match=r"axis 'seed': expected seeds = "):
+    with pytest.raises(UsageError, match=r"axis 'seed' is given as seeds = "):
         read_recipe_grid(folder / "grid.toml")
 
 
@@ -194,6 +208,11 @@ def test_seeds_are_no_axis(folder: Path) -> None:
         ("[axes]", "[axis]", "expected recipe, .axes."),
         ("recipe.toml", "absent.toml", "cannot read the recipe"),
         ('"recipe.toml"', '"quick"', "a comparison needs one base"),
+        ("[1, 2]", "[]", r"seeds = \[\]: expected a list"),
+        ("[1, 2]", "3", "seeds = 3: expected a list"),
+        ("[1, 2]", "[1, 1]", "expected a list of different numbers"),
+        ("[0.0]", "[]", r"axis 'adapt.correct' has \[\]"),
+        ("[0.0]", "[0.0, 0.0]", "each of them once"),
     ],
 )
 def test_a_wrong_grid_is_refused_before_anything_is_trained(
