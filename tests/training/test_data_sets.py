@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -223,9 +224,13 @@ def test_a_segmentation_of_one_frame_is_read(tmp_path: Path) -> None:
 
 def test_dicom_faults_name_the_case(study: PhantomStudy, tmp_path: Path) -> None:
     write_dicom(study, tmp_path / "case")
-    with pytest.raises(DataError, match="case: 0 DICOM SEG objects; expected one"):
+    with pytest.raises(DataError, match="case: a scan without a mask: expected a DICOM SEG that"):
         read_case(find_cases(tmp_path)[0])
     write_dicom(study, tmp_path / "case", segmentation=True)
+    shutil.copy(tmp_path / "case" / "truth_seg.dcm", tmp_path / "case" / "older.dcm")
+    with pytest.raises(DataError, match=r"case: 2 DICOM SEG .* \(older\.dcm, truth_seg\.dcm\)"):
+        read_case(find_cases(tmp_path)[0])
+    (tmp_path / "case" / "older.dcm").unlink()
     bleeding = int(study.bleeds.any((1, 2)).argmax())
     (tmp_path / "case" / f"IM{bleeding + 1:04}.dcm").unlink()
     with pytest.raises(DataError, match=r"truth_seg\.dcm: refers to an image"):
@@ -241,6 +246,8 @@ def _spoil(root: Path, fault: str) -> str:
             save(mask[:-1], labels)
         case "affine":
             save(mask, labels, np.diag([-0.5, -0.4, 4.0, 1.0]))
+        case "outside":
+            save(np.roll(mask, -6, axis=0), labels)
         case "label":
             save(mask * 2, labels)
         case "scan":
@@ -265,7 +272,8 @@ def _spoil(root: Path, fault: str) -> str:
             image.write_bytes(image.read_bytes()[:1000])
         case "text":
             image.write_text("no image")
-    return str(labels if fault in ("shape", "affine", "label", "scan", "colour") else image)
+    of_mask = ("shape", "affine", "label", "scan", "colour", "outside")
+    return str(labels if fault in of_mask else image)
 
 
 @pytest.mark.parametrize(
@@ -274,6 +282,7 @@ def _spoil(root: Path, fault: str) -> str:
         ("shape", "shape (19, 16, 4), but its scan has (20, 16, 4)"),
         ("affine", "its affine puts voxels 3.00 mm from"),
         ("label", "labels 2 beside 0 and 1"),
+        ("outside", "67% of it lies in air; expected hemorrhage in the head"),
         ("scan", "a mask without a scan: expected ct_scans/049.nii"),
         ("nan", "1 values are NaN or infinite"),
         ("window", "values of 0 to 255 are not HU"),

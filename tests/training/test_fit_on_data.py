@@ -83,7 +83,7 @@ def test_a_run_trains_on_some_patients_and_is_judged_on_the_others(
     assert done.exit_code == 0, done.output
     run = here / "run"
     folds = read_folds(run / "folds.json")
-    kept_back = set(folds.patients(1))
+    kept_back = set(folds.cases(1))
     assert folds.fold_of.keys() == NAMES
     assert seen[True] == NAMES - kept_back  # three steps of two slices: a whole epoch
     assert seen[False] <= kept_back
@@ -172,7 +172,7 @@ def test_more_folds_than_patients_and_no_data(here: Path) -> None:
     failed = fit(here)
     assert failed.exit_code == 2
     assert "fold_count = 9" in failed.stderr
-    assert "has 5 cases only" in failed.stderr
+    assert "has 5 patients only" in failed.stderr
     lone = ["fit", "--quick", "--out", str(here / "run"), "--fold", "1"]
     failed = CliRunner().invoke(main, lone)
     assert failed.exit_code == 2

@@ -10,7 +10,14 @@ from click.testing import CliRunner
 
 from samihs_runtime.errors import DataError, OutputError, UsageError
 from samihs_training.cli import main
-from samihs_training.data.folds import make_folds, read_folds, read_slice_table, write_folds
+from samihs_training.data import cli
+from samihs_training.data.folds import (
+    held_out,
+    make_folds,
+    read_folds,
+    read_slice_table,
+    write_folds,
+)
 
 from .test_data_sets import bcihm
 
@@ -21,7 +28,7 @@ VOLUMES = {
 
 def test_every_patient_once_and_folds_of_one_size() -> None:
     folds = make_folds(VOLUMES, seed=3)
-    members = [folds.patients(fold) for fold in range(5)]
+    members = [folds.cases(fold) for fold in range(5)]
     assert sorted(name for each in members for name in each) == sorted(VOLUMES)
     assert {len(each) for each in members} <= {14, 15}
 
@@ -42,6 +49,18 @@ def test_seeded_written_and_read(tmp_path: Path) -> None:
     assert read_folds(tmp_path / "new" / "folds.json") == folds
     with pytest.raises(OutputError, match="not overwritten"):
         write_folds(folds, tmp_path / "new" / "folds.json")
+
+
+def test_scans_of_one_patient_share_a_fold() -> None:
+    patients = {name: f"{int(name) // 3 * 3:03}" for name in VOLUMES}  # three scans of each
+    folds = make_folds(VOLUMES, patients, seed=3)
+    for name, patient in patients.items():
+        assert folds.fold_of[name] == folds.fold_of[patient]
+    held_out(folds, 1, patients, "folds.json")
+    with pytest.raises(DataError, match=r"are scans of one patient, .* holds out one of them only"):
+        held_out(make_folds(VOLUMES, seed=3), 1, patients, "folds.json")
+    with pytest.raises(UsageError, match="25 patients for 30 folds"):
+        make_folds(VOLUMES, patients, count=30)
 
 
 def test_bad_folds() -> None:
@@ -88,11 +107,12 @@ def test_bad_tables_are_named(tmp_path: Path, text: str, words: str) -> None:
         read_slice_table(path)
 
 
-def test_command(tmp_path: Path) -> None:
+def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root, out = bcihm(tmp_path / "data", 5), tmp_path / "folds.json"
     done = CliRunner().invoke(main, ["make-folds", str(root), str(out), "--seed", "1"])
     assert done.exit_code == 0, done.output
     assert len(read_folds(out).fold_of) == 5
+    monkeypatch.setattr(cli, "check_cases", lambda cases: pytest.fail("read for nothing"))
     again = CliRunner().invoke(main, ["make-folds", str(root), str(out)])
     assert again.exit_code == 2
     assert len(again.stderr.strip().splitlines()) == 1

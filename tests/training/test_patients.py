@@ -141,6 +141,28 @@ def test_augmentation_varies_training_only_and_repeats_with_its_seed(
     assert equal(one, drawn(sent, 3, training, seed=1))
 
 
+@pytest.mark.parametrize("spacing", [(0.5, 1.0), (1.0, 0.5)])  # mm between rows, columns
+def test_a_rotation_does_not_shear_oblong_pixels(
+    tmp_path: Path, spacing: tuple[float, float]
+) -> None:
+    """A disk in the patient is one in every drawn slice."""
+    down, across = spacing
+    shape = (int(64 / across), int(64 / down), 1)
+    column, row, _ = np.meshgrid(*(np.arange(n) for n in shape), indexing="ij")
+    disk = np.hypot((column + 0.5) * across - 32, (row + 0.5) * down - 32) < 12
+    hu = np.where(disk, 70, 30).astype(np.int16)
+    hu[0], hu[1] = -1000, 900
+    affine = np.diag([-across, -down, 5.0, 1.0])
+    save(hu, tmp_path / "data" / "ct_scans" / "1.nii", affine)
+    save(disk.astype(np.uint8), tmp_path / "data" / "masks" / "1.nii", affine)
+    turning = Augmentation(affine=1.0, degrees=45.0, scale=0.0)
+    source = PatientSlices(opened(tmp_path / "data"), size=64, augmentation=turning)
+    for seed in range(4):
+        mask = drawn(source, 0, Drawing("bleeds", prompts=1, negatives=0.0), seed).asked[0][1]
+        small, large = np.sqrt(np.linalg.eigvalsh(np.cov(np.argwhere(mask).T)))
+        assert large / small < 1.05
+
+
 def test_nobody_is_on_both_sides(cases: list[CachedCase]) -> None:
     folds = make_folds({case.name: case.volume_ml for case in cases}, count=3, seed=4)
     tested: list[str] = []
@@ -148,7 +170,7 @@ def test_nobody_is_on_both_sides(cases: list[CachedCase]) -> None:
         split = split_cases(cases, folds, fold, "folds")
         kept_back = {case.name for case in split.held_out}
         trained = {name for name, _ in PatientSlices(split.train, size=16).slices}
-        assert kept_back == set(folds.patients(fold))
+        assert kept_back == set(folds.cases(fold))
         assert not kept_back & trained
         assert kept_back | trained == {"049", "050", "051", "052"}
         tested += kept_back

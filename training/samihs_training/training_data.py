@@ -11,6 +11,7 @@ from typing import Any
 from samihs_runtime.errors import UsageError
 from samihs_training.config import DataConfig, Recipe
 from samihs_training.data.cache import CacheSpec, open_cache
+from samihs_training.data.cases.case import patients_of
 from samihs_training.data.cases.finding import find_cases
 from samihs_training.data.folds import Folds, held_out, make_folds, read_folds
 from samihs_training.data.patients import PatientSlices, split_cases
@@ -72,19 +73,19 @@ def open_patients(
         UsageError: there is no such fold, or there are more folds than patients.
     """
     files = find_cases(Path(config.root), config.layout or None)
-    names = [case.name for case in files]
+    patients = patients_of(files)
     read, origin = _given_folds(config, kept)
     if read is not None:  # fail before hours of reading
-        held_out(read, config.fold, names, origin)
-    elif len(names) < config.fold_count:
+        held_out(read, config.fold, patients, origin)
+    elif (count := len(set(patients.values()))) < config.fold_count:
         raise UsageError(
-            f"fold_count = {config.fold_count}: {config.root} has {len(names)} cases only, and a "
+            f"fold_count = {config.fold_count}: {config.root} has {count} patients only, and a "
             "fold needs one at least: lower fold_count in [data], or give --folds a file of "
             "make-folds with fewer"
         )
     cases = open_volumes(folder, files, progress=progress or (lambda done, total: None))
     volumes = {case.name: case.volume_ml for case in cases}
-    folds = read or make_folds(volumes, count=config.fold_count, seed=config.fold_seed)
+    folds = read or make_folds(volumes, patients, count=config.fold_count, seed=config.fold_seed)
     split = split_cases(cases, folds, config.fold, origin)
     options: dict[str, Any] = {"size": config.size, "wanted": config.target}
     train = PatientSlices(split.train, **options, augmentation=config.make_augmentation())
@@ -107,7 +108,7 @@ def _about(
     """Counts only: not where the data lie, nor who the patients are."""
     text = (
         f"{trained} cases of a data set of layout {layout}; {apart} cases were held out "
-        f"(fold {config.fold} of {folds.count}, by case)"
+        f"(fold {config.fold} of {folds.count}, by patient)"
     )
     data = {
         "layout": layout, "cases": trained, "held_out": apart, "fold": config.fold,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +187,18 @@ def test_intervals_are_those_of_resampled_patients(cases: list[CaseFiles]) -> No
     found = estimate(dice, patients)
     assert found.mean == pytest.approx(0.5)
     assert (found.low, found.high) == pytest.approx(np.percentile(means, [2.5, 97.5]), abs=0.02)
+
+
+def test_scans_of_one_patient_count_as_one(cases: list[CaseFiles]) -> None:
+    oracle = Oracle(cases).predictor
+    again = [replace(case, patient_id=who) for case, who in zip(cases, "aba", strict=True)]
+    result = evaluate_data(oracle, again)
+    assert (len(result.patients), result.patient_count) == (3, 2)
+    assert "3 cases of 2 patients" in markdown(result)
+    alone = [replace(case, patient_id=who) for case, who in zip(cases, "aa", strict=False)]
+    alone.append(replace(cases[2], patient_id="b"))
+    assert np.isfinite(evaluate_data(oracle, alone).by_slice()["dice"][0].low)
+    assert np.isnan(evaluate_data(oracle, alone[:1]).by_slice()["dice"][0].low)
 
 
 def test_only_the_pixels_of_the_worst_slices_are_kept(cases: list[CaseFiles]) -> None:

@@ -25,8 +25,8 @@ GAMMA_RANGE_HU = (-20.0, 120.0)
 class Augmentation:
     """Probabilities 0 to 1 and sizes; the defaults keep a head looking like a head.
 
-    Called with a slice [rows, columns] in HU, its mask and a generator; returns both, changed
-    alike. The same generator state gives the same result.
+    Called with a slice [rows, columns] of square pixels in HU, its mask and a generator; returns
+    both, changed alike. The same generator state gives the same result.
     """
 
     mirror: float = 0.5

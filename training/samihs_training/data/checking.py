@@ -13,6 +13,8 @@ from samihs_training.data.cases.reading import read_case
 
 AIR_BELOW_HU = -500.0
 """Every head CT shows air around the head."""
+MOST_IN_AIR = 0.2
+"""Share of a mask that may lie in air; of one that is inverted or misplaced, far more does."""
 HIGHEST_HU = 32_767.0
 MIN_BRIGHTEST_HU = 300.0
 """Every head CT shows bone."""
@@ -65,6 +67,13 @@ def faults_of(case: CaseFiles, volume: Volume) -> Iterator[str]:
         windowed = case.layout == "pictures"  # neither air nor bone has kept its value
         if windowed and low == high:
             yield f"{case.image}, {case.name}: one grey value everywhere; expected slices of a head"
+        marked = volume.hu[volume.labels > 0]
+        in_air = float((marked <= (low if windowed else AIR_BELOW_HU)).mean()) if marked.size else 0
+        if in_air > MOST_IN_AIR:
+            yield (
+                f"{case.mask}: {in_air:.0%} of it lies in air; expected hemorrhage in the head: "
+                "it may be inverted, or turned another way than its scan"
+            )
         if not windowed and (low > AIR_BELOW_HU or not MIN_BRIGHTEST_HU <= high <= HIGHEST_HU):
             yield (
                 f"{case.image}: values of {low:g} to {high:g} are not HU; expected air below "

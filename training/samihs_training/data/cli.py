@@ -10,10 +10,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from samihs_runtime.errors import DataError, one_line_errors
-from samihs_training.data.cases.case import LAYOUTS, Layout
+from samihs_training.data.cases.case import LAYOUTS, Layout, patients_of
 from samihs_training.data.cases.finding import find_cases
 from samihs_training.data.checking import CaseReport, check_cases
-from samihs_training.data.folds import make_folds, read_slice_table, write_folds
+from samihs_training.data.folds import check_new, make_folds, read_slice_table, write_folds
 
 _layout = click.option("--layout", type=click.Choice(LAYOUTS), help="[default: recognised]")
 
@@ -43,17 +43,21 @@ def check_data(root: Path, layout: Layout | None) -> None:
 @one_line_errors
 def make_folds_command(root: Path, out: Path, layout: Layout | None, folds: int, seed: int) -> None:
     """Write folds by patient, stratified by lesion volume, to the file OUT (JSON)."""
+    check_new(out)  # fail before hours of reading
+    cases = find_cases(root, layout)
+    patients = patients_of(cases)
     volumes = {}
-    for report in check_cases(find_cases(root, layout)):
+    for report in check_cases(cases):
         if report.faults:
             raise DataError(report.faults[0])
         volumes[report.name] = report.volume_ml
-    made = make_folds(volumes, count=folds, seed=seed)
+    made = make_folds(volumes, patients, count=folds, seed=seed)
     write_folds(made, out)
     for fold in range(folds):
-        members = made.patients(fold)
-        mean = sum(volumes[name] for name in members) / len(members)
-        click.echo(f"fold {fold}: {len(members)} patients, {mean:.1f} mL on average")
+        members = made.cases(fold)
+        count = len({patients[name] for name in members})
+        mean = sum(volumes[name] for name in members) / count
+        click.echo(f"fold {fold}: {count} patients, {mean:.1f} mL on average")
     click.echo(f"written to {out}")
 
 

@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ _NO_PATIENT = frozenset({"slice", "image", "img", "im", "frame", "scan", "ct", "
 
 @dataclass(frozen=True)
 class Folds:
-    """Patient -> fold, 0 to ``count`` - 1; no patient is in two."""
+    """Case -> fold, 0 to ``count`` - 1; all cases of a patient have one."""
 
     count: int
     seed: int
@@ -33,11 +33,11 @@ class Folds:
 
     @property
     def sha256(self) -> str:
-        """Hash of the table: equal if every patient's fold is."""
+        """Hash of the table: equal if every case's fold is."""
         return hashlib.sha256(json.dumps(self.fold_of, sort_keys=True).encode()).hexdigest()
 
-    def patients(self, fold: int) -> list[str]:
-        """The patients tested in that fold, by name."""
+    def cases(self, fold: int) -> list[str]:
+        """The cases tested in that fold, by name."""
         return sorted(name for name, each in self.fold_of.items() if each == fold)
 
 
@@ -62,50 +62,87 @@ class SliceTable:
         return f"{self.slices} slices, {verdict}{consequence}"
 
 
-def make_folds(volumes_ml: Mapping[str, float], *, count: int = 5, seed: int = 0) -> Folds:
-    """Folds by patient, stratified by lesion volume (mL of each patient).
+def make_folds(
+    volumes_ml: Mapping[str, float],
+    patients: Mapping[str, str] | None = None,
+    *,
+    count: int = 5,
+    seed: int = 0,
+) -> Folds:
+    """Folds by patient, stratified by lesion volume.
 
     Patients are sorted by volume and cut into groups of ``count``; each group is dealt to the folds
     in random order, so every fold has as many small and large lesions as the others, give or take
     one.
+
+    Args:
+        volumes_ml: case -> mL.
+        patients: case -> patient; None: each case is one.
+        count: number of folds.
+        seed: the same seed gives the same folds.
 
     Raises:
         UsageError: fewer than two folds, or fewer patients than folds.
     """
     if count < 2:
         raise UsageError(f"folds: {count}; expected 2 or more")
-    if len(volumes_ml) < count:
-        raise UsageError(f"{len(volumes_ml)} patients for {count} folds: expected one in each")
+    of_patient: dict[str, float] = defaultdict(float)
+    for name, volume in volumes_ml.items():
+        of_patient[patients[name] if patients else name] += volume
+    if len(of_patient) < count:
+        raise UsageError(f"{len(of_patient)} patients for {count} folds: expected one in each")
     rng = np.random.default_rng(seed)
-    ordered = sorted(volumes_ml, key=lambda name: (volumes_ml[name], name))
-    fold_of: dict[str, int] = {}
+    ordered = sorted(of_patient, key=lambda name: (of_patient[name], name))
+    dealt: dict[str, int] = {}
     for start in range(0, len(ordered), count):
         run = ordered[start : start + count]
-        fold_of.update(zip(run, rng.permutation(count).tolist(), strict=False))
-    return Folds(count, seed, dict(sorted(fold_of.items())))
+        dealt.update(zip(run, rng.permutation(count).tolist(), strict=False))
+    fold_of = {name: dealt[patients[name] if patients else name] for name in sorted(volumes_ml)}
+    return Folds(count, seed, fold_of)
 
 
-def held_out(folds: Folds, fold: int, names: Iterable[str], origin: Path | str) -> frozenset[str]:
-    """The cases of ``names`` that fold ``fold`` holds out; ``origin`` is what messages call it.
+def held_out(
+    folds: Folds, fold: int, patients: Mapping[str, str], origin: Path | str
+) -> frozenset[str]:
+    """The cases that fold ``fold`` holds out.
+
+    Args:
+        folds: they must hold the cases of ``patients`` and no others.
+        fold: which of them.
+        patients: case -> patient.
+        origin: what messages call the folds.
 
     Raises:
         UsageError: there is no such fold.
-        DataError: a case has no fold, a case of the folds is not there, or nobody is held out.
+        DataError: a case has no fold, a case of the folds is not there, nobody is held out, or of
+            a patient only some cases are.
     """
     if not 0 <= fold < folds.count:
         raise UsageError(f"fold {fold}: {origin} has folds 0 to {folds.count - 1}")
-    given = set(names)
     for odd, words in (
-        (given - folds.fold_of.keys(), "has no fold for"),
-        (folds.fold_of.keys() - given, "gives a fold to cases that the data set lacks:"),
+        (patients.keys() - folds.fold_of.keys(), "has no fold for"),
+        (folds.fold_of.keys() - patients.keys(), "gives a fold to cases that the data set lacks:"),
     ):
         if odd:
             first = ", ".join(sorted(odd)[:3])
             raise DataError(f"{origin} {words} {first} ({len(odd)} in all): make-folds again")
-    chosen = frozenset(folds.patients(fold))
+    chosen = frozenset(folds.cases(fold))
     if not chosen:
         raise DataError(f"{origin}: fold {fold} holds no patient")
+    tested = {patients[name]: name for name in chosen}
+    for name in sorted(patients.keys() - chosen):
+        if patients[name] in tested:
+            raise DataError(
+                f"{origin}: {tested[patients[name]]} and {name} are scans of one patient, by their "
+                f"PatientID, and fold {fold} holds out one of them only: make-folds again"
+            )
     return chosen
+
+
+def check_new(path: Path) -> None:
+    """Raise the OutputError of :func:`write_folds` before the work begins."""
+    if path.exists():
+        raise OutputError(f"{path} exists: name another file, folds are not overwritten")
 
 
 def write_folds(folds: Folds, path: Path) -> None:
@@ -114,8 +151,7 @@ def write_folds(folds: Folds, path: Path) -> None:
     Raises:
         OutputError: the file is there already, or cannot be written.
     """
-    if path.exists():
-        raise OutputError(f"{path} exists: name another file, folds are not overwritten")
+    check_new(path)
     content = {"schema": SCHEMA, "folds": folds.count, "seed": folds.seed}
     write_output(path, json.dumps({**content, "patients": folds.fold_of}, indent=1) + "\n")
 

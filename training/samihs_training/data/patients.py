@@ -1,7 +1,8 @@
 """Slices of real patients for training: which patients, and what is drawn from a slice.
 
 Slices with hemorrhage are trained on; prompts where nothing bleeds are placed outside it. A slice
-is augmented at its stored size, then windowed and resized as in the runtime.
+is augmented at its stored size (or with oblong pixels made square), then windowed and resized as in
+the runtime.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from samihs_runtime.segmentation import Prompt
 from samihs_training.data.augmentation import Augmentation
 from samihs_training.data.clicks import Mask, parts_of, random_click
 from samihs_training.data.folds import Folds, held_out
-from samihs_training.data.framing import framed_mask
+from samihs_training.data.framing import framed_mask, with_square_pixels
 from samihs_training.data.sources import Drawing, Drawn
 from samihs_training.data.targets import MIN_LESION_PIXELS
 from samihs_training.data.volume_cache import CachedCase, load_volumes
@@ -50,9 +51,9 @@ def split_cases(cases: Sequence[CachedCase], folds: Folds, fold: int, origin: Pa
 
     Raises:
         UsageError: there is no such fold.
-        DataError: folds of other cases, one scan on both sides, or a side without hemorrhage.
+        DataError: folds of other cases, a patient on both sides, or a side without hemorrhage.
     """
-    kept_back = held_out(folds, fold, [case.name for case in cases], origin)
+    kept_back = held_out(folds, fold, {case.name: case.patient for case in cases}, origin)
     split = Split(
         [case for case in cases if case.name not in kept_back],
         [case for case in cases if case.name in kept_back],
@@ -85,6 +86,7 @@ class PatientSlices:
         self.size, self.wanted, self.augmentation = size, wanted, augmentation
         self.home = cases[0].home
         self.slices = [(case.name, index) for case in cases for index in case.bleeding]
+        self.patients = [case.patient for case in cases for _ in case.bleeding]
         self._cases: dict[str, CachedCase] | None = None  # each process maps the files for itself
 
     def __len__(self) -> int:
@@ -94,8 +96,10 @@ class PatientSlices:
         """See :class:`~samihs_training.data.sources.Source`."""
         hu, mask, aspect = self._stored(index)
         varied = self.augmentation if drawing.vary else None
-        if varied:
+        if varied:  # a rotation of oblong pixels would shear the head
+            hu, mask = with_square_pixels(hu, mask, aspect)
             hu, mask = varied(hu, mask, rng)
+            aspect = 1.0
         window = window_of(hu, drawing.window)
         if varied and drawing.window.rule == "fixed":
             window = varied.window(window, rng)

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samihs_runtime.errors import DataError, OutputError
-from samihs_training.data.cases.case import CaseFiles
+from samihs_training.data.cases.case import CaseFiles, patients_of
 from samihs_training.data.checking import read_checked
 
 SCHEMA = 2
@@ -50,6 +50,8 @@ class CachedCase:
     """Hash of the HU: two cases that share it are one scan."""
     home: Path
     """The cache's folder, which another process opens for itself."""
+    patient: str
+    """Who was scanned: the name of the first of his cases."""
 
 
 def open_volumes(
@@ -67,10 +69,11 @@ def open_volumes(
         OutputError: the cache cannot be written; nothing of it is left.
     """
     listed = list(cases)
+    patients = patients_of(listed)
     home = folder / f"volumes-{_fingerprint(listed)}"
     if not home.is_dir():
         _fill(home, listed, progress)
-    return load_volumes(home)
+    return load_volumes(home, patients)
 
 
 def _fingerprint(cases: list[CaseFiles]) -> str:
@@ -117,8 +120,10 @@ def _fill(home: Path, cases: list[CaseFiles], progress: Callable[[int, int], Non
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def load_volumes(home: Path) -> list[CachedCase]:
+def load_volumes(home: Path, patients: Mapping[str, str] | None = None) -> list[CachedCase]:
     """The cases of the cache in the folder ``home``; no voxel is read.
+
+    ``patients``: case -> patient, which a cache does not hold; None: each case is one.
 
     Raises:
         DataError: the cache is damaged.
@@ -148,6 +153,7 @@ def load_volumes(home: Path) -> list[CachedCase]:
                 float(entry["volume_ml"]),
                 entry["sha256"],
                 home,
+                patients[entry["name"]] if patients else entry["name"],
             )
         )
         start = end

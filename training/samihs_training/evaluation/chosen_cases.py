@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from samihs_runtime.errors import UsageError
-from samihs_training.data.cases.case import CaseFiles, Layout
+from samihs_training.data.cases.case import CaseFiles, Layout, patients_of
 from samihs_training.data.cases.finding import find_cases
 from samihs_training.data.folds import Folds, held_out, read_folds
 from samihs_training.evaluation.predictors import Predictor
@@ -49,7 +49,7 @@ def chosen_cases(
     if folds is None or fold is None:
         raise UsageError("give --folds and --fold together: which file, and which fold of it")
     read = read_folds(folds)
-    chosen = held_out(read, fold, [case.name for case in cases], folds)
+    chosen = held_out(read, fold, patients_of(cases), folds)
     about |= {
         "cases": len(chosen), "fold": fold, "folds": read.count, "folds_sha256": read.sha256,
         "trained_on": _trained_on(predictor, read, fold, folds),

@@ -149,7 +149,7 @@ def _held_out(recipe: Recipe, run: Path) -> Source:
 def _patients(source: Source) -> tuple[str, ...]:
     """The patient of each slice of the source; a phantom has one slice only."""
     if isinstance(source, PatientSlices):
-        return tuple(name for name, _ in source.slices)
+        return tuple(source.patients)
     return tuple(str(number) for number in range(len(source)))
 
 

@@ -25,7 +25,7 @@ from samihs_runtime.clicked_parts import clicked_parts
 from samihs_runtime.encoding.slice_frame import SliceFrame
 from samihs_runtime.errors import DataError, UsageError
 from samihs_runtime.segmentation import Prompt
-from samihs_training.data.cases.case import CaseFiles, Volume
+from samihs_training.data.cases.case import CaseFiles, Volume, patients_of
 from samihs_training.data.checking import read_checked
 from samihs_training.data.clicks import Mask, parts_of
 from samihs_training.data.framing import framed_mask
@@ -75,6 +75,7 @@ class SliceResult:
     """One prompted slice."""
 
     patient: str
+    """Name of the case."""
     index: int
     scores: Scores
 
@@ -100,23 +101,35 @@ class DataEvaluation:
     clicks: int
     slices: tuple[SliceResult, ...]
     patients: dict[str, Scores]
+    """Case -> scores of its volume."""
     bleed_free: int
     """Cases without hemorrhage: nothing was asked there, and no metric includes them."""
     worst: tuple[Answered, ...]
     """The WORST slices by Dice."""
     weights: Mapping[str, str] = field(default_factory=dict)
     """Hashes of the predictor's weights; an export refuses figures of any other weights."""
+    patient_of: Mapping[str, str] = field(default_factory=dict)
+    """Case -> patient; a case that is not there is a patient by itself."""
     data: Mapping[str, Any] = field(default_factory=dict)
     """Which cases (``chosen_cases.py``): counts and hashes, without paths and names."""
 
     def by_slice(self) -> dict[str, tuple[Estimate, float]]:
         """Metric -> mean over slices, its interval over patients, and the SD over slices."""
-        names = [each.patient for each in self.slices]
+        names = [self._patient(each.patient) for each in self.slices]
         return _estimates([each.scores for each in self.slices], names)
 
     def by_patient(self) -> dict[str, tuple[Estimate, float]]:
-        """Metric -> mean over patients, its interval, and the SD over patients."""
-        return _estimates(list(self.patients.values()), list(self.patients))
+        """Metric -> mean over cases, its interval over patients, and the SD over cases."""
+        names = [self._patient(name) for name in self.patients]
+        return _estimates(list(self.patients.values()), names)
+
+    @property
+    def patient_count(self) -> int:
+        """Number of patients; below that of the cases if some were scanned again."""
+        return len({self._patient(name) for name in self.patients})
+
+    def _patient(self, case: str) -> str:
+        return self.patient_of.get(case, case)
 
 
 def evaluate_data(
@@ -151,8 +164,8 @@ def evaluate_data(
     slices: list[SliceResult] = []
     patients: dict[str, Scores] = {}
     worst: list[Answered] = []
-    done = 0
-    for done, case in enumerate(cases, 1):
+    listed = list(cases)
+    for done, case in enumerate(listed, 1):
         volume = read_checked(case)
         found = asking.slices(case.name, volume)
         if found:
@@ -163,8 +176,9 @@ def evaluate_data(
     if not slices:
         raise DataError("no case has a hemorrhage to point at")
     return DataEvaluation(
-        predictor.name, protocol, prompt, clicks, tuple(slices), patients, done - len(patients),
-        tuple(worst), predictor.weights, data or {},
+        predictor.name, protocol, prompt, clicks, tuple(slices), patients,
+        len(listed) - len(patients), tuple(worst), predictor.weights, patients_of(listed),
+        data or {},
     )  # fmt: skip
 
 

@@ -59,7 +59,8 @@ def summary_of(evaluation: DataEvaluation) -> dict[str, object]:
         "prompt": evaluation.prompt,
         "clicks": evaluation.clicks,
         "bleed_free_cases": evaluation.bleed_free,
-        "patients": len(evaluation.patients),
+        "patients": evaluation.patient_count,
+        "cases": len(evaluation.patients),
         "slices": len(evaluation.slices),
         "by_slice": table(evaluation.by_slice()),
         "by_patient": table(evaluation.by_patient()),
@@ -72,7 +73,7 @@ def markdown(evaluation: DataEvaluation) -> str:
         f"# {evaluation.model}",
         "",
         f"Protocol `{evaluation.protocol}`: {len(evaluation.slices)} slices with hemorrhage of "
-        f"{len(evaluation.patients)} patients, {_asked(evaluation)}. "
+        f"{_people(evaluation)}, {_asked(evaluation)}. "
         f"Intervals: 95 %, bootstrap over patients. {_cases(evaluation)}{STATEMENT}",
         "",
         "| metric | slices: mean ± SD (interval) | patients: mean ± SD (interval) | undefined |",
@@ -116,6 +117,12 @@ def _asked(evaluation: DataEvaluation) -> str:
     """How the model was asked, such as ``prompt middle`` or ``prompt box, 3 clicks each``."""
     further = f", {evaluation.clicks} clicks each" if evaluation.clicks > 1 else ""
     return f"prompt {evaluation.prompt}{further}"
+
+
+def _people(evaluation: DataEvaluation) -> str:
+    """Such as ``5 patients``, or ``6 cases of 5 patients``."""
+    cases, patients = len(evaluation.patients), evaluation.patient_count
+    return f"{patients} patients" if cases == patients else f"{cases} cases of {patients} patients"
 
 
 def _cases(evaluation: DataEvaluation) -> str:

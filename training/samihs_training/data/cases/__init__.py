@@ -6,7 +6,7 @@ Layouts, by name:
 - ``instance``: ``data/*.nii.gz`` and ``label/*.nii.gz`` of the same name (INSTANCE 2022)
 - ``pairs``: anywhere below the root, ``NAME.nii[.gz]`` beside ``NAME_mask.nii[.gz]``, or
   ``image.nii[.gz]`` beside ``mask.nii[.gz]`` in a folder per case (what ``samihs-phantom`` writes)
-- ``dicom``: a folder per case, with one CT series and one DICOM SEG
+- ``dicom``: CT series and the DICOM SEG drawn on them, in any folders (``dicom_cases.py``)
 - ``pictures``: 8-bit windowed slices and masks (``pictures.py``)
 
 Arrays are [slices, rows, columns], rows to the back and columns to the patient's left, as DICOM's

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -29,22 +29,37 @@ def nifti_stem(path: Path) -> str:
 
 @dataclass(frozen=True)
 class CaseFiles:
-    """One case to be read; one patient, unless stated otherwise."""
+    """One case to be read: a scan and its mask."""
 
     name: str
     image: Path | None
     """Scan, or folder of a DICOM series; None: there is a mask without a scan."""
     mask: Path | None
-    """Mask, or folder with a DICOM SEG; None: there is a scan without a mask."""
+    """Mask; None: there is a scan without a mask."""
     layout: Layout
+    patient_id: str = ""
+    """DICOM's PatientID, to be compared only, never written; empty if the files tell none."""
 
     def files(self) -> list[Path]:
         """Every file that is read."""
-        found: list[Path] = []
-        for path in dict.fromkeys((self.image, self.mask)):
-            if path is not None:
-                found += sorted(path.iterdir()) if path.is_dir() else [path]
-        return found
+        return [path for path in (self.image, self.mask) if path is not None]
+
+
+def patients_of(cases: Iterable[CaseFiles]) -> dict[str, str]:
+    """Case -> patient, who goes by the name of the first of these cases that is theirs.
+
+    Cases are of one patient if they share a PatientID. Without one each case is a patient, and also
+    if all share a single one, as some programs de-identify.
+    """
+    listed = list(cases)
+    ids = {case.patient_id for case in listed}
+    first: dict[str, str] = {}
+    return {
+        case.name: first.setdefault(case.patient_id, case.name)
+        if case.patient_id and len(ids) > 1
+        else case.name
+        for case in listed
+    }
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,6 +14,7 @@ from samihs_training.data.cases.case import (
     Layout,
     nifti_stem,
 )
+from samihs_training.data.cases.dicom_cases import find_dicom_cases
 from samihs_training.data.cases.pictures import find_picture_cases
 
 
@@ -76,10 +77,7 @@ def _pairs(root: Path, layout: Layout) -> list[CaseFiles]:
 
 
 def _dicom(root: Path, layout: Layout) -> list[CaseFiles]:
-    folders = {path.parent for path in root.rglob("*") if _is_dicom(path)}
-    names = {each: each.relative_to(root).as_posix() for each in folders}
-    names |= {root: root.resolve().name}  # the folder of a single case
-    return [CaseFiles(names[each], each, each, layout) for each in folders]
+    return find_dicom_cases(root)
 
 
 def _pictures(root: Path, layout: Layout) -> list[CaseFiles]:
@@ -106,17 +104,3 @@ def _niftis(folder: Path, pattern: str = "*") -> dict[str, Path]:
             raise DataError(f"{path}: {found[name].name} has the same name; keep one of them")
         found[name] = path
     return found
-
-
-def _is_dicom(path: Path) -> bool:
-    """Whether it is a DICOM file, by its ending or, as archives often leave that out, by the
-    preamble (PS3.10, 7.1). A DICOMDIR lists files of other folders and belongs to no case."""
-    if path.name.startswith(".") or path.name == "DICOMDIR" or not path.is_file():
-        return False
-    if path.suffix.lower() == ".dcm":
-        return True
-    try:
-        with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return False

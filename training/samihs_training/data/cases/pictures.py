@@ -80,8 +80,8 @@ def find_picture_cases(root: Path) -> list[CaseFiles]:
         of_patient[_patient(name)].append(name)
     return [
         PictureCase(
-            patient, images, masks, "pictures",
-            tuple((slices.get(name), labels.get(name)) for name in names), scale_file,
+            patient, images, masks, "pictures", scale_file=scale_file,
+            pictures=tuple((slices.get(name), labels.get(name)) for name in names),
         )
         for patient, names in of_patient.items()
     ]  # fmt: skip

@@ -7,6 +7,7 @@ from pathlib import Path
 from samihs_runtime.errors import DataError
 from samihs_training.data.cases.case import PAIRED_FOLDERS, CaseFiles, Volume, nifti_stem
 from samihs_training.data.cases.dicom import read_dicom_case
+from samihs_training.data.cases.dicom_cases import DicomCase
 from samihs_training.data.cases.nifti import read_nifti_pair
 from samihs_training.data.cases.pictures import PictureCase, read_picture_case
 
@@ -24,16 +25,17 @@ def read_case(case: CaseFiles) -> Volume:
         raise DataError(
             f"{case.image}: a scan without a mask: expected {_mask_of(case.image, case)}"
         )
-    if case.layout == "dicom":
-        return read_dicom_case(case.image)
-    if case.layout == "pictures":
-        assert isinstance(case, PictureCase)
+    if isinstance(case, DicomCase):
+        return read_dicom_case(case)
+    if isinstance(case, PictureCase):
         return read_picture_case(case)
     return read_nifti_pair(case.image, case.mask)
 
 
 def _scan_of(mask: Path, case: CaseFiles) -> str:
-    """The scan that a mask of NIfTI files lacks, for a message."""
+    """The scan that a mask lacks, for a message."""
+    if isinstance(case, DicomCase):
+        return f"the CT series that it refers to ({case.series_uid or 'it names none'})"
     if case.layout in PAIRED_FOLDERS:
         return f"{PAIRED_FOLDERS[case.layout][0]}/{mask.name}"
     stem = nifti_stem(mask)
@@ -41,7 +43,9 @@ def _scan_of(mask: Path, case: CaseFiles) -> str:
 
 
 def _mask_of(scan: Path, case: CaseFiles) -> str:
-    """The mask that a scan of NIfTI files lacks, for a message."""
+    """The mask that a scan lacks, for a message."""
+    if isinstance(case, DicomCase):
+        return "a DICOM SEG that refers to one of its series, anywhere in the data set"
     if case.layout in PAIRED_FOLDERS:
         return f"{PAIRED_FOLDERS[case.layout][1]}/{scan.name}, all 0 if nothing bleeds"
     stem = nifti_stem(scan)
