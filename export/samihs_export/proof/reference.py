@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from samihs_export.graphs.decoder_graph import DecoderGraph
 from samihs_export.graphs.encoder_graph import EncoderGraph
@@ -23,7 +24,26 @@ from samihs_training.network.model import SamihsModel, mask_at_slice_size
 @torch.no_grad()
 def answers_of_model(model: SamihsModel, cases: Sequence[ParityCase]) -> list[Answer]:
     """Answers of the torch model, adapted or merged, one case at a time, in its own type."""
-    return [_ask(model.eval(), case) for case in cases]
+    with _KeepsFloat64():
+        return [_ask(model.eval(), case) for case in cases]
+
+
+class _KeepsFloat64(TorchFunctionMode):
+    """``x.float()`` leaves a float64 tensor as it is.
+
+    A pyramid's decoder widens half precision to float32 by it; float64 needs no widening.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func is Tensor.float and args[0].dtype == torch.float64:
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
 def in_float64(model: SamihsModel) -> SamihsModel:

@@ -27,7 +27,7 @@ from samihs_runtime.bundle import GraphEntry, WindowRule
 from samihs_runtime.errors import ExportError, ParityError
 from samihs_training.adapters import PRConfig
 from samihs_training.network.model import SamihsModel
-from tests.export.conftest import SLICE, TINY, adapted_model
+from tests.export.conftest import SLICE, TINY, TINY_PYRAMID, adapted_model
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +83,17 @@ def test_float32s_own_error_is_that_of_rounding(proof: Proof) -> None:
     assert 2**-24 < proof.own.embedding < 1e-5
     assert 2**-24 < proof.own.logits < 1e-4
     assert proof.reference[0].logits.dtype == np.float64
+
+
+def test_the_reference_of_a_pyramid_is_float64_throughout() -> None:
+    """Its decoder widens half precision to float32 on the way, which must not narrow float64."""
+    pyramid = adapted_model(PRConfig(rank=8), config=TINY_PYRAMID)
+    window, size = WindowRule("fixed", -20.0, 100.0), TINY_PYRAMID.mask_size
+    cases = phantom_cases(4, slice_size=SLICE, mask_size=size, window=window)
+    proof = Proof.of(pyramid, cases, trained=False)
+    assert proof.own is not None
+    assert 2**-24 < proof.own.logits < 1e-4
+    assert {each.logits.dtype for each in proof.reference} == {np.dtype(np.float64)}
 
 
 def test_random_limits_follow_float32s_own_error_and_roundoff() -> None:
