@@ -14,6 +14,7 @@ PRECISION ?=
 # Maximum number of test processes: each takes up to 3 GB.
 JOBS    ?= 4
 # TensorRT engines are built for these targets, with or without a GPU; not part of the bundle.
+# None are built if it is empty.
 TARGET  ?= sm80,sm89,sm120
 ENGINES ?= build/engines
 
@@ -69,7 +70,7 @@ export: $(VENV)/.dev  ## merge, export, prove, bundle, engines: OUT=my_bundle; w
 	$(BIN)/samihs-export bundle $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) \
 	    $(if $(BASE),--base $(BASE)) $(if $(OUT),--out $(OUT)) \
 	    $(if $(PRECISION),--precision $(PRECISION)) $(if $(OVERWRITE),--overwrite) \
-	    --target $(TARGET) --engines $(ENGINES)
+	    $(if $(TARGET),--target $(TARGET) --engines $(ENGINES))
 
 # --- checks -----------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from samihs_runtime.bundle import Bundle
 from samihs_runtime.bundle.entries import method_name
-from samihs_runtime.errors import ExportError, one_line_errors
+from samihs_runtime.errors import ExportError, UsageError, one_line_errors
 
 if TYPE_CHECKING:
     from samihs_export.engines.build_options import BuildOptions
@@ -96,6 +96,8 @@ def bundle(
     from samihs_export.pipeline import check_destination, export_bundle
 
     options = _options(precision, mirror, untrained)
+    if engines and not target:
+        raise UsageError("--engines has no effect without --target: name targets, such as sm89")
     targets = parse_targets(target) if target else ()
     if targets:
         choose_flavour()  # before the minutes of work, not after

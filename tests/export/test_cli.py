@@ -246,6 +246,12 @@ def test_unknown_target_is_refused_before_any_work(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_a_folder_for_engines_without_a_target_is_refused_before_any_work(tmp_path: Path) -> None:
+    out, engines = tmp_path / "out", tmp_path / "engines"
+    refused(run("bundle", "--out", out, "--engines", engines), "--engines", "--target")
+    assert not out.exists()
+
+
 def test_engines_without_a_builder(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(flavour: str) -> None:
         raise BackendError(f"{flavour} is not installed")
