@@ -49,6 +49,7 @@ from trial_bundle import TINY, manifest_of
 
 from samihs_export.float_types import Precision
 from samihs_export.graphs.families import write_graphs
+from samihs_runtime.backends.cpu_threads import THREADS, cpu_threads
 from samihs_runtime.bundle import Bundle, WindowRule, write_bundle
 from samihs_training.network.model import SamihsModel
 from samihs_training.network.sam import SamConfig, preset
@@ -93,6 +94,16 @@ USUAL = (*OURS, EAGER, AUTOCAST, DECODER)
 """Subjects for which `make bench` has time: compiling alone takes a minute."""
 
 
+def equal_threads() -> dict[str, str]:
+    """Environment in which torch takes as many threads as this project's runtime.
+
+    OMP_NUM_THREADS, which many servers set, would otherwise bind torch alone, and a container's
+    quota the runtime alone.
+    """
+    count = str(cpu_threads())
+    return {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, THREADS: count}
+
+
 class Worker:
     """The process of a subject, which handles one request at a time."""
 
@@ -105,6 +116,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self.complaints,  # a file: a full pipe would block the process
             text=True,
+            env=os.environ | equal_threads(),
         )
 
     def ask(self, what: str) -> Any:
@@ -172,7 +184,7 @@ def _settings(config: SamConfig, rounds: int, budget: Budget) -> dict[str, Any]:
         "image_size": config.image_size,
         "slice_size": SIZE,
         "rounds": rounds,
-        "threads": len(os.sched_getaffinity(0)),
+        "threads": cpu_threads(),
         "weights": "random, seed 0",
         "reference": EAGER,
         "shortened": budget.shortened,

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from peers_inputs import SIZE, picture_of, points_of, sam_of
 
+from samihs_runtime.backends.cpu_threads import cpu_threads
+
 DECODER = "their-decoder.onnx"
 
 
@@ -82,8 +84,10 @@ class OnnxDecoder:
         import onnxruntime
 
         self.eager = eager(folder, "eager fp32")
-        path = str(folder / DECODER)
-        self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        path, options = str(folder / DECODER), onnxruntime.SessionOptions()
+        options.intra_op_num_threads = cpu_threads()  # as the runtime
+        providers = ["CPUExecutionProvider"]
+        self.session = onnxruntime.InferenceSession(path, options, providers=providers)
         self.low = self.eager.predictor.model.prompt_encoder.mask_input_size
 
     def encode(self, turn: int) -> None:

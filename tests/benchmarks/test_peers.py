@@ -261,3 +261,17 @@ def test_each_subject_is_compared_with_its_own_work(monkeypatch: pytest.MonkeyPa
     assert click[EAGER]["type"] == "fp32"
     assert not {"MobileSAM", "segment-anything-fast"} & set(click)
     assert "MobileSAM" not in encode
+
+
+def test_every_subject_gets_the_runtimes_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server's OMP_NUM_THREADS would bind torch, and not ONNX Runtime."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("SAMIHS_THREADS", "3")
+    given: dict[str, dict[str, str]] = {}
+
+    def started(command: object, *, env: dict[str, str], **named: object) -> None:
+        given["env"] = env
+
+    monkeypatch.setattr(peers.subprocess, "Popen", started)
+    peers.Worker(Path("folder"), EAGER).complaints.close()
+    assert (given["env"]["OMP_NUM_THREADS"], given["env"]["SAMIHS_THREADS"]) == ("3", "3")
