@@ -13,8 +13,9 @@ they make a separate result, ``methods-adaptation``::
     --checkpoint "frozen base, trained decoder=OUT/runs/method=decoder seed=1/adapters.safetensors"
     --checkpoint "LoRA=OUT/runs/method=lora seed=1/adapters.safetensors"
 
-The U-Net comes from ``unet.py``, or is trained here for ``--unet-minutes``. The samples are Dice,
-HD95 and volume error of each click; ``study`` gives its study.
+The U-Net comes from ``unet.py``, or is trained here for ``--unet-minutes``; with neither option it
+is not compared, which the result and the terminal say. The samples are Dice, HD95 and volume error
+of each click; ``study`` gives its study.
 """
 
 from __future__ import annotations
@@ -150,7 +151,8 @@ def main() -> None:
     parser.add_argument("--studies", type=int, default=20)
     parser.add_argument("--base", type=Path, help="what the checkpoints were trained on")
     parser.add_argument("--checkpoint", action="append", default=[], metavar="NAME=ADAPTERS")
-    parser.add_argument("--unet", type=Path, help="weights that unet.py wrote")
+    without = "weights that unet.py wrote; without this or --unet-minutes no U-Net is compared"
+    parser.add_argument("--unet", type=Path, help=without)
     parser.add_argument("--unet-minutes", type=float, help="train one for this long instead")
     parser.add_argument("--unet-cache", type=Path, default=unet.CACHE, help="phantoms for it")
     options = parser.parse_args()
@@ -159,6 +161,8 @@ def main() -> None:
         record = measure(options.bundle, options.backend, options.studies, learned)
     except SamihsError as error:
         sys.exit(f"error: {error}")
+    for name, why in record.not_measured.items():
+        print(f"not compared: {name}: {why}", file=sys.stderr)
     print(f"written  {record.write(options.results)}")
 
 

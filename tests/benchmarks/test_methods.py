@@ -99,3 +99,13 @@ def test_a_network_is_given_or_trained_not_both() -> None:
     with pytest.raises(UsageError, match="--unet or --unet-minutes"):
         read_learned(asked(unet=Path("unet.safetensors"), unet_minutes=1.0))
     assert read_learned(asked()) == Learned()
+
+
+def test_a_comparison_without_the_network_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    lacking = Record("methods", (), {}, methods.WANTED[methods.METHODS])
+    monkeypatch.setattr(methods, "measure", lambda *given: lacking)
+    monkeypatch.setattr("sys.argv", ["methods.py", "--results", str(tmp_path)])
+    methods.main()
+    assert "not compared: U-Net, no click: give --unet FILE" in capsys.readouterr().err
