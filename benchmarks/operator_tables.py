@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from record import Record, Series
 from tables import MACHINE, table
 
@@ -36,6 +38,19 @@ def _table_of(record: Record, subject: str) -> list[str]:
     return [*table(head, rows), ""]
 
 
+def share_of_run(record: Record, subject: str, *named: str) -> float:
+    """Share of a run that the operators take whose names begin so."""
+    chosen = [each for each in record.series if each.subject == subject]
+    taken = sum(each.median for each in chosen if each.quantity.startswith(named))
+    return taken / sum(each.median for each in chosen)
+
+
+def share_of_rate(record: Record, subject: str, operator: str) -> float:
+    """What an operator reaches of the rate of a large product of its type; NaN if not known."""
+    taken, flop = record.find(subject, operator), record.settings["flop"].get(subject, {})
+    return math.nan if taken is None else _reached(record, taken, flop.get(operator))[1]
+
+
 def _time(seconds: float, whole: float) -> tuple[str, str]:
     return f"{1e3 * seconds:.4g}", f"{seconds / whole:.1%}"
 
@@ -44,9 +59,17 @@ def _rate(record: Record, taken: Series, flop: float | None) -> tuple[str, str]:
     """GFLOP/s, also as a share of the rate of a large product of the same type on this machine."""
     if not flop or taken.median <= 0:
         return "", ""
-    reached = flop / taken.median / 1e9
-    whole_numbers = any(word in taken.quantity for word in WHOLE_NUMBERS)
-    kind = "int8" if whole_numbers else "fp32"
-    machine = record.find(MACHINE, f"matrix rate, {kind}")
-    share = "" if machine is None else f"{reached / machine.median:.0%} ({kind})"
-    return f"{reached:.4g}", share
+    reached, share = _reached(record, taken, flop)
+    known = "" if math.isnan(share) else f"{share:.0%} ({_kind(taken)})"
+    return f"{reached:.4g}", known
+
+
+def _reached(record: Record, taken: Series, flop: float | None) -> tuple[float, float]:
+    """GFLOP/s, and as a share of the machine's rate for that type; NaN where it is not known."""
+    reached = flop / taken.median / 1e9 if flop else math.nan
+    machine = record.find(MACHINE, f"matrix rate, {_kind(taken)}")
+    return reached, math.nan if machine is None else reached / machine.median
+
+
+def _kind(taken: Series) -> str:
+    return "int8" if any(word in taken.quantity for word in WHOLE_NUMBERS) else "fp32"

@@ -6,7 +6,7 @@ Medians are given with their quartiles. Ratios are computed round by round, and 
 difference only if both quartiles lie on the same side of 1. Accuracies are means with 95 %
 intervals. If a benchmark has several records, one is shown (``record.py``), and newer ones are
 mentioned. Records measured with other weights than the shipped bundle's are marked. The reasons for
-missed targets are written by hand (``targets.py``).
+missed targets are worded by hand, with the figures of the records (``targets.py``).
 """
 
 from __future__ import annotations

@@ -108,8 +108,22 @@ def test_a_missed_target_says_why_and_what_was_tried(
     )
     result("peers-vit_b", *series).write(tmp_path / "results")
     text = report.write(tmp_path / "results", tmp_path).read_text()
-    assert (targets.FP32_ENCODE in text) == told
-    assert targets.INT8_ENCODE not in text  # not measured
+    assert (targets.fp32_encode({}) in text) == told
+    assert targets.int8_encode({}) not in text  # not measured
+
+
+def test_the_figures_of_a_reason_are_those_of_the_profile() -> None:
+    series = (
+        Series("samihs int8, encode", targets.ATTENTION, "s", (0.6,)),
+        Series("samihs int8, encode", targets.PRODUCTS_INT8, "s", (0.4,)),
+        Series(tables.MACHINE, "matrix rate, fp32", "GFLOP/s", (100.0,)),
+        Series(tables.MACHINE, "matrix rate, int8", "GFLOP/s", (400.0,)),
+    )
+    flop = {"samihs int8, encode": {targets.ATTENTION: 30e9, targets.PRODUCTS_INT8: 80e9}}
+    profile = dataclasses.replace(result("operators-vit_b", *series), settings={"flop": flop})
+    told = targets.int8_encode({targets.PROFILE: profile})
+    assert "60% of the 8-bit encode is attention in float32, at 50% of the machine's rate" in told
+    assert "products take 40%, at 50% of the rate of their type" in told
 
 
 def test_no_claim_is_made_inside_the_noise() -> None:
