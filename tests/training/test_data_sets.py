@@ -332,6 +332,6 @@ def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such folder"):
         find_cases(tmp_path / "none")
     with pytest.raises(
-        DataError, match="no case of layout bcihm, instance, pairs, dicom or pictures"
+        DataError, match="no case of layout bcihm, instance, nnunet, pairs, dicom or pictures"
     ):
         find_cases(tmp_path)

@@ -14,6 +14,7 @@ from rich.progress import Progress
 from samihs_runtime.errors import UsageError, one_line_errors
 from samihs_training.compute.allocation import keep_freed_memory
 from samihs_training.data.cases.case import LAYOUTS
+from samihs_training.data.cases.labels import parsed
 from samihs_training.data.cli import check_data, check_folds, make_folds_command
 from samihs_training.runs.progress import PROGRESS_COLUMNS, FitBars
 
@@ -56,6 +57,7 @@ for _command in (check_data, make_folds_command, check_folds):
 @click.option("--data", type=click.Path(path_type=Path),
               help="Adapt to this data set (docs/data.md), instead of phantoms.")  # fmt: skip
 @click.option("--layout", type=click.Choice(LAYOUTS), help="Layout of the data set. [recognised]")
+@click.option("--labels", help="Those of its masks that are hemorrhage, if they have others.")
 @click.option("--folds", type=click.Path(path_type=Path),
               help="File written by make-folds. [folds are made, see fold_count]")  # fmt: skip
 @click.option("--fold", type=click.IntRange(min=0), help="Fold of held-out patients. [0]")
@@ -150,6 +152,7 @@ def _data(config: DataConfig | None, options: dict[str, Any]) -> DataConfig | No
 
     given = {name: value for name, value in options.items() if value is not None}
     given |= {name: str(given[name]) for name in ("data", "folds") if name in given}
+    given |= {"labels": parsed(given["labels"])} if "labels" in given else {}
     if "data" in given:
         given["root"] = given.pop("data")
     if config is not None:

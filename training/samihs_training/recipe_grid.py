@@ -21,10 +21,8 @@ from typing import Any
 from samihs_runtime.errors import UsageError
 from samihs_training.config import Recipe, read_recipe, recipe_from
 
-OTHER_SLICES = frozenset(
-    {"validation_slices", "data"}
-    | {f"data.{name}" for name in ("root", "layout", "folds", "fold_count", "fold_seed", "fold")}
-)
+_SPLIT = ("root", "layout", "labels", "folds", "fold_count", "fold_seed", "fold")
+OTHER_SLICES = frozenset({"validation_slices", "data"} | {f"data.{name}" for name in _SPLIT})
 OTHER_QUESTIONS = frozenset({"validation_prompt", "data.target", "data.size"})
 """Fields that determine what is held out, and what is asked there at which size: they must be the
 same for all runs of a comparison."""

@@ -72,7 +72,7 @@ def open_patients(
         DataError: the root, a case or the folds are faulty; names it.
         UsageError: there is no such fold, or there are more folds than patients.
     """
-    files = find_cases(Path(config.root), config.layout or None)
+    files = find_cases(Path(config.root), config.layout or None, config.labels)
     patients = patients_of(files)
     read, origin = _given_folds(config, kept)
     if read is not None:  # fail before hours of reading
@@ -113,6 +113,7 @@ def _about(
     data = {
         "layout": layout, "cases": trained, "held_out": apart, "fold": config.fold,
         "folds": folds.count, "folds_sha256": folds.sha256, "target": config.target,
+        "labels": list(config.labels),
     }  # fmt: skip
     return {"training_data": text, "data": data}
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from samihs_runtime.errors import UsageError
 from samihs_training.data.augmentation import Augmentation
 from samihs_training.data.cases.case import LAYOUTS, Layout
+from samihs_training.data.cases.labels import Labels
 from samihs_training.options import with_options
 
 
@@ -19,6 +20,8 @@ class DataConfig:
     """Folder of the data set (docs/data.md)."""
     layout: Layout | Literal[""] = ""
     """Empty: recognised."""
+    labels: Labels = ()
+    """Those of the masks that are hemorrhage, if they have others: numbers, or names."""
     folds: str = ""
     """A file that ``samihs-train make-folds`` wrote; empty: folds are made."""
     fold_count: int = 5

@@ -60,10 +60,20 @@ def recipe_from(raw: Mapping[str, Any]) -> Recipe:
     if given.get("score") is not None:
         given["score"] = _build(StageConfig, given["score"], "[score]")
     if given.get("data") is not None:
-        given["data"] = _build(DataConfig, given["data"], "[data]")
+        given["data"] = _build(DataConfig, _with_labels(given["data"]), "[data]")
     if "window" in given:
         given["window"] = _pair(given["window"])
     return _build(Recipe, given, "recipe")
+
+
+def _with_labels(data: Any) -> Any:
+    """[data] with its labels as texts; TOML may give numbers."""
+    if not isinstance(data, Mapping) or "labels" not in data:
+        return data
+    labels = data["labels"]
+    if not isinstance(labels, list | tuple) or not all(isinstance(e, str | int) for e in labels):
+        raise UsageError(f"[data]: labels = {labels!r}: expected a list such as [1, 2]")
+    return {**data, "labels": tuple(map(str, labels))}
 
 
 def _pair(window: Any) -> tuple[float, float]:

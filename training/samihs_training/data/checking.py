@@ -86,5 +86,5 @@ def faults_of(case: CaseFiles, volume: Volume) -> Iterator[str]:
         named = ", ".join(f"{value:g}" for value in odd[:5])
         yield (
             f"{case.mask}: labels {named} beside 0 and 1; expected 1 for hemorrhage, else 0 (or "
-            "255 for hemorrhage, and no 1)"
+            "255 for hemorrhage, and no 1): name those that are hemorrhage, as in --labels 1,2"
         )

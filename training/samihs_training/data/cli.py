@@ -12,19 +12,24 @@ from rich.table import Table
 from samihs_runtime.errors import DataError, one_line_errors
 from samihs_training.data.cases.case import LAYOUTS, Layout, patients_of
 from samihs_training.data.cases.finding import find_cases
+from samihs_training.data.cases.labels import parsed
 from samihs_training.data.checking import CaseReport, check_cases
 from samihs_training.data.folds import check_new, make_folds, read_slice_table, write_folds
 
 _layout = click.option("--layout", type=click.Choice(LAYOUTS), help="[default: recognised]")
+_labels = click.option(
+    "--labels", help="Those of the masks that are hemorrhage, if they have others, such as 1,2,3."
+)
 
 
 @click.command("check-data")
 @click.argument("root", type=click.Path(path_type=Path))
 @_layout
+@_labels
 @one_line_errors
-def check_data(root: Path, layout: Layout | None) -> None:
+def check_data(root: Path, layout: Layout | None, labels: str | None) -> None:
     """List cases, slices and hemorrhage volumes of the data set ROOT, and everything wrong."""
-    reports = list(check_cases(find_cases(root, layout)))
+    reports = list(check_cases(find_cases(root, layout, parsed(labels))))
     Console().print(_table(reports))
     faults = [fault for report in reports for fault in report.faults]
     for fault in faults:
@@ -38,13 +43,16 @@ def check_data(root: Path, layout: Layout | None) -> None:
 @click.argument("root", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @_layout
+@_labels
 @click.option("--folds", default=5, show_default=True)
 @click.option("--seed", default=0, show_default=True, help="Same seed, same folds.")
 @one_line_errors
-def make_folds_command(root: Path, out: Path, layout: Layout | None, folds: int, seed: int) -> None:
+def make_folds_command(
+    root: Path, out: Path, layout: Layout | None, labels: str | None, folds: int, seed: int
+) -> None:
     """Write folds by patient, stratified by lesion volume, to the file OUT (JSON)."""
     check_new(out)  # fail before hours of reading
-    cases = find_cases(root, layout)
+    cases = find_cases(root, layout, parsed(labels))
     patients = patients_of(cases)
     volumes = {}
     for report in check_cases(cases):

@@ -77,10 +77,10 @@ def open_volumes(
 
 
 def _fingerprint(cases: list[CaseFiles]) -> str:
-    """Changes with any file's path, size or time of change."""
+    """Changes with any file's path, size or time of change, and with what is read of a mask."""
     digest = hashlib.sha256(f"schema {SCHEMA}".encode())
     for case in cases:
-        digest.update(f"\n{case.name} {case.layout}".encode())
+        digest.update("\n".join(["", f"{case.name} {case.layout}", *case.labels]).encode())
         for file in case.files():
             about = file.stat()
             digest.update(f"\n{file.resolve()} {about.st_size} {about.st_mtime_ns}".encode())

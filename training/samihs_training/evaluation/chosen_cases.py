@@ -10,8 +10,7 @@ from typing import Any
 import click
 
 from samihs_runtime.errors import UsageError
-from samihs_training.data.cases.case import CaseFiles, Layout, patients_of
-from samihs_training.data.cases.finding import find_cases
+from samihs_training.data.cases.case import CaseFiles, patients_of
 from samihs_training.data.folds import Folds, held_out, read_folds
 from samihs_training.evaluation.predictors import Predictor
 
@@ -27,17 +26,19 @@ class ChosenCases:
 
 
 def chosen_cases(
-    data: Path, layout: Layout | None, folds: Path | None, fold: int | None, predictor: Predictor
+    cases: list[CaseFiles], folds: Path | None, fold: int | None, predictor: Predictor
 ) -> ChosenCases:
-    """All cases of the data set, or those held out in a fold.
+    """All cases of a data set, or those held out in a fold.
 
     Raises:
-        DataError: the data set or the folds are faulty.
+        DataError: the folds are faulty.
         UsageError: the predictor was trained on that fold's patients, or only one of ``folds`` and
             ``fold`` is given.
     """
-    cases = find_cases(data, layout)
-    about: dict[str, Any] = {"layout": cases[0].layout, "cases": len(cases)}
+    first = cases[0]
+    about: dict[str, Any] = {"layout": first.layout, "cases": len(cases)}
+    if first.labels:
+        about["labels"] = list(first.labels)
     trained = predictor.trained_on
     if folds is None and fold is None:
         if trained:

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from samihs_runtime.errors import UsageError, one_line_errors
 from samihs_training.data.cases.case import LAYOUTS
+from samihs_training.data.cases.labels import parsed
 
 if TYPE_CHECKING:
     from samihs_training.data.cases.case import Layout
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 @click.option("--data", type=click.Path(path_type=Path),
               help="Evaluate on this data set instead; needs --out.")  # fmt: skip
 @click.option("--layout", type=click.Choice(LAYOUTS), help="Layout of the data set. [recognised]")
+@click.option("--labels", help="Those of its masks that are hemorrhage, if they have others.")
 @click.option("--folds", type=click.Path(path_type=Path),
               help="With --data: folds.json of a run, or a file of make-folds.")  # fmt: skip
 @click.option("--fold", type=click.IntRange(min=0), help="Only the patients this fold holds out.")
@@ -72,6 +74,7 @@ def main(
     rule: ClickRule,
     data: Path | None,
     layout: Layout | None,
+    labels: str | None,
     folds: Path | None,
     fold: int | None,
     protocol: Protocol,
@@ -89,6 +92,7 @@ def main(
     if debug:
         os.environ["SAMIHS_DEBUG"] = "1"
     # torch and MONAI take seconds to load; --help need not wait for them.
+    from samihs_training.data.cases.finding import find_cases
     from samihs_training.data.studies import StudySpec
     from samihs_training.evaluation.chosen_cases import chosen_cases
     from samihs_training.evaluation.phantom_files import check_results, write_results
@@ -106,8 +110,9 @@ def main(
         _refuse_given(("overwrite",), "used only with --out")
     if data is not None:
         _refuse_given(_OF_PHANTOMS, "used only with phantoms; leave out --data, or these")
+        found = find_cases(data, layout, parsed(labels))
         with open_predictor(checkpoint, base, bundle, backend, mirror) as predictor:
-            cases = chosen_cases(data, layout, folds, fold, predictor)
+            cases = chosen_cases(found, folds, fold, predictor)
             on_data(predictor, cases, protocol, prompt, clicks, out, overwrite)
         return
     _refuse_given(_OF_DATA, "used only with a data set; name one with --data")
@@ -124,7 +129,7 @@ def main(
         console.print(f"written to {out}")
 
 
-_OF_DATA = ("layout", "folds", "fold", "protocol", "prompt", "clicks")
+_OF_DATA = ("layout", "labels", "folds", "fold", "protocol", "prompt", "clicks")
 """Parameters that do not apply to phantoms."""
 _OF_PHANTOMS = (
     "studies", "slices", "rule", "score_threshold", "calibration", "bleed_free", "workers",

@@ -10,13 +10,18 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Layout = Literal["bcihm", "instance", "pairs", "dicom", "pictures"]
-LAYOUTS: tuple[Layout, ...] = ("bcihm", "instance", "pairs", "dicom", "pictures")
+from samihs_training.data.cases.labels import Labels
+
+Layout = Literal["bcihm", "instance", "nnunet", "pairs", "dicom", "pictures"]
+LAYOUTS: tuple[Layout, ...] = ("bcihm", "instance", "nnunet", "pairs", "dicom", "pictures")
 PAIRED_FOLDERS: Mapping[str, tuple[str, str]] = {
     "bcihm": ("ct_scans", "masks"),
     "instance": ("data", "label"),
+    "nnunet": ("imagesTr", "labelsTr"),
 }
 """Layouts that keep scans and masks of the same names in two folders."""
+SCAN_ENDS: Mapping[str, str] = {"nnunet": "_0000"}
+"""What follows a case's name in its scan's: nnU-Net's number of a channel; CT has only one."""
 NIFTI = (".nii.gz", ".nii")
 """Endings of NIfTI files, in lower or upper case."""
 
@@ -39,6 +44,8 @@ class CaseFiles:
     layout: Layout
     patient_id: str = ""
     """DICOM's PatientID, to be compared only, never written; empty if the files tell none."""
+    labels: Labels = ()
+    """Those of the mask that are hemorrhage; empty: it has no others."""
 
     def files(self) -> list[Path]:
         """Every file that is read."""

@@ -14,6 +14,8 @@ from samihs_runtime.series import CTSeries, SlicePlane
 from samihs_runtime.study import read_study
 from samihs_training.data.cases.case import Volume
 from samihs_training.data.cases.dicom_cases import DicomCase
+from samihs_training.data.cases.labels import Labels
+from samihs_training.data.cases.segments import hemorrhage_segments
 
 AXIAL_COSINE = 0.7
 """Between a slice's normal and the body's axis, as the runtime judges what is axial."""
@@ -22,14 +24,14 @@ PLACE_TOLERANCE_MM = 0.1
 
 
 def read_dicom_case(case: DicomCase) -> Volume:
-    """A CT series, and the union of all segments of the SEG drawn on it.
+    """A CT series, and the union of those segments that are hemorrhage of the SEG drawn on it.
 
     Frames are matched by the images (of multi-frame CT: the frames) that they refer to, so slices
     may be unevenly spaced.
 
     Raises:
         DataError: the CT cannot be read or is not axial, several SEG refer to it, or the SEG does
-            not lie where its images lie.
+            not lie where its images lie, or does not tell which segments are hemorrhage.
     """
     assert case.image is not None
     if len(case.segmentations) != 1:
@@ -46,15 +48,15 @@ def read_dicom_case(case: DicomCase) -> Volume:
         raise DataError(f"{case.image}: the series of its SEG is not axial; expected axial CT")
     return Volume(
         hu=series.hu.astype(np.float32),
-        labels=_labels(series, case.segmentations[0]),
+        labels=_labels(series, case.segmentations[0], case.labels),
         spacing_mm=series.planes[0].spacing,
         extents_mm=series.extents_mm,
     )
 
 
-def _labels(series: CTSeries, path: Path) -> NDArray[np.float32]:
+def _labels(series: CTSeries, path: Path, hemorrhage: Labels = ()) -> NDArray[np.float32]:
     """[Z, rows, columns] of 0 and 1."""
-    segmentation, frames = _read_seg(path)
+    segmentation, frames = _read_seg(path, hemorrhage)
     if frames.shape[1:] != series.shape:
         raise DataError(f"{path}: frames of {frames.shape[1:]}, but the series has {series.shape}")
     known = {
@@ -72,8 +74,8 @@ def _labels(series: CTSeries, path: Path) -> NDArray[np.float32]:
     return labels
 
 
-def _read_seg(path: Path) -> tuple[Any, NDArray[np.bool_]]:
-    """A SEG, and what is marked in its frames: bool [frames, rows, columns].
+def _read_seg(path: Path, hemorrhage: Labels) -> tuple[Any, NDArray[np.bool_]]:
+    """A SEG, and where its frames mark hemorrhage: bool [frames, rows, columns].
 
     A FRACTIONAL one marks what is occupied by more than half, or more likely than not.
     """
@@ -84,12 +86,25 @@ def _read_seg(path: Path) -> tuple[Any, NDArray[np.bool_]]:
         try:
             segmentation: Any = hd.seg.segread(path)
             pixels = segmentation.pixel_array
-            fractional = str(segmentation.SegmentationType) == "FRACTIONAL"
-            full = int(segmentation.MaximumFractionalValue) if fractional else 1
+            kind = str(segmentation.SegmentationType)
+            full = int(segmentation.MaximumFractionalValue) if kind == "FRACTIONAL" else 1
+            shown = None if kind == "LABELMAP" else _segments_shown(segmentation)
         except Exception as error:  # highdicom and pydicom raise many kinds
             raise DataError(f"{path}: not readable as DICOM SEG ({error})") from error
     frames = pixels[None] if pixels.ndim == 2 else pixels
-    return segmentation, np.asarray(frames > (full // 2 if fractional else 0))
+    chosen = hemorrhage_segments(segmentation.SegmentSequence, hemorrhage, path)
+    if shown is None:  # each pixel is the number of its segment
+        return segmentation, np.isin(frames, list(chosen))
+    marked = np.asarray(frames > full // 2)
+    marked[~np.isin(shown, list(chosen))] = False
+    return segmentation, marked
+
+
+def _segments_shown(segmentation: Any) -> list[int]:
+    """Number of the segment that each frame shows."""
+    groups = segmentation.PerFrameFunctionalGroupsSequence
+    identified = (_group(segmentation, each, "SegmentIdentificationSequence") for each in groups)
+    return [int(each.ReferencedSegmentNumber) for each in identified]
 
 
 def _check_place(segmentation: Any, frame: Any, series: CTSeries, index: int, path: Path) -> None:

@@ -82,7 +82,10 @@ def _grouped(objects: list[_Object], by: str) -> dict[str, list[_Object]]:
 
 def _without_scan(root: Path, uid: str, drawn: _Object) -> DicomCase:
     name = _name(root, drawn.path)
-    return DicomCase(name, None, drawn.path, "dicom", drawn.patient, uid, (), (drawn.path,))
+    return DicomCase(
+        name, None, drawn.path, "dicom", drawn.patient,
+        series_uid=uid, segmentations=(drawn.path,),
+    )  # fmt: skip
 
 
 def _case(root: Path, uid: str, images: list[_Object], drawn: list[_Object]) -> DicomCase:
@@ -92,8 +95,9 @@ def _case(root: Path, uid: str, images: list[_Object], drawn: list[_Object]) -> 
     mask = segmentations[0] if segmentations else None
     patient = images[0].patient
     return DicomCase(
-        _name(root, folder), folder, mask, "dicom", patient, uid, slices, segmentations
-    )
+        _name(root, folder), folder, mask, "dicom", patient,
+        series_uid=uid, slices=slices, segmentations=segmentations,
+    )  # fmt: skip
 
 
 def _name(root: Path, path: Path) -> str:

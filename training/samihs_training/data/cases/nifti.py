@@ -10,14 +10,21 @@ from numpy.typing import NDArray
 
 from samihs_runtime.errors import DataError
 from samihs_training.data.cases.case import Volume
+from samihs_training.data.cases.labels import Labels
 
 PLACE_TOLERANCE_MM = 0.1
 """How far a voxel of the mask may lie from the scan's: headers hold float32, and programs round
 quaternions differently; a fifth of a head CT's pixel."""
 
 
-def read_nifti_pair(image: Path, mask: Path) -> Volume:
+def read_nifti_pair(image: Path, mask: Path, hemorrhage: Labels = ()) -> Volume:
     """Scan and mask of one case.
+
+    Args:
+        image: the scan's file.
+        mask: the mask's.
+        hemorrhage: numbers in the mask that mark it; empty: any other than 0 and 1, or 255 in its
+            place, stays as it is, to be found as a fault.
 
     Raises:
         DataError: unreadable, not three-dimensional, or the two do not lie on one grid.
@@ -38,14 +45,17 @@ def read_nifti_pair(image: Path, mask: Path) -> Volume:
     extent = abs(float(step @ normal)) / float(np.linalg.norm(normal))  # holds under tilt as well
     return Volume(
         hu=_axial(scan, image),
-        labels=_binary(_axial(labels, mask)),
+        labels=_marked(_axial(labels, mask), hemorrhage),
         spacing_mm=(float(np.linalg.norm(row)), float(np.linalg.norm(column))),
         extents_mm=np.full(scan.shape[2], extent),
     )
 
 
-def _binary(labels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Labels of 0 and 255, as 8-bit masks have them, as 0 and 1; others unchanged."""
+def _marked(labels: NDArray[np.float32], hemorrhage: Labels) -> NDArray[np.float32]:
+    """1 for the labels that are hemorrhage, else 0; without any named, 0 and 255, as 8-bit masks
+    have them, as 0 and 1."""
+    if hemorrhage:
+        return np.isin(labels, [int(each) for each in hemorrhage]).astype(np.float32)
     if np.isin(labels, (0, 255)).all():
         return (labels > 0).astype(np.float32)
     return labels
