@@ -66,7 +66,7 @@ train: $(VENV)/.dev  ## train base and adapters (QUICK=1: a trial run of 2 minut
 evaluate: $(VENV)/.dev  ## Dice and HD95 of the shipped bundle (or BUNDLE=) on unseen phantoms
 	$(BIN)/samihs-evaluate $(if $(BUNDLE),--bundle $(BUNDLE))
 
-export: $(VENV)/.dev  ## merge, export, prove, bundle, engines: OUT=my_bundle; without OUT the shipped one is replaced (CHECKPOINT= BASE= PRECISION= TARGET=, OVERWRITE=1: other sites' adapters may go)
+export: $(VENV)/.dev  ## merge, export, prove, bundle, engines: the shipped weights, or CHECKPOINT= BASE= into OUT=my_bundle (PRECISION= TARGET=, OVERWRITE=1: other sites' adapters may go)
 	$(BIN)/samihs-export bundle $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) \
 	    $(if $(BASE),--base $(BASE)) $(if $(OUT),--out $(OUT)) \
 	    $(if $(PRECISION),--precision $(PRECISION)) $(if $(OVERWRITE),--overwrite) \

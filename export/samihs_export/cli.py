@@ -52,7 +52,11 @@ def main(debug: bool) -> None:
     "of evaluation.json beside the checkpoint. Default: that file, if there is one.",
 )
 @click.option("--score-threshold", type=float, help=SCORE_THRESHOLD)
-@click.option("--out", type=Path, help="Bundle folder. Default: the shipped bundle.")
+@click.option(
+    "--out",
+    type=Path,
+    help="Bundle folder. Default, for the shipped weights only: the shipped bundle, made anew.",
+)
 @click.option("--name", help="Name of the bundle. Default: the name of its folder.")
 @click.option(
     "--precision",
@@ -101,8 +105,7 @@ def bundle(
     targets = parse_targets(target) if target else ()
     if targets:
         choose_flavour()  # before the minutes of work, not after
-    shipped = Path(str(resources.files("samihs_runtime"))) / "bundles" / SHIPPED_NAME
-    place = (out or shipped).resolve()
+    place = (out or _shipped_place(checkpoint, base)).resolve()
     if gone := check_destination(place, overwrite=overwrite):
         click.echo(f"warning: {place} is replaced; its engines go: {', '.join(gone)}", err=True)
     console = Console()
@@ -210,6 +213,17 @@ def add_adapters(
         size = sum(written.manifest.files[each].bytes for each in made.files)
         console.print(f"{written.root}  adapters {made}: {size / 1e6:.1f} MB")
         console.print(_parity_table(made.parity["results"]))
+
+
+def _shipped_place(checkpoint: Path, base: Path) -> Path:
+    """Where the shipped bundle lies, which only the shipped weights may replace unasked."""
+    for given, ours in ((checkpoint, CHECKPOINT), (base, BASE)):
+        if given.resolve() != ours.resolve():
+            raise UsageError(
+                f"--out is missing: {given} is not of the shipped bundle and does not replace it "
+                "unasked; name a folder for its bundle"
+            )
+    return Path(str(resources.files("samihs_runtime"))) / "bundles" / SHIPPED_NAME
 
 
 def _loaded(

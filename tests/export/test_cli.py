@@ -129,6 +129,15 @@ def test_an_out_folder_that_is_not_a_bundle_is_left_alone(
     assert [each.name for each in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+def test_other_weights_do_not_replace_the_shipped_bundle_unasked(
+    checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "check_destination", lambda *a, **k: pytest.fail("went on"))
+    paths = ("--checkpoint", checkpoints.adapters, "--base", checkpoints.base)
+    for given in (paths, paths[:2], paths[2:]):
+        refused(run("bundle", *given), "--out is missing", str(given[1]))
+
+
 def test_a_place_that_cannot_be_written_is_refused_before_any_work(
     checkpoints: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
