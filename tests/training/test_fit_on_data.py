@@ -126,6 +126,16 @@ def test_a_run_trains_on_some_patients_and_is_judged_on_the_others(
     assert again.exit_code == 2
     assert "run/folds.json has no fold for 900" in again.stderr
 
+    # Nor does a run go on with other masks than it began with.
+    for folder in ("ct_scans", "masks"):
+        (here / "data" / folder / "900.nii").unlink()
+    assert fit(here, "--fold", "1", "--resume").exit_code == 0
+    _, mask = head(1)
+    save(np.roll(mask, 1, axis=1), here / "data" / "masks" / "050.nii")
+    changed = fit(here, "--fold", "1", "--resume")
+    assert changed.exit_code == 2
+    assert "the data set has changed since it began" in changed.stderr
+
 
 def faulty(here: Path) -> None:
     _, mask = head(0)

@@ -11,7 +11,7 @@ from samihs_runtime.errors import DataError
 from samihs_training.data import volume_cache as module
 from samihs_training.data.cases.finding import find_cases
 from samihs_training.data.cases.reading import read_case
-from samihs_training.data.volume_cache import open_volumes
+from samihs_training.data.volume_cache import content_sha256, open_volumes
 
 from .test_data_sets import bcihm, head, save
 
@@ -29,6 +29,19 @@ def test_holds_what_the_files_hold(tmp_path: Path) -> None:
         assert each.spacing_mm == pytest.approx(volume.spacing_mm)
         np.testing.assert_allclose(each.extents_mm, volume.extents_mm)
         assert not each.hu.flags.writeable
+
+
+def test_the_content_is_known_by_its_voxels_alone(tmp_path: Path) -> None:
+    def content(root: Path) -> str:
+        return content_sha256(open_volumes(tmp_path / "cache", find_cases(root)))
+
+    here, there = bcihm(tmp_path / "here"), bcihm(tmp_path / "there")
+    for folder in ("ct_scans", "masks"):
+        (there / folder / "049.nii").rename(there / folder / "900.nii")
+    assert content(here) == content(there)
+    _, mask = head(0)
+    save(np.roll(mask, 1, axis=0), there / "masks" / "900.nii")
+    assert content(here) != content(there)
 
 
 def test_a_second_start_reads_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from samihs_training.data.cases.finding import find_cases
 from samihs_training.data.folds import Folds, held_out, make_folds, read_folds
 from samihs_training.data.patients import PatientSlices, split_cases
 from samihs_training.data.sources import PhantomSlices, Source
-from samihs_training.data.volume_cache import open_volumes
+from samihs_training.data.volume_cache import content_sha256, open_volumes
 
 FOLDS_FILE = "folds.json"
 """In a run's folder: which patients are held out."""
@@ -53,6 +53,8 @@ class Patients:
     train: PatientSlices
     held_out: PatientSlices
     folds: Folds
+    sha256: str
+    """Of the scans and masks of both (``volume_cache.content_sha256``)."""
     about: dict[str, Any]
 
     def slices(self, recipe: Recipe) -> Slices:
@@ -89,8 +91,10 @@ def open_patients(
     split = split_cases(cases, folds, config.fold, origin)
     options: dict[str, Any] = {"size": config.size, "wanted": config.target}
     train = PatientSlices(split.train, **options, augmentation=config.make_augmentation())
+    content = content_sha256(cases)
     about = _about(config, files[0].layout, folds, len(split.train), len(split.held_out))
-    return Patients(train, PatientSlices(split.held_out, **options), folds, about)
+    about["data"]["sha256"] = content
+    return Patients(train, PatientSlices(split.held_out, **options), folds, content, about)
 
 
 def _given_folds(config: DataConfig, kept: Path | None) -> tuple[Folds | None, Path | str]:

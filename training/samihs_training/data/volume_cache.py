@@ -1,7 +1,7 @@
 """A data set read once: HU and masks of all cases in two memory-mapped files.
 
 A cache is a folder of ``hu.i16`` and ``mask.u8`` (all voxels, case after case) and ``cases.json``
-(each case's shape and geometry, its slices with hemorrhage, and a hash of its voxels). A second
+(each case's shape and geometry, its slices with hemorrhage, and hashes of its voxels). A second
 start reads the JSON and the files' sizes and times, but no voxels; files that have changed make
 another cache.
 """
@@ -24,7 +24,7 @@ from samihs_runtime.errors import DataError, OutputError
 from samihs_training.data.cases.case import CaseFiles, patients_of
 from samihs_training.data.checking import read_checked
 
-SCHEMA = 2
+SCHEMA = 3
 HU_RANGE = (-32_768, 32_767)
 """int16: HU are rounded to whole numbers, as scanners store them."""
 
@@ -48,6 +48,8 @@ class CachedCase:
     """Hemorrhage volume."""
     sha256: str
     """Hash of the HU: two cases that share it are one scan."""
+    mask_sha256: str
+    """Hash of the mask."""
     home: Path
     """The cache's folder, which another process opens for itself."""
     patient: str
@@ -76,6 +78,12 @@ def open_volumes(
     return load_volumes(home, patients)
 
 
+def content_sha256(cases: Iterable[CachedCase]) -> str:
+    """Hash of all scans and masks, whatever the cases are called and wherever their files lie."""
+    lines = sorted(f"{case.sha256} {case.mask_sha256}" for case in cases)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
 def _fingerprint(cases: list[CaseFiles]) -> str:
     """Changes with any file's path, size or time of change, and with what is read of a mask."""
     digest = hashlib.sha256(f"schema {SCHEMA}".encode())
@@ -97,8 +105,9 @@ def _fill(home: Path, cases: list[CaseFiles], progress: Callable[[int, int], Non
             for done, case in enumerate(cases, 1):
                 volume = read_checked(case)
                 voxels = np.clip(np.rint(volume.hu), *HU_RANGE).astype(np.int16)
+                labels = volume.labels.astype(np.uint8)
                 voxels.tofile(hu)
-                volume.labels.astype(np.uint8).tofile(mask)
+                labels.tofile(mask)
                 entries.append(
                     {
                         "name": case.name,
@@ -108,6 +117,7 @@ def _fill(home: Path, cases: list[CaseFiles], progress: Callable[[int, int], Non
                         "bleeding": np.flatnonzero(volume.labels.any((1, 2))).tolist(),
                         "volume_ml": volume.volume_ml,
                         "sha256": hashlib.sha256(voxels.tobytes()).hexdigest(),
+                        "mask_sha256": hashlib.sha256(labels.tobytes()).hexdigest(),
                     }
                 )
                 progress(done, len(cases))
@@ -152,6 +162,7 @@ def load_volumes(home: Path, patients: Mapping[str, str] | None = None) -> list[
                 tuple(entry["bleeding"]),
                 float(entry["volume_ml"]),
                 entry["sha256"],
+                entry["mask_sha256"],
                 home,
                 patients[entry["name"]] if patients else entry["name"],
             )

@@ -17,9 +17,11 @@ from samihs_training.data.folds import write_folds
 from samihs_training.output import write_output
 from samihs_training.training_data import FOLDS_FILE, Patients, Progress, open_patients
 
+DATA_FILE = "data.json"
+"""Hash of the scans and masks of the data set that the run adapts to."""
 WEIGHTS = ("*.safetensors", "*.state.pt")
 RECORDS = (
-    "recipe.json", FOLDS_FILE, "log.csv", "validation.csv", "report.json", "curves.png",
+    "recipe.json", FOLDS_FILE, DATA_FILE, "log.csv", "validation.csv", "report.json", "curves.png",
 )  # fmt: skip
 """What a run leaves besides its weights."""
 
@@ -61,11 +63,26 @@ def _begin(
     if recipe.data is not None:
         kept = out / FOLDS_FILE if goes_on else None
         patients = open_patients(recipe.data, out / "cache", kept, progress)
+    if goes_on and patients is not None:
+        _check_data(out, patients)
     if not goes_on:
         _claim(out, recipe, overwrite)
-        (out / FOLDS_FILE).unlink(missing_ok=True)
+        for earlier in (FOLDS_FILE, DATA_FILE):
+            (out / earlier).unlink(missing_ok=True)
     if patients is not None and not (out / FOLDS_FILE).exists():
         write_folds(patients.folds, out / FOLDS_FILE)
+    if patients is not None and not (out / DATA_FILE).exists():
+        write_output(out / DATA_FILE, json.dumps({"sha256": patients.sha256}))
+
+
+def _check_data(out: Path, patients: Patients) -> None:
+    """Raise an OutputError if the run in ``out`` has been trained on other scans or masks."""
+    path = out / DATA_FILE
+    if path.exists() and json.loads(path.read_text()) != {"sha256": patients.sha256}:
+        raise OutputError(
+            f"{out} holds a run on other scans or masks: the data set has changed since it began; "
+            "restore it, or begin another run in another folder"
+        )
 
 
 def _goes_on(out: Path, recipe: Recipe, resume: bool, overwrite: bool) -> bool:
