@@ -13,6 +13,7 @@ import pytest
 from pydicom.uid import generate_uid
 
 from samihs_runtime.errors import DataError
+from samihs_runtime.study import files
 from samihs_runtime.writers.seg import build_seg
 from samihs_training.data.cases.case import CaseFiles, patients_of
 from samihs_training.data.cases.dicom import _labels
@@ -37,6 +38,13 @@ def study() -> PhantomStudy:
         bleeds=(BleedType.INTRAPARENCHYMAL,),
     )  # fmt: skip
     return generate_study(5, options)
+
+
+def other_patient() -> PhantomStudy:
+    options = PhantomOptions(
+        matrix=64, slices=SLICES, slice_thickness_mm=8, bleeds=(BleedType.EPIDURAL,)
+    )
+    return generate_study(6, options)
 
 
 def exported(study: PhantomStudy, root: Path) -> Path:
@@ -100,6 +108,23 @@ def test_two_drawn_series_of_one_folder_are_two_cases(study: PhantomStudy, tmp_p
     names = [case.name for case in find_cases(tmp_path)]
     assert len(names) == 2
     assert f"ct/{uid}" in names
+
+
+def test_a_flat_folder_may_hold_any_number_of_studies(
+    study: PhantomStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each case reads its own files, not the whole folder, which has more than a study may have."""
+    monkeypatch.setattr(files, "MAX_FILES", SLICES)
+    for seed in (5, 6):
+        write_dicom(study if seed == 5 else other_patient(), tmp_path / "new", segmentation=True)
+        for path in (tmp_path / "new").glob("*.dcm"):
+            path.rename(tmp_path / f"{seed}_{path.name}")
+    first, second = find_cases(tmp_path)
+    assert len(first.files()) == len(second.files()) == SLICES + 1
+    volumes = [read_case(first).volume_ml, read_case(second).volume_ml]
+    assert sorted(volumes) == pytest.approx(
+        sorted([study.volume_ml(), other_patient().volume_ml()])
+    )
 
 
 def test_a_segmentation_that_names_no_series_belongs_to_the_one_beside_it(

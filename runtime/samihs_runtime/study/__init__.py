@@ -10,7 +10,8 @@ was chosen. Nothing is written and nothing is downloaded.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from samihs_runtime.wording import counted
 
 from .choosing import choose
 from .fields import text
-from .files import study_files
+from .files import SourceFile, source_at, study_files
 from .frames import Frame, spacing_between_slices
 from .headers import Headers, read_headers
 from .judging import Candidate, candidates
@@ -33,7 +34,7 @@ from .loss import lossy_compression_of
 from .notes import file_notes, left_out, lossy_notes, series_notes, uid_notes, unreadable
 from .stacking import geometry_notes, read_stack, stack
 
-__all__ = ["SeriesSummary", "list_series", "read_study"]
+__all__ = ["SeriesSummary", "list_series", "read_files", "read_study"]
 
 _AIR_EXPECTED_BELOW_HU = -500
 """Every head CT shows air around the head; if there is none, the rescale is likely wrong."""
@@ -91,35 +92,64 @@ def read_study(
     """
     path = Path(path).absolute()
     with quiet_dicom(), study_files(path) as files:
-        headers = read_headers(files, follow_dicomdir=len(files) == 1)
-        found = _series(headers, path)
-        wanted = None if series is None else str(series)
-        chosen, notes = choose(found, wanted, path.name)
-        ordered = stack(chosen)
-        hu, alike = read_stack(ordered.places, progress)
-        first = [frames[0] for frames in ordered.places]
-        planes = _with_thickness(ordered.planes, first)
-        notes += headers.notes + file_notes(headers) + left_out(chosen, found)
-        if alike:
-            repeated = counted(alike, "slice")
-            notes.append(f"{repeated} identical to another at the same place: left out")
-        sources = _sources(first)
-        notes += lossy_notes(sources) + uid_notes(sources) + series_notes(chosen, first)
-        notes += geometry_notes(planes, first[0])
-        if (lowest := hu.min()) > _AIR_EXPECTED_BELOW_HU:
-            notes.append(f"no air: the lowest value is {lowest:g}, so the values may not be HU")
-        if len(planes) == 1 and planes[0].thickness is None:
-            notes.append(f"slice thickness unknown: volumes are per {UNKNOWN_THICKNESS_MM:g} mm")
-        scrubber = Scrubber(source.header for source in sources)
-        return CTSeries(
-            hu=hu,
-            planes=tuple(planes),
-            extents_mm=slice_extents(planes),
-            sources=sources,
-            series_uid=chosen.uid,
-            description=scrubber.text(chosen.description),
-            notes=tuple(scrubber.texts(notes)),
-        )
+        return _read(files, path, series, progress)
+
+
+def read_files(
+    paths: Iterable[Path],
+    *,
+    series: str | int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> CTSeries:
+    """The same of these files alone, such as those of one series in a folder that holds many."""
+    listed = sorted(Path(path).absolute() for path in paths)
+    if not listed:
+        raise StudyError("no files: expected those of a CT series")
+    try:
+        files = [source_at(path) for path in listed]
+    except OSError as error:
+        raise StudyError(f"{error.filename}: cannot be read ({error.strerror})") from error
+    folder = Path(os.path.commonpath([path.parent for path in listed]))
+    with quiet_dicom():
+        return _read(files, folder, series, progress)
+
+
+def _read(
+    files: list[SourceFile],
+    place: Path,
+    series: str | int | None,
+    progress: Callable[[int, int], None] | None,
+) -> CTSeries:
+    """The series of these files; messages call the study by the name of ``place``."""
+    headers = read_headers(files, follow_dicomdir=len(files) == 1)
+    found = _series(headers, place)
+    wanted = None if series is None else str(series)
+    chosen, notes = choose(found, wanted, place.name)
+    ordered = stack(chosen)
+    hu, alike = read_stack(ordered.places, progress)
+    first = [frames[0] for frames in ordered.places]
+    planes = _with_thickness(ordered.planes, first)
+    notes += headers.notes + file_notes(headers) + left_out(chosen, found)
+    if alike:
+        repeated = counted(alike, "slice")
+        notes.append(f"{repeated} identical to another at the same place: left out")
+    sources = _sources(first)
+    notes += lossy_notes(sources) + uid_notes(sources) + series_notes(chosen, first)
+    notes += geometry_notes(planes, first[0])
+    if (lowest := hu.min()) > _AIR_EXPECTED_BELOW_HU:
+        notes.append(f"no air: the lowest value is {lowest:g}, so the values may not be HU")
+    if len(planes) == 1 and planes[0].thickness is None:
+        notes.append(f"slice thickness unknown: volumes are per {UNKNOWN_THICKNESS_MM:g} mm")
+    scrubber = Scrubber(source.header for source in sources)
+    return CTSeries(
+        hu=hu,
+        planes=tuple(planes),
+        extents_mm=slice_extents(planes),
+        sources=sources,
+        series_uid=chosen.uid,
+        description=scrubber.text(chosen.description),
+        notes=tuple(scrubber.texts(notes)),
+    )
 
 
 def _series(headers: Headers, path: Path) -> list[Candidate]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from samihs_runtime.errors import StudyError
-from samihs_runtime.study import list_series, read_study
+from samihs_runtime.study import list_series, read_files, read_study
 from samihs_runtime.study.kernels import sharpness
 from tests.runtime.dicom_factory import (
     AXIAL,
@@ -248,3 +248,18 @@ def test_of_several_values_the_first_is_the_kernel(tmp_path: Path) -> None:
 def test_the_factory_makes_what_the_tests_say() -> None:
     image = ct_image(0)
     assert (image.SOPClassUID, tuple(image.ImageOrientationPatient)) == (CT, AXIAL)
+
+
+def test_only_the_files_that_are_given_are_read(tmp_path: Path) -> None:
+    first, second = add(tmp_path, 1), add(tmp_path, 2, 6)
+    given = sorted((tmp_path / "S1").iterdir())
+    series = read_files(given)
+    assert (series.series_uid, len(series)) == (first, 4)
+    assert [source.path for source in series.sources] == given
+    both = [*given, *(tmp_path / "S2").iterdir()]
+    assert read_files(both, series=first).series_uid == first
+    assert read_files(both).series_uid == second  # of several, the one with the most slices
+    with pytest.raises(StudyError, match="no files"):
+        read_files([])
+    with pytest.raises(StudyError, match="missing: cannot be read"):
+        read_files([tmp_path / "missing"])

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from samihs_runtime.errors import DataError, StudyError
 from samihs_runtime.series import CTSeries, SlicePlane
-from samihs_runtime.study import read_study
+from samihs_runtime.study import read_files
 from samihs_training.data.cases.case import Volume
 from samihs_training.data.cases.dicom_cases import DicomCase
 from samihs_training.data.cases.labels import Labels
@@ -41,7 +41,7 @@ def read_dicom_case(case: DicomCase) -> Volume:
             f"({named}); expected one: keep the one that is to be learned"
         )
     try:
-        series = read_study(case.image, series=case.series_uid or None)
+        series = read_files(case.slices, series=case.series_uid or None)
     except StudyError as error:
         raise DataError(f"{case.image}: {error}") from error
     if abs(series.planes[0].normal[2]) < AXIAL_COSINE:
