@@ -74,9 +74,11 @@ def test_what_a_killed_process_left_half_written_goes(tmp_path: Path) -> None:
     with run_folder(tmp_path, RECIPE, resume=False, overwrite=False, progress=None):
         (tmp_path / ".adapt.state.pt.17-ab.partial").write_bytes(b"half")
         (tmp_path / "adapt.state.pt").write_bytes(b"whole")
+        (tmp_path / "cache" / ".volumes-0123.17").mkdir(parents=True)
+        (tmp_path / "cache" / ".volumes-0123.17" / "hu.i16").write_bytes(b"half")
     with run_folder(tmp_path, RECIPE, resume=True, overwrite=False, progress=None):
-        names = {each.name for each in tmp_path.iterdir()}
-    assert names == {"adapt.state.pt", "recipe.json"}
+        names = {each.name for each in tmp_path.rglob("*")}
+    assert names == {"adapt.state.pt", "recipe.json", "cache"}
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:

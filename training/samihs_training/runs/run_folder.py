@@ -57,8 +57,7 @@ def _begin(
     out: Path, recipe: Recipe, resume: bool, overwrite: bool, progress: Progress | None
 ) -> None:
     goes_on = _goes_on(out, recipe, resume, overwrite)
-    for half_written in out.glob(".*.partial"):  # by a process that was killed
-        half_written.unlink()
+    _clear_half_written(out)
     patients: Patients | None = None
     if recipe.data is not None:
         kept = out / FOLDS_FILE if goes_on else None
@@ -83,6 +82,14 @@ def _check_data(out: Path, patients: Patients) -> None:
             f"{out} holds a run on other scans or masks: the data set has changed since it began; "
             "restore it, or begin another run in another folder"
         )
+
+
+def _clear_half_written(out: Path) -> None:
+    """Remove what a process that was killed left half written: files, and gigabytes of voxels."""
+    for file in out.glob(".*.partial"):
+        file.unlink()
+    for volumes in (out / "cache").glob(".volumes-*"):
+        shutil.rmtree(volumes, ignore_errors=True)
 
 
 def _goes_on(out: Path, recipe: Recipe, resume: bool, overwrite: bool) -> bool:
