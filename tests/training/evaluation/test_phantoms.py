@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from samihs_runtime.bundle import Bundle, sha256_of, shipped_bundle
 from samihs_runtime.errors import OutputError
 from samihs_training.data.cache import FIRST_SEEDS, SEEDS_PER_SPLIT
+from samihs_training.data.cases import finding
 from samihs_training.data.phantom import BleedType, PhantomOptions, generate_study
 from samihs_training.data.studies import StudySlice, StudySpec, slices_of, study_slices
 from samihs_training.data.targets import BRAIN
@@ -268,6 +269,7 @@ def test_a_folder_with_an_evaluation_is_refused_before_the_work(
     monkeypatch.setattr(pipeline, "on_phantoms", work)
     monkeypatch.setattr(pipeline, "open_predictor", lambda *given: nullcontext(knowing([])))
     nothing = ChosenCases([], {})
+    monkeypatch.setattr(finding, "find_cases", lambda *given: [])
     monkeypatch.setattr(chosen_cases, "chosen_cases", lambda *given: nothing)
     options = ["--out", str(tmp_path), *(["--data", "root"] if of_data else [])]
     done = CliRunner().invoke(main, options)
