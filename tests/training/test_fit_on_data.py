@@ -118,15 +118,16 @@ def test_a_run_trains_on_some_patients_and_is_judged_on_the_others(
     assert mixed.exit_code == 0, mixed.output
     assert "was trained with other folds" in mixed.stderr
 
-    # The folds of a run stand: a case that joins the data set cannot shift the others.
+
+def test_a_run_goes_on_only_with_the_data_that_it_began_with(here: Path) -> None:
+    """A case that joins the data set cannot shift the folds of the others; masks cannot change."""
+    assert fit(here, "--fold", "1").exit_code == 0
     hu, mask = head(9)
     save(hu, here / "data" / "ct_scans" / "900.nii")
     save(mask, here / "data" / "masks" / "900.nii")
     again = fit(here, "--fold", "1", "--resume")
     assert again.exit_code == 2
     assert "run/folds.json has no fold for 900" in again.stderr
-
-    # Nor does a run go on with other masks than it began with.
     for folder in ("ct_scans", "masks"):
         (here / "data" / folder / "900.nii").unlink()
     assert fit(here, "--fold", "1", "--resume").exit_code == 0

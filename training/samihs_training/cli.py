@@ -152,7 +152,8 @@ def _data(config: DataConfig | None, options: dict[str, Any]) -> DataConfig | No
 
     given = {name: value for name, value in options.items() if value is not None}
     given |= {name: str(given[name]) for name in ("data", "folds") if name in given}
-    given |= {"labels": parsed(given["labels"])} if "labels" in given else {}
+    if "labels" in given:
+        given["labels"] = parsed(given["labels"])
     if "data" in given:
         given["root"] = given.pop("data")
     if config is not None:

@@ -15,7 +15,7 @@ from .headers import CT_CLASSES, CT_IMAGE, Header
 from .kernels import Sharpness, sharpness
 from .limits import MAX_MATRIX, MAX_PIXELS
 
-_AXIAL_COSINE = 0.7
+AXIAL_COSINE = 0.7
 """Between the normal and the body's axis: axial up to 45 degrees; gantries tilt by at most 30."""
 _NEEDED_TO_DECODE = (  # Image Pixel module, PS3.3 C.7.6.3: all type 1, and none can be guessed
     *("SamplesPerPixel", "PhotometricInterpretation"),
@@ -206,7 +206,7 @@ def _orientation(planes: list[SlicePlane]) -> Verdict:
     if any(not same_orientation(plane, planes[0]) for plane in planes):
         raise _RefusedError("mixed orientations", "its slices lie in different orientations")
     kind = ("sagittal", "coronal", "axial")[int(abs(planes[0].normal).argmax())]
-    if abs(planes[0].normal[2]) >= _AXIAL_COSINE:
+    if abs(planes[0].normal[2]) >= AXIAL_COSINE:
         return Verdict("axial", True, "axial CT in HU")
     if kind == "axial":
         kind = "oblique"

@@ -22,6 +22,9 @@ PAIRED_FOLDERS: Mapping[str, tuple[str, str]] = {
 """Layouts that keep scans and masks of the same names in two folders."""
 SCAN_ENDS: Mapping[str, str] = {"nnunet": "_0000"}
 """What follows a case's name in its scan's: nnU-Net's number of a channel; CT has only one."""
+PLACE_TOLERANCE_MM = 0.1
+"""How far a mask's voxel may lie from the scan's: headers hold float32, and programs round
+quaternions differently; a fifth of a head CT's pixel."""
 NIFTI = (".nii.gz", ".nii")
 """Endings of NIfTI files, in lower or upper case."""
 

@@ -12,15 +12,11 @@ from numpy.typing import NDArray
 from samihs_runtime.errors import DataError, StudyError
 from samihs_runtime.series import CTSeries, SlicePlane
 from samihs_runtime.study import read_files
-from samihs_training.data.cases.case import Volume
+from samihs_runtime.study.judging import AXIAL_COSINE
+from samihs_training.data.cases.case import PLACE_TOLERANCE_MM, Volume
 from samihs_training.data.cases.dicom_cases import DicomCase
 from samihs_training.data.cases.labels import Labels
 from samihs_training.data.cases.segments import hemorrhage_segments
-
-AXIAL_COSINE = 0.7
-"""Between a slice's normal and the body's axis, as the runtime judges what is axial."""
-PLACE_TOLERANCE_MM = 0.1
-"""How far a SEG's pixel may lie from the image's, as of a NIfTI mask."""
 
 
 def read_dicom_case(case: DicomCase) -> Volume:

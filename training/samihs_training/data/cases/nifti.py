@@ -9,12 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samihs_runtime.errors import DataError
-from samihs_training.data.cases.case import Volume
+from samihs_training.data.cases.case import PLACE_TOLERANCE_MM, Volume
 from samihs_training.data.cases.labels import Labels
-
-PLACE_TOLERANCE_MM = 0.1
-"""How far a voxel of the mask may lie from the scan's: headers hold float32, and programs round
-quaternions differently; a fifth of a head CT's pixel."""
 
 
 def read_nifti_pair(image: Path, mask: Path, hemorrhage: Labels = ()) -> Volume:
