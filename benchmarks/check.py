@@ -25,6 +25,7 @@ from onnx import TensorProto, helper, numpy_helper
 from record import RESULTS
 from stopwatch import interleaved
 
+from samihs_runtime.backends.cpu_threads import cpu_threads
 from samihs_runtime.segmentation import FOREGROUND, Prompt
 from samihs_runtime.segmenter import Segmenter
 from samihs_runtime.study import read_study
@@ -101,8 +102,10 @@ def _graph() -> Callable[[], object]:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     onnx.checker.check_model(model)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = cpu_threads()  # as the encode and the click
     session = onnxruntime.InferenceSession(
-        model.SerializeToString(), providers=["CPUExecutionProvider"]
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
     x = random.standard_normal((1, 3, 512, 512)).astype(np.float32)
     return lambda: session.run(None, {"x": x})

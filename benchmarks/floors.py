@@ -2,7 +2,8 @@
 
 A floor is the larger of two times: floating-point operations divided by the rate of a large matrix
 product of the same type, and bytes that must move (weights once, input, output) divided by the rate
-of a large copy (``tables.floors``). The operations are those of products and convolutions.
+of a large copy (``tables.floors``). The operations are those of products and convolutions. Rates
+are measured on a given number of threads: that of the program, which records state.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from record import Series
 from stopwatch import interleaved
 from tables import MACHINE
 from torch.utils.flop_counter import FlopCounterMode
+from torch_threads import torch_threads
 
 from samihs_export.graphs.multiply_count import multiply_accumulates
 from samihs_runtime.bundle import Bundle
@@ -35,13 +37,14 @@ POINTS = 2
 """Points of a click: itself, and the padding point that stands for "no box"."""
 
 
-def rates(rounds: int = 5) -> list[Series]:
-    """GFLOP/s of a product in each type and GB/s of a copy, on as many threads as torch takes."""
-    source = np.ones(COPIED // 4, np.float32)
-    target = np.zeros_like(source)
-    works: dict[str, Callable[[], object]] = {kind: _product(kind) for kind in TYPES}
-    works[BANDWIDTH] = lambda: np.copyto(target, source)
-    taken = interleaved(works, rounds)
+def rates(threads: int, rounds: int = 5) -> list[Series]:
+    """GFLOP/s of a product in each type and GB/s of a copy, each on ``threads`` threads."""
+    source = torch.ones(COPIED // 4)
+    target = torch.zeros_like(source)
+    works: dict[str, Callable[[], object]] = {kind: _product(kind, threads) for kind in TYPES}
+    works[BANDWIDTH] = lambda: target.copy_(source)
+    with torch_threads(threads):
+        taken = interleaved(works, rounds)
     found = [
         Series(MACHINE, RATE.format(kind), "GFLOP/s", _per_second(2 * SIDE**3, taken[kind]))
         for kind in TYPES
@@ -54,16 +57,16 @@ def _per_second(amount: float, seconds: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(amount / each / 1e9 for each in seconds)
 
 
-def _product(kind: str) -> Callable[[], object]:
+def _product(kind: str, threads: int) -> Callable[[], object]:
     random = np.random.default_rng(0)
     if kind == "int8":
-        return _integers(random)
+        return _integers(random, threads)
     dtype = torch.bfloat16 if kind == "bf16" else torch.float32
     a, b = (torch.from_numpy(random.standard_normal((SIDE, SIDE))).to(dtype) for _ in range(2))
     return lambda: a @ b
 
 
-def _integers(random: np.random.Generator) -> Callable[[], object]:
+def _integers(random: np.random.Generator, threads: int) -> Callable[[], object]:
     """ONNX Runtime's product of 8-bit integers, on which the int8 bundle runs."""
     import onnxruntime
     from onnx import TensorProto, helper
@@ -79,8 +82,12 @@ def _integers(random: np.random.Generator) -> Callable[[], object]:
         [helper.make_tensor("b", TensorProto.INT8, shape, b.tobytes(), raw=True)],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    # Threads that spin after their product would take cores away from the next work of the round.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(
-        model.SerializeToString(), providers=["CPUExecutionProvider"]
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
     return lambda: session.run(None, {"a": a})
 

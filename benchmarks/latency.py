@@ -31,6 +31,7 @@ from record import Record, Series, command_line
 from stopwatch import UNLIMITED, Budget, interleaved, process, seconds
 from weights import of_bundle
 
+from samihs_runtime.backends.cpu_threads import cpu_threads
 from samihs_runtime.bundle import Bundle
 from samihs_runtime.propagation import deepest_point
 from samihs_runtime.segmentation import FOREGROUND, Prompt
@@ -77,15 +78,16 @@ def measure(
     budget: Budget = UNLIMITED,
 ) -> Record:
     """All figures of one bundle on one backend."""
+    threads = cpu_threads()
     with tempfile.TemporaryDirectory() as scratch:
         given = _given(Path(scratch) / "study", bundle, backend)
-        series, out = floors.rates(min(runs, 5)), Path(scratch) / "out"
+        series, out = floors.rates(threads, min(runs, 5)), Path(scratch) / "out"
         cold, stages = _cold(given, out, runs, budget.part(0.7))
         imports = {ONE_SLICE: imported(_commands(given, out)[ONE_SLICE][1])}
         warm, work, weights = _warm(given, runs, clicks, budget)
     settings = {
-        "slices": SLICES, "backend": backend, "runs": runs, "work": work, "stages_s": stages,
-        "imports_ms": imports, "shortened": budget.shortened,
+        "slices": SLICES, "backend": backend, "runs": runs, "threads": threads, "work": work,
+        "stages_s": stages, "imports_ms": imports, "shortened": budget.shortened,
     }  # fmt: skip
     return Record(_name(bundle), (*series, *cold, *warm), settings, weights=weights)
 

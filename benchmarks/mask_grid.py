@@ -13,6 +13,7 @@ import torch
 from accuracy import ALL, CLICKS
 from record import Record, Series, command_line
 from torch import Tensor
+from torch_threads import torch_threads
 
 from samihs_training.data.studies import StudySpec, is_bleed, study_slices
 from samihs_training.network.model import mask_at_slice_size
@@ -23,7 +24,13 @@ SIDES = (128, 192, 256)
 
 def measure(studies: int = 30) -> Record:
     """Dice of every lesion at every mask size, which is the subject."""
-    torch.set_num_threads(1)  # other processes make the studies
+    with torch_threads(1):  # other processes make the studies
+        series = _figures(studies)
+    return Record("mask-grid", series, {"studies": studies, "per": "lesion"})
+
+
+def _figures(studies: int) -> tuple[Series, ...]:
+    """Study, area and Dice of each lesion, by subject and type of bleed."""
     taken: dict[tuple[str, str, str], list[float]] = {}
     for each in study_slices(StudySpec(studies), workers=2):
         for target in filter(is_bleed, each.clicks):
@@ -38,8 +45,7 @@ def measure(studies: int = 30) -> Record:
             for (subject, measure, unit), value in figures.items():
                 for kind in (target.kind.name.lower(), ALL):
                     taken.setdefault((subject, f"{measure}, {kind}", unit), []).append(value)
-    series = [Series(name, what, unit, tuple(v)) for (name, what, unit), v in taken.items()]
-    return Record("mask-grid", tuple(series), {"studies": studies, "per": "lesion"})
+    return tuple(Series(name, what, unit, tuple(v)) for (name, what, unit), v in taken.items())
 
 
 def _drawn(truth: Tensor, side: int) -> Tensor:

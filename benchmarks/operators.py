@@ -3,8 +3,8 @@
     python benchmarks/operators.py [--model vit_b] [--rounds 5]
 
 ONNX Runtime's own profile of the graphs that this project's CPU backend runs, as it runs them, and
-torch's profile of segment-anything's ``SamPredictor``: the same random weights, pictures and
-threads, a round of each in turn. With ``--model shipped`` there is no rival to compare with.
+torch's profile of segment-anything's ``SamPredictor``: the same random weights, pictures and number
+of threads, a round of each in turn. With ``--model shipped`` there is no rival to compare with.
 
 For products and convolutions, the report gives the share of the machine's rate at which they run.
 Profiling itself takes time: what matters here are the shares; for totals, see ``peers.py``.
@@ -28,9 +28,11 @@ from peers_predictor import eager
 from record import Record, Series, command_line
 from stopwatch import seconds
 from tables import EAGER
+from torch_threads import torch_threads
 from traces import Profile
 from weights import of_shipped
 
+from samihs_runtime.backends.cpu_threads import cpu_threads
 from samihs_runtime.backends.onnx_cpu import CpuBackend
 from samihs_runtime.backends.onnx_runtime import SessionMaker, import_onnxruntime
 from samihs_runtime.bundle import Bundle, shipped_bundle
@@ -128,7 +130,11 @@ def _profiled(work: Callable[[], object]) -> tuple[dict[str, float], dict[str, f
 
 def measure(model: str = "vit_b", rounds: int = 5) -> Record:
     """Profiles of an encode and a click of each subject, in turn."""
-    with tempfile.TemporaryDirectory(prefix="samihs-operators-") as scratch:
+    threads = cpu_threads()
+    with (
+        tempfile.TemporaryDirectory(prefix="samihs-operators-") as scratch,
+        torch_threads(threads),
+    ):
         folder = Path(scratch)
         subjects: dict[str, OnnxRuntime | Torch] = {}
         if model == SHIPPED:
@@ -141,7 +147,7 @@ def measure(model: str = "vit_b", rounds: int = 5) -> Record:
         for turn in range(rounds + 1):
             for subject in subjects.values():
                 subject.run(turn)
-            rates.append(floors.rates(1))
+            rates.append(floors.rates(threads, 1))
         found = {
             f"{name}, {part}": profile
             for name, subject in subjects.items()
@@ -153,7 +159,7 @@ def measure(model: str = "vit_b", rounds: int = 5) -> Record:
         for operator, taken in profile.seconds.items()
     ]
     flop = {subject: profile.flop for subject, profile in found.items()}
-    settings = {"rounds": rounds, "slice_size": SIZE, "flop": flop}
+    settings = {"rounds": rounds, "slice_size": SIZE, "threads": threads, "flop": flop}
     machine = [
         replace(each[0], samples=tuple(one.samples[0] for one in each))
         for each in zip(*rates, strict=True)

@@ -172,7 +172,7 @@ def measure(
             larger = {f"batch {n}": (f"encode, batch {n}", "s") for n in batches}
             series += _asked(workers, refused, larger)  # after the peak, which they would raise
         work = _work(config, bundles)
-    series += floors.rates(min(rounds, 5))
+    series += floors.rates(cpu_threads(), min(rounds, 5))
     name = f"peers-{model}" + (f"-{image_size}" if image_size else "")
     settings = {**_settings(config, rounds, budget), "work": work}
     return Record(name, tuple(series), settings, refused)

@@ -3,14 +3,47 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import floors
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
+from torch_threads import torch_threads
 
 from samihs_runtime.bundle import Bundle, shipped_bundle
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products and a copy of a few kilobytes."""
+    monkeypatch.setattr(floors, "SIDE", 16)
+    monkeypatch.setattr(floors, "COPIED", 1 << 10)
+
+
+def test_rates_are_those_of_the_given_threads(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch, which a server's OMP_NUM_THREADS binds, and ONNX Runtime, which ignores it."""
+    found: dict[str, list[int]] = {"torch": [], "onnxruntime": []}
+    timed, opened = floors.interleaved, onnxruntime.InferenceSession
+
+    def interleaved(*arguments: Any) -> dict[str, tuple[float, ...]]:
+        found["torch"].append(torch.get_num_threads())
+        return timed(*arguments)
+
+    def session(model: bytes, options: Any = None, **named: Any) -> Any:
+        found["onnxruntime"].append(options.intra_op_num_threads if options else 0)
+        return opened(model, options, **named)
+
+    monkeypatch.setattr(floors, "interleaved", interleaved)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    with torch_threads(1):
+        series = floors.rates(2, rounds=1)
+        assert torch.get_num_threads() == 1
+    assert found == {"torch": [2], "onnxruntime": [2]}
+    assert [each.unit for each in series] == ["GFLOP/s"] * 3 + ["GB/s"]
 
 
 @pytest.fixture

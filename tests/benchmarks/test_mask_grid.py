@@ -7,8 +7,10 @@ from collections.abc import Callable
 import mask_grid
 import numpy as np
 import pytest
+import torch
 from accuracy import mean_of
 from accuracy_tables import accuracies
+from torch_threads import torch_threads
 
 from samihs_runtime.segmentation import FOREGROUND, Prompt
 from samihs_training.data.phantom import BleedType
@@ -25,7 +27,9 @@ def test_finer_cells_follow_a_thin_lesion_better(
     target = Target(ring, Prompt(((256.0, 75.0),), (FOREGROUND,)), BleedType.SUBDURAL)
     slices = [make_slice(study, np.zeros(ring.shape, np.int16), (target,)) for study in (4, 9)]
     monkeypatch.setattr(mask_grid, "study_slices", lambda spec, workers: slices)
-    record = mask_grid.measure(2)
+    with torch_threads(2):
+        record = mask_grid.measure(2)
+        assert torch.get_num_threads() == 2  # the next suite of bench.py has them again
     means = [mean_of(record, f"{side} x {side} cells", "Dice", "all") for side in mask_grid.SIDES]
     assert means[0].mean < means[1].mean < means[2].mean < 1
     assert record.find("click", "study, subdural").samples == (4.0, 9.0)
