@@ -4,10 +4,10 @@
 
 Without options, the suites of ``SUITES`` that have a share of the time take about 14 minutes on two
 idle cores: rounds end when a share is used up, and the result says how many there were. ``--full``
-has no limit, runs more rounds, and includes the suites without a share: about two hours.
+has no limit, runs more rounds, and includes the suites without a share: more than two hours.
 ``--brief`` runs a few rounds of everything, to try out the machinery and not for figures, and
-therefore writes to a temporary folder unless ``--results`` names one. A network without clicks,
-other adaptations and the GPU have scripts of their own (``unet.py``, ``methods.py``, ``gpu.py``).
+therefore writes to a temporary folder unless ``--results`` names one. What needs more than this
+repository and its CPU is in no suite (``ELSEWHERE``).
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ import peers
 import precisions
 import propagation
 import report
+import robustness
 import scaling
 from record import RESULTS, Record, command_line, results_of
 from stopwatch import UNLIMITED, Budget
@@ -111,6 +112,12 @@ SUITES: dict[str, Suite] = {
         ),
         lambda: propagation.measure(seeds=1, geometries=propagation.THIN),
     ),
+    "robustness": Suite(
+        0,
+        lambda budget: robustness.measure(),
+        lambda: robustness.measure(studies=1),
+        lambda: robustness.measure(),
+    ),
     "mask-grid": Suite(
         0,
         lambda budget: mask_grid.measure(),
@@ -143,6 +150,14 @@ SUITES: dict[str, Suite] = {
     ),
 }
 
+ELSEWHERE = {
+    "patients.py": "needs a data set of patients, of which the repository contains none",
+    "unet.py": "trains a network to compare with",
+    "methods.py --checkpoint": "compares runs of `samihs-train compare`",
+    "gpu.py": "needs a GPU",
+}
+"""Scripts that no suite runs, and why."""
+
 
 def run(name: str, length: str, results: Path) -> None:
     """Run one suite, write its record, and print how long it took and what it had no time for."""
@@ -163,11 +178,14 @@ def run(name: str, length: str, results: Path) -> None:
 def main() -> None:
     """Run the chosen suites."""
     parser = command_line(__doc__)
+    told = "; ".join(f"{script} {why}" for script, why in ELSEWHERE.items())
+    parser.epilog = f"In no suite, whatever the length: {told}."
     parser.add_argument("--only", help=f"some of {','.join(SUITES)}")
     length = parser.add_mutually_exclusive_group()
     brief = "a few rounds, not for figures: into a temporary folder unless --results names one"
     length.add_argument("--brief", dest="length", action="store_const", const="brief", help=brief)
-    length.add_argument("--full", dest="length", action="store_const", const="full")
+    full = "every suite, without a limit of time and with more rounds: more than two hours"
+    length.add_argument("--full", dest="length", action="store_const", const="full", help=full)
     parser.set_defaults(length="usual", results=None)
     options = parser.parse_args()
     usual = [name for name, suite in SUITES.items() if suite.seconds]

@@ -5,16 +5,33 @@ from __future__ import annotations
 import sys
 import tempfile
 from pathlib import Path
+from types import ModuleType
 
 import bench
 import pytest
-from bench import SUITES, Suite
+from bench import ELSEWHERE, SUITES, Suite
 from record import Record
 from stopwatch import Budget
 
 
 def test_the_shares_of_all_suites_are_below_15_minutes() -> None:
     assert sum(suite.seconds for suite in SUITES.values()) <= 14 * 60
+
+
+def test_a_benchmark_is_in_a_suite_or_help_says_why_not(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Benchmarks are the scripts with the option ``--results``, which ``command_line`` adds."""
+    sources = {path.stem: path.read_text() for path in Path(bench.__file__).parent.glob("*.py")}
+    benchmarks = {name for name, text in sources.items() if "= command_line(" in text} - {"bench"}
+    in_suites = {name for name in benchmarks if isinstance(getattr(bench, name, None), ModuleType)}
+    assert "robustness" in in_suites
+    assert benchmarks - in_suites <= {script.partition(".")[0] for script in ELSEWHERE}
+    monkeypatch.setattr(sys, "argv", ["bench.py", "--help"])
+    with pytest.raises(SystemExit):
+        bench.main()
+    told = " ".join(capsys.readouterr().out.split())
+    assert all(f"{script} {why}" in told for script, why in ELSEWHERE.items())
 
 
 def test_a_suite_that_is_cut_short_or_over_its_share_says_so(
