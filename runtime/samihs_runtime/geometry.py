@@ -1,8 +1,8 @@
 """Where pixels lie in the patient: mappings, distances, extents, tilt, and the affine of a grid.
 
 Everything here works on a series' planes (:class:`samihs_runtime.series.SlicePlane`), in ascending
-order along the normal. Coordinates are LPS as in DICOM, in mm (PS3.3 C.7.6.2), except where RAS is
-named.
+order along the normal unless another is named. Coordinates are LPS as in DICOM, in mm (PS3.3
+C.7.6.2), except where RAS is named.
 
 Two distances between slices must not be confused. Under gantry tilt the table moves along the
 patient while the planes are inclined, so ``|position[k+1] - position[k]|`` is longer than the
@@ -26,6 +26,8 @@ Array = NDArray[np.float64]
 GRID_TOLERANCE_MM = 0.05
 """How far a slice may lie from its place in an even grid: a tenth of the finest head CT pixel, and
 more than the rounding of positions to 0.01 mm that is seen in real headers."""
+SAME_PLACE_MM = 0.01
+"""Slices closer than this are at the same place: a twentieth of the thinnest CT slices."""
 DIRECTION_TOLERANCE = 1e-3
 """How far unit vectors may differ and still count as equal: 0.06 degrees, 0.25 mm over a head.
 Headers have six or seven decimals."""
@@ -89,6 +91,22 @@ def along_normal(planes: Sequence[SlicePlane]) -> Array:
 def slice_gaps(planes: Sequence[SlicePlane]) -> Array:
     """Distances [Z-1] between neighbouring planes along the normal, mm."""
     return np.diff(along_normal(planes))
+
+
+def by_place(planes: Sequence[SlicePlane]) -> list[list[int]]:
+    """Indices of the planes at each place, ascending along the normal; the planes in any order.
+
+    A place has several if images were copied, or taken again there.
+    """
+    heights = along_normal(planes)
+    places: list[list[int]] = []
+    last = -np.inf
+    for index in map(int, np.argsort(heights, kind="stable")):
+        if heights[index] - last > SAME_PLACE_MM:
+            places.append([])
+            last = heights[index]
+        places[-1].append(index)
+    return places
 
 
 def slice_extents(planes: Sequence[SlicePlane]) -> Array:

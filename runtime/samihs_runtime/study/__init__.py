@@ -49,6 +49,7 @@ class SeriesSummary:
     description: str
     modality: str
     slices: int
+    """Places that have an image: copies count once. If it cannot be read at all, its images."""
     kind: str
     """axial, coronal, sagittal, oblique, localizer, secondary capture, map, mixed orientations,
     damaged, or the modality if it is not CT."""
@@ -168,6 +169,9 @@ def _series(headers: Headers, path: Path) -> list[Candidate]:
 
 def _summary(candidate: Candidate, chosen: bool, why: list[str]) -> SeriesSummary:
     """``why``: the reasons for the chosen one, if there is a choice."""
+    reasons = why if chosen and why else [candidate.verdict.reason]
+    if again := candidate.images - candidate.slices:
+        reasons = [*reasons, f"{counted(again, 'more image')} at the same places"]
     return SeriesSummary(
         uid=candidate.uid,
         number=candidate.number,
@@ -176,7 +180,7 @@ def _summary(candidate: Candidate, chosen: bool, why: list[str]) -> SeriesSummar
         slices=candidate.slices,
         kind=candidate.verdict.kind,
         eligible=candidate.verdict.eligible,
-        reason="; ".join(why) if chosen and why else candidate.verdict.reason,
+        reason="; ".join(reasons),
         chosen=chosen,
         kernel=candidate.sharpness,
     )

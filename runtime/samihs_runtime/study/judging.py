@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from samihs_runtime.geometry import same_orientation
+from samihs_runtime.geometry import by_place, same_orientation
 from samihs_runtime.series import SlicePlane
 
 from .fields import integer, items, strings, text, value
@@ -54,7 +54,10 @@ class Candidate:
     frames: list[Frame]
     planes: list[SlicePlane]
     """One per frame, in the same order; empty if the series is not readable."""
+    images: int
+    """Frames, with copies and images taken again at the same place."""
     slices: int
+    """Places that have an image; all images if the series is not readable."""
     verdict: Verdict
 
     @property
@@ -112,15 +115,16 @@ def _candidate(members: list[Header]) -> Candidate:
     frames = [frame for header in members for frame in frames_of(header)]
     shown = frames or [Frame(members[0], None)]
     dataset = members[0].dataset
-    planes: list[SlicePlane] = []
+    uids = (text(dataset, "StudyInstanceUID"), text(dataset, "SeriesInstanceUID"))
+    images = len(frames)
     try:
         _check_object(members, shown)
         planes = _checked_planes(frames)
         verdict = _orientation(planes)
     except _RefusedError as refused:
         verdict = Verdict(refused.kind, False, str(refused))
-    uids = (text(dataset, "StudyInstanceUID"), text(dataset, "SeriesInstanceUID"))
-    return Candidate(*uids, shown, planes, len(frames), verdict)
+        return Candidate(*uids, shown, [], images, images, verdict)
+    return Candidate(*uids, shown, planes, images, len(by_place(planes)), verdict)
 
 
 class _RefusedError(Exception):

@@ -46,7 +46,7 @@ def left_out(chosen: Candidate, found: list[Candidate]) -> list[str]:
     """On images of the chosen series that do not belong to its stack."""
     same = [c for c in found if c is not chosen and c.uid == chosen.uid]
     return [
-        f"{counted(c.slices, 'image')} of the same series left out: {c.verdict.reason}"
+        f"{counted(c.images, 'image')} of the same series left out: {c.verdict.reason}"
         for c in same
     ]
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samihs_runtime.errors import StudyError
-from samihs_runtime.geometry import along_normal, aspect_of, fit_grid, shear_angle, slice_gaps
+from samihs_runtime.geometry import aspect_of, by_place, fit_grid, shear_angle, slice_gaps
 from samihs_runtime.series import SlicePlane
 from samihs_runtime.wording import counted
 
@@ -19,8 +19,6 @@ from .frames import Frame, instance_number
 from .judging import Candidate
 from .pixels import read_frames
 
-SAME_PLACE_MM = 0.01
-"""Slices closer than this are at the same position: a twentieth of the thinnest CT slices."""
 _TILT_WORTH_SAYING = 0.1  # degrees
 _HOLE = 1.5  # a gap this many times the usual one and the slices' thickness has missing slices
 
@@ -41,23 +39,15 @@ def stack(candidate: Candidate) -> Stack:
     Frames at one position stay together until their pixels are compared: UIDs would not tell a copy
     from another image, since some exports leave them out or use one for several images.
     """
-    heights = along_normal(candidate.planes)
-    order = sorted(
-        range(len(heights)),
-        key=lambda k: (heights[k], instance_number(candidate.frames[k])),
+    frames = candidate.frames
+    places = [
+        sorted(place, key=lambda k: instance_number(frames[k]))
+        for place in by_place(candidate.planes)
+    ]
+    return Stack(
+        places=[[frames[k] for k in place] for place in places],
+        planes=[candidate.planes[place[0]] for place in places],
     )
-    places: list[list[Frame]] = []
-    planes: list[SlicePlane] = []
-    last = -np.inf
-    for k in order:
-        frame, plane = candidate.frames[k], candidate.planes[k]
-        if heights[k] - last > SAME_PLACE_MM:
-            places.append([frame])
-            planes.append(plane)
-            last = heights[k]
-        else:
-            places[-1].append(frame)
-    return Stack(places, planes)
 
 
 def read_stack(

@@ -197,6 +197,19 @@ def test_what_the_model_was_not_made_for_is_noted(
     assert any(note in n for n in series.notes)
 
 
+def test_copies_count_once(tmp_path: Path) -> None:
+    """In the list, and where the series with the most slices is chosen."""
+    copied = add(tmp_path, 1)
+    write_series(tmp_path / "again", 4, SeriesInstanceUID=copied, SeriesNumber=1)
+    scan = add(tmp_path, 2, 6)
+    one, other = list_series(tmp_path)
+    assert (one.slices, other.slices) == (4, 6)
+    assert one.reason == "axial CT in HU; 4 more images at the same places"
+    assert other.chosen
+    assert read_study(tmp_path).series_uid == scan
+    assert len(read_study(tmp_path, series="1")) == 4
+
+
 def test_an_ordinary_series_needs_no_note(tmp_path: Path) -> None:
     assert read_study(write_series(tmp_path, ConvolutionKernel="H31s")).notes == ()
 
