@@ -7,6 +7,7 @@ import io
 import os
 import stat
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ from .limits import (
     MAX_ZIP_MEMBER_BYTES,
 )
 
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""What nearly all zips use. Of the others zipfile expands 4 KiB at once, whatever they hold: with
+bzip2 that can be gigabytes."""
 PREFIX_BYTES = 132
 """PS3.10 7.1: 128 bytes of preamble and ``DICM``."""
 
@@ -162,13 +166,12 @@ def _in_zip(path: Path, archive: zipfile.ZipFile) -> list[SourceFile]:
     members = [info for info in archive.infolist() if not info.is_dir()]
     if len(members) > MAX_FILES:
         raise StudyError(f"{path.name}: more than {MAX_FILES} files in the zip")
-    if sum(info.file_size for info in members) > MAX_ZIP_BYTES:
-        raise StudyError(f"{path.name}: expands to more than {MAX_ZIP_BYTES / 2**30:g} GiB")
     for info in members:
         _check_member(path, info)
     sources = [
         SourceFile(path / info.filename, _member_opener(path, archive, info)) for info in members
     ]
+    _check_sizes(path, [info.file_size for info in members], sources)
     return sorted(sources, key=lambda source: source.path)
 
 
@@ -183,9 +186,37 @@ def _check_member(path: Path, info: zipfile.ZipInfo) -> None:
         raise StudyError(f"{path.name}: the zip holds a symbolic link; not read")
     if info.flag_bits & 0x1:
         raise StudyError(f"{path.name}: the zip is encrypted; unpack it first")
-    if info.file_size > MAX_ZIP_MEMBER_BYTES:
+    if info.compress_type not in _METHODS:
+        raise StudyError(
+            f"{path.name}: {name.name} is packed neither with Deflate nor as it is; unpack it first"
+        )
+
+
+def _check_sizes(path: Path, sizes: list[int], sources: list[SourceFile]) -> None:
+    """Refuse what expands beyond the limits. Only DICOM does: of any other file the start is read.
+
+    Args:
+        path: the zip.
+        sizes: of its members, expanded, as the zip states them.
+        sources: its members, in the same order.
+    """
+    if sum(sizes) <= MAX_ZIP_BYTES and max(sizes, default=0) <= MAX_ZIP_MEMBER_BYTES:
+        return
+    sizes = [size for size, source in zip(sizes, sources, strict=True) if _is_dicom(source)]
+    if max(sizes, default=0) > MAX_ZIP_MEMBER_BYTES:
         limit = MAX_ZIP_MEMBER_BYTES / 2**30
-        raise StudyError(f"{path.name}: a member expands to more than {limit:g} GiB")
+        raise StudyError(f"{path.name}: a DICOM file in it expands to more than {limit:g} GiB")
+    if sum(sizes) > MAX_ZIP_BYTES:
+        limit = MAX_ZIP_BYTES / 2**30
+        raise StudyError(f"{path.name}: its DICOM files expand to more than {limit:g} GiB")
+
+
+def _is_dicom(member: SourceFile) -> bool:
+    try:
+        with member.open() as stream:
+            return looks_like_dicom(stream.read(PREFIX_BYTES))
+    except (zipfile.BadZipFile, zlib.error, EOFError):  # reported when its header is read
+        return False
 
 
 def _member_opener(
@@ -193,7 +224,8 @@ def _member_opener(
 ) -> Callable[[], BinaryIO]:
     def opened() -> BinaryIO:
         # Buffered, since reading a header seeks back a few bytes, and a zip stream would restart.
-        # zipfile stops at the stated size, so a false directory cannot expand beyond the limit.
+        # zipfile inflates no more than is read and stops at the stated size, so a false directory
+        # cannot expand beyond the limit.
         try:
             return io.BufferedReader(archive.open(info), 2**16)  # type: ignore[type-var]
         except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError) as error:

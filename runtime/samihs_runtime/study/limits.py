@@ -9,9 +9,9 @@ MAX_FILES = 20_000
 MAX_FILE_BYTES = 2 * 2**30
 """One file. An uncompressed Enhanced CT with 2,000 slices of 512 x 512 has 1 GiB."""
 MAX_ZIP_MEMBER_BYTES = 2**30
-"""One member of a zip, expanded: it is read into memory."""
+"""One DICOM file in a zip, expanded: it is read into memory."""
 MAX_ZIP_BYTES = 8 * 2**30
-"""All members of a zip together, expanded: eight studies of 2,000 slices."""
+"""All DICOM files in a zip together, expanded: eight studies of 2,000 slices."""
 MAX_DEFLATED_BYTES = 2**28
 """A deflated data set (PS3.5 A.5), inflated: 128 slices of 1024 x 1024 in 16 bits."""
 MAX_MATRIX = 4096

@@ -65,8 +65,8 @@ def test_an_encrypted_zip_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("limit", "amount", "message"),
     [
-        ("MAX_ZIP_BYTES", 1000, "expands to more than"),
-        ("MAX_ZIP_MEMBER_BYTES", 500, "member expands to more than"),
+        ("MAX_ZIP_BYTES", 1000, "its DICOM files expand to more than"),
+        ("MAX_ZIP_MEMBER_BYTES", 500, "a DICOM file in it expands to more than"),
         ("MAX_FILES", 3, "more than 3 files"),
     ],
 )
@@ -99,6 +99,29 @@ def test_a_large_file_that_is_no_dicom_does_not_matter(
     (tmp_path / "raw.bin").write_bytes(bytes(10_000))
     monkeypatch.setattr("samihs_runtime.study.files.MAX_FILE_BYTES", 9_000)
     assert len(read_study(tmp_path)) == 4
+
+
+@pytest.mark.parametrize("limit", ["MAX_ZIP_MEMBER_BYTES", "MAX_ZIP_BYTES"])
+def test_what_is_no_dicom_does_not_matter_in_a_zip_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    write_series(tmp_path / "study")
+    (tmp_path / "study" / "raw.bin").write_bytes(bytes(100_000))
+    path = zipped(tmp_path / "study", tmp_path / "study.zip")
+    monkeypatch.setattr(f"samihs_runtime.study.files.{limit}", 90_000)
+    np.testing.assert_array_equal(read_study(path).hu, HU)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_zip_that_would_expand_beyond_what_it_states_is_refused(
+    tmp_path: Path, method: int
+) -> None:
+    """zipfile expands these methods before it looks at the size."""
+    path = tmp_path / "study.zip"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("IM0", save(ct_image(0), tmp_path / "IM0").read_bytes())
+    with pytest.raises(StudyError, match=r"^study\.zip: IM0 is packed neither with Deflate"):
+        read_study(path)
 
 
 @pytest.mark.parametrize("kept", [30, 700, -30])
