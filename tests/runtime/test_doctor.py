@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from samihs_runtime import doctor, environment
+from samihs_runtime import diagnosis, doctor, environment
 from samihs_runtime.backends import choose
 from samihs_runtime.backends.base import Decoded
 from samihs_runtime.backends.choose import Choice
@@ -66,14 +66,14 @@ def missing(name: str) -> str:
 def test_a_backend_that_breaks_is_told_and_hides_no_other(
     tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = doctor.choose
+    real = diagnosis.choose
 
     def choosing(bundle: Bundle, name: str = "auto") -> Choice:
         if name == "tensorrt":
             raise AttributeError("no such\nattribute")
         return real(bundle, name)
 
-    monkeypatch.setattr(doctor, "choose", choosing)
+    monkeypatch.setattr(diagnosis, "choose", choosing)
     monkeypatch.setenv("SAMIHS_DEBUG", "0")
     code, text = run("--bundle", str(tiny_bundle))
     assert code == 0
@@ -121,8 +121,8 @@ def test_engines_are_judged(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) 
 
     plant_engines(Bundle.open(tiny_bundle))
     plant_engines(Bundle.open(tiny_bundle), compute_capability=("12.0",))
-    monkeypatch.setattr(doctor, "probe_gpus", lambda: GPU)
-    monkeypatch.setattr(doctor, "import_flavour", lambda flavour: Module)
+    monkeypatch.setattr(diagnosis, "probe_gpus", lambda: GPU)
+    monkeypatch.setattr(diagnosis, "import_flavour", lambda flavour: Module)
     _, text = run("--bundle", str(tiny_bundle))
     assert "engine decoder: built for compute capability 12.0, this GPU has 8.9" in text
     assert f"samihs-export engines {tiny_bundle}" in text
@@ -151,12 +151,12 @@ def test_a_gpu_that_tensorrt_rtx_does_not_build_for_is_named(
     tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hopper = GpuProbe((Gpu(0, "Planted H100", "9.0", 80 << 30),), (13, 0), "")
-    monkeypatch.setattr(doctor, "probe_gpus", lambda: hopper)
-    monkeypatch.setattr(doctor, "installed", lambda: {"tensorrt-rtx-cu13": "1.7.1"})
+    monkeypatch.setattr(diagnosis, "probe_gpus", lambda: hopper)
+    monkeypatch.setattr(diagnosis, "installed", lambda: {"tensorrt-rtx-cu13": "1.7.1"})
     _, text = run("--bundle", str(tiny_bundle))
     assert "TensorRT-RTX builds no engine for compute capability 9.0" in text
     assert "pip install 'samihs[tensorrt]' --extra-index-url https://pypi.nvidia.com" in text
-    monkeypatch.setattr(doctor, "probe_gpus", lambda: GPU)
+    monkeypatch.setattr(diagnosis, "probe_gpus", lambda: GPU)
     _, text = run("--bundle", str(tiny_bundle))
     assert "builds no engine" not in text
 
@@ -250,7 +250,7 @@ def test_a_sound_installation_has_no_conflict(driver: tuple[int, int] | None) ->
 
 
 def test_conflicts_are_printed(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "installed", lambda: {**GOOD, "onnxruntime": "1.32.0"})
+    monkeypatch.setattr(diagnosis, "installed", lambda: {**GOOD, "onnxruntime": "1.32.0"})
     _, text = run("--bundle", str(tiny_bundle))
     assert "conflict: onnxruntime and onnxruntime-gpu" in text
     assert "fix: pip uninstall -y onnxruntime onnxruntime-gpu" in text
