@@ -27,7 +27,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +37,7 @@ from record import Record, command_line
 from torch import Tensor
 from trial_bundle import manifest_of
 
-from samihs_export.float_types import Precision
+from samihs_export.float_types import Precision, read_precisions
 from samihs_export.graphs.calibration import calibrate, calibration_cases
 from samihs_export.graphs.families import families, graph_pair, write_graphs
 from samihs_export.graphs.quantization import Range
@@ -245,16 +245,6 @@ def torch_graphs(merged: SamihsModel, family: str, precision: Precision) -> Grap
         return mask[0].bool().numpy(), float(score[0])
 
     return Graphs(encode, decode)
-
-
-def read_precisions(given: str) -> tuple[Precision, ...]:
-    """``fp16,int8`` as precisions; raises :class:`UsageError` for an unknown one."""
-    known = get_args(Precision)
-    chosen = tuple(each.strip() for each in given.split(","))
-    unknown = [each for each in chosen if each not in known]
-    if unknown:
-        raise UsageError(f"no precision {unknown[0]!r}: there are {', '.join(known)}")
-    return chosen  # type: ignore[return-value]
 
 
 def main() -> None:

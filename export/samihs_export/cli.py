@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -15,7 +15,7 @@ from rich.table import Table
 
 from samihs_runtime.bundle import Bundle
 from samihs_runtime.bundle.entries import method_name
-from samihs_runtime.errors import ExportError, UsageError, one_line_errors
+from samihs_runtime.errors import UsageError, one_line_errors
 
 if TYPE_CHECKING:
     from samihs_export.engines.build_options import BuildOptions
@@ -249,15 +249,11 @@ def _loaded(
 
 
 def _options(precision: str, mirror: bool, untrained: bool) -> ExportOptions:
-    from samihs_export.float_types import FLOAT_OF, Precision
+    from samihs_export.float_types import read_precisions
     from samihs_export.pipeline import ExportOptions
 
-    names = [part.strip().lower() for part in precision.split(",")]
-    for name in names:
-        if name not in FLOAT_OF:
-            raise ExportError(f"unknown precision {name!r}: there are {', '.join(FLOAT_OF)}")
-    precisions = cast("list[Precision]", names)
-    return ExportOptions(precisions=tuple(precisions), mirrored=mirror, trained=not untrained)
+    chosen = read_precisions(precision)
+    return ExportOptions(precisions=chosen, mirrored=mirror, trained=not untrained)
 
 
 def _build(

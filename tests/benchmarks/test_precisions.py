@@ -17,7 +17,6 @@ from precisions import (
     Graphs,
     onnx_graphs,
     predictor_of,
-    read_precisions,
     torch_graphs,
 )
 from record import Record
@@ -96,12 +95,6 @@ def test_every_subject_is_judged_on_bleeds_alone(make_slice: Callable[..., Study
     record = Record("precisions", tally.series(), commit="", machine={}, versions={})
     assert len(record.find(REFERENCE, "Dice, all").samples) == 1
     assert record.find("CPU backend", "Dice, all").samples[0] > 0.5
-
-
-def test_precisions_are_read_and_checked() -> None:
-    assert read_precisions("fp16, int8") == ("fp16", "int8")
-    with pytest.raises(UsageError, match="no precision 'fp17': there are fp32, fp16, bf16"):
-        read_precisions("fp17")
 
 
 @pytest.mark.slow
