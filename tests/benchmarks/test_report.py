@@ -126,6 +126,28 @@ def test_the_figures_of_a_reason_are_those_of_the_profile() -> None:
     assert "products take 40%, at 50% of the rate of their type" in told
 
 
+def test_the_reason_for_fp32_takes_its_figures_from_three_records() -> None:
+    ours, theirs, rate = "samihs fp32, encode", f"{tables.EAGER}, encode", "matrix rate, fp32"
+    series = (
+        Series(ours, targets.PRODUCTS, "s", (0.5,)),
+        Series(ours, targets.ATTENTION, "s", (0.3,)),
+        Series(ours, "Softmax", "s", (0.2,)),
+        Series(theirs, "aten::add_", "s", (0.4,)),
+        Series(theirs, "aten::addmm", "s", (0.6,)),
+        Series(tables.MACHINE, rate, "GFLOP/s", (100.0,)),
+    )
+    flop = {ours: {targets.PRODUCTS: 25e9, targets.ATTENTION: 24e9}}
+    profile = dataclasses.replace(result("operators-vit_b", *series), settings={"flop": flop})
+    others = {
+        name: result(name, Series(tables.MACHINE, rate, "GFLOP/s", (found,)))
+        for name, found in (("peers-vit_b-cpu", 150.0), ("latency-cpu", 160.0))
+    }
+    told = targets.fp32_encode({targets.PROFILE: profile, **others})
+    assert "make up 80% of our encode and run at 50% and 80% of the machine's own rate" in told
+    assert "SamPredictor spends 40% of its time on additions" in told
+    assert "150 GFLOP/s in peers-vit_b-cpu and 160 GFLOP/s in latency-cpu" in told
+
+
 def test_no_claim_is_made_inside_the_noise() -> None:
     noisy = ratios((1.0, 1.0, 1.0, 1.0), (0.9, 1.1, 0.95, 1.05))
     assert tables.verdict(noisy).endswith("within the noise")
