@@ -8,11 +8,11 @@ compute them again.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from typing import Any
 
 from samihs_runtime.series import CTSeries, SourceSlice
+from samihs_runtime.uids import new_uid
 
 KEPT = (
     "SpecificCharacterSet",
@@ -45,17 +45,6 @@ def deidentified(series: CTSeries) -> CTSeries:
         description="",
         notes=(),
     )
-
-
-def new_uid(uid: str) -> str:
-    """The replacement for a UID, always the same: 128 bits, written as PS3.5 B.2 writes a UUID.
-
-    Nothing is not replaced: all series without a UID would share its replacement.
-    """
-    if not uid:
-        return ""
-    digest = hashlib.sha256(f"samihs-deidentify/{uid}".encode()).digest()
-    return f"2.25.{int.from_bytes(digest[:16], 'big')}"
 
 
 def _source(source: SourceSlice) -> SourceSlice:

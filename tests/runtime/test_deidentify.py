@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from samihs_runtime.deidentify import KEPT, SAID, deidentified, new_uid
+from samihs_runtime.deidentify import KEPT, SAID, deidentified
+from samihs_runtime.uids import new_uid
 
 from .series_factory import make_series
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from samihs_runtime.identity import scrubbed
 from samihs_runtime.series import SourceSlice
+from samihs_runtime.uids import MAX_UID_LENGTH
 from samihs_runtime.wording import counted
 
 from .fields import text
@@ -15,8 +16,6 @@ from .pixels import ignored_padding
 
 _HEAD = ("", "HEAD", "BRAIN", "SKULL", "HEADNECK", "NEUROCRANIUM", "CRANIUM")
 _UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID")
-_MAX_UID_LENGTH = 64
-"""PS3.5 section 9.1."""
 
 
 def file_notes(headers: Headers) -> list[str]:
@@ -62,18 +61,19 @@ def lossy_notes(sources: tuple[SourceSlice, ...]) -> list[str]:
 
 
 def uid_notes(sources: tuple[SourceSlice, ...]) -> list[str]:
-    """On UIDs that no archive has to accept: objects that refer to the images must repeat them."""
+    """On UIDs that no archive has to accept, and that are therefore not written either."""
     headers = {id(source.header): source.header for source in sources}.values()
     long = [
         keyword
         for keyword in _UIDS
-        if any(len(text(header, keyword)) > _MAX_UID_LENGTH for header in headers)
+        if any(len(text(header, keyword)) > MAX_UID_LENGTH for header in headers)
     ]
     if not long:
         return []
     return [
-        f"{' and '.join(long)} longer than the {_MAX_UID_LENGTH} characters that DICOM allows: "
-        "DICOM results repeat them, and an archive may refuse those"
+        f"{' and '.join(long)} longer than the {MAX_UID_LENGTH} characters that DICOM allows: "
+        "DICOM results refer to replacements, which nothing matches with these images; give the "
+        "images valid UIDs first"
     ]
 
 

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from samihs_runtime.lossy import mark_lossy
 from samihs_runtime.measurement import Mask, masks_by_slice
 from samihs_runtime.quiet_dicom import quiet_dicom
+from samihs_runtime.uids import storable_uid
 from samihs_runtime.writers.naming import SEG_SERIES, lesion_name, series_number
 from samihs_runtime.writers.seg_source import (
     decimals,
@@ -237,7 +238,8 @@ def _name_frames(segmentation: Any, series: CTSeries, frames: dict[int, Any]) ->
     classes: dict[str, str] = {}
     for index, frame in frames.items():
         source = series.sources[index]
-        uid = source.sop_instance_uid or missing_uid(series, f"SOPInstanceUID {index}")
+        own = storable_uid(source.sop_instance_uid)
+        uid = own or missing_uid(series, f"SOPInstanceUID {index}")
         classes[uid] = source.sop_class_uid
         item = frame.DerivationImageSequence[0].SourceImageSequence[0]
         item.ReferencedSOPClassUID = source.sop_class_uid

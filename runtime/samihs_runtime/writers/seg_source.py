@@ -2,7 +2,8 @@
 
 They are copies, made for one object and then discarded. What a file lacks is filled with what the
 standard allows: an empty value for type 2 attributes; for a missing UID one computed from the
-series', so that all objects of a series share it.
+series', so that all objects of a series share it. A UID that is too long is replaced by one
+computed from it: no archive has to accept it.
 Text is passed decoded, to be written as UTF-8: highdicom refuses the usual Japanese and Korean
 character sets, and some that are merely misspelt.
 """
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from samihs_runtime.deidentify import new_uid
+from samihs_runtime.uids import new_uid, storable_uid
 
 if TYPE_CHECKING:
     from samihs_runtime.series import CTSeries
@@ -86,7 +87,8 @@ def _source(series: CTSeries, index: int, first: int, patient: Any) -> Any:
         copy.update(patient)
     copy.StudyInstanceUID = patient.StudyInstanceUID
     copy.FrameOfReferenceUID = patient.FrameOfReferenceUID
-    copy.SeriesInstanceUID = series.series_uid or missing_uid(series, "SeriesInstanceUID")
+    own = storable_uid(series.series_uid)
+    copy.SeriesInstanceUID = own or missing_uid(series, "SeriesInstanceUID")
     copy.SOPClassUID = CT_IMAGE_STORAGE
     copy.SOPInstanceUID = placeholder_uid(index)
     copy.Modality = "CT"
@@ -141,8 +143,9 @@ def _is_taken_over(tag: Any) -> bool:
 
 
 def _decoded(dataset: Any, tags: Iterable[Any]) -> Any:
-    """A copy of some attributes with their text decoded, even in items of sequences: pydicom would
-    write unaccessed values byte for byte, in the character set in which they were read."""
+    """A copy of some attributes with their text decoded and their UIDs storable, even in items of
+    sequences: pydicom would write unaccessed values byte for byte, in the character set in which
+    they were read."""
     import copy
 
     from pydicom.dataelem import DataElement
@@ -159,6 +162,8 @@ def _decoded(dataset: Any, tags: Iterable[Any]) -> Any:
         if element.VR == "SQ":
             items = [_decoded(item, item.keys()) for item in element.value]
             decoded.add(DataElement(tag, "SQ", items))
+        elif element.VR == "UI" and isinstance(element.value, str):
+            decoded.add(DataElement(tag, "UI", storable_uid(element.value)))
         else:
             decoded.add(copy.deepcopy(element))
     return decoded
