@@ -19,8 +19,9 @@ from samihs_runtime.timing import Timings
 
 from .backends.gpu_cases import Planted
 from .dicom_factory import write_series
-from .planted_gpu import PlantedCuda, PlantedTensorRT, plant_engines, plant_tensorrt
+from .planted_gpu import PlantedCuda
 from .planted_onnx_runtime import PlantedOrt, plant_onnx_runtime
+from .planted_tensorrt import PlantedTensorRT, plant_engines, plant_tensorrt
 from .tiny_model import SIZE, write_tiny_bundle
 
 

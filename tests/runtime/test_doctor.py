@@ -19,8 +19,9 @@ from samihs_runtime.backends.probe import Gpu, GpuProbe
 from samihs_runtime.bundle import Bundle
 from samihs_runtime.environment import conflicts
 
-from .planted_gpu import GPU, PlantedCuda, plant_engines, plant_tensorrt
+from .planted_gpu import GPU, PlantedCuda
 from .planted_onnx_runtime import REFUSAL, plant_onnx_runtime
+from .planted_tensorrt import plant_engines, plant_tensorrt
 
 
 def run(*arguments: str) -> tuple[int, str]:

@@ -20,7 +20,8 @@ from samihs_runtime.errors import BackendError, BundleError
 from samihs_runtime.segmentation import Prompt
 from samihs_runtime.segmenter import Segmenter
 
-from .planted_gpu import PlantedCuda, plant_engines, plant_tensorrt
+from .planted_gpu import PlantedCuda
+from .planted_tensorrt import plant_engines, plant_tensorrt
 
 
 @pytest.fixture

@@ -19,8 +19,9 @@ from samihs_runtime.backends.onnx_cpu import open_cpu
 from samihs_runtime.bundle import Bundle, GraphEntry, write_bundle
 from samihs_runtime.errors import BackendError, BundleError, UsageError
 from samihs_runtime.timing import Timings
-from tests.runtime.planted_gpu import PlantedCuda, plant_engines, plant_tensorrt
+from tests.runtime.planted_gpu import PlantedCuda
 from tests.runtime.planted_onnx_runtime import plant_onnx_runtime
+from tests.runtime.planted_tensorrt import plant_engines, plant_tensorrt
 from tests.runtime.tiny_model import (
     CHANNELS,
     GRID,

@@ -19,7 +19,8 @@ from samihs_runtime.bundle import Bundle, GraphEntry, sha256_of, write_bundle
 from samihs_runtime.bundle.graph_identity import graph_sha256
 from samihs_runtime.errors import BackendError, BundleError
 from samihs_runtime.timing import Timings
-from tests.runtime.planted_gpu import GPU, PlantedCuda, PlantedTensorRT, plant_engines
+from tests.runtime.planted_gpu import GPU, PlantedCuda
+from tests.runtime.planted_tensorrt import PlantedTensorRT, plant_engines
 from tests.runtime.tiny_model import manifest
 
 GPU_PRESENT = Path("/dev/nvidia0").exists()

@@ -16,13 +16,8 @@ from samihs_runtime.backends.tensorrt import TensorRTBackend, open_tensorrt
 from samihs_runtime.bundle import Bundle
 from samihs_runtime.errors import BackendError, DeviceMemoryError, PromptError
 from samihs_runtime.timing import Timings
-from tests.runtime.planted_gpu import (
-    PlantedContext,
-    PlantedCuda,
-    PlantedEngine,
-    PlantedStream,
-    PlantedTensorRT,
-)
+from tests.runtime.planted_gpu import PlantedCuda, PlantedStream
+from tests.runtime.planted_tensorrt import PlantedContext, PlantedEngine, PlantedTensorRT
 from tests.runtime.tiny_model import LOW
 
 from .gpu_cases import EMBEDDING_BYTES, WINDOW, answer_alike, prompts, slices, windows

@@ -10,7 +10,7 @@ import pytest
 from samihs_runtime.backends.tensorrt import open_tensorrt
 from samihs_runtime.bundle import Bundle
 from samihs_runtime.timing import Timings
-from tests.runtime.planted_gpu import PlantedTensorRT
+from tests.runtime.planted_tensorrt import PlantedTensorRT
 
 from .gpu_cases import WINDOW, prompts, slices
 

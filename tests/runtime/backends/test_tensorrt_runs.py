@@ -1,6 +1,6 @@
 """The TensorRT backend on a planted GPU: answers, graphs, contexts, embeddings.
 
-The numbers come from ONNX Runtime's CPU provider on the same graphs (``planted_gpu.py``).
+The numbers come from ONNX Runtime's CPU provider on the same graphs (``planted_tensorrt.py``).
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from samihs_runtime.bundle import Bundle
 from samihs_runtime.segmentation import Prompt
 from samihs_runtime.segmenter import Segmenter
 from samihs_runtime.timing import Timings
-from tests.runtime.planted_gpu import PlantedCuda, PlantedTensorRT, plant_engines
+from tests.runtime.planted_gpu import PlantedCuda
+from tests.runtime.planted_tensorrt import PlantedTensorRT, plant_engines
 from tests.runtime.tiny_model import LOW, reference_embedding
 
 from .gpu_cases import WINDOW, answer_alike, prompts, same, slices, windows

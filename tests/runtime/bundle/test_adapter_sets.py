@@ -31,7 +31,8 @@ from samihs_runtime.errors import BackendError, BundleError, OutputError
 from samihs_runtime.folder_lock import held_alone
 from samihs_runtime.segmentation import Prompt
 from samihs_runtime.segmenter import Segmenter
-from tests.runtime.planted_gpu import PlantedCuda, PlantedTensorRT, plant_engines, plant_tensorrt
+from tests.runtime.planted_gpu import PlantedCuda
+from tests.runtime.planted_tensorrt import PlantedTensorRT, plant_engines, plant_tensorrt
 from tests.runtime.tiny_model import write_tiny_bundle
 
 CHANGED = {"encoder/one": 0.9, "decoder/spread": 40.0, "decoder/eight": 6.0}
