@@ -20,6 +20,8 @@ class Interrupting:
         if name == "click":  # each command imports it
             os.kill(os.getpid(), signal.SIGINT)
 
+# As at a terminal: tests that run in the background have inherited that it is ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.meta_path.insert(0, Interrupting())
 EntryPoint("command", sys.argv[1], "console_scripts").load()()
 """
@@ -31,8 +33,8 @@ def main():
     print("runs with", getattr(signal.getsignal(signal.SIGINT), "__name__", "another"))
     raise SystemExit(3)
 
-if sys.argv[1] == "ignored":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+inherited = {"at a terminal": signal.default_int_handler, "in the background": signal.SIG_IGN}
+signal.signal(signal.SIGINT, inherited[sys.argv[1]])
 sys.modules["samihs_runtime.cli"] = SimpleNamespace(main=main)
 from samihs_runtime.launch import infer
 try:
@@ -61,11 +63,11 @@ def test_an_interruption_while_modules_are_imported_is_quiet(entry: str) -> None
 
 def test_a_command_that_runs_is_interrupted_as_python_does_it() -> None:
     """So that it can clean up; and after it, quietly again."""
-    done = run(OBSERVED, "as usual")
+    done = run(OBSERVED, "at a terminal")
     assert done.returncode == 3
     assert done.stdout.splitlines() == ["runs with default_int_handler", "ends with SIG_DFL"]
 
 
 def test_a_command_in_the_background_stays_deaf_to_the_keyboard() -> None:
-    done = run(OBSERVED, "ignored")
+    done = run(OBSERVED, "in the background")
     assert done.stdout.splitlines() == ["runs with another", "ends with SIG_IGN"]
