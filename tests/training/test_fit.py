@@ -162,6 +162,18 @@ def test_the_shipped_recipes_can_be_read() -> None:
         read_recipe(Path("theirs"))
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["", "start = 'a.safetensors'\n[base]\nsteps = 1\nlearning_rate = 1\n",
+     "base_checkpoint = 'another.pth'\n"],
+)  # fmt: skip
+def test_a_given_base_takes_the_place_of_the_recipes(tmp_path: Path, text: str) -> None:
+    adapt = "[adapt]\nsteps = 1\nlearning_rate = 1\n"
+    (tmp_path / "r.toml").write_text(text + adapt)
+    recipe = read_recipe(tmp_path / "r.toml", base=Path("mine.pth"))
+    assert (recipe.base, recipe.start, recipe.base_checkpoint) == (None, "", "mine.pth")
+
+
 def test_a_stopped_stage_goes_on_where_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,6 +201,7 @@ def test_a_stopped_stage_goes_on_where_it_was(
         ("[base]\nsteps=1\nlearning_rate=1", r"\[adapt\] is missing"),
         ("[base]\nsteps=1\nlearning_rate=1\nspeed=2\n[adapt]\nsteps=1", "unknown option speed"),
         ("[base]\nsteps=0\nlearning_rate=1\n[adapt]\nsteps=1", "above 0"),
+        ("[adapt]\nsteps=1\nlearning_rate=1", r"base_checkpoint \(--base\), .* it has neither"),
     ],
 )
 def test_a_wrong_recipe_is_refused(tmp_path: Path, text: str, match: str) -> None:

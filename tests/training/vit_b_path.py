@@ -27,7 +27,6 @@ from samihs_training.data.phantom import cli as phantom
 from samihs_training.network.sam import build_sam, preset
 
 RECIPE = """
-base_checkpoint = "given by --base"
 slices = 4
 rank = 100
 [adapt]

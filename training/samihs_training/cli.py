@@ -123,9 +123,7 @@ def _recipe(
 
     if config is not None and quick:
         raise UsageError("--quick is a recipe of its own: leave it out, or --config")
-    recipe = read_recipe(config, quick=quick)
-    if base is not None:
-        recipe = replace(recipe, base=None, base_checkpoint=str(base), start="")
+    recipe = read_recipe(config, quick=quick, base=base)
     if start is not None:
         if recipe.base is None:
             raise UsageError(

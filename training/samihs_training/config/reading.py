@@ -17,10 +17,11 @@ from samihs_training.options import with_options
 T = TypeVar("T")
 
 
-def read_recipe(path: Path | None, *, quick: bool = False) -> Recipe:
+def read_recipe(path: Path | None, *, quick: bool = False, base: Path | None = None) -> Recipe:
     """The recipe of a TOML file; None: the shipped one (or its quick variant).
 
     A name without a suffix is one of the shipped recipes, such as ``vit_mini`` or ``authors``.
+    ``base``: a base to adapt, in place of the recipe's.
 
     Raises:
         UsageError: unreadable, an unknown or missing field, or one of the wrong type.
@@ -40,6 +41,10 @@ def read_recipe(path: Path | None, *, quick: bool = False) -> Recipe:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"the recipe {path} is no TOML: {error}") from error
+    if base is not None:
+        trained = ("base", "start")
+        raw = {name: value for name, value in raw.items() if name not in trained}
+        raw["base_checkpoint"] = str(base)
     return recipe_from(raw)
 
 

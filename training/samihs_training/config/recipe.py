@@ -71,8 +71,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if (self.base is None) == (not self.base_checkpoint):
             raise UsageError(
-                "a recipe needs a [base] stage or a base_checkpoint, and not both: "
-                f"[base] is {'missing' if self.base is None else 'there'}"
+                "a recipe needs a [base] stage or a base_checkpoint (--base), and not both: it "
+                f"has {'neither' if self.base is None else 'both'}"
             )
         if self.start and self.base is None:
             raise UsageError(
