@@ -42,9 +42,7 @@ def read_recipe(path: Path | None, *, quick: bool = False, base: Path | None = N
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"the recipe {path} is no TOML: {error}") from error
     if base is not None:
-        trained = ("base", "start")
-        raw = {name: value for name, value in raw.items() if name not in trained}
-        raw["base_checkpoint"] = str(base)
+        raw |= {"base": None, "start": "", "base_checkpoint": str(base)}
     return recipe_from(raw)
 
 
