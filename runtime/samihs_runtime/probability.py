@@ -28,6 +28,9 @@ class Evidence:
     def probability(self, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
         """The sigmoid of the logits [rows, columns], for the lesion in ``mask`` only.
 
+        It is one half at the mask's edge, and the model's probability of blood only if its masks'
+        threshold is 0.
+
         Anything else that the model drew on the slice is not part of the lesion: regions connected
         above :data:`FAINT` that do not touch the mask are set to zero, and so is everything outside
         the area that a box allows.

@@ -18,6 +18,7 @@ from samihs_export.pipeline import ExportOptions
 from samihs_runtime.bundle import Bundle, WindowRule, sha256_of
 from samihs_training.adapters import PRConfig, insert_pr_adapters, pr_adapters
 from samihs_training.checkpoints.checkpoint import load_adapters, save_adapters, save_base
+from samihs_training.network.mask_threshold import MaskThreshold
 from samihs_training.network.model import SamihsModel
 from samihs_training.network.sam import SamConfig, build_sam
 
@@ -71,9 +72,17 @@ def adapted_model(pr: PRConfig, seed: int = 0, config: SamConfig = TINY) -> Sami
             nn.init.normal_(parameter, mean=1.0 if name.endswith("weight") else 0.2, std=0.3)
         elif not parameter.any() and any(part in name for part in BEGUN_AS_NOTHING):
             nn.init.normal_(parameter, std=0.2)
+    set_threshold(sam, -0.75)
     insert_pr_adapters(sam, pr)
     draw_adapters(sam)
     return SamihsModel(sam, config).eval()
+
+
+def set_threshold(sam: nn.Module, logit: float) -> None:
+    """Give the masks this threshold, if the model has one."""
+    for module in sam.modules():
+        if isinstance(module, MaskThreshold):
+            module.logit.fill_(logit)
 
 
 def draw_adapters(sam: nn.Module) -> None:
@@ -87,6 +96,7 @@ def train_elsewhere(model: SamihsModel, seed: int) -> None:
     """Turn the model into another site's: other adapters, another decoder, over the same base."""
     torch.manual_seed(seed)
     draw_adapters(model.sam)
+    set_threshold(model.sam, 0.5)
     with torch.no_grad():
         for part in (model.sam.mask_decoder, model.sam.prompt_encoder):
             for parameter in part.parameters():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import errno
 import shutil
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 
@@ -40,7 +42,7 @@ from .conftest import (
     train_elsewhere,
     write_evaluation,
 )
-from .replaced import replace_tensors
+from .replaced import replace_tensors, site_tensors
 from .test_cli import refused, run
 
 FEW = dataclasses.replace(OPTIONS, parity_slices=2, reference_slices=1)
@@ -206,6 +208,34 @@ def test_every_trained_tensor_of_the_decoder_can_be_exchanged(
     export_decoder(graph, config, tmp_path / "decoder.onnx")  # type: ignore[arg-type]
     names = refittable(onnx.load(tmp_path / "decoder.onnx").graph)
     assert sorted(names) == sorted(name for name, _ in graph.named_parameters())
+
+
+def test_a_site_has_its_own_threshold(tmp_path: Path) -> None:
+    """Its tensors in another's graph answer as its own graph does, above a threshold of its own."""
+    ours = adapted_model(PR, config=TINY_PYRAMID)
+    theirs = copy.deepcopy(ours)
+    train_elsewhere(theirs, seed=3)
+    paths = [tmp_path / f"{name}.onnx" for name in ("ours", "theirs", "exchanged")]
+    for model, path in zip((ours, theirs), paths, strict=False):
+        export_decoder(DecoderGraph(merge(model)[0], SLICE), TINY_PYRAMID, path)
+    replace_tensors(paths[0], site_tensors(paths[1]), paths[2])
+    thresholds = [site_tensors(each)["cells.mask_threshold.logit"].item() for each in paths]
+    assert thresholds == [-0.75, 0.5, 0.5]
+    rng = np.random.default_rng(0)
+    side = TINY_PYRAMID.mask_size
+    grid = (1, TINY_PYRAMID.embedding_channels, TINY_PYRAMID.grid, TINY_PYRAMID.grid)
+    given = {
+        "embedding": rng.normal(size=grid).astype(np.float32),
+        "points": np.array([[[40, 50], [0, 0]]], np.float32),
+        "labels": np.array([[1, -1]], np.int32),
+        "prior": np.zeros((1, 1, side, side), np.float32),
+        "has_prior": np.zeros(1, np.float32),
+    }
+    own, expected, answered = (
+        onnxruntime.InferenceSession(each).run(["logits"], given)[0] for each in paths
+    )
+    assert np.allclose(answered, expected, atol=1e-5)
+    assert not np.allclose(answered, own, atol=1e-2)
 
 
 def test_the_command_is_listed() -> None:

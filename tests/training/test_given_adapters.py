@@ -1,4 +1,4 @@
-"""What is said of the origin of adapters whose score was trained on something else."""
+"""What is said of the origin of adapters whose threshold or score comes from something else."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OTHERS = {**PATIENTS, "data": {**PATIENTS["data"], "fold": 1}}
 
 def origin(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
     loaded = cast(LoadedAdapters, SimpleNamespace(description=before))
-    return origin_of(loaded, cast(Slices, SimpleNamespace(about=now)))
+    return origin_of(loaded, cast(Slices, SimpleNamespace(about=now)), "score")
 
 
 @pytest.mark.parametrize(
@@ -38,6 +38,13 @@ def test_all_that_was_trained_on_is_told(
 ) -> None:
     """And by which folds: the evaluation refuses to judge by patients that were seen."""
     assert origin(before, now) == said
+
+
+def test_what_was_determined_anew_is_named() -> None:
+    loaded = cast(LoadedAdapters, SimpleNamespace(description=PHANTOMS))
+    slices = cast(Slices, SimpleNamespace(about=PATIENTS))
+    told = origin_of(loaded, slices, "threshold and score")
+    assert told["training_data"] == "phantoms; its threshold and score: 80 cases"
 
 
 def test_who_was_held_out_from_the_one_is_held_out_from_the_other() -> None:

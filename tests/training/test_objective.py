@@ -195,7 +195,7 @@ def test_what_the_score_hears_is_what_it_is_predicted_from(masks: Tensor, correc
     with patch.object(model, "answer", noted):
         heard = objective.heard(batch, correct)
     assert len(seen) == 1 + correct
-    assert torch.equal(heard.iou, torch.cat([iou for iou, _ in seen]))
+    assert torch.equal(heard.iou[:, 0], torch.cat([iou for iou, _ in seen]))
     assert heard.on_mask.tolist() == [False, True] + [False, False] * correct
     assert torch.equal(heard.token, torch.cat([token for _, token in seen]))
     assert not any(each.requires_grad for each in (heard.token, heard.evidence, heard.iou))

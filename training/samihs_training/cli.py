@@ -41,7 +41,7 @@ for _command in (check_data, make_folds_command, check_folds):
 @click.option("--base", type=click.Path(path_type=Path),
               help="Base to adapt (ours, or Meta's .pth), instead of training one.")  # fmt: skip
 @click.option("--adapters", type=click.Path(path_type=Path),
-              help="Adapters of --base: retrain only their score.")  # fmt: skip
+              help="Adapters of --base: run only [mask_threshold] and [score].")  # fmt: skip
 @click.option("--start", type=click.Path(path_type=Path),
               help="Base from which [base] starts, instead of fresh weights.")  # fmt: skip
 @click.option(

@@ -1,5 +1,6 @@
-"""A training run: a base, trained from scratch or given, then its adaptation to hemorrhages and the
-training of its score; or only the score of given adapters.
+"""A training run: a base, trained from scratch or given, then its adaptation to hemorrhages, the
+choice of its masks' threshold and the training of its score; or only the last two, for given
+adapters.
 
 A run is one folder::
 
@@ -7,7 +8,7 @@ A run is one folder::
     folds.json                  which patients are held out, when adapting to a data set
     cache/                      slices: phantoms made once, volumes read once
     log.csv, validation.csv     every step, every validation; tensorboard/ has the same
-    base.state.pt, adapt.state.pt, score.state.pt
+    base.state.pt, adapt.state.pt, mask_threshold.state.pt, score.state.pt
                                 the state of each stage, from which --resume continues
     base.safetensors            if the recipe trains one
     adapters.safetensors        the last weights; adapters.best.safetensors: at the best Dice
@@ -20,7 +21,7 @@ A run may be stopped or killed at any moment, and ``resume`` continues it, on a 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -30,7 +31,7 @@ import torch
 
 from samihs_runtime.bundle import sha256_of
 from samihs_runtime.errors import CheckpointError
-from samihs_training.checkpoints.base import start_from
+from samihs_training.checkpoints.base import config_of_base, start_from
 from samihs_training.checkpoints.checkpoint import (
     LoadedAdapters,
     load_base,
@@ -53,6 +54,11 @@ from samihs_training.runs.run_folder import run_folder
 from samihs_training.runs.runlog import StepReport, ValidationReport, plot_curves, read_log
 from samihs_training.stages.batches import NumberedBatches, Share
 from samihs_training.stages.score_stage import ScoreStage, ScoreTraining
+from samihs_training.stages.threshold_stage import (
+    ThresholdChoice,
+    ThresholdStage,
+    check_has_threshold,
+)
 from samihs_training.stages.trainer import Report, Trainer
 from samihs_training.training_data import (
     FOLDS_FILE,
@@ -162,6 +168,11 @@ def fit(
         raise CheckpointError(f"no base checkpoint at {recipe.base_checkpoint}: see --base")
     if recipe.start and not Path(recipe.start).is_file():
         raise CheckpointError(f"no base checkpoint at {recipe.start}: see --start")
+    if recipe.mask_threshold is not None:  # fail before the hours of training
+        given_base = Path(recipe.base_checkpoint)
+        check_has_threshold(
+            preset(recipe.preset) if recipe.base is not None else config_of_base(given_base)
+        )
     given = given_adapters(recipe) if recipe.adapters else None
     # Tails of softmax and of Gaussians are denormal numbers, which are slow on a CPU: as training
     # sharpens the attention, a step would end up taking twice as long.
@@ -179,7 +190,7 @@ def fit(
             _train_base(run, recipe.base, phantoms)
         here.wait()
         if given is not None:
-            _score_again(run, given)
+            _finish_again(run, given)
         else:
             _adapt(run)
         if here.is_first:
@@ -220,39 +231,47 @@ def _adapt(run: Run) -> None:
             save_adapters(path, sam, method, run.base, about, recipe.frame)
 
     run.train(trainer, stage, "bleeds", run.bleeds, on_best=lambda: save(run.best))
-    about = {}
-    if recipe.score is not None:
-        score = _score(run, recipe.score, model)
-        trainer.seconds += 60 * score.minutes
-        about["score"] = asdict(score)
+    finished = _finish(run, model)
+    trainer.seconds += 60 * sum(each.minutes for each in finished.values())
     save(run.adapters)
     if run.processes.is_first:
-        about |= _description(recipe, trainer, run.bleeds)
+        about = _as_dicts(finished) | _description(recipe, trainer, run.bleeds)
         _write_report(run, {**about, "trained_parameters": count_by_part(sam, trained)})
 
 
-def _score(run: Run, stage: StageConfig, model: SamihsModel) -> ScoreTraining:
-    """Train the heads that predict a mask's IoU, on the masks as they now are."""
-    score = ScoreStage(model, run.recipe, stage, run.out, run.processes)
-    batches = run.batches(stage, "bleeds", run.bleeds)
-    return score.run(batches, workers=run.workers, report=run.report)
+def _finish(run: Run, model: SamihsModel) -> dict[str, ThresholdChoice | ScoreTraining]:
+    """Run the stages that leave the model's masks as they are but for their threshold.
+
+    The threshold comes first: the score is then trained on the masks above it.
+    """
+    finished: dict[str, ThresholdChoice | ScoreTraining] = {}
+    for kind in (ThresholdStage, ScoreStage):
+        config: StageConfig | None = getattr(run.recipe, kind.name)
+        if config is not None:
+            stage = kind(model, run.recipe, config, run.out, run.processes)
+            batches = run.batches(stage.stage, "bleeds", run.bleeds)
+            finished[kind.name] = stage.run(batches, workers=run.workers, report=run.report)
+    return finished
 
 
-def _score_again(run: Run, loaded: LoadedAdapters) -> None:
-    """Train only the score of existing adapters."""
+def _as_dicts(finished: Mapping[str, ThresholdChoice | ScoreTraining]) -> dict[str, Any]:
+    return {name: asdict(each) for name, each in finished.items()}
+
+
+def _finish_again(run: Run, loaded: LoadedAdapters) -> None:
+    """Choose the threshold, or train the score, of existing adapters; nothing else changes."""
     recipe = run.recipe
-    assert recipe.score is not None  # Recipe checks it
-    origin = origin_of(loaded, run.bleeds)
+    stages = {"threshold": recipe.mask_threshold, "score": recipe.score}
+    anew = " and ".join(name for name, stage in stages.items() if stage is not None)
+    origin = origin_of(loaded, run.bleeds, anew)
     torch.manual_seed(recipe.seed)
-    done = _score(run, recipe.score, loaded.model)
+    finished = _finish(run, loaded.model)
     if not run.processes.is_first:
         return
-    trained = {
-        "recipe": anonymous(recipe), **asdict(done), "cores": os.cpu_count(),
-        "torch": torch.__version__,
-    }  # fmt: skip
-    about = {**loaded.description, **origin, "score": trained}
-    about.pop("metrics", None)  # of the old score
+    how = {"recipe": anonymous(recipe), "cores": os.cpu_count(), "torch": torch.__version__}
+    trained = {name: how | each for name, each in _as_dicts(finished).items()}
+    about = {**loaded.description, **origin, **trained}
+    about.pop("metrics", None)  # of the old threshold and score
     frame = Frame(**loaded.description.get("frame", {}))
     sam = loaded.model.sam
     save_adapters(run.adapters, sam, loaded.method, run.base, about, frame)

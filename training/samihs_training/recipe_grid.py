@@ -78,6 +78,11 @@ def read_recipe_grid(path: Path) -> RecipeGrid:
             f"the grid {path}: its recipe trains a base of its own; a comparison needs one base "
             "for all: name it with base_checkpoint"
         )
+    if recipe.adapters:
+        raise UsageError(
+            f"the grid {path}: its recipe gives adapters, which would be trained no further; leave "
+            "them out"
+        )
     base = path.parent / recipe.base_checkpoint  # an absolute path stays one
     recipe = replace(recipe, base_checkpoint=str(base), validate_every=0, score=None)
     axes = {
@@ -117,6 +122,8 @@ def _check_axis(path: Path, axis: str, values: tuple[Any, ...], recipe: Recipe) 
         )
     elif axis.startswith("score"):
         why = "changes no mask, and masks are what is compared"
+    elif axis == "adapters":
+        why = "names what would be trained no further"
     elif axis == "seed":
         why = "is given as seeds = [...] instead, which vary it"
     elif recipe.adapt.loss and axis.split(".")[0] in ("loss", "loss_options"):

@@ -96,7 +96,7 @@ class DecoderGraph(nn.Module):
         packed = embedding.to(dtype)
         source = packed[:, : self.position.shape[1]]
         sparse = self.points(points, labels).to(dtype)  # [B, N, E]
-        prior = self.mask_downscaling(self.cells.prior(prior.to(dtype)))
+        prior = self.mask_downscaling(self.cells.prior(prior).to(dtype))
         dense = torch.where(has_prior.view(-1, 1, 1, 1) > 0.5, prior, self.no_mask)
         tokens = torch.cat([self.tokens.expand(sparse.shape[0], -1, -1), sparse], dim=1)
         answers, mixed = self.transformer(source + dense, self.position, tokens)
@@ -161,10 +161,11 @@ class FineCells(nn.Module):
         self.clicked, self.likeness = decoder.clicked, decoder.likeness
         self.fine_clicked, self.fine_likeness = decoder.fine_clicked, decoder.fine_likeness
         self.review, self.evidence = decoder.review, decoder.evidence
+        self.mask_threshold = decoder.mask_threshold
 
     def prior(self, logits: Tensor) -> Tensor:
         """See :meth:`PlainCells.prior`."""
-        return F.avg_pool2d(logits, 2)
+        return F.avg_pool2d(self.mask_threshold.undone(logits), 2)
 
     def forward(self, packed: Tensor, decoded: DecodedTokens) -> tuple[Tensor, Tensor | float]:
         """As :meth:`PlainCells.forward`."""
@@ -183,7 +184,8 @@ class FineCells(nn.Module):
         fine_weights = self.fine_hypernetwork(decoded.answer)[:, None]
         logits = gated(_weighed(weights, cells), _weighed(fine_weights, likened))
         logits = self.review(logits, cells, likened, where, fine_where)
-        return logits, self.evidence(logits, cells, detail, fine, where)
+        worth = self.evidence(logits, cells, detail, fine, where)
+        return self.mask_threshold(logits), worth
 
 
 def _weighed(weights: Tensor, features: Tensor) -> Tensor:

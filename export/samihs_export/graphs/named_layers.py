@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from samihs_training.network.click_maps import ClickMaps
+from samihs_training.network.mask_threshold import MaskThreshold
 from samihs_training.network.sam import segment_anything_modeling
 
 
@@ -60,8 +61,16 @@ class NamedClickMaps(ClickMaps):
         return self.drawn(self.weight, points, labels)
 
 
+class ExchangeableThreshold(MaskThreshold):
+    """The masks' threshold as a parameter, since a site's adapters have their own."""
+
+    def __init__(self, threshold: MaskThreshold) -> None:
+        nn.Module.__init__(self)
+        self.logit = nn.Parameter(threshold.logit.detach().clone())
+
+
 def name_weights(module: nn.Module) -> None:
-    """Replace every ``nn.Linear``, ``LayerNorm2d`` and ``ClickMaps`` in the module by ours."""
+    """Replace every layer in the module for which there is one above."""
     theirs: Any = segment_anything_modeling().common.LayerNorm2d
     for name, child in list(module.named_children()):
         if isinstance(child, nn.Linear):
@@ -70,5 +79,7 @@ def name_weights(module: nn.Module) -> None:
             setattr(module, name, NamedNorm2d(child))
         elif isinstance(child, ClickMaps):
             setattr(module, name, NamedClickMaps(child))
+        elif isinstance(child, MaskThreshold):
+            setattr(module, name, ExchangeableThreshold(child))
         else:
             name_weights(child)

@@ -8,6 +8,7 @@
     prompt points, click maps   sines of large angles, exponentials of squares
     a mask's second look        sums over its cells, squares of differences
     a mask's evidence           sums over its cells
+    a mask's threshold          the mask is the sign of logits near it
     every LayerNorm             mean and variance of outliers overflow float16 in SAM encoders
     every softmax               exponentials and their sum (TensorRT's attention layer does this by
                                 itself: its parser rejects ``Attention``'s softmax_precision)
@@ -33,9 +34,11 @@ from samihs_export.graphs.named_layers import NamedNorm2d
 from samihs_runtime.errors import ExportError
 from samihs_training.network.click_maps import Clicked, ClickMaps
 from samihs_training.network.mask_head import Evidence
+from samihs_training.network.mask_threshold import MaskThreshold
 from samihs_training.network.second_look import Review
 
 G = TypeVar("G", bound=nn.Module)
+_WIDE = (PromptPoints, ClickMaps, Clicked, Review, Evidence, MaskThreshold)
 COMPUTE_TYPES: dict[Precision, torch.dtype] = {
     "fp32": torch.float32,
     "fp16": torch.float16,
@@ -81,5 +84,5 @@ def _narrow(module: nn.Module, dtype: torch.dtype) -> None:
     for name, child in list(module.named_children()):
         if isinstance(child, nn.LayerNorm | NamedNorm2d):
             setattr(module, name, InFloat32(child))
-        elif not isinstance(child, PromptPoints | ClickMaps | Clicked | Review | Evidence):
+        elif not isinstance(child, _WIDE):
             _narrow(child, dtype)

@@ -15,7 +15,7 @@ from samihs_export.graphs.windows import Windows
 from samihs_export.merge import merge, relative_error
 from samihs_training.adapters import PRConfig
 from samihs_training.network.model import SamihsModel, mask_at_slice_size
-from tests.export.conftest import PR, SLICE, TINY, TINY_PYRAMID, adapted_model
+from tests.export.conftest import PR, SLICE, TINY, TINY_PYRAMID, adapted_model, set_threshold
 
 FORMS: tuple[AttentionForm, ...] = ("bias", "augmented", "fused")
 PROMPTS = {
@@ -142,3 +142,29 @@ def test_a_pyramid_and_its_detail_equal_the_models() -> None:
     expected, their_score = model.decode(embedding, points, labels, slice_size=SLICE)
     assert relative_error(logits, expected) < 1e-5
     assert relative_error(score, their_score) < 1e-5
+
+
+@torch.no_grad()
+def test_the_threshold_moves_the_logits_of_model_and_graph_and_nothing_else() -> None:
+    """Nor does a correction, whose prior is an earlier answer, come out otherwise."""
+    model = adapted_model(PR, config=TINY_PYRAMID)
+    embedding = random(1, model.config.embedding_channels, TINY.grid, TINY.grid)
+    points, labels = torch.tensor([[[40.0, 50.0], [0, 0]]]), torch.tensor([[1, -1]]).int()
+    nothing = torch.zeros(1, 1, model.config.mask_size, model.config.mask_size)
+
+    def answers(threshold: float) -> list[tuple[Tensor, Tensor]]:
+        """Of model and graph: to a first click, and to one with that answer as its prior."""
+        set_threshold(model.sam, threshold)
+        graph = DecoderGraph(merge(model)[0], SLICE)
+        first = model.decode(embedding, points, labels, slice_size=SLICE)
+        second = model.decode(embedding, points + 9, labels, first[0], slice_size=SLICE)
+        drawn = graph(embedding, points, labels, nothing, torch.zeros(1))
+        corrected = graph(embedding, points + 9, labels, drawn[0], torch.ones(1))
+        return [first, second, *((each[0], each[2]) for each in (drawn, corrected))]
+
+    before, after = answers(0.0), answers(-0.75)
+    for (logits, score), (moved, same) in zip(before, after, strict=True):
+        assert relative_error(moved, logits + 0.75) < 1e-5
+        assert relative_error(same, score) < 1e-5
+    assert relative_error(before[1][0], before[0][0]) > 1e-2  # the prior is used
+    assert relative_error(before[3][0], before[1][0]) < 1e-5

@@ -12,7 +12,7 @@ from samihs_export.graphs.precision import COMPUTE_TYPES, InFloat32, to_precisio
 from samihs_export.merge import merge, relative_error
 from samihs_training.adapters import PRConfig
 from samihs_training.network.model import SamihsModel
-from tests.export.conftest import SLICE, TINY, adapted_model
+from tests.export.conftest import SLICE, TINY, TINY_PYRAMID, adapted_model, set_threshold
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +35,14 @@ def test_half_precision_keeps_norms_and_prompt_points_exact(
         assert all(each.dtype == torch.float32 for each in norm.parameters())
     assert graph.tokens.dtype == COMPUTE_TYPES[precision]
     assert graph.score_head.layers[0].weight.dtype == COMPUTE_TYPES[precision]
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_half_precision_keeps_what_is_near_the_masks_threshold(precision: Precision) -> None:
+    model = merge(adapted_model(PRConfig(rank=8), config=TINY_PYRAMID))[0]
+    set_threshold(model.sam, 0.1)  # no half precision holds it
+    cells = to_precision(DecoderGraph(model, SLICE), precision).cells
+    assert torch.equal(cells.get_parameter("mask_threshold.logit"), torch.tensor([0.1]))
 
 
 @pytest.mark.parametrize(("precision", "limit"), [("fp16", 1e-2), ("bf16", 8e-2)])

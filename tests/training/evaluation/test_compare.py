@@ -231,3 +231,15 @@ def test_an_axis_of_a_loss_that_the_stage_replaces_is_refused(folder: Path) -> N
         read_recipe_grid(folder / "grid.toml")
     (folder / "grid.toml").write_text(grid.replace("loss =", '"adapt.loss" ='))
     assert len(read_recipe_grid(folder / "grid.toml").cells()) == 6
+
+
+def test_adapters_which_no_run_would_train_are_refused(folder: Path) -> None:
+    stage = "[mask_threshold]\nsteps = 1\n"
+    (folder / "recipe.toml").write_text(f'adapters = "a.safetensors"\n{RECIPE}{stage}')
+    with pytest.raises(UsageError, match="gives adapters, which would be trained no further"):
+        read_recipe_grid(folder / "grid.toml")
+    (folder / "recipe.toml").write_text(RECIPE + stage)
+    grid = GRID.replace('"adapt.correct" = [0.0]', 'adapters = ["a.safetensors"]')
+    (folder / "grid.toml").write_text(grid)
+    with pytest.raises(UsageError, match="axis 'adapters' names what would be trained no further"):
+        read_recipe_grid(folder / "grid.toml")

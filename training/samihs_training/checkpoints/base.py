@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from samihs_runtime.errors import CheckpointError
 from samihs_training.checkpoints.tensorfile import (
     check_state,
+    read_description,
     read_pth,
     read_safetensors,
     write_safetensors,
@@ -56,6 +57,17 @@ def load_base(
     return sam, wanted, description
 
 
+def config_of_base(path: Path) -> SamConfig:
+    """The configuration of a base checkpoint, without reading its weights.
+
+    Raises:
+        CheckpointError: as :func:`load_base`.
+    """
+    if path.suffix == ".pth":
+        return _meta_preset(path)
+    return _described(read_description(path), path)
+
+
 def start_from(sam: nn.Module, path: Path) -> list[str]:
     """Load into ``sam`` whatever fits from a base checkpoint, which may be of a smaller model.
 
@@ -84,11 +96,15 @@ def _read(path: Path) -> tuple[dict[str, Tensor], SamConfig, dict[str, Any]]:
         state = read_pth(path)
         return state, config, {"config": asdict(config), "training_data": "SA-1B"}
     state, description = read_safetensors(path)
+    return state, _described(description, path), description
+
+
+def _described(description: Mapping[str, Any], path: Path) -> SamConfig:
     if description.get("kind") != "base":
         raise CheckpointError(
             f"{path} holds {description.get('kind', 'no SAMIHS weights')}: a base was expected"
         )
-    return state, _config_from(description["config"], path), description
+    return _config_from(description["config"], path)
 
 
 def _meta_preset(path: Path) -> SamConfig:

@@ -130,7 +130,8 @@ def load_adapters(adapters: Path, base: Path) -> LoadedAdapters:
 
 
 def trained_state(sam: nn.Module, method: Method) -> dict[str, Tensor]:
-    """The trained parameters' values, and the prompt encoder's fixed random frequencies."""
+    """The trained parameters' values, and what else belongs to prompt encoder and decoder: fixed
+    random frequencies, the masks' threshold."""
     trained = {name: parameter.detach() for name, parameter in method.trained(sam).items()}
     buffers = {name: each for name, each in sam.named_buffers() if name.startswith(HEADS)}
     return {**trained, **buffers}

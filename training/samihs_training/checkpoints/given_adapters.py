@@ -1,4 +1,4 @@
-"""Existing adapters, of which only the score is retrained."""
+"""Existing adapters, of which only the masks' threshold and the score are determined anew."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from samihs_training.training_data import Slices
 
 
 def given_adapters(recipe: Recipe) -> LoadedAdapters:
-    """Load the adapters whose score is to be retrained.
+    """Load the adapters whose threshold or score is determined anew.
 
     Raises:
         CheckpointError: they do not exist, or belong to another base.
@@ -28,13 +28,13 @@ def given_adapters(recipe: Recipe) -> LoadedAdapters:
             f"{path} was trained in the window {loaded.window}: the recipe's is "
             f"{recipe.windowing()}"
         )
-    if loaded.method.name == Frozen.name:
+    if recipe.score is not None and loaded.method.name == Frozen.name:
         raise UsageError(f"{path} holds no score to train: its method, frozen, keeps the decoder")
     return loaded
 
 
-def origin_of(loaded: LoadedAdapters, slices: Slices) -> dict[str, Any]:
-    """What the adapters, and then their score, were trained on.
+def origin_of(loaded: LoadedAdapters, slices: Slices, anew: str) -> dict[str, Any]:
+    """What the adapters were trained on, and then what is determined ``anew``.
 
     Raises:
         UsageError: patients held out from one were used to train the other.
@@ -43,10 +43,10 @@ def origin_of(loaded: LoadedAdapters, slices: Slices) -> dict[str, Any]:
     data, seen = before.get("data"), now.get("data")
     if data and seen and any(data[key] != seen[key] for key in ("folds_sha256", "fold")):
         raise UsageError(
-            "the adapters were trained on other folds than their score would be: no patient "
+            f"the adapters were trained on other folds than their {anew} would be: no patient "
             "would be held out from both; give the same folds and fold as before"
         )
     text = now["training_data"]
     if before.get("training_data") != text:
-        text = f"{before.get('training_data')}; its score: {text}"
+        text = f"{before.get('training_data')}; its {anew}: {text}"
     return {"training_data": text, **({"data": data or seen} if data or seen else {})}

@@ -32,6 +32,20 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(f"{path} is no readable safetensors file: {error}") from error
 
 
+def read_description(path: Path) -> dict[str, Any]:
+    """The description alone, without reading the tensors."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            described: dict[str, Any] = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
+            return described
+    except (SafetensorError, ValueError) as error:
+        raise CheckpointError(f"{path} is no readable safetensors file: {error}") from error
+
+
 def write_safetensors(
     path: Path, state: Mapping[str, Tensor], description: Mapping[str, Any]
 ) -> None:

@@ -60,8 +60,9 @@ def recipe_from(raw: Mapping[str, Any]) -> Recipe:
     if given.get("base") is not None:
         given["base"] = _build(StageConfig, given["base"], "[base]")
     given["adapt"] = _build(StageConfig, given.get("adapt"), "[adapt]")
-    if given.get("score") is not None:
-        given["score"] = _build(StageConfig, given["score"], "[score]")
+    for name in ("mask_threshold", "score"):
+        if given.get(name) is not None:
+            given[name] = _build(StageConfig, given[name], f"[{name}]")
     if given.get("data") is not None:
         given["data"] = _build(DataConfig, _with_labels(given["data"]), "[data]")
     if "window" in given:

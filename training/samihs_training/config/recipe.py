@@ -20,6 +20,8 @@ class Recipe:
     """A whole recipe: data, a base (from scratch or from a file), and how it is adapted."""
 
     adapt: StageConfig
+    mask_threshold: StageConfig | None = None
+    """A stage after [adapt] that chooses the logit above which a pixel belongs to the mask."""
     score: StageConfig | None = None
     """A final stage that trains only the heads that predict a mask's IoU: masks do not change."""
     base: StageConfig | None = None
@@ -29,7 +31,8 @@ class Recipe:
     base_checkpoint: str = ""
     """A base to adapt: our safetensors or Meta's ``.pth``."""
     adapters: str = ""
-    """Adapters of that base, whose masks stay as they are: only [score] is trained."""
+    """Adapters of that base, whose weights stay as they are: only [mask_threshold] and [score] are
+    run."""
     image_size: int = 0
     """Image size at which that base is loaded, pixels; 0: its own."""
     grid: Grid = "reduced"
@@ -78,17 +81,21 @@ class Recipe:
             raise UsageError(
                 f"start = {self.start!r}: expected a [base] stage, which starts from these weights"
             )
-        if self.adapters and not (self.base_checkpoint and self.score):
+        if self.adapters and not (self.base_checkpoint and (self.mask_threshold or self.score)):
             raise UsageError(
-                f"adapters = {self.adapters!r}: expected their base_checkpoint, and a [score] "
-                "stage, the only one that is trained"
+                f"adapters = {self.adapters!r}: expected their base_checkpoint, and at least "
+                "one of the stages [mask_threshold] and [score], the only ones that are run"
             )
         if self.adapters and (self.validate_every or self.image_size):
             raise UsageError(
-                "validate_every, image_size: no effect with adapters, whose masks and frame stay "
+                "validate_every, image_size: no effect with adapters, whose weights and frame stay "
                 "as they are"
             )
         _refuse_idle(self)
+        for name in ("base", "adapt", "score"):
+            stage = getattr(self, name)
+            if stage is not None and not stage.learning_rate:
+                raise UsageError(f"[{name}] trains weights: it needs a learning_rate above 0")
         if self.amp_dtype not in ("bf16", "fp16"):
             raise UsageError(f"amp_dtype = {self.amp_dtype!r}: expected bf16 or fp16")
         self.windowing()
@@ -129,13 +136,18 @@ class Recipe:
         return Frame(self.image_size or None, self.grid)
 
 
+_LISTENING = (
+    "loss", "loss_options", "score_weight", "bleed_map", "empty_masks", "optimiser", "schedule",
+    "halve_every", "checkpoint_activations", "compile",
+)  # fmt: skip
 _IDLE = {
     "base": ("passes",),
     "adapt": ("passes",),
-    "score": (
-        "loss", "loss_options", "score_weight", "bleed_map", "empty_masks", "optimiser", "schedule",
-        "halve_every", "checkpoint_activations", "compile",
+    "mask_threshold": (
+        *_LISTENING, "learning_rate", "weight_decay", "warmup", "passes", "clip", "ema",
+        "negatives", "correct", "at_slice_size",
     ),
+    "score": _LISTENING,
 }  # fmt: skip
 """Fields that have no effect in a stage."""
 

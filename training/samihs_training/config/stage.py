@@ -16,7 +16,8 @@ class StageConfig:
 
     steps: int
     """Optimiser steps, not minutes: a busy machine would train less, and nobody would notice."""
-    learning_rate: float
+    learning_rate: float = 0.0
+    """Peak of the schedule; every stage that trains weights needs one."""
     batch: int = 4
     """Slices per step, over all processes and pieces."""
     prompts: int = 4
@@ -69,9 +70,10 @@ class StageConfig:
     """Decay of the weights' moving average, which is then validated and kept; 0: off."""
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.batch, self.prompts, self.passes) < 1 or self.learning_rate <= 0:
+        if min(self.steps, self.batch, self.prompts, self.passes) < 1 or self.learning_rate < 0:
             raise UsageError(
-                "a stage needs steps, learning_rate, batch, prompts and passes above 0"
+                "a stage needs steps, batch, prompts and passes above 0, and a learning_rate of 0 "
+                "or more"
             )
         if self.accumulate < 1 or self.batch % self.accumulate:
             raise UsageError(

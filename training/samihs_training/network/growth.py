@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from samihs_training.network.pyramid import Pyramid
 
-ADDED_LATER = ("mask_decoder.evidence.slice_hidden.weight",)
+ADDED_LATER = ("mask_decoder.evidence.slice_hidden.weight", "mask_decoder.mask_threshold.logit")
 """Weights that older checkpoints lack. As zeros they have no effect: a model answers as before."""
 _ADDS = ("attn.proj", "mlp.lin2")
 """What a block of SAM's encoder adds to the tokens comes out of these two."""

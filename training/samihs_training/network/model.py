@@ -141,6 +141,7 @@ class SamihsModel(nn.Module):
         with torch.autocast(logits.device.type, enabled=False):
             logits = decoder.review(logits, cells, likened, where, fine_where)
             evidence = decoder.evidence.means(logits, cells, detail, fine, where)
+            logits = decoder.mask_threshold(logits)
         return logits, ScoreInput(answers[:, 0], evidence)
 
     def score(self, known: ScoreInput) -> Tensor:
@@ -160,6 +161,7 @@ class SamihsModel(nn.Module):
             nothing: Tensor = prompt_encoder.no_mask_embed.weight
             return nothing.view(1, -1, 1, 1)
         if self.config.pyramid_width:
+            prior = self.sam.mask_decoder.mask_threshold.undone(prior)
             prior = F.avg_pool2d(prior, 2)  # twice as fine as SAM's masks
         dense: Tensor = prompt_encoder.mask_downscaling(prior)
         return dense

@@ -21,6 +21,7 @@ from torch import nn
 from samihs_runtime.errors import BackendError, UsageError
 from samihs_training.network.click_maps import Clicked, ClickMaps
 from samihs_training.network.mask_head import Context, Evidence, Likeness
+from samihs_training.network.mask_threshold import MaskThreshold
 from samihs_training.network.pyramid import CELLS, FINE_CELLS, Channels, Pyramid, Smoothing
 from samihs_training.network.second_look import Review
 
@@ -218,6 +219,7 @@ def _with_pyramid(sam: Any, config: SamConfig, modeling: Any) -> None:
     decoder.fine_likeness = Likeness(channels.fine, hidden=16)
     decoder.review = Review(channels.detail, channels.fine)
     decoder.evidence = Evidence(channels.detail, channels.fine)
+    decoder.mask_threshold = MaskThreshold()
 
 
 def encoder_blocks(sam: nn.Module) -> Any:

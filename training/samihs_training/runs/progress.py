@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from samihs_training.runs.runlog import StepReport
 
 PROGRESS_COLUMNS = (
-    TextColumn("{task.description:<9}"), BarColumn(), TextColumn("{task.fields[note]}"),
+    TextColumn("{task.description:<14}"), BarColumn(), TextColumn("{task.fields[note]}"),
     TimeElapsedColumn(), TimeRemainingColumn(),
 )  # fmt: skip
 
@@ -26,8 +26,8 @@ class FitBars:
             self.bars["cases"] = progress.add_task("cases", total=None, note="", start=False)
         if recipe.data is None or recipe.base is not None:
             self.bars["phantoms"] = progress.add_task("phantoms", total=recipe.slices, note="")
-        stages = {"base": recipe.base, "adapt": recipe.adapt, "score": recipe.score}
-        for name, stage in stages.items():
+        for name in ("base", "adapt", "mask_threshold", "score"):
+            stage = getattr(recipe, name)
             if stage is not None and not (name == "adapt" and recipe.adapters):
                 self.bars[name] = progress.add_task(name, total=stage.steps, note="", start=False)
 

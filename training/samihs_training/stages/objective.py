@@ -38,14 +38,15 @@ class Answered:
 
 @dataclass(frozen=True, eq=False)
 class Heard:
-    """What the score of N answers is computed from, and the IoU that it should predict."""
+    """What the score of N answers is computed from, and their IoU at T thresholds: it should
+    predict that at 0."""
 
     token: Tensor
     """[N, E]: see :class:`~samihs_training.network.model.ScoreInput`."""
     evidence: Tensor
     """[N, R]: see there."""
     iou: Tensor
-    """[N]."""
+    """[N, T]."""
     on_mask: Tensor
     """bool [N]: whether it is the first answer to a prompt that has a mask."""
 
@@ -108,13 +109,18 @@ class Objective(nn.Module):
         return Answered(loss, *_overlap(first, target), len(target), with_mask)
 
     @torch.no_grad()
-    def heard(self, batch: Batch, correct: bool = False) -> Heard:
-        """What the score of the answers to the same prompts is computed from."""
+    def heard(
+        self, batch: Batch, correct: bool = False, thresholds: Sequence[float] = (0.0,)
+    ) -> Heard:
+        """What the score of the answers to the same prompts is computed from.
+
+        ``thresholds``: logits, above each of which a mask is compared with the truth.
+        """
         target = self._target(batch)
         has_mask = target.flatten(1).any(1)
         parts: list[Heard] = []
         for each in self._answers(self._encoded(batch), batch, target, correct):
-            iou = mask_iou(each.judged, target)
+            iou = torch.stack([mask_iou(each.judged - t, target) for t in thresholds], dim=1)
             on_mask = has_mask & (not parts)
             parts.append(Heard(each.known.token.float(), each.known.evidence, iou, on_mask))
         return Heard.joined(parts)
