@@ -20,30 +20,32 @@ METADATA_KEY = "samihs"
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and description of one of our checkpoints."""
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        raise CheckpointError(f"no checkpoint at {path}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            description = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
-            return {name: file.get_tensor(name) for name in file.keys()}, description  # noqa: SIM118
-    except (SafetensorError, ValueError) as error:
-        raise CheckpointError(f"{path} is no readable safetensors file: {error}") from error
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, _description(file)  # noqa: SIM118
 
 
 def read_description(path: Path) -> dict[str, Any]:
     """The description alone, without reading the tensors."""
+    with _opened(path) as file:
+        return _description(file)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}")
     try:
         with safe_open(path, framework="pt") as file:
-            described: dict[str, Any] = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
-            return described
+            yield file
     except (SafetensorError, ValueError) as error:
         raise CheckpointError(f"{path} is no readable safetensors file: {error}") from error
+
+
+def _description(file: Any) -> dict[str, Any]:
+    described: dict[str, Any] = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
+    return described
 
 
 def write_safetensors(
