@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -31,7 +32,7 @@ from samihs_training.stages.objective import Heard, Objective
 Report = Callable[[StepReport], None]
 
 
-class AnswerStage:
+class AnswerStage(ABC):
     """A model, and its answers so far.
 
     The stage may be stopped at any moment and resumes exactly to the bit: the prompts of a step
@@ -53,10 +54,11 @@ class AnswerStage:
     ) -> None:
         """``out``: the run's folder."""
         self.processes = processes or Processes()
-        self.model, self.recipe, self.stage, self.out = model, recipe, stage, out
+        self.model, self.recipe, self.out = model, recipe, out
         device = self.processes.device
         model.to(device, memory_format=image_format(device))  # type: ignore[call-overload]
-        self.objective = Objective(model, recipe, stage)
+        self.stage = self.prepared(stage)
+        self.objective = Objective(model, recipe, self.stage)
         # Whose answers are collected, and in how many processes: a state must match both.
         self.frozen = f"{_digest(model)} in {self.processes.world}"
         self.heard: list[Heard] = []
@@ -74,9 +76,13 @@ class AnswerStage:
         every = self.processes.gathered(Heard.joined(self.heard).to(CPU))
         return Heard.joined(every).to(self.processes.device)
 
+    @abstractmethod
+    def prepared(self, stage: StageConfig) -> StageConfig:
+        """Make the model ready to answer; returns how it is asked."""
+
+    @abstractmethod
     def loss_of(self, heard: Heard) -> float:
         """What the log shows as the loss of a step's answers."""
-        raise NotImplementedError
 
     def _hear(self, batches: NumberedBatches, workers: int) -> Iterator[StepReport]:
         pieces = self.stage.accumulate

@@ -11,17 +11,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from samihs_runtime.errors import SamihsError
-from samihs_training.compute.distributed import Processes
-from samihs_training.config import Recipe, StageConfig
+from samihs_training.config import StageConfig
 from samihs_training.losses import score_error
 from samihs_training.methods import score_heads
-from samihs_training.network.model import SamihsModel, ScoreInput
+from samihs_training.network.model import ScoreInput
 from samihs_training.stages.answer_stage import AnswerStage, Report
 from samihs_training.stages.batches import NumberedBatches
 from samihs_training.stages.objective import Heard
@@ -45,16 +43,10 @@ class ScoreStage(AnswerStage):
 
     name = "score"
 
-    def __init__(
-        self,
-        model: SamihsModel,
-        recipe: Recipe,
-        stage: StageConfig,
-        out: Path,
-        processes: Processes | None = None,
-    ) -> None:
-        super().__init__(model, recipe, stage, out, processes)
-        self.heads = score_heads(model.sam)
+    def prepared(self, stage: StageConfig) -> StageConfig:
+        """Freeze all but the heads."""
+        self.heads = score_heads(self.model.sam)
+        return stage
 
     def run(
         self, batches: NumberedBatches, *, workers: int = 0, report: Report = lambda step: None

@@ -10,15 +10,12 @@ score's inputs do not depend on the threshold, and a prior mask is taken as it w
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 
 from samihs_runtime.errors import SamihsError, UsageError
-from samihs_training.compute.distributed import Processes
-from samihs_training.config import Recipe, StageConfig
+from samihs_training.config import StageConfig
 from samihs_training.network.mask_threshold import MaskThreshold
-from samihs_training.network.model import SamihsModel
 from samihs_training.network.sam import SamConfig
 from samihs_training.stages.answer_stage import AnswerStage, Report, dice_of
 from samihs_training.stages.batches import NumberedBatches
@@ -47,24 +44,16 @@ class ThresholdStage(AnswerStage):
     thresholds = tuple(sorted((step / 4 for step in range(-12, 13)), key=abs))
     """The first of equally good ones is chosen, so the one nearest to 0."""
 
-    def __init__(
-        self,
-        model: SamihsModel,
-        recipe: Recipe,
-        stage: StageConfig,
-        out: Path,
-        processes: Processes | None = None,
-    ) -> None:
-        """The model's present threshold is forgotten.
+    def prepared(self, stage: StageConfig) -> StageConfig:
+        """Forget the model's present threshold; all prompts are first clicks on lesions.
 
         Raises:
             UsageError: the model has a decoder of SAM's own, which has none.
         """
-        check_has_threshold(model.config)
-        self.threshold: MaskThreshold = model.sam.mask_decoder.mask_threshold
+        check_has_threshold(self.model.config)
+        self.threshold: MaskThreshold = self.model.sam.mask_decoder.mask_threshold
         self.threshold.logit.zero_()
-        stage = replace(stage, negatives=0.0, correct=0.0, at_slice_size=True)
-        super().__init__(model, recipe, stage, out, processes)
+        return replace(stage, negatives=0.0, correct=0.0, at_slice_size=True)
 
     def run(
         self, batches: NumberedBatches, *, workers: int = 0, report: Report = lambda step: None
