@@ -16,7 +16,7 @@ from samihs_training.losses.boundary_sensitive import BoundarySensitiveLoss, con
 from samihs_training.losses.common import DiceCrossEntropyLoss, DiceLoss, FocalLoss
 from samihs_training.losses.cross_entropy import CrossEntropyLoss
 from samihs_training.losses.distance import HausdorffLoss, KervadecBoundaryLoss
-from samihs_training.losses.score import mask_iou, score_error, score_loss
+from samihs_training.losses.score import dice_of, mask_iou, score_error, score_loss
 from samihs_training.options import with_options
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "Loss",
     "build_loss",
     "contour_of",
+    "dice_of",
     "mask_iou",
     "score_error",
     "score_loss",

@@ -17,6 +17,11 @@ def mask_iou(logits: Tensor, target: Tensor) -> Tensor:
     return both / either.clamp(min=1)
 
 
+def dice_of(iou: Tensor) -> Tensor:
+    """The Dice of masks with these IoUs."""
+    return 2 * iou / (1 + iou)
+
+
 def score_loss(score: Tensor, logits: Tensor, target: Tensor) -> Tensor:
     """The error of the predicted IoU [B] of masks [B, 1, H, W]."""
     return score_error(score, mask_iou(logits.detach(), target))

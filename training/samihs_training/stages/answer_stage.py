@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from samihs_training.checkpoints.tensorfile import restored, write_state
 from samihs_training.compute.distributed import CPU, Processes
 from samihs_training.compute.hardware import image_format
 from samihs_training.config import Recipe, StageConfig
 from samihs_training.data.slices import Batch
+from samihs_training.losses import dice_of
 from samihs_training.network.model import SamihsModel
 from samihs_training.runs.runlog import RunLog, StepReport
 from samihs_training.stages.batches import NumberedBatches, stream
@@ -137,11 +137,6 @@ class AnswerStage(ABC):
             if state is not None:
                 self.heard = [Heard(*each) for each in state["heard"]]
                 self.seconds = state["seconds"]
-
-
-def dice_of(iou: Tensor) -> Tensor:
-    """The Dice of each IoU."""
-    return 2 * iou / (1 + iou)
 
 
 def _digest(model: SamihsModel) -> str:

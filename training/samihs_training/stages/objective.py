@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from samihs_training.compute.hardware import mixed_precision
 from samihs_training.config import Recipe, StageConfig
 from samihs_training.data.slices import Batch
-from samihs_training.losses import mask_iou, score_loss
+from samihs_training.losses import dice_of, mask_iou, score_loss
 from samihs_training.network.bleed_map import BleedMap
 from samihs_training.network.model import SamihsModel, ScoreInput, logits_at_slice_size
 from samihs_training.stages.corrections import corrected
@@ -196,7 +196,7 @@ def _overlap(logits: Tensor, target: Tensor) -> tuple[float, float]:
     if not has_mask.any():
         return math.nan, math.nan
     iou = mask_iou(logits, target)[has_mask]
-    return iou.mean().item(), (2 * iou / (1 + iou)).mean().item()
+    return iou.mean().item(), dice_of(iou).mean().item()
 
 
 def low_resolution(masks: Tensor, size: int) -> Tensor:

@@ -15,9 +15,10 @@ import torch
 
 from samihs_runtime.errors import SamihsError, UsageError
 from samihs_training.config import StageConfig
+from samihs_training.losses import dice_of
 from samihs_training.network.mask_threshold import MaskThreshold
 from samihs_training.network.sam import SamConfig
-from samihs_training.stages.answer_stage import AnswerStage, Report, dice_of
+from samihs_training.stages.answer_stage import AnswerStage, Report
 from samihs_training.stages.batches import NumberedBatches
 from samihs_training.stages.objective import Heard
 
