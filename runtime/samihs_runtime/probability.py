@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 
 FAINT = 0.05
 """Probabilities below this connect no regions: they are the sigmoid's tails."""
+LEVELS = 255
+"""A FRACTIONAL SEG stores probabilities in steps of 1/255, of which none is one half."""
+INSIDE, OUTSIDE = 128 / LEVELS, 127 / LEVELS
+"""The steps next to one half: the lowest within a mask, and the highest outside it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,18 +33,25 @@ class Evidence:
         """The sigmoid of the logits [rows, columns], for the lesion in ``mask`` only.
 
         It is one half at the mask's edge, and the model's probability of blood only if its masks'
-        threshold is 0.
+        threshold is 0. At least :data:`INSIDE` in the mask (also where a hole was filled) and at
+        most :data:`OUTSIDE` around it: whoever thresholds at one half gets the mask.
 
-        Anything else that the model drew on the slice is not part of the lesion: regions connected
-        above :data:`FAINT` that do not touch the mask are set to zero, and so is everything outside
-        the area that a box allows.
+        Anything else that the model drew on the slice is zero, as is everything that is nearer to
+        it than to the mask, or not connected with the mask above :data:`FAINT`, or outside the area
+        that a box allows.
         """
         from scipy import ndimage, special
 
         soft = special.expit(self.frame.logits_to_slice(self.logits))
         if self.within is not None:
             soft = np.where(self.within, soft, 0.0)
-        regions, _ = ndimage.label(soft >= FAINT, structure=np.ones((3, 3)))
-        own = np.unique(regions[mask])
-        belongs = np.isin(regions, own[own > 0]) | mask
+        soft = np.where(mask, np.maximum(soft, INSIDE), soft)
+        drawn = soft >= INSIDE
+        nearest = ndimage.distance_transform_edt(
+            ~drawn, return_distances=False, return_indices=True
+        )
+        around = mask[tuple(nearest)] & (soft >= FAINT)
+        regions, _ = ndimage.label(around, structure=np.ones((3, 3)))
+        belongs = np.isin(regions, np.unique(regions[mask]))
+        soft = np.where(mask, soft, np.minimum(soft, OUTSIDE))
         return np.where(belongs, soft, 0.0).astype(np.float32)

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from samihs_runtime.lossy import mark_lossy
 from samihs_runtime.measurement import Mask, masks_by_slice
+from samihs_runtime.probability import LEVELS
 from samihs_runtime.quiet_dicom import quiet_dicom
 from samihs_runtime.uids import storable_uid
 from samihs_runtime.writers.naming import SEG_SERIES, lesion_name, series_number
@@ -81,6 +82,7 @@ def build_seg(series: CTSeries, lesion: Lesion, report: Report, *, fractional: b
             pixel_array=_probabilities(lesion, masks) if fractional else _binary(masks),
             segmentation_type=types.FRACTIONAL if fractional else types.BINARY,
             fractional_type=hd.seg.SegmentationFractionalTypeValues.PROBABILITY,
+            max_fractional_value=LEVELS,
             segment_descriptions=[_segment(lesion, report)],
             series_instance_uid=hd.UID(),
             series_number=series_number(SEG_SERIES, report.lesion_number),

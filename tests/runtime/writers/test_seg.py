@@ -208,6 +208,30 @@ def test_fractional_holds_the_probability(tmp_path: Path) -> None:
         assert not frame[2:6, 50:60].any()
 
 
+def test_a_fractional_seg_is_the_mask_above_one_half(tmp_path: Path) -> None:
+    """Also where a faint bridge leads to another blob, a hole was filled, or the threshold grazes
+    the mask's edge."""
+    series = make_series()
+    lesion = make_lesion(series, (1,))
+    mask = lesion.slices[0].mask  # rows 26 to 33, columns 23 to 28
+    logits = np.full((64, 64), -9.0, np.float32)
+    logits[mask] = 1.5
+    logits[29:31, 25:27] = -3.0
+    logits[28:32, 29:45] = -1.0
+    logits[28:32, 29] = 0.001
+    logits[24:36, 45:57] = 4.0
+    evidence = Evidence(logits, SliceFrame(64, 64, 64))
+    part = replace(lesion.slices[0], evidence=evidence)
+    write_seg(
+        series, replace(lesion, slices=(part,)), make_report(), tmp_path / "seg", fractional=True
+    )
+    stored = pydicom.dcmread(tmp_path / "seg").pixel_array.reshape(64, 64)
+    np.testing.assert_array_equal(stored / 255 >= 0.5, mask)
+    assert set(stored[28:32, 29]) == {127}
+    assert (stored[28:32, 30:37] == 69).all()  # the bridge's near half: the sigmoid of -1
+    assert not stored[:, 37:].any()
+
+
 def test_fractional_of_a_mask_alone_is_sure(tmp_path: Path) -> None:
     series = make_series()
     lesion = make_lesion(series)
