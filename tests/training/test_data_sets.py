@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -309,6 +310,43 @@ def test_check_data_names_file_and_fault(tmp_path: Path, fault: str, words: str)
     assert named in done.stdout
     assert "1 faults in 1 of 2 cases" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def _spoil_compressed(scan: Path, fault: str) -> None:
+    """Damage a ``.nii.gz``, or the header inside it."""
+    packed = bytearray(scan.read_bytes())
+    header = bytearray(gzip.decompress(packed))
+    match fault:
+        case "middle" | "start":
+            at = len(packed) // 2 if fault == "middle" else 40
+            packed[at : at + 40] = bytes(each ^ 0xFF for each in packed[at : at + 40])
+        case "checksum":
+            packed[-8] ^= 0xFF
+        case "type":
+            header[70:72] = (4095).to_bytes(2, "little")
+        case "axes":
+            header[40:42] = (9).to_bytes(2, "little")
+        case "sizes":
+            for axis in (42, 44, 46):
+                header[axis : axis + 2] = (32_000).to_bytes(2, "little")
+    changed = gzip.compress(header) if fault in ("type", "axes", "sizes") else packed
+    scan.write_bytes(changed)
+
+
+@pytest.mark.parametrize("fault", ["middle", "start", "checksum", "type", "axes", "sizes"])
+def test_a_damaged_file_is_a_fault_of_its_case(tmp_path: Path, fault: str) -> None:
+    """Python's gzip compares the checksum only at the end, and nibabel reads no further than the
+    last voxel; a header's sizes may ask for terabytes."""
+    for name in ("a", "b"):
+        noise = np.random.default_rng(1).integers(0, 80, (64, 64, 8)).astype(np.int16)
+        noise[:8], noise[8:12] = -1000, 900  # scans that take more than one block of gzip's
+        save(noise, tmp_path / f"{name}.nii.gz")
+        save(np.zeros((64, 64, 8), np.uint8), tmp_path / f"{name}_mask.nii.gz")
+    _spoil_compressed(tmp_path / "a.nii.gz", fault)
+    bad, good = check_cases(find_cases(tmp_path))
+    assert good.faults == ()
+    (said,) = bad.faults
+    assert said.startswith(f"{tmp_path / 'a.nii.gz'}: not readable as NIfTI (")
 
 
 def test_check_data_lists_cases(tmp_path: Path) -> None:

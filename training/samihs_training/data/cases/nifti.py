@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import math
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,11 @@ from numpy.typing import NDArray
 from samihs_runtime.errors import DataError
 from samihs_training.data.cases.case import PLACE_TOLERANCE_MM, Volume
 from samihs_training.data.cases.labels import Labels
+
+_PIECE = 1 << 20
+"""Bytes decompressed at a time where only their number and checksum are wanted."""
+_DAMAGED = (OSError, EOFError, ValueError, zlib.error, MemoryError, OverflowError)
+"""What Python, numpy and nibabel raise on damaged voxels, or on more than the memory holds."""
 
 
 def read_nifti_pair(image: Path, mask: Path, hemorrhage: Labels = ()) -> Volume:
@@ -62,9 +70,13 @@ def _load(path: Path) -> Any:
     import nibabel as nib
     from nibabel.filebasedimages import ImageFileError
     from nibabel.funcs import squeeze_image
+    from nibabel.orientations import OrientationError
+    from nibabel.spatialimages import HeaderDataError
 
     try:
+        there = _bytes_of(path)
         stored: Any = nib.load(path)
+        _check_size(path, stored, there)
         if not np.isfinite(stored.affine).all() or np.linalg.det(stored.affine[:3, :3]) == 0:
             raise DataError(
                 f"{path}: its affine {stored.affine.tolist()} gives voxels no volume; expected "
@@ -76,14 +88,46 @@ def _load(path: Path) -> Any:
         if len(image.shape) != 3:
             raise DataError(f"{path}: {len(image.shape)} dimensions; expected one volume of three")
         return nib.as_closest_canonical(image)
-    except (ImageFileError, OSError, EOFError, ValueError) as error:
-        raise DataError(f"{path}: not readable as NIfTI ({error})") from error
+    except (ImageFileError, HeaderDataError, OrientationError, *_DAMAGED) as error:
+        raise DataError(f"{path}: not readable as NIfTI ({_said(error)})") from error
+
+
+def _bytes_of(path: Path) -> int:
+    """Bytes of a file, decompressed if it is a ``.gz``: to its end, where its checksum is, since
+    nibabel stops at the last voxel.
+
+    Raises:
+        OSError, EOFError, zlib.error: damaged, or cut short.
+    """
+    if path.suffix.lower() != ".gz":
+        return path.stat().st_size
+    with gzip.open(path) as file:
+        return sum(map(len, iter(lambda: file.read(_PIECE), b"")))
+
+
+def _check_size(path: Path, image: Any, there: int) -> None:
+    """Raise a DataError if a file of so many bytes does not hold the voxels that its header tells:
+    a damaged header may ask for more than the machine has."""
+    voxels = image.dataobj
+    wanted = int(voxels.offset) + math.prod(map(int, voxels.shape)) * int(voxels.dtype.itemsize)
+    if not 0 < wanted <= there:
+        raise DataError(
+            f"{path}: not readable as NIfTI (its header tells {wanted} bytes for a shape of "
+            f"{tuple(map(int, voxels.shape))}, but there are {there}): copy it again"
+        )
+
+
+def _said(error: BaseException) -> str:
+    """A MemoryError often has no text."""
+    return str(error) or type(error).__name__
 
 
 def _axial(image: Any, path: Path) -> NDArray[np.float32]:
     """[Z, rows, columns]: rows run to the back, columns to the left."""
     try:
         voxels = np.asanyarray(image.dataobj, dtype=np.float32)
-    except (OSError, EOFError, ValueError) as error:
-        raise DataError(f"{path}: its voxels cannot be read ({error}): copy it again") from error
+    except _DAMAGED as error:
+        raise DataError(
+            f"{path}: its voxels cannot be read ({_said(error)}): copy it again"
+        ) from error
     return np.ascontiguousarray(voxels[::-1, ::-1].transpose(2, 1, 0))
