@@ -99,7 +99,8 @@ def _row(entry: Any, number: str, folder: Path, study: Path | None) -> ClickRow:
         _points(entry, "points"), _points(entry, "negatives"), _box(entry), _slice(entry)
     )
     asked = f"{where.absolute()}|{series}|{request!r}"
-    fingerprint = hashlib.sha256(asked.encode()).hexdigest()[:16]
+    # A path's bytes that are not UTF-8 are surrogates in it.
+    fingerprint = hashlib.sha256(asked.encode(errors="surrogatepass")).hexdigest()[:16]
     return ClickRow(name, Click(where, series, request), fingerprint)
 
 

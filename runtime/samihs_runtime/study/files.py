@@ -42,7 +42,9 @@ class SourceFile:
 
     @property
     def name(self) -> str:
-        return self.path.name
+        """For notes and messages: a byte that is not UTF-8, which Python keeps in a path as a
+        surrogate, cannot be written into a report and is a question mark here."""
+        return self.path.name.encode(errors="replace").decode()
 
 
 @contextmanager

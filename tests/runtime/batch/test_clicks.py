@@ -91,6 +91,17 @@ def test_a_byte_order_mark_is_no_part_of_the_file(tmp_path: Path) -> None:
     assert read_clicks(path)[0].click.study == tmp_path / "a"
 
 
+@pytest.mark.parametrize("surrogate", [0xD800, 0xDCFC])
+def test_a_path_that_is_not_utf_8_is_asked_as_any_other(surrogate: int, tmp_path: Path) -> None:
+    """JSON may hold any surrogate; Python reads each byte of a path that is not UTF-8 as one."""
+    name = f"M{chr(surrogate)}ller"
+    named, other = read_clicks(
+        clicks_file(tmp_path, *({"study": each, "points": [[1, 2]]} for each in (name, "Muller")))
+    )
+    assert named.click.study.name == name
+    assert named.fingerprint != other.fingerprint
+
+
 def test_two_rows_of_one_name_are_refused(tmp_path: Path) -> None:
     rows = [{"id": name, "study": "a", "points": [[1, 2]]} for name in ("x", "X")]
     with pytest.raises(UsageError, match="given twice"):

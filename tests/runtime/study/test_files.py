@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -116,6 +117,14 @@ def test_a_damaged_file_among_good_ones_is_left_out_and_named(tmp_path: Path) ->
     series = read_study(tmp_path)
     assert len(series) == 4
     assert series.notes == ("1 damaged DICOM file left out: broken",)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only UTF-8 names are possible")
+def test_a_file_whose_name_is_not_utf_8_can_be_named_in_a_report(tmp_path: Path) -> None:
+    write_series(tmp_path)
+    (tmp_path / os.fsdecode(b"M\xfcller.dcm")).touch()
+    series = read_study(tmp_path)
+    assert series.notes == ("1 damaged DICOM file left out: M?ller.dcm",)
 
 
 def test_malformed_values_that_are_not_needed_pass_in_silence(tmp_path: Path) -> None:
