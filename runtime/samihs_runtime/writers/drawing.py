@@ -180,8 +180,10 @@ def draw_prompt(panel: Image.Image, prompt: Prompt, view: View, size: float = 11
     draw = ImageDraw.Draw(marks)
     if prompt.box is not None:
         x0, y0, x1, y1 = (2 * value for value in _corners(prompt.box, view))
+        x, y = (x0 + x1) / 2, (y0 + y1) / 2  # a small box has no room for the inner line
+        within = (min(x0 + 2, x), min(y0 + 2, y), max(x1 - 2, x), max(y1 - 2, y))
         draw.rectangle((x0, y0, x1, y1), outline=(0, 0, 0), width=7)
-        draw.rectangle((x0 + 2, y0 + 2, x1 - 2, y1 - 2), outline=INK, width=3)
+        draw.rectangle(within, outline=INK, width=3)
     for (x, y), label in zip(prompt.points, prompt.labels, strict=True):
         ink = INK if label == FOREGROUND else SKY
         centre_x, centre_y = (2 * value for value in view.place(x, y))

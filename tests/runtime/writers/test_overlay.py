@@ -114,6 +114,19 @@ def test_the_click_is_ringed_and_its_spot_left_free() -> None:
     assert not changed[round(y) - 3 : round(y) + 4, round(x) - 3 : round(x) + 4].any()
 
 
+@pytest.mark.parametrize("side", [0.0, 0.1, 0.5, 4.0])
+def test_a_box_is_drawn_however_small(side: float) -> None:
+    series = make_series(shape=(512, 512))
+    view = view_of(series, [2], [], [], 640)
+    plain = ct_panel(series.hu[2], view)
+    marked = draw_prompt(plain, Prompt(box=(217.0, 245.0, 217.0 + side, 245.0 + side)), view)
+    changed = np.abs(np.asarray(marked).astype(int) - np.asarray(plain)).max(axis=-1) > 40
+    ys, xs = np.nonzero(changed)
+    x, y = view.place(217.0 + side / 2, 245.0 + side / 2)
+    assert (xs.min() + xs.max()) / 2 == pytest.approx(x, abs=1.5)
+    assert (ys.min() + ys.max()) / 2 == pytest.approx(y, abs=1.5)
+
+
 def test_proportions_are_millimetres() -> None:
     series = make_series(shape=(40, 60), spacing=(1.0, 0.5))
     view = view_of(series, [0], [np.ones((40, 60), dtype=bool)], [], 400)
