@@ -17,7 +17,7 @@ class LossyCompression:
     """How one object's pixels lost precision, or may have done."""
 
     words: str
-    """For the user, such as ``JPEG``."""
+    """For the user, such as ``JPEG``; the reader has scrubbed what a header says."""
     certain: bool = True
     """False if the transfer syntax allows both and the file does not say which."""
     methods: tuple[str, ...] = ()

@@ -95,6 +95,18 @@ def test_nothing_but_dicom_objects_names_the_patient(
         assert_clean(files[name], name)
 
 
+def test_a_compression_that_is_called_by_a_name_is_not_quoted(
+    tmp_path: Path, tiny_bundle: Path
+) -> None:
+    lossy = {"LossyImageCompression": "01", "LossyImageCompressionMethod": "QUIRINE ZZYZXOVA"}
+    study = write_bleed(tmp_path / "study", **TAGS, **lossy)
+    printed = run(study, tiny_bundle, tmp_path / "out")
+    assert_clean(printed.encode(), "terminal")
+    report = everything_in(tmp_path / "out")["report.json"]
+    assert b"compressed with loss ([removed])" in report
+    assert_clean(report, "report.json")
+
+
 def test_deidentified_not_even_they_do(study: Path, tiny_bundle: Path, tmp_path: Path) -> None:
     run(study, tiny_bundle, tmp_path / "out", "--deidentify")
     files = everything_in(tmp_path / "out")

@@ -39,6 +39,9 @@ __all__ = ["SeriesSummary", "list_series", "read_files", "read_study"]
 _AIR_EXPECTED_BELOW_HU = -500
 """Every head CT shows air around the head; if there is none, the rescale is likely wrong."""
 
+_MOST_QUOTED = 32
+"""Characters of LossyImageCompressionMethod in a note: two values of a code string."""
+
 
 @dataclass(frozen=True)
 class SeriesSummary:
@@ -134,14 +137,14 @@ def _read(
     if alike:
         repeated = counted(alike, "slice")
         notes.append(f"{repeated} identical to another at the same place: left out")
-    sources = _sources(first)
+    scrubber = Scrubber(frame.header.dataset for frame in first)
+    sources = _sources(first, scrubber)
     notes += lossy_notes(sources) + uid_notes(sources) + series_notes(chosen, first)
     notes += geometry_notes(planes, first[0])
     if (lowest := hu.min()) > _AIR_EXPECTED_BELOW_HU:
         notes.append(f"no air: the lowest value is {lowest:g}, so the values may not be HU")
     if len(planes) == 1 and planes[0].thickness is None:
         notes.append(f"slice thickness unknown: volumes are per {UNKNOWN_THICKNESS_MM:g} mm")
-    scrubber = Scrubber(source.header for source in sources)
     return CTSeries(
         hu=hu,
         planes=tuple(planes),
@@ -186,10 +189,18 @@ def _summary(candidate: Candidate, chosen: bool, why: list[str]) -> SeriesSummar
     )
 
 
-def _sources(frames: list[Frame]) -> tuple[SourceSlice, ...]:
+def _sources(frames: list[Frame], scrubber: Scrubber) -> tuple[SourceSlice, ...]:
     headers = {frame.header for frame in frames}
-    lossy = {header: lossy_compression_of(header) for header in headers}
+    lossy = {header: _quotable(lossy_compression_of(header), scrubber) for header in headers}
     return tuple(_source(frame, lossy[frame.header]) for frame in frames)
+
+
+def _quotable(lossy: LossyCompression | None, scrubber: Scrubber) -> LossyCompression | None:
+    """The same in words that name nobody, since notes quote them."""
+    if lossy is None:
+        return None
+    words = scrubber.text(lossy.words)[:_MOST_QUOTED]  # in this order: half a name still identifies
+    return replace(lossy, words=words)
 
 
 def _source(frame: Frame, lossy: LossyCompression | None) -> SourceSlice:

@@ -35,13 +35,14 @@ def lossy_compression(dataset: Any) -> LossyCompression | None:
     """How an object lost precision, or may have done, by its header and transfer syntax.
 
     What the header says about method and ratio takes precedence over what the syntax implies: it
-    may refer to earlier compressions that have since been undone.
+    may refer to earlier compressions that have since been undone. The words are the header's own,
+    not scrubbed.
     """
     syntax = text(dataset.file_meta, "TransferSyntaxUID")
     flag = text(dataset, "LossyImageCompression")
     here = LOSSY.get(syntax)
     if here is None and flag == "01":
-        words = text(dataset, "LossyImageCompressionMethod")[:32] or "method not stated"
+        words = text(dataset, "LossyImageCompressionMethod") or "method not stated"
         stored = MAY_BE_LOSSY.get(syntax)
         here = LossyCompression(words, methods=() if stored is None else stored.methods)
     elif here is None and not flag:
