@@ -119,6 +119,40 @@ def test_a_run_trains_on_some_patients_and_is_judged_on_the_others(
     assert "was trained with other folds" in mixed.stderr
 
 
+def test_what_a_base_was_trained_on_counts_for_what_is_made_of_it(here: Path) -> None:
+    """A base of unknown origin may have seen the very patients that are held out."""
+    about = {"training_data": "somebody's", "data": {"unknown": True}}
+    save_base(here / "base.safetensors", build_sam(TINY), TINY, about)
+    assert fit(here).exit_code == 0
+    adapters = here / "run" / "adapters.safetensors"
+    _, about = read_safetensors(adapters)
+    assert about["training_data"].endswith("by patient); before that: somebody's")
+    assert (about["data"]["unknown"], about["data"]["folds"]) == (True, 3)
+    asked = ["--data", here / "data", "--folds", here / "run" / "folds.json", "--fold", "0"]
+    asked += ["--checkpoint", adapters, "--base", here / "base.safetensors", "--out", here / "out"]
+    done = CliRunner().invoke(evaluate, [str(each) for each in asked])
+    assert done.exit_code == 0, done.output
+    assert "it may have seen any of these cases" in done.stderr
+    summary = json.loads((here / "out" / "summary.json").read_text())
+    assert summary["data"]["trained_on"] == "perhaps"
+
+
+def test_other_folds_for_the_score_are_refused_before_a_run_begins(here: Path) -> None:
+    assert fit(here).exit_code == 0
+    (here / "run").rename(here / "first")
+    again = ["--adapters", str(here / "first" / "adapters.safetensors")]
+    text = RECIPE.replace("validate_every = 2\n", "")
+    (here / "recipe.toml").write_text(f"{text}[score]\nsteps = 1\nlearning_rate = 1e-3\n")
+    other = fit(here, *again, "--fold", "1")
+    assert other.exit_code == 2, other.output
+    assert "other folds of this data set" in other.stderr
+    assert not (here / "run").exists()
+    bcihm(here / "more", 6)  # and one patient more: another data set, with folds of its own
+    assert fit(here, *again, data="more").exit_code == 0
+    _, about = read_safetensors(here / "run" / "adapters.safetensors")
+    assert about["data"]["unknown"]
+
+
 def test_a_run_goes_on_only_with_the_data_that_it_began_with(here: Path) -> None:
     """A case that joins the data set cannot shift the folds of the others; masks cannot change."""
     assert fit(here, "--fold", "1").exit_code == 0

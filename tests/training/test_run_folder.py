@@ -57,6 +57,40 @@ def test_weights_of_no_run_are_neither_taken_up_nor_overwritten(tmp_path: Path, 
     assert left == {"evaluation.json", "recipe.json"}
 
 
+def test_folds_of_no_run_are_neither_taken_up_nor_overwritten(tmp_path: Path) -> None:
+    """Nobody makes them a second time who made them by hand."""
+    (tmp_path / "folds.json").write_text("{}")
+    for resume in (False, True):
+        with (
+            pytest.raises(OutputError, match=r"holds folds\.json but no run .*move it .* --folds;"),
+            run_folder(tmp_path, RECIPE, resume, overwrite=False, progress=None),
+        ):
+            pass
+    assert (tmp_path / "folds.json").read_text() == "{}"
+
+
+def test_what_a_killed_overwrite_leaves_is_still_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with run_folder(tmp_path, RECIPE, resume=False, overwrite=False, progress=None):
+        for name in ("folds.json", "report.json", "base.safetensors"):
+            (tmp_path / name).write_text("{}")
+    unlink = Path.unlink
+
+    def killed(path: Path, missing_ok: bool = False) -> None:
+        if path.name == "recipe.json":
+            raise KeyboardInterrupt
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", killed)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        run_folder(tmp_path, replace(RECIPE, seed=2), False, overwrite=True, progress=None),
+    ):
+        pass
+    assert [each.name for each in tmp_path.iterdir()] == ["recipe.json"]
+
+
 def test_a_base_is_not_cleared_away_by_the_run_that_is_to_adapt_it(tmp_path: Path) -> None:
     base = tmp_path / "base.safetensors"
     base.write_bytes(b"precious")

@@ -17,6 +17,10 @@ from samihs_training.adapters import insert_pr_adapters
 from samihs_training.checkpoints.authors import authors_adapters, from_authors, import_authors
 from samihs_training.checkpoints.checkpoint import load_adapters, load_base
 from samihs_training.cli import main
+from samihs_training.data.cases.case import CaseFiles
+from samihs_training.data.folds import Folds, write_folds
+from samihs_training.evaluation.chosen_cases import chosen_cases
+from samihs_training.evaluation.predictors import checkpoint_predictor
 from samihs_training.network.model import SamihsModel
 from samihs_training.network.sam import SamConfig, build_sam
 
@@ -108,6 +112,19 @@ def test_an_imported_base_is_plain_sam(imported: Path) -> None:
         n: t.shape for n, t in build_sam(config).state_dict().items()
     }
     assert description["window"] == {"rule": "percentiles", "low": 0.05, "high": 99.5}
+
+
+def test_nobody_knows_on_whom_it_was_trained(
+    imported: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, adapters = (imported / f"{each}.safetensors" for each in ("base", "adapters"))
+    assert load_base(base)[2]["data"] == {"unknown": True}
+    cases = [CaseFiles("049", None, None, "bcihm")]
+    write_folds(Folds(2, 0, {"049": 0}), imported / "folds.json")
+    with checkpoint_predictor(adapters, base) as predictor:
+        for folds, fold in ((None, None), (imported / "folds.json", 0)):
+            assert chosen_cases(cases, folds, fold, predictor).about["trained_on"] == "perhaps"
+            assert "it may have seen any of these cases" in capsys.readouterr().err
 
 
 def test_what_is_not_the_authors_is_refused(tmp_path: Path, imported: Path) -> None:

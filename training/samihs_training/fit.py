@@ -31,7 +31,7 @@ import torch
 
 from samihs_runtime.bundle import sha256_of
 from samihs_runtime.errors import CheckpointError
-from samihs_training.checkpoints.base import config_of_base, start_from
+from samihs_training.checkpoints.base import config_of_base, description_of_base, start_from
 from samihs_training.checkpoints.checkpoint import (
     LoadedAdapters,
     load_base,
@@ -62,11 +62,13 @@ from samihs_training.stages.threshold_stage import (
 from samihs_training.stages.trainer import Report, Trainer
 from samihs_training.training_data import (
     FOLDS_FILE,
+    Patients,
     Progress,
     Slices,
     anonymous,
     open_patients,
     phantom_slices,
+    trained_from,
 )
 
 
@@ -174,12 +176,17 @@ def fit(
             preset(recipe.preset) if recipe.base is not None else config_of_base(given_base)
         )
     given = given_adapters(recipe) if recipe.adapters else None
+
+    def check(patients: Patients) -> None:
+        if given is not None:
+            origin_of(given, patients.about, _anew(recipe))
+
     # Tails of softmax and of Gaussians are denormal numbers, which are slow on a CPU: as training
     # sharpens the attention, a step would end up taking twice as long.
     torch.set_flush_denormal(True)
     with processes() as here, ExitStack() as held:
         if here.is_first:
-            held.enter_context(run_folder(out, recipe, resume, overwrite, data_progress))
+            held.enter_context(run_folder(out, recipe, resume, overwrite, data_progress, check))
             _slices(out, recipe, cache_progress)
         here.wait()
         phantoms, bleeds = _slices(out, recipe, None)
@@ -211,7 +218,8 @@ def _train_base(run: Run, stage: StageConfig, phantoms: Slices) -> None:
     trainer = Trainer(model, trained, run.recipe, stage, "base", run.out, run.processes)
     run.train(trainer, stage, "structures", phantoms)
     if run.processes.is_first:
-        about = _description(run.recipe, trainer, phantoms)
+        start = description_of_base(Path(run.recipe.start)) if run.recipe.start else {}
+        about = _description(run.recipe, trainer, phantoms, start)
         save_base(run.base, model.sam, config, about)
 
 
@@ -219,7 +227,7 @@ def _adapt(run: Run) -> None:
     """Train what the method adapts, with clicks on hemorrhages."""
     recipe, stage, method = run.recipe, run.recipe.adapt, run.recipe.make_method()
     torch.manual_seed(recipe.seed)
-    sam, config, _ = load_base(run.base, recipe.frame)
+    sam, config, start = load_base(run.base, recipe.frame)
     trained = apply_method(method, sam)
     model = SamihsModel(sam, config)
     base_sha256 = sha256_of(run.base)
@@ -227,7 +235,7 @@ def _adapt(run: Run) -> None:
 
     def save(path: Path) -> None:
         if run.processes.is_first:
-            about = _description(recipe, trainer, run.bleeds)
+            about = _description(recipe, trainer, run.bleeds, start)
             save_adapters(path, sam, method, run.base, about, recipe.frame)
 
     run.train(trainer, stage, "bleeds", run.bleeds, on_best=lambda: save(run.best))
@@ -235,7 +243,7 @@ def _adapt(run: Run) -> None:
     trainer.seconds += 60 * sum(each.minutes for each in finished.values())
     save(run.adapters)
     if run.processes.is_first:
-        about = _as_dicts(finished) | _description(recipe, trainer, run.bleeds)
+        about = _as_dicts(finished) | _description(recipe, trainer, run.bleeds, start)
         _write_report(run, {**about, "trained_parameters": count_by_part(sam, trained)})
 
 
@@ -261,9 +269,7 @@ def _as_dicts(finished: Mapping[str, ThresholdChoice | ScoreTraining]) -> dict[s
 def _finish_again(run: Run, loaded: LoadedAdapters) -> None:
     """Choose the threshold, or train the score, of existing adapters; nothing else changes."""
     recipe = run.recipe
-    stages = {"threshold": recipe.mask_threshold, "score": recipe.score}
-    anew = " and ".join(name for name, stage in stages.items() if stage is not None)
-    origin = origin_of(loaded, run.bleeds, anew)
+    origin = origin_of(loaded, run.bleeds.about, _anew(recipe))
     torch.manual_seed(recipe.seed)
     finished = _finish(run, loaded.model)
     if not run.processes.is_first:
@@ -279,6 +285,12 @@ def _finish_again(run: Run, loaded: LoadedAdapters) -> None:
     _write_report(run, {**about, "trained_parameters": counts})
 
 
+def _anew(recipe: Recipe) -> str:
+    """What a run determines anew for given adapters."""
+    stages = {"threshold": recipe.mask_threshold, "score": recipe.score}
+    return " and ".join(name for name, stage in stages.items() if stage is not None)
+
+
 def _slices(out: Path, recipe: Recipe, progress: Progress | None) -> tuple[Slices | None, Slices]:
     """What a base is trained on, if one is, and what it is adapted to."""
     cache = out / "cache"
@@ -290,13 +302,15 @@ def _slices(out: Path, recipe: Recipe, progress: Progress | None) -> tuple[Slice
     return base, patients.slices(recipe)
 
 
-def _description(recipe: Recipe, trainer: Trainer, slices: Slices) -> dict[str, Any]:
-    """What a checkpoint records about its training."""
+def _description(
+    recipe: Recipe, trainer: Trainer, slices: Slices, start: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a checkpoint records about its training, from weights described by ``start``."""
     window = recipe.windowing()
     about = {
         "preset": trainer.model.config.name,
         "window": list(recipe.window) if window.rule == "fixed" else asdict(window),
-        **slices.about,
+        **trained_from(slices.about, start),
         "recipe": anonymous(recipe),
         "steps": trainer.step_count,
         "minutes": round(trainer.seconds / 60, 1),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,9 @@ from samihs_training.data.volume_cache import content_sha256, open_volumes
 
 FOLDS_FILE = "folds.json"
 """In a run's folder: which patients are held out."""
+UNKNOWN = "unknown"
+"""In the ``data`` of a checkpoint's description: true if its weights were also trained on patients
+whom the folds in it do not tell of. There may be no folds."""
 Progress = Callable[[int, int], None]
 
 
@@ -120,6 +123,15 @@ def _about(
         "labels": list(config.labels),
     }  # fmt: skip
     return {"training_data": text, "data": data}
+
+
+def trained_from(about: Mapping[str, Any], start: Mapping[str, Any]) -> dict[str, Any]:
+    """What is told of weights that were trained on ``about``, from those described by ``start``:
+    patients whom the first have seen unknown to us, the others have seen as well."""
+    if not start.get("data", {}).get(UNKNOWN):
+        return dict(about)
+    text = f"{about['training_data']}; before that: {start.get('training_data')}"
+    return {**about, "training_data": text, "data": {**about.get("data", {}), UNKNOWN: True}}
 
 
 def anonymous(recipe: Recipe) -> dict[str, Any]:

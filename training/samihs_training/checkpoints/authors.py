@@ -23,6 +23,7 @@ from samihs_training.checkpoints.checkpoint import load_adapters, save_adapters,
 from samihs_training.checkpoints.tensorfile import check_state, read_pth
 from samihs_training.methods import ParameterRefactoring
 from samihs_training.network.sam import PRESETS, SamConfig, build_sam
+from samihs_training.training_data import UNKNOWN
 
 _BLOCK = re.compile(r"image_encoder\.blocks\.(\d+)\.(.+)")
 _DECODER_LAYER = re.compile(r"mask_decoder\.transformer\.layers\.(\d+)\.")
@@ -80,6 +81,7 @@ def import_authors(
     about = {
         "preset": config.name,
         "training_data": "as the authors of SAMIHS trained it; the file does not say on what",
+        "data": {UNKNOWN: True},
         "window": WINDOW,
         "origin": {"file": file.name, "sha256": sha256_of(file)},
     }

@@ -22,6 +22,9 @@ from samihs_training.network.frames import Frame, in_frame
 from samihs_training.network.growth import completed, grown
 from samihs_training.network.sam import SamConfig, build_sam, preset
 
+_OF_META = {"training_data": "SA-1B"}
+"""What is known of Meta's files, which describe nothing."""
+
 
 def save_base(
     path: Path, sam: nn.Module, config: SamConfig, description: Mapping[str, Any]
@@ -68,6 +71,15 @@ def config_of_base(path: Path) -> SamConfig:
     return _described(read_description(path), path)
 
 
+def description_of_base(path: Path) -> dict[str, Any]:
+    """What a base checkpoint says of its training, without reading its weights.
+
+    Raises:
+        CheckpointError: unreadable.
+    """
+    return dict(_OF_META) if path.suffix == ".pth" else read_description(path)
+
+
 def start_from(sam: nn.Module, path: Path) -> list[str]:
     """Load into ``sam`` whatever fits from a base checkpoint, which may be of a smaller model.
 
@@ -94,7 +106,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], SamConfig, dict[str, Any]]:
     if path.suffix == ".pth":
         config = _meta_preset(path)
         state = read_pth(path)
-        return state, config, {"config": asdict(config), "training_data": "SA-1B"}
+        return state, config, {"config": asdict(config), **_OF_META}
     state, description = read_safetensors(path)
     return state, _described(description, path), description
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from samihs_runtime.errors import CheckpointError, UsageError
 from samihs_training.checkpoints.checkpoint import LoadedAdapters, load_adapters
 from samihs_training.config import Recipe
 from samihs_training.methods import Frozen
-from samihs_training.training_data import Slices
+from samihs_training.training_data import UNKNOWN
 
 
 def given_adapters(recipe: Recipe) -> LoadedAdapters:
@@ -33,20 +34,33 @@ def given_adapters(recipe: Recipe) -> LoadedAdapters:
     return loaded
 
 
-def origin_of(loaded: LoadedAdapters, slices: Slices, anew: str) -> dict[str, Any]:
-    """What the adapters were trained on, and then what is determined ``anew``.
+def origin_of(loaded: LoadedAdapters, now: Mapping[str, Any], anew: str) -> dict[str, Any]:
+    """What the adapters were trained on, and then what is determined ``anew``, on ``now``
+    (``Slices.about``).
 
     Raises:
-        UsageError: patients held out from one were used to train the other.
+        UsageError: patients of one data set held out from one were used to train the other.
     """
-    before, now = loaded.description, slices.about
-    data, seen = before.get("data"), now.get("data")
-    if data and seen and any(data[key] != seen[key] for key in ("folds_sha256", "fold")):
-        raise UsageError(
-            f"the adapters were trained on other folds than their {anew} would be: no patient "
-            "would be held out from both; give the same folds and fold as before"
-        )
+    before = loaded.description
+    data = _data_of_both(before.get("data", {}), now.get("data", {}), anew)
     text = now["training_data"]
     if before.get("training_data") != text:
         text = f"{before.get('training_data')}; its {anew}: {text}"
-    return {"training_data": text, **({"data": data or seen} if data or seen else {})}
+    return {"training_data": text, **({"data": data} if data else {})}
+
+
+def _data_of_both(data: Mapping[str, Any], seen: Mapping[str, Any], anew: str) -> Mapping[str, Any]:
+    """The data and folds of weights that were trained on ``data`` and then on ``seen``; of two data
+    sets those of the first, and that there are others."""
+    if not data or not seen:
+        return data or seen
+    if "folds_sha256" not in data:  # nobody knows which patients
+        return {**seen, **data}
+    if all(data[key] == seen[key] for key in ("folds_sha256", "fold")):
+        return data
+    if data.get("sha256") == seen["sha256"]:
+        raise UsageError(
+            f"the adapters were trained on other folds of this data set than their {anew} would "
+            "be: no patient would be held out from both; give the same folds and fold as before"
+        )
+    return {**data, UNKNOWN: True}

@@ -13,6 +13,7 @@ from samihs_runtime.errors import UsageError
 from samihs_training.data.cases.case import CaseFiles, patients_of
 from samihs_training.data.folds import Folds, held_out, read_folds
 from samihs_training.evaluation.predictors import Predictor
+from samihs_training.training_data import UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,13 @@ def chosen_cases(
     if first.labels:
         about["labels"] = list(first.labels)
     trained = predictor.trained_on
+    if trained.get(UNKNOWN):
+        _note(
+            f"{predictor.name} was trained on patients of whom nothing is recorded: it may have "
+            "seen any of these cases, and of those that it has seen the numbers say nothing"
+        )
     if folds is None and fold is None:
-        if trained:
+        if "cases" in trained:
             _note(
                 f"{predictor.name} was trained on {trained['cases']} cases of a data set; the "
                 "numbers say nothing about those: leave them out with --folds and --fold"
@@ -65,8 +71,8 @@ def _trained_on(predictor: Predictor, folds: Folds, fold: int, path: Path) -> st
         UsageError: it has.
     """
     trained, name = predictor.trained_on, predictor.name
-    if not trained:
-        return "no"
+    if "folds_sha256" not in trained:
+        return "perhaps" if trained else "no"
     if trained["folds_sha256"] != folds.sha256:
         _note(
             f"{name} was trained with other folds: fold {fold} of {path} may hold patients it was "
@@ -78,7 +84,7 @@ def _trained_on(predictor: Predictor, folds: Folds, fold: int, path: Path) -> st
             f"--fold {fold}: {name} was trained on these patients; by these folds it held out "
             f"fold {trained['fold']}"
         )
-    return "no"
+    return "perhaps" if trained.get(UNKNOWN) else "no"
 
 
 def _note(text: str) -> None:

@@ -68,7 +68,8 @@ class Predictor:
     """Which weights: ``adapters_sha256`` and ``base_sha256``, for a bundle its ``bundle_id``, and
     ``mirrored`` "yes" if it also predicts on each slice's mirror image."""
     trained_on: Mapping[str, Any] = field(default_factory=dict)
-    """The data set and folds it was adapted to (``training_data.py``); empty: phantoms."""
+    """The data set and folds it was adapted to (``training_data.py``); empty: phantoms, and no
+    patient of whom nobody knows."""
 
 
 @contextmanager

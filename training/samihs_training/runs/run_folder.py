@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -21,20 +21,29 @@ DATA_FILE = "data.json"
 """Hash of the scans and masks of the data set that the run adapts to."""
 WEIGHTS = ("*.safetensors", "*.state.pt")
 RECORDS = (
-    "recipe.json", FOLDS_FILE, DATA_FILE, "log.csv", "validation.csv", "report.json", "curves.png",
+    FOLDS_FILE, DATA_FILE, "log.csv", "validation.csv", "report.json", "curves.png", "recipe.json",
 )  # fmt: skip
-"""What a run leaves besides its weights."""
+"""What a run leaves besides its weights. They are removed in this order: what is left by a process
+that was killed meanwhile is still a run."""
 
 
 @contextmanager
 def run_folder(
-    out: Path, recipe: Recipe, resume: bool, overwrite: bool, progress: Progress | None
+    out: Path,
+    recipe: Recipe,
+    resume: bool,
+    overwrite: bool,
+    progress: Progress | None,
+    check: Callable[[Patients], None] = lambda patients: None,
 ) -> Iterator[None]:
     """Claim the folder for this recipe and lock it; a new folder is removed if the start fails.
 
+    ``check`` is called with the data set, if there is one, before anything is written; what it
+    raises is raised.
+
     Raises:
         OutputError: it holds a run and neither ``resume`` nor ``overwrite`` is set, or a run of
-            another recipe, or weights without a recipe, or another process is training in it.
+            another recipe, or weights or folds without one, or another process trains in it.
         DataError: a case or the folds are faulty.
     """
     was_there = out.exists()
@@ -45,7 +54,7 @@ def run_folder(
     # Two processes in one folder would mix their states and logs, and neither would notice.
     with held_alone(out, "trains"):
         try:
-            _begin(out, recipe, resume, overwrite, progress)
+            _begin(out, recipe, resume, overwrite, progress, check)
         except BaseException:
             if not was_there:
                 shutil.rmtree(out, ignore_errors=True)
@@ -54,7 +63,12 @@ def run_folder(
 
 
 def _begin(
-    out: Path, recipe: Recipe, resume: bool, overwrite: bool, progress: Progress | None
+    out: Path,
+    recipe: Recipe,
+    resume: bool,
+    overwrite: bool,
+    progress: Progress | None,
+    check: Callable[[Patients], None],
 ) -> None:
     goes_on = _goes_on(out, recipe, resume, overwrite)
     _clear_half_written(out)
@@ -62,12 +76,11 @@ def _begin(
     if recipe.data is not None:
         kept = out / FOLDS_FILE if goes_on else None
         patients = open_patients(recipe.data, out / "cache", kept, progress)
+        check(patients)
     if goes_on and patients is not None:
         _check_data(out, patients)
     if not goes_on:
         _claim(out, recipe, overwrite)
-        for earlier in (FOLDS_FILE, DATA_FILE):
-            (out / earlier).unlink(missing_ok=True)
     if patients is not None and not (out / FOLDS_FILE).exists():
         write_folds(patients.folds, out / FOLDS_FILE)
     if patients is not None and not (out / DATA_FILE).exists():
@@ -98,12 +111,7 @@ def _goes_on(out: Path, recipe: Recipe, resume: bool, overwrite: bool) -> bool:
         _spare_given(out, recipe)
         return False
     if not (out / "recipe.json").exists():
-        weights = sorted(path for pattern in WEIGHTS for path in out.glob(pattern))
-        if weights:
-            raise OutputError(
-                f"{out} holds {weights[0].name} but no run (recipe.json): choose another folder, "
-                "or replace what is there with --overwrite"
-            )
+        _refuse_others(out)
         return False
     if not resume:
         raise OutputError(
@@ -112,6 +120,19 @@ def _goes_on(out: Path, recipe: Recipe, resume: bool, overwrite: bool) -> bool:
         )
     check_recipe(out, recipe)
     return True
+
+
+def _refuse_others(out: Path) -> None:
+    """Refuse a folder without a run whose files a run would replace, or take for its own."""
+    lost = (*WEIGHTS, FOLDS_FILE, DATA_FILE)
+    found = sorted(path for pattern in lost for path in out.glob(pattern))
+    if found:
+        advice = "to use it, move it elsewhere and give it with --folds; otherwise "
+        raise OutputError(
+            f"{out} holds {found[0].name} but no run (recipe.json): "
+            f"{advice if found[0].name == FOLDS_FILE else ''}choose another folder, or replace "
+            "what is there with --overwrite"
+        )
 
 
 def _spare_given(out: Path, recipe: Recipe) -> None:
@@ -153,10 +174,10 @@ def _clear(out: Path) -> None:
 
     Other files stay: the folder may never have held a run.
     """
+    shutil.rmtree(out / "tensorboard", ignore_errors=True)
     for pattern in (*WEIGHTS, *RECORDS):
         for path in out.glob(pattern):
             path.unlink()
-    shutil.rmtree(out / "tensorboard", ignore_errors=True)
 
 
 def _not_written(out: Path, error: OSError) -> OutputError:
