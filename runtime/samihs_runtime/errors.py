@@ -6,12 +6,14 @@
     └── UserError                  exit 2: something the user can fix; the message says how
         ├── UsageError             an option or a combination of options
         ├── StudyError             the input is not a CT study that can be read correctly
+        │   └── SeriesError         the request fits none of its series, or several
         ├── PromptError            a point, box or slice outside the image, or malformed
         ├── BundleError            a bundle that is missing, changed or of another schema
         ├── BackendError           a backend that is not installed or cannot run here
         │   ├── DeviceMemoryError   the GPU's memory is full
         │   └── NonFiniteError      an answer with NaN or infinity: no mask, not even an empty one
         ├── OutputError            a place that cannot be written, or would be overwritten
+        │   └── FormatError         a format that cannot hold this series
         ├── CheckpointError        a training or base checkpoint that does not fit
         ├── DataError              a training case that is wrong; names the file
         └── ExportError            an export step that cannot be done
@@ -59,6 +61,10 @@ class StudyError(UserError):
     """The input is not a CT study that can be read correctly."""
 
 
+class SeriesError(StudyError):
+    """The study can be read, but the request fits none of its series, or several."""
+
+
 class PromptError(UserError):
     """A point, box or slice that is malformed or outside the image."""
 
@@ -81,6 +87,10 @@ class NonFiniteError(BackendError):
 
 class OutputError(UserError):
     """A place that cannot be written, or that would be overwritten."""
+
+
+class FormatError(OutputError):
+    """A format that cannot hold this series."""
 
 
 class CheckpointError(UserError):

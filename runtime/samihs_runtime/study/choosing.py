@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from samihs_runtime.errors import StudyError
+from samihs_runtime.errors import SeriesError, StudyError
 from samihs_runtime.identity import scrubbed
 
 from .judging import Candidate
@@ -12,14 +12,20 @@ _FEW_SLICES = 4
 
 
 def choose(found: list[Candidate], wanted: str | None, where: str) -> tuple[Candidate, list[str]]:
-    """The series to read, and notes that say why; StudyError, naming the choices, if none fits."""
+    """The series to read, and notes that say why.
+
+    Raises:
+        SeriesError: the request fits none of these series, or several; names the choices.
+        StudyError: none of those that it fits can be read; says why.
+    """
     if wanted is not None:
         return _as_asked(found, wanted.strip(), where)
     eligible = [candidate for candidate in found if candidate.verdict.eligible]
     if not eligible:
         raise StudyError(f"{where}: no axial CT series in HU; found {_reasons(found)}")
     if len({candidate.study_uid for candidate in eligible}) > 1:
-        raise StudyError(
+        _check_uids_differ(eligible, where)
+        raise SeriesError(
             f"{where}: holds CT of several studies; choose one with --series: {_choices(eligible)}"
         )
     chosen = max(eligible, key=_rank)
@@ -58,9 +64,10 @@ def _why(chosen: Candidate, eligible: list[Candidate], found: list[Candidate]) -
 def _as_asked(found: list[Candidate], wanted: str, where: str) -> tuple[Candidate, list[str]]:
     matches = _matching(found, wanted)
     if not matches:
-        raise StudyError(f"{where}: no series {wanted!r}; there are {_labels(found)}")
+        raise SeriesError(f"{where}: no series {wanted!r}; there are {_labels(found)}")
     if len({(match.study_uid, match.uid) for match in matches}) > 1:
-        raise StudyError(
+        _check_uids_differ(matches, where)
+        raise SeriesError(
             f"{where}: series {wanted!r} is not unique: {_uids(matches)}; give its UID"
         )
     readable = [match for match in matches if match.verdict.readable]
@@ -71,6 +78,15 @@ def _as_asked(found: list[Candidate], wanted: str, where: str) -> tuple[Candidat
     if not chosen.verdict.eligible:
         notes.append(f"this series is {chosen.verdict.reason}: the model was made for axial slices")
     return chosen, notes
+
+
+def _check_uids_differ(found: list[Candidate], where: str) -> None:
+    """Refuse series of several studies that no UID can tell apart."""
+    if len({candidate.uid for candidate in found}) == 1:
+        raise SeriesError(
+            f"{where}: {_label(found[0])} has the same UID in several studies, so --series cannot "
+            "choose one; point STUDY to the folder of one study"
+        )
 
 
 def _matching(found: list[Candidate], wanted: str) -> list[Candidate]:

@@ -58,7 +58,8 @@ def check_formats(series: CTSeries, formats: Sequence[str], options: WriteOption
     """Refuse formats that could not be written, before any work is done.
 
     Raises:
-        OutputError: an unknown format, or one that cannot hold this series.
+        FormatError: one that cannot hold this series.
+        OutputError: an unknown format.
     """
     unknown = [name for name in formats if name not in NAMES]
     if unknown or not formats:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from samihs_runtime.errors import OutputError
+from samihs_runtime.errors import FormatError
 from samihs_runtime.geometry import Grid, affine_ras, fit_grid, to_ras
 from samihs_runtime.writers.resampling import resampled, slice_line
 
@@ -29,12 +29,12 @@ def check_grid(series: CTSeries, *, resample: bool) -> Grid:
     """The grid of the slices; with ``resample`` it need not be even.
 
     Raises:
-        OutputError: the slices are unevenly spaced or not parallel; with ``resample``, rotated,
+        FormatError: the slices are unevenly spaced or not parallel; with ``resample``, rotated,
             scaled or shifted within their planes.
     """
     grid = fit_grid(series.planes)
     if not grid.uniform and not resample:
-        raise OutputError(
+        raise FormatError(
             f"NIfTI cannot hold this series: {grid.reason}; give --resample, which evens out "
             "distances, or take the DICOM SEG, which holds each slice's own place"
         )
@@ -59,7 +59,7 @@ def write_nifti(
         resample: resample unevenly spaced slices to an even grid instead of refusing them.
 
     Raises:
-        OutputError: the slices are unevenly spaced or not parallel.
+        FormatError: the slices are unevenly spaced or not parallel.
         OSError: the file cannot be written.
     """
     import nibabel as nib

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from samihs_runtime.errors import OutputError
+from samihs_runtime.errors import FormatError
 from samihs_runtime.geometry import (
     GRID_TOLERANCE_MM,
     affine_of,
@@ -44,7 +44,7 @@ def resampled(
         [K, rows, columns] and [4, 4] from (column, row, slice, 1).
 
     Raises:
-        OutputError: slices of several orientations or spacings, or shifted within their planes.
+        FormatError: slices of several orientations or spacings, or shifted within their planes.
     """
     line = slice_line(series)
     places = along_normal(series.planes) - along_normal(series.planes)[0]
@@ -65,7 +65,7 @@ def slice_line(series: CTSeries) -> Array:
     """Displacement [3] in mm of the first pixel per mm along the normal; longer under tilt.
 
     Raises:
-        OutputError: slices of several orientations or spacings, or shifted within their planes.
+        FormatError: slices of several orientations or spacings, or shifted within their planes.
     """
     planes = series.planes
     positions = np.array([plane.position for plane in planes], dtype=np.float64)
@@ -77,7 +77,7 @@ def slice_line(series: CTSeries) -> Array:
         for plane in planes
     )
     if off > GRID_TOLERANCE_MM or not alike:
-        raise OutputError(
+        raise FormatError(
             "--resample evens out distances only, and these slices are turned, scaled or shifted "
             f"against each other (by {off:.2f} mm at most): take the DICOM SEG"
         )

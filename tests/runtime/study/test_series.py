@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from samihs_runtime.errors import StudyError
+from samihs_runtime.errors import SeriesError, StudyError
 from samihs_runtime.study import list_series, read_files, read_study
 from samihs_runtime.study.kernels import sharpness
 from tests.runtime.dicom_factory import (
@@ -168,6 +168,19 @@ def test_studies_are_not_chosen_between(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="several studies; choose one with --series"):
         read_study(tmp_path)
     assert len(read_study(tmp_path, series="1")) == 4
+
+
+@pytest.mark.parametrize("series", [None, "2", uid("series", "copied")])
+def test_a_uid_that_two_studies_share_is_not_offered(tmp_path: Path, series: str | None) -> None:
+    """As after a copy that gave only the study a new UID."""
+    shared = uid("series", "copied")
+    for name in ("a", "b"):
+        study = uid("study", name)
+        write_series(tmp_path / name, SeriesInstanceUID=shared, StudyInstanceUID=study)
+    with pytest.raises(SeriesError, match=r"same UID in several studies.*point STUDY") as refusal:
+        read_study(tmp_path, series=series)
+    assert shared not in str(refusal.value)
+    assert len(read_study(tmp_path / "a", series=series)) == 4
 
 
 def test_a_localizer_within_the_series_is_left_out(tmp_path: Path) -> None:
