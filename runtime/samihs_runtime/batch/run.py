@@ -21,9 +21,11 @@ from samihs_runtime.batch.table import FAILED, ClickTable, TableRow
 from samihs_runtime.console import Screen
 from samihs_runtime.errors import (
     BackendError,
+    FormatError,
     NonFiniteError,
     OutputError,
     PromptError,
+    SeriesError,
     UserError,
 )
 from samihs_runtime.folder_lock import held_alone
@@ -50,6 +52,7 @@ def run_clicks(rows: list[ClickRow], options: Options) -> Path:
         UserError: some clicks failed; all the others were answered first.
     """
     check_destination(options.out)
+    existed = options.out.exists()
     try:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -59,8 +62,9 @@ def run_clicks(rows: list[ClickRow], options: Options) -> Path:
         with held_alone(options.out, "answers clicks"):
             return _run_clicks(rows, options)
     finally:
-        with suppress(OSError):
-            options.out.rmdir()  # succeeds only if nothing was written into it
+        if not existed:
+            with suppress(OSError):
+                options.out.rmdir()  # succeeds only if nothing was written into it
 
 
 def _run_clicks(rows: list[ClickRow], options: Options) -> Path:
@@ -127,13 +131,11 @@ class _Worker:
             if not isinstance(error, NonFiniteError):
                 self._screen.say(f"{job.row.id}: the backend failed at this click", "red")
                 raise
-            result = self._failed(job, error)
+            return self._failed(job, error)
         except Exception as error:  # nor may a bug that one study triggers affect the other rows
-            result = self._failed(job, error)
-        version, bundle = self._made_by
-        made = replace(result, version=version, bundle=bundle, request=job.request)
-        self._table.record(made)
-        return made
+            return self._failed(job, error)
+        self._table.record(result)
+        return result
 
     def _result(self, job: Job) -> TableRow:
         started = time.perf_counter()
@@ -150,21 +152,38 @@ class _Worker:
         for note in notes:
             self._screen.say(f"{row.id}: {note}")
         result = _table_row(row.id, answer, time.perf_counter() - started)
-        return replace(result, notes="; ".join(notes))
+        return self._signed(job, replace(result, notes="; ".join(notes)))
 
     def _failed(self, job: Job, error: Exception) -> TableRow:
-        """The row of a failure.
+        """The row of a failure; it is recorded unless an earlier answer stays in its place."""
+        name = job.row.id
+        self._screen.say(f"{name}: {_told(error)}", "red")
+        failure = self._signed(job, TableRow(name, FAILED, why=type(error).__name__))
+        if not keeps_earlier(error):
+            self._remove_files(name)
+        elif self._table.has_answer(name):
+            return failure
+        self._table.record(failure)
+        return failure
 
-        If this request is invalid, an earlier answer under the same id is removed, because it
-        would be taken for the answer to this one. It stays if the request could not be judged, as
-        with a study that cannot be read at present, or a full disk.
-        """
-        if isinstance(error, PromptError):
-            self._table.forget(job.row.id)
-            for name in RESERVED:
-                (self._options.out / job.row.id / name).unlink(missing_ok=True)
-        self._screen.say(f"{job.row.id}: {_told(error)}", "red")
-        return TableRow(job.row.id, FAILED, why=type(error).__name__)
+    def _signed(self, job: Job, row: TableRow) -> TableRow:
+        version, bundle = self._made_by
+        return replace(row, version=version, bundle=bundle, request=job.request)
+
+    def _remove_files(self, name: str) -> None:
+        """Remove the files of an earlier answer; those that cannot be removed are reported."""
+        folder, why_not = self._options.out / name, None
+        for each in RESERVED:
+            try:
+                (folder / each).unlink(missing_ok=True)
+            except OSError as error:
+                why_not = error.strerror
+        if why_not:
+            self._screen.say(
+                f"{name}: an earlier answer cannot be removed from {folder} ({why_not}): remove "
+                "it, it does not answer this click",
+                "red",
+            )
 
     def _series(self, row: ClickRow) -> CTSeries:
         key = (row.click.study, row.click.series)
@@ -175,6 +194,16 @@ class _Worker:
                 self._screen.say(f"{row.id}: {note}")
             self._last = (key, series)
         return self._last[1]
+
+
+def keeps_earlier(error: Exception) -> bool:
+    """Whether an earlier answer under a click's id stays when the click now fails.
+
+    It does if the click could not be judged, as with a study that cannot be read at present, or a
+    full disk. It goes if the study was read and the request is refused, because it would be taken
+    for the answer to that request.
+    """
+    return not isinstance(error, (PromptError, SeriesError, FormatError))
 
 
 def _told(error: Exception) -> str:

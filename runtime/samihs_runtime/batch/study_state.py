@@ -17,7 +17,7 @@ def study_state(study: Path, out: Path) -> str:
 
     Args:
         study: a file, a folder, or a DICOMDIR, which refers to files in its folder.
-        out: our output folder; what lies in it is not part of the study.
+        out: our output folder; if it lies within the study's, its files are no part of the study.
 
     Returns:
         64 hexadecimal digits; empty if none of its files can be examined, for example on a share
@@ -25,7 +25,8 @@ def study_state(study: Path, out: Path) -> str:
     """
     try:
         root, files = _files(study)
-        return _digest(root, files, out.resolve())
+        ours = out.resolve()
+        return _digest(root, files, ours if root.resolve() in ours.parents else None)
     except (OSError, ValueError):  # no access to a parent folder; a name that no file can have
         return ""
 
@@ -44,14 +45,14 @@ def _is_dicomdir(path: Path) -> bool:
         return _MEDIA_STORAGE_DIRECTORY in stream.read(_META_BYTES)
 
 
-def _digest(root: Path, files: Iterable[Path], ours: Path) -> str:
+def _digest(root: Path, files: Iterable[Path], ours: Path | None) -> str:
     digest, seen = hashlib.sha256(), False
     for path in files:
         try:
             status = path.stat()
         except OSError:  # one of many: the reader will report what is wrong with it
             continue
-        if stat.S_ISDIR(status.st_mode) or path.resolve().is_relative_to(ours):
+        if stat.S_ISDIR(status.st_mode) or (ours and path.resolve().is_relative_to(ours)):
             continue
         text = f"{path.relative_to(root)}|{status.st_size}|{status.st_mtime_ns}|"
         digest.update(text.encode(errors="surrogateescape"))

@@ -99,17 +99,17 @@ class ClickTable:
         row = self._rows.get(name)
         return row if row and request and row.request == request and not row.failed else None
 
-    def record(self, row: TableRow) -> None:
-        """Keep a row; it is on disk when this returns.
+    def has_answer(self, name: str) -> bool:
+        """Whether there is an earlier answer under this id, to whatever request."""
+        row = self._rows.get(name)
+        return row is not None and not row.failed
 
-        A failure does not replace an earlier answer, whose files still exist; see :meth:`forget`.
+    def record(self, row: TableRow) -> None:
+        """Keep a row instead of an earlier one of its id; it is on disk when this returns.
 
         Raises:
             OutputError: the file cannot be written.
         """
-        earlier = self._rows.get(row.id)
-        if row.failed and earlier is not None and not earlier.failed:
-            return
         self._rows[row.id] = row
         try:
             with self.path.open("a", encoding="utf-8", newline="") as stream:
@@ -118,10 +118,6 @@ class ClickTable:
                 os.fsync(stream.fileno())
         except OSError as error:
             raise self._unwritable(error) from error
-
-    def forget(self, name: str) -> None:
-        """Drop the row of an answer whose files are removed; in the file, its next row counts."""
-        self._rows.pop(name, None)
 
     def replace(self, first: Sequence[str] = ()) -> None:
         """Rewrite the file: the rows of these ids in this order, then the others.

@@ -11,7 +11,7 @@ from samihs_runtime.batch import jobs as batch_jobs
 from samihs_runtime.batch import run as batch
 from samihs_runtime.errors import OutputError
 from samihs_runtime.folder_lock import held_alone
-from tests.runtime.dicom_factory import dicomdir, write_series
+from tests.runtime.dicom_factory import ct_image, dicomdir, save, uid, write_series
 
 from .clicks_runs import ROWS, SEG, counted, failing, run, table
 from .test_clicks import clicks_file
@@ -71,16 +71,71 @@ def test_another_versions_answers_are_not_kept(
     assert reads == ["p1", "p2"]
 
 
-def test_a_failed_click_leaves_no_earlier_answer_in_its_folder(
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"points": [[4, 5, 77]]}, "PromptError"),
+        ({"series": 9}, "SeriesError"),
+        ({"study": "several"}, "SeriesError"),
+        ({"study": "uneven"}, "FormatError"),
+    ],
+)
+def test_a_refused_request_leaves_no_answer_to_the_one_before(
+    change: dict[str, Any], why: str, studies: Path, tiny_bundle: Path
+) -> None:
+    out, nifti = studies / "out", ("--format", "nifti")
+    for name in "xy":
+        write_series(studies / "several" / name, StudyInstanceUID=uid(name))
+    for index, height in enumerate((0.0, 5.0, 7.0)):
+        save(ct_image(index, position=(0.0, 0.0, height)), studies / "uneven" / f"IM{index}")
+    run(clicks_file(studies, ROWS[0]), tiny_bundle, out, *nifti)
+    assert (out / "a" / "report.json").is_file()
+    done = run(clicks_file(studies, {**ROWS[0], **change}), tiny_bundle, out, *nifti)
+    assert done.exit_code == 2
+    row = table(out)["a"]
+    assert (row["status"], row["why"]) == ("failed", why)
+    assert list((out / "a").iterdir()) == []
+
+
+def test_an_answer_that_cannot_be_removed_stops_no_other_click(
+    studies: Path, tiny_bundle: Path
+) -> None:
+    """As in a folder that may not be written, which does not bind root."""
+    out = studies / "out"
+    run(clicks_file(studies, ROWS[1]), tiny_bundle, out)
+    (out / "a" / "report.json").mkdir(parents=True)
+    (out / "a" / "overlay.png").touch()
+    outside = {**ROWS[0], "points": [[4, 5, 77]]}
+    done = run(clicks_file(studies, outside, ROWS[2]), tiny_bundle, out)
+    assert "1 of 2 clicks failed" in done.stderr
+    said = " ".join(done.output.split())
+    assert "a: an earlier answer cannot be removed from" in said
+    assert [row["why"] for row in table(out).values()] == ["PromptError", "", ""]
+    assert [path.name for path in (out / "a").iterdir()] == ["report.json"]
+
+
+def test_a_file_in_place_of_a_clicks_folder_stops_no_other_click(
     studies: Path, tiny_bundle: Path
 ) -> None:
     out = studies / "out"
-    run(clicks_file(studies, ROWS[0]), tiny_bundle, out)
-    assert (out / "a" / "report.json").is_file()
-    done = run(clicks_file(studies, {**ROWS[0], "points": [[4, 5, 77]]}), tiny_bundle, out)
+    run(clicks_file(studies, ROWS[1]), tiny_bundle, out)
+    (out / "a").touch()
+    outside = {**ROWS[0], "points": [[4, 5, 77]]}
+    done = run(clicks_file(studies, outside, ROWS[2]), tiny_bundle, out)
+    assert "1 of 2 clicks failed" in done.stderr
+    assert list(table(out)) == ["a", "c", "b"]
+
+
+@pytest.mark.parametrize("existed", [True, False])
+def test_only_a_folder_that_the_run_made_goes_with_its_failure(
+    existed: bool, studies: Path, tiny_bundle: Path
+) -> None:
+    out = studies / "out"
+    if existed:
+        out.mkdir()
+    done = run(clicks_file(studies, *ROWS), studies / "absent", out)
     assert done.exit_code == 2
-    assert table(out)["a"]["status"] == "failed"
-    assert not (out / "a" / "report.json").exists()
+    assert out.exists() == existed
 
 
 @pytest.mark.parametrize("gone", ["absent", "empty", "locked"])
@@ -116,6 +171,21 @@ def test_a_full_disk_costs_no_earlier_result(
     assert run(path, tiny_bundle, out, "--no-propagation").exit_code == 2
     assert table(out) == before
     assert (out / "a" / "report.json").is_file()
+
+
+@pytest.mark.parametrize("study", ["p1", "IM0"])
+def test_a_study_within_our_folder_is_known_again(
+    study: str, studies: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(ct_image(), studies / "IM0")
+    path = clicks_file(studies, {"id": "a", "study": study, "points": [[4, 5, 0]]})
+    assert run(path, tiny_bundle, studies, "--overwrite").exit_code == 0
+    reads = counted(monkeypatch)
+    assert run(path, tiny_bundle, studies).exit_code == 0
+    assert reads == []
+    save(ct_image(WindowCenter=40), studies / study / ("IM0" if study == "p1" else ""))
+    assert run(path, tiny_bundle, studies).exit_code == 0
+    assert reads == [study]
 
 
 def test_files_that_a_dicomdir_refers_to_are_a_part_of_its_state(

@@ -58,15 +58,15 @@ def test_of_an_id_that_comes_twice_the_later_row_counts(tmp_path: Path) -> None:
     assert len(read) == 1
 
 
-def test_a_failure_takes_no_answers_place_unless_that_is_forgotten(tmp_path: Path) -> None:
+def test_a_failure_is_no_answer(tmp_path: Path) -> None:
     path = tmp_path / "clicks.csv"
     kept = table(path, FOUND)
-    failure = TableRow("a", FAILED, why="StudyError", request="r1")
-    kept.record(failure)
-    assert ClickTable.read(path).answered("a", "r1") == FOUND
-    kept.forget("a")
-    kept.record(failure)
-    assert ClickTable.read(path).answered("a", "r1") is None
+    assert kept.has_answer("a")
+    assert not kept.has_answer("b")
+    kept.record(TableRow("a", FAILED, why="PromptError", request="r1"))
+    for read in (kept, ClickTable.read(path)):
+        assert read.answered("a", "r1") is None
+        assert not read.has_answer("a")
 
 
 def test_what_is_not_known_to_be_the_same_request_is_no_answer_to_it(tmp_path: Path) -> None:
