@@ -40,6 +40,8 @@ Mask = NDArray[np.bool_]
 Point = tuple[float, float]
 Box = tuple[float, float, float, float]
 """x0, y0, x1, y1 in pixels of the slice."""
+Drawn = tuple[Mask, NDArray[np.float32]]
+"""The parts of a mask that were clicked on, and the logits of its answer."""
 SEEDS_AT = (0.25, 0.5, 0.75)
 """Where a box is clicked, as fractions of its sides: all nine combinations in x and y."""
 MARGIN, MARGIN_PX = 0.1, 2.0
@@ -108,21 +110,11 @@ def _point_by_point(
     alone = _asked_alone(segmenter, encoded, wanted)
     score = float(np.mean([each.score for each in alone]))
     if len(prompt.points) <= most:
-        first, *others = wanted
-        corrections = [*((p, FOREGROUND) for p in others), *((p, BACKGROUND) for p in unwanted)]
-        asked = [(first, corrections)]
+        drawn = [_first_corrected(segmenter, encoded, wanted, unwanted, alone[0])]
     else:
-        asked = [
-            (point, [(p, BACKGROUND) for p in _within(reply.mask, point, unwanted)[: most - 1]])
-            for point, reply in zip(wanted, alone, strict=True)
-        ]
-    masks, logits = [], []
-    for (point, corrections), reply in zip(asked, alone, strict=False):
-        whole, last = _corrected(segmenter, encoded, point, reply, corrections)
-        masks.append(clicked_parts(last.mask, whole))
-        logits.append(last.logits)
-    evidence = Evidence(np.maximum.reduce(logits), encoded.frame)
-    return SliceAnswer(np.logical_or.reduce(masks), evidence, score)
+        drawn = _each_corrected(segmenter, encoded, wanted, unwanted, alone, most)
+    evidence = Evidence(np.maximum.reduce([logits for _, logits in drawn]), encoded.frame)
+    return SliceAnswer(np.logical_or.reduce([mask for mask, _ in drawn]), evidence, score)
 
 
 def _asked_alone(
@@ -136,20 +128,51 @@ def _asked_alone(
     return replies
 
 
+def _first_corrected(
+    segmenter: Segmenter,
+    encoded: EncodedSlice,
+    wanted: Sequence[Point],
+    unwanted: Sequence[Point],
+    reply: Prediction,
+) -> Drawn:
+    """The answer to the first foreground point, corrected by all the others."""
+    first, *others = wanted
+    corrections = [*((p, FOREGROUND) for p in others), *((p, BACKGROUND) for p in unwanted)]
+    return _corrected(segmenter, encoded, first, reply, corrections)
+
+
+def _each_corrected(
+    segmenter: Segmenter,
+    encoded: EncodedSlice,
+    wanted: Sequence[Point],
+    unwanted: Sequence[Point],
+    replies: Sequence[Prediction],
+    most: int,
+) -> list[Drawn]:
+    """The answer to each foreground point, corrected by the nearest background points inside its
+    mask, up to ``most`` points in all."""
+    drawn = []
+    for point, reply in zip(wanted, replies, strict=True):
+        against = _within(reply.mask, point, unwanted)[: most - 1]
+        corrections = [(each, BACKGROUND) for each in against]
+        drawn.append(_corrected(segmenter, encoded, point, reply, corrections))
+    return drawn
+
+
 def _corrected(
     segmenter: Segmenter,
     encoded: EncodedSlice,
     first: Point,
     reply: Prediction,
     corrections: Sequence[tuple[Point, int]],
-) -> tuple[Prompt, Prediction]:
-    """Add the corrections (point, label) one by one, each answer being the prior of the next, as in
-    training. Returns the complete prompt and the last answer."""
+) -> Drawn:
+    """The last answer after adding the corrections (point, label) one by one, each answer being the
+    prior of the next, as in training."""
     asked = _clicked(first)
     for point, label in corrections:
         asked = Prompt((*asked.points, point), (*asked.labels, label))
         reply = segmenter.predict(encoded, asked, reply.logits)
-    return asked, reply
+    return clicked_parts(reply.mask, asked), reply.logits
 
 
 def _within_box(
