@@ -51,6 +51,17 @@ class EncodedSlice:
 
 
 @dataclass(frozen=True, eq=False)
+class _Given:
+    """A slice as it was given."""
+
+    key: str
+    pixels: NDArray[np.float32]
+    """[rows, columns] HU."""
+    aspect: float
+    """Height of a pixel divided by its width."""
+
+
+@dataclass(frozen=True, eq=False)
 class _Job:
     """A slice in the form that the encoder takes."""
 
@@ -111,19 +122,14 @@ class SliceEncoder:
             BackendError: the device failed, its memory is too small for one slice, or the segmenter
                 is closed.
         """
-        arrays = [as_pixels(each) for each in slices]
-        aspects = [1.0] * len(arrays) if spacings is None else [aspect_of(s) for s in spacings]
-        given = list(zip(arrays, aspects, strict=True))
-        keys = [_pixel_key(self._bundle.id, pixels, aspect) for pixels, aspect in given]
-        known = self._known(keys)
-        if len(known) < len(set(keys)):
-            jobs = {
-                key: self._job(key, pixels, aspect)
-                for key, (pixels, aspect) in zip(keys, given, strict=True)
-                if key not in known
-            }
+        aspects = [1.0] * len(slices) if spacings is None else [aspect_of(s) for s in spacings]
+        given = [self._given(*each) for each in zip(slices, aspects, strict=True)]
+        known = self._known([each.key for each in given])
+        missing = {each.key: each for each in given if each.key not in known}
+        if missing:
+            jobs = {key: self._job(each) for key, each in missing.items()}
             known |= self._encode_missing(jobs, background, keep)
-        return [known[key] for key in keys]
+        return [known[each.key] for each in given]
 
     def forget(self, key: str) -> None:
         """Drop one embedding from memory and disk, so that it is encoded again when next needed."""
@@ -142,12 +148,16 @@ class SliceEncoder:
         found = {key: self.cache.get(key) for key in dict.fromkeys(keys)}
         return {key: each for key, each in found.items() if each is not None}
 
-    def _job(self, key: str, pixels: NDArray[np.float32], aspect: float) -> _Job:
+    def _given(self, hu: Slice, aspect: float) -> _Given:
+        pixels = as_pixels(hu)
+        return _Given(_pixel_key(self._bundle.id, pixels, aspect), pixels, aspect)
+
+    def _job(self, given: _Given) -> _Job:
         manifest = self._bundle.manifest
-        rows, columns = pixels.shape
-        frame = SliceFrame(rows, columns, manifest.slice_size, aspect)
-        window = window_of(pixels, manifest.window)
-        return _Job(key, frame, window, frame.slice_to_model(pixels))
+        rows, columns = given.pixels.shape
+        frame = SliceFrame(rows, columns, manifest.slice_size, given.aspect)
+        window = window_of(given.pixels, manifest.window)
+        return _Job(given.key, frame, window, frame.slice_to_model(given.pixels))
 
     def _encode_missing(
         self, jobs: dict[str, _Job], background: bool, keep: bool
