@@ -16,7 +16,7 @@ from samihs_runtime.errors import DataError
 from samihs_runtime.study import files
 from samihs_runtime.writers.seg import build_seg
 from samihs_training.data.cases.case import CaseFiles, patients_of
-from samihs_training.data.cases.dicom import _labels
+from samihs_training.data.cases.dicom import _labels, _read_seg
 from samihs_training.data.cases.finding import find_cases
 from samihs_training.data.cases.reading import read_case
 from samihs_training.data.phantom import (
@@ -98,6 +98,15 @@ def test_the_series_is_the_one_that_was_drawn_on(
     np.testing.assert_array_equal(read_case(case).labels, study.bleeds > 0)
 
 
+def test_a_segmentation_may_have_a_study_of_its_own(study: PhantomStudy, tmp_path: Path) -> None:
+    exported(study, tmp_path)
+    path = tmp_path / "seg" / "1.dcm"
+    changed(path, StudyInstanceUID=generate_uid()).save_as(path)
+    other_series(tmp_path / "ct", tmp_path / "thin")
+    (case,) = find_cases(tmp_path)
+    np.testing.assert_array_equal(read_case(case).labels, study.bleeds > 0)
+
+
 def test_two_drawn_series_of_one_folder_are_two_cases(study: PhantomStudy, tmp_path: Path) -> None:
     write_dicom(study, tmp_path / "ct", segmentation=True)
     other_series(tmp_path / "ct", tmp_path / "ct")
@@ -176,7 +185,8 @@ def test_frames_of_one_object_are_told_apart(tmp_path: Path) -> None:
     series = make_series(enhanced=True)
     lesion = make_lesion(series, (1, 3))
     build_seg(series, lesion, make_report()).save_as(tmp_path / "seg.dcm")
-    labels = _labels(series, tmp_path / "seg.dcm")
+    path = tmp_path / "seg.dcm"
+    labels = _labels(series, *_read_seg(path, ()), path)
     assert np.flatnonzero(labels.any((1, 2))).tolist() == [1, 3]
     for each in lesion.slices:
         np.testing.assert_array_equal(labels[each.index], each.mask)

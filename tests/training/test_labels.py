@@ -82,8 +82,8 @@ def test_labels_that_cannot_be_meant(tmp_path: Path) -> None:
     root = nnunet(tmp_path, {"background": 0, "EDH": 1})
     with pytest.raises(DataError, match=r"labels 4, 9 beside 0 and 1.*--labels 1,2"):
         marked(root)
-    for wrong in ("IPH", "0", "-1", "1.5", "background"):
-        with pytest.raises(UsageError, match=r"label '.*': expected one of EDH, or a number above"):
+    for wrong in ("IPH", "0", "-1", "1.5", "background", "4"):
+        with pytest.raises(UsageError, match=r"label '.*': expected one of EDH, or of their"):
             find_cases(root, labels=(wrong,))
     (root / "dataset.json").write_text('{"labels": ["EDH"]}')
     with pytest.raises(DataError, match=r"dataset\.json: no labels as nnU-Net writes them"):
@@ -95,6 +95,31 @@ def test_labels_that_cannot_be_meant(tmp_path: Path) -> None:
         find_cases(tmp_path / "p", labels=("1",))
     with pytest.raises(UsageError, match="expected names or numbers"):
         parsed("1,,2")
+
+
+def test_a_label_that_no_mask_has_is_refused(study: PhantomStudy, tmp_path: Path) -> None:
+    """It may be mistyped, and the bleeds that were meant would be learned as background."""
+    hu, labels = labelled()
+    for name, kept in (("a", labels), ("b", np.where(labels == SUBDURAL, 0, labels))):
+        save(hu, tmp_path / "nifti" / f"{name}.nii.gz")
+        save(kept.astype(np.uint8), tmp_path / "nifti" / f"{name}_mask.nii.gz")
+    with_segments(study, tmp_path / "dicom" / "a", "Brain", "EDH")
+    with_segments(study_of(6), tmp_path / "dicom" / "b", "Brain", "SDH")
+    for kind, right, wrong, named in (
+        ("nifti", "1,4", "1,7", "7"),
+        ("dicom", "edh,SDH", "EDH,SHD", "SHD"),
+    ):
+        root = tmp_path / kind
+        for command in (["check-data"], ["make-folds", "--folds", "2"]):
+            out = [str(tmp_path / f"{kind}.json")] if command[0] == "make-folds" else []
+            asked = [*command, str(root), *out, "--labels"]
+            failed = CliRunner().invoke(main, [*asked, wrong])
+            assert failed.exit_code == 2, failed.output
+            assert f"labels {named}: in none of the masks" in failed.stderr
+            assert CliRunner().invoke(main, [*asked, right]).exit_code == 0
+        with pytest.raises(UsageError, match=f"labels {named}: in none"):
+            open_volumes(tmp_path / "cache", find_cases(root, labels=parsed(wrong)))
+        open_volumes(tmp_path / "cache", find_cases(root, labels=parsed(right)))
 
 
 def test_a_scan_or_mask_that_is_missing_is_named(tmp_path: Path) -> None:
@@ -137,8 +162,12 @@ def test_on_the_command_line_and_in_a_recipe(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def study() -> PhantomStudy:
+    return study_of(5)
+
+
+def study_of(patient: int) -> PhantomStudy:
     options = PhantomOptions(matrix=64, slices=4, slice_thickness_mm=8, volume_range_ml=(30, 40))
-    return generate_study(5, options)
+    return generate_study(patient, options)
 
 
 def with_segments(study: PhantomStudy, root: Path, *names: str, coded: bool = False) -> Path:

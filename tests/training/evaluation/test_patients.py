@@ -211,12 +211,27 @@ def test_only_the_pixels_of_the_worst_slices_are_kept(cases: list[CaseFiles]) ->
         assert base is None or base.nbytes == each.hu.nbytes
 
 
+def work(*given: object, **options: object) -> None:
+    raise AssertionError("the work has begun")
+
+
+def test_mistyped_options_are_named_before_any_case_is_evaluated(
+    cases: list[CaseFiles], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A prompt even before the first case is read; a label once all have been."""
+    monkeypatch.setattr(pipeline, "evaluate_data", work)
+    asked = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--backend", "cpu"]
+    failed = CliRunner().invoke(main, [*asked, "--labels", "1,5"])
+    assert (failed.exit_code, "labels 5: in none of the masks" in failed.stderr) == (2, True)
+    monkeypatch.setattr(pipeline, "read_checked", work)
+    failed = CliRunner().invoke(main, [*asked, "--prompt", "depest"])
+    assert (failed.exit_code, "prompt 'depest'" in failed.stderr) == (2, True)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_faulty_case_is_named_before_any_is_evaluated(
     cases: list[CaseFiles], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def work(*given: object, **options: object) -> None:
-        raise AssertionError("the work has begun")
-
     monkeypatch.setattr(pipeline, "evaluate_data", work)
     assert cases[-1].mask is not None
     cases[-1].mask.unlink()

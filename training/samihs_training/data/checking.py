@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from samihs_runtime.errors import DataError
+from samihs_runtime.errors import DataError, UsageError
 from samihs_training.data.cases.case import CaseFiles, Volume
 from samihs_training.data.cases.reading import read_case
 
@@ -30,6 +30,8 @@ class CaseReport:
     volume_ml: float
     faults: tuple[str, ...]
     """Each names the file; empty if all is well."""
+    seen: frozenset[str] = frozenset()
+    """See :attr:`Volume.seen`."""
 
 
 def check_cases(cases: Iterable[CaseFiles]) -> Iterator[CaseReport]:
@@ -42,7 +44,27 @@ def check_cases(cases: Iterable[CaseFiles]) -> Iterator[CaseReport]:
             continue
         bleeding = int((volume.labels > 0).any((1, 2)).sum())
         faults = tuple(faults_of(case, volume))
-        yield CaseReport(case.name, len(volume.hu), bleeding, volume.volume_ml, faults)
+        yield CaseReport(case.name, len(volume.hu), bleeding, volume.volume_ml, faults, volume.seen)
+
+
+def absent_labels(cases: Iterable[CaseFiles], seen: Iterable[frozenset[str]]) -> list[str]:
+    """Labels that were named as hemorrhage, but are in none of the cases' masks.
+
+    ``seen``: of each case (:attr:`Volume.seen`).
+    """
+    there = frozenset().union(*seen)
+    named = dict.fromkeys(label for case in cases for label in case.labels)
+    return [label for label in named if label not in there]
+
+
+def check_labels(cases: Iterable[CaseFiles], seen: Iterable[frozenset[str]]) -> None:
+    """Raise a UsageError if a label was named that no case of a whole data set has: it may be
+    mistyped, and what was meant would be background."""
+    if absent := absent_labels(cases, seen):
+        raise UsageError(
+            f"labels {', '.join(absent)}: in none of the masks; expected labels that these have: "
+            "correct them, or leave them out"
+        )
 
 
 def read_checked(case: CaseFiles) -> Volume:

@@ -13,7 +13,7 @@ from samihs_runtime.errors import DataError, one_line_errors
 from samihs_training.data.cases.case import LAYOUTS, Layout, patients_of
 from samihs_training.data.cases.finding import find_cases
 from samihs_training.data.cases.labels import parsed
-from samihs_training.data.checking import CaseReport, check_cases
+from samihs_training.data.checking import CaseReport, check_cases, check_labels
 from samihs_training.data.folds import check_new, make_folds, read_slice_table, write_folds
 
 _layout = click.option("--layout", type=click.Choice(LAYOUTS), help="[default: recognised]")
@@ -29,7 +29,8 @@ _labels = click.option(
 @one_line_errors
 def check_data(root: Path, layout: Layout | None, labels: str | None) -> None:
     """List cases, slices and hemorrhage volumes of the data set ROOT, and everything wrong."""
-    reports = list(check_cases(find_cases(root, layout, parsed(labels))))
+    cases = find_cases(root, layout, parsed(labels))
+    reports = list(check_cases(cases))
     Console().print(_table(reports))
     faults = [fault for report in reports for fault in report.faults]
     for fault in faults:
@@ -37,6 +38,7 @@ def check_data(root: Path, layout: Layout | None, labels: str | None) -> None:
     if faults:
         bad = sum(bool(report.faults) for report in reports)
         raise DataError(f"{root}: {len(faults)} faults in {bad} of {len(reports)} cases, see above")
+    check_labels(cases, (report.seen for report in reports))
 
 
 @click.command("make-folds")
@@ -54,11 +56,13 @@ def make_folds_command(
     check_new(out)  # fail before hours of reading
     cases = find_cases(root, layout, parsed(labels))
     patients = patients_of(cases)
-    volumes = {}
+    volumes, seen = {}, []
     for report in check_cases(cases):
         if report.faults:
             raise DataError(report.faults[0])
         volumes[report.name] = report.volume_ml
+        seen.append(report.seen)
+    check_labels(cases, seen)
     made = make_folds(volumes, patients, count=folds, seed=seed)
     write_folds(made, out)
     for fold in range(folds):

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from samihs_runtime.errors import DataError, OutputError
 from samihs_training.data.cases.case import CaseFiles, patients_of
-from samihs_training.data.checking import read_checked
+from samihs_training.data.checking import check_labels, read_checked
 
 SCHEMA = 3
 HU_RANGE = (-32_768, 32_767)
@@ -69,6 +69,7 @@ def open_volumes(
     Raises:
         DataError: a case is faulty (its first fault), or the cache is damaged.
         OutputError: the cache cannot be written; nothing of it is left.
+        UsageError: a label that was named is in no mask.
     """
     listed = list(cases)
     patients = patients_of(listed)
@@ -100,10 +101,11 @@ def _fill(home: Path, cases: list[CaseFiles], progress: Callable[[int, int], Non
     partial = home.with_name(f".{home.name}.{os.getpid()}")
     try:
         partial.mkdir(parents=True)
-        entries = []
+        entries, seen = [], []
         with (partial / "hu.i16").open("wb") as hu, (partial / "mask.u8").open("wb") as mask:
             for done, case in enumerate(cases, 1):
                 volume = read_checked(case)
+                seen.append(volume.seen)
                 voxels = np.clip(np.rint(volume.hu), *HU_RANGE).astype(np.int16)
                 labels = volume.labels.astype(np.uint8)
                 voxels.tofile(hu)
@@ -121,6 +123,7 @@ def _fill(home: Path, cases: list[CaseFiles], progress: Callable[[int, int], Non
                     }
                 )
                 progress(done, len(cases))
+        check_labels(cases, seen)
         text = json.dumps({"schema": SCHEMA, "cases": entries})
         (partial / "cases.json").write_text(text, encoding="utf-8")
         os.replace(partial, home)

@@ -12,7 +12,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from samihs_runtime.errors import UsageError
-from samihs_training.data.checking import read_checked
+from samihs_training.data.checking import absent_labels, check_labels, read_checked
 from samihs_training.data.studies import StudySpec, study_slices
 from samihs_training.evaluation.chosen_cases import ChosenCases
 from samihs_training.evaluation.patients import Protocol, evaluate_data
@@ -21,6 +21,7 @@ from samihs_training.evaluation.phantoms import evaluate
 from samihs_training.evaluation.predictors import Predictor, bundle_predictor, checkpoint_predictor
 from samihs_training.evaluation.report import check_data_report, markdown, write_data_report
 from samihs_training.evaluation.score_trials import calibrated_threshold, score_trials
+from samihs_training.prompts import prompt_rule
 
 
 def on_phantoms(
@@ -69,7 +70,7 @@ def on_data(
     """Evaluate on a data set, write the report into ``out`` and print it.
 
     Raises:
-        UsageError: options that do not go together, or an unknown prompt.
+        UsageError: options that do not go together, an unknown prompt, or a label in no mask.
         DataError: a case is faulty; found before the first is evaluated.
         OutputError: ``out`` holds an evaluation, and ``overwrite`` is false.
     """
@@ -77,11 +78,12 @@ def on_data(
         raise UsageError("--data needs --out: the folder for its tables and pictures")
     if protocol == "authors" and (prompt not in (None, "middle") or clicks != 1):
         raise UsageError("--protocol authors is one middle pixel: leave out --prompt and --clicks")
+    prompt_rule(prompt or "deepest")
     check_data_report(out, overwrite=overwrite)  # fail before the work, not after it
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal) as bar:
-        for case in bar.track(cases.files, description="checking"):  # the same for a faulty case
-            read_checked(case)
+        checked = bar.track(cases.files, description="checking")  # the same for a faulty case
+        _check_labels(cases, [read_checked(case).seen for case in checked])
         task = bar.add_task("evaluating", total=len(cases.files))
         evaluation = evaluate_data(
             predictor, cases.files, protocol=protocol, prompt=prompt or "deepest", clicks=clicks,
@@ -90,6 +92,14 @@ def on_data(
     write_data_report(evaluation, out, overwrite=overwrite)
     click.echo(markdown(evaluation))
     click.echo(f"written to {out}")
+
+
+def _check_labels(cases: ChosenCases, seen: list[frozenset[str]]) -> None:
+    """Refuse labels that are in no mask; those of a fold may lack one that others have."""
+    if "fold" not in cases.about:
+        check_labels(cases.files, seen)
+    elif absent := absent_labels(cases.files, seen):
+        click.echo(f"note: no mask of this fold has the labels {', '.join(absent)}", err=True)
 
 
 def open_predictor(

@@ -84,6 +84,8 @@ class Volume:
     """Between rows, between columns."""
     extents_mm: NDArray[np.float64]
     """[Z] extent of each slice along the normal."""
+    seen: frozenset[str] = frozenset()
+    """Those of the case's :attr:`CaseFiles.labels` that its mask has."""
 
     @property
     def volume_ml(self) -> float:

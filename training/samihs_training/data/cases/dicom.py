@@ -16,7 +16,7 @@ from samihs_runtime.study.judging import AXIAL_COSINE
 from samihs_training.data.cases.case import PLACE_TOLERANCE_MM, Volume
 from samihs_training.data.cases.dicom_cases import DicomCase
 from samihs_training.data.cases.labels import Labels
-from samihs_training.data.cases.segments import hemorrhage_segments
+from samihs_training.data.cases.segments import hemorrhage_segments, labels_seen
 
 
 def read_dicom_case(case: DicomCase) -> Volume:
@@ -42,17 +42,21 @@ def read_dicom_case(case: DicomCase) -> Volume:
         raise DataError(f"{case.image}: {error}") from error
     if abs(series.planes[0].normal[2]) < AXIAL_COSINE:
         raise DataError(f"{case.image}: the series of its SEG is not axial; expected axial CT")
+    path = case.segmentations[0]
+    segmentation, frames = _read_seg(path, case.labels)
     return Volume(
         hu=series.hu.astype(np.float32),
-        labels=_labels(series, case.segmentations[0], case.labels),
+        labels=_labels(series, segmentation, frames, path),
         spacing_mm=series.planes[0].spacing,
         extents_mm=series.extents_mm,
+        seen=labels_seen(segmentation.SegmentSequence, case.labels),
     )
 
 
-def _labels(series: CTSeries, path: Path, hemorrhage: Labels = ()) -> NDArray[np.float32]:
+def _labels(
+    series: CTSeries, segmentation: Any, frames: NDArray[np.bool_], path: Path
+) -> NDArray[np.float32]:
     """[Z, rows, columns] of 0 and 1."""
-    segmentation, frames = _read_seg(path, hemorrhage)
     if frames.shape[1:] != series.shape:
         raise DataError(f"{path}: frames of {frames.shape[1:]}, but the series has {series.shape}")
     known = {

@@ -68,7 +68,10 @@ def find_dicom_cases(root: Path) -> list[CaseFiles]:
             cases.append(_case(root, uid, of_series[uid], drawn))
         else:
             cases += [_without_scan(root, uid, each) for each in drawn]
-    for study in of_study.keys() - {each.study for each in segmentations}:
+    drawn_studies = {each.study for each in segmentations}
+    for uid in drawn_on.keys() & of_series.keys():  # a SEG may have a study of its own
+        drawn_studies |= {each.study for each in of_series[uid]}
+    for study in of_study.keys() - drawn_studies:
         cases.append(_case(root, "", of_study[study], []))
     return list(_told_apart(cases))
 

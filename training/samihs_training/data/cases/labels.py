@@ -39,15 +39,19 @@ def numbered(labels: Iterable[str], names: Mapping[str, Labels]) -> Labels:
         names: name -> its numbers, as the data set gives them; none if it gives no names.
 
     Raises:
-        UsageError: one is neither a number above 0 nor a name of the data set.
+        UsageError: one is neither a number above 0 (if there are names: one that has a name) nor a
+            name of the data set.
     """
     known = {name.casefold(): numbers for name, numbers in names.items()}
+    given = {number for numbers in names.values() for number in numbers}
     found: set[int] = set()
     for label in labels:
         numbers = known.get(label.casefold(), (label,))
         if not all(each.isascii() and each.isdigit() and int(each) for each in numbers):
-            wanted = f"one of {', '.join(names)}, or " if names else ""
-            raise UsageError(f"label {label!r}: expected {wanted}a number above 0")
+            numbers = ()
+        if not numbers or (given and not given.issuperset(str(int(each)) for each in numbers)):
+            wanted = f"one of {', '.join(names)}, or of their numbers" if names else ""
+            raise UsageError(f"label {label!r}: expected {wanted or 'a number above 0'}")
         found.update(map(int, numbers))
     return tuple(map(str, sorted(found)))
 

@@ -47,11 +47,13 @@ def read_nifti_pair(image: Path, mask: Path, hemorrhage: Labels = ()) -> Volume:
     column, row, step = axes.T
     normal = np.cross(column, row)
     extent = abs(float(step @ normal)) / float(np.linalg.norm(normal))  # holds under tilt as well
+    drawn = _axial(labels, mask)
     return Volume(
         hu=_axial(scan, image),
-        labels=_marked(_axial(labels, mask), hemorrhage),
+        labels=_marked(drawn, hemorrhage),
         spacing_mm=(float(np.linalg.norm(row)), float(np.linalg.norm(column))),
         extents_mm=np.full(scan.shape[2], extent),
+        seen=frozenset(each for each in hemorrhage if (drawn == int(each)).any()),
     )
 
 

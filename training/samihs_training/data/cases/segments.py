@@ -26,11 +26,10 @@ def hemorrhage_segments(segments: Sequence[Any], labels: Labels, path: Path) -> 
     """
     named = {int(each.SegmentNumber): str(each.get("SegmentLabel", "")) for each in segments}
     if labels:
-        wanted = {label.casefold() for label in labels}
         return frozenset(
             number
             for number, name in named.items()
-            if str(number) in wanted or name.strip().casefold() in wanted
+            if any(_is_called(label, number, name) for label in labels)
         )
     coded = frozenset(int(each.SegmentNumber) for each in segments if _is_hemorrhage(each))
     if coded or len(named) <= 1:
@@ -40,6 +39,20 @@ def hemorrhage_segments(segments: Sequence[Any], labels: Labels, path: Path) -> 
         f"{path}: segments {listed}, none of them coded as hemorrhage: name those that are, as in "
         f"--labels {next(iter(named.values()))!r}"
     )
+
+
+def labels_seen(segments: Sequence[Any], labels: Labels) -> frozenset[str]:
+    """Those of the labels that a segment goes by."""
+    return frozenset(
+        label
+        for label in labels
+        for each in segments
+        if _is_called(label, int(each.SegmentNumber), str(each.get("SegmentLabel", "")))
+    )
+
+
+def _is_called(label: str, number: int, name: str) -> bool:
+    return label.casefold() in (str(number), name.strip().casefold())
 
 
 def _is_hemorrhage(segment: Any) -> bool:
