@@ -45,7 +45,8 @@ def figures_of(
     of phantoms are those beside the checkpoint, if there are any.
 
     If the summary beside the checkpoint was measured with the mirrored slice and the bundle does
-    not use it, or the other way round, only its score threshold is used, with a warning.
+    not use it, or the other way round, only its score threshold is used, with a warning. If it was
+    measured on other weights, such as another checkpoint of that folder, it is not used at all.
 
     Args:
         evaluation: ``summary.json``; ``evaluation.json`` beside the checkpoint if None.
@@ -56,7 +57,7 @@ def figures_of(
         score_threshold: replaces the measured one, 0 to 1.
 
     Raises:
-        ExportError: no readable summary, or one of other weights.
+        ExportError: no readable summary, or ``evaluation`` is one of other weights.
         UsageError: ``score_threshold`` is not a number from 0 to 1.
     """
     if score_threshold is not None and not 0 <= score_threshold <= 1:
@@ -77,16 +78,18 @@ def figures_of(
     accuracy = {**phantoms, **({"patients": patients} if patients else {})}
     if score_threshold is not None:
         return Figures(accuracy, score_threshold, "given")
-    if phantoms:
-        measured = round(float(phantoms["score_threshold"]), _THRESHOLD_DIGITS)
-        return Figures(accuracy, measured, "measured")
-    lacking = "no score threshold" if patients else "nothing"
-    _warn(
-        f"{lacking} was measured for {checkpoint}: masks that score below {DEFAULT_THRESHOLD} will "
-        f"be refused. This is a guess and may refuse many good ones; run {measure}, copy its "
-        f"summary.json to {beside}, or set --score-threshold"
-    )
-    return Figures(accuracy)
+    threshold, origin = DEFAULT_THRESHOLD, Figures.threshold_is
+    if phantoms:  # an older summary does not say where its threshold comes from
+        threshold = round(float(phantoms["score_threshold"]), _THRESHOLD_DIGITS)
+        origin = str(phantoms.get("score_threshold_is", "measured"))
+    if origin == Figures.threshold_is:
+        lacking = "no score threshold" if accuracy else "nothing"
+        _warn(
+            f"{lacking} was measured for {checkpoint}: masks that score below {threshold} will be "
+            f"refused. This is a guess and may refuse many good ones; run {measure}, copy its "
+            f"summary.json to {beside}, or set --score-threshold"
+        )
+    return Figures(accuracy, threshold, origin)
 
 
 def hashes(loaded: LoadedAdapters) -> dict[str, str]:
@@ -97,9 +100,9 @@ def hashes(loaded: LoadedAdapters) -> dict[str, str]:
 def _accuracy(
     path: Path, loaded: LoadedAdapters, measure: str, mirrored: bool, *, named: bool
 ) -> dict[str, Any]:
-    """The summary, checked against the weights. If the user ``named`` it, a mirror mismatch is an
-    error instead of a warning."""
-    figures, weights = _read(path, measure)
+    """The summary, checked against the weights; empty if nothing in it may be used. If the user
+    ``named`` it, a mismatch is an error instead of a warning."""
+    figures, weights = _read(path)
     ours = hashes(loaded)
     measured = {name: weights[name] for name in ours if name in weights}
     if not measured:  # an older summary
@@ -108,10 +111,11 @@ def _accuracy(
             f"again: {measure}"
         )
     elif measured != ours:
-        raise ExportError(
-            f"{path} was measured on other weights than these adapters on their base: run "
-            f"{measure} and give its summary.json as --evaluation"
-        )
+        problem = f"{path} was measured on other weights than these adapters on their base"
+        if named:
+            raise ExportError(f"{problem}: run {measure} and give its summary.json as --evaluation")
+        _warn(f"{problem}: it is not used; measure: {measure}")
+        return {}
     if (weights.get("mirrored") == "yes") == mirrored:
         return figures
     with_or_without = "without" if mirrored else "with"
@@ -119,7 +123,8 @@ def _accuracy(
     if named:
         raise ExportError(f"{problem}, this bundle is not: run {measure} and give its summary.json")
     _warn(f"{problem}: its threshold is taken, its figures are not; measure: {measure}")
-    return {name: figures[name] for name in ("score_threshold",) if name in figures}
+    kept = ("score_threshold", "score_threshold_is")
+    return {name: figures[name] for name in kept if name in figures}
 
 
 def _of_data_set(figures: Mapping[str, Any]) -> bool:
@@ -127,21 +132,18 @@ def _of_data_set(figures: Mapping[str, Any]) -> bool:
     return "by_patient" in figures and "score_threshold" not in figures
 
 
-def _read(path: Path, measure: str) -> tuple[dict[str, Any], dict[str, str]]:
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """The summary, and the hashes of the weights that it was measured on."""
     try:
         figures: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         json.dumps(figures, allow_nan=False)  # as the manifest will be written
         weights = dict(figures.get("weights", {}))
-        threshold = 0.0 if _of_data_set(figures) else float(figures["score_threshold"])
+        if not _of_data_set(figures):
+            float(figures["score_threshold"])
     except OSError as error:
         raise ExportError(f"cannot read the evaluation {path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ExportError(f"{path} is no summary.json of samihs-evaluate ({error})") from error
-    if not 0 <= threshold <= 1:
-        raise ExportError(
-            f"{path}: score_threshold is {threshold}, expected 0 to 1: measure again: {measure}"
-        )
     return figures, weights
 
 

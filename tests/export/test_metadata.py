@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +68,40 @@ def test_a_threshold_is_the_one_given_else_the_one_measured(
 def test_an_invalid_threshold_is_refused(tmp_path: Path, value: float) -> None:
     with pytest.raises(UsageError, match="expected a number from 0 to 1"):
         figures(tmp_path, score_threshold=value)
-    with pytest.raises(ExportError, match=r"no summary\.json|expected 0 to 1"):
-        figures(tmp_path, summary(score_threshold=value))
+    if not math.isfinite(value):
+        with pytest.raises(ExportError, match=r"no summary\.json"):
+            figures(tmp_path, summary(score_threshold=value))
+
+
+@pytest.mark.parametrize("value", [-0.25, 1.15])
+def test_a_score_is_a_regression_that_may_leave_its_range(tmp_path: Path, value: float) -> None:
+    """So may the threshold that tells blood best; measured again it would be the same."""
+    assert figures(tmp_path, summary(score_threshold=value)) == Figures(
+        json.loads(summary(score_threshold=value)), value, "measured"
+    )
+
+
+@pytest.mark.parametrize("origin", ["measured", "given", "not measured"])
+def test_a_threshold_stays_what_it_was_when_it_was_evaluated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], origin: str
+) -> None:
+    """A guess is no measurement because somebody counted how often it errs."""
+    found = figures(tmp_path, summary(score_threshold=0.5, score_threshold_is=origin))
+    assert (found.score_threshold, found.threshold_is) == (0.5, origin)
+    assert found.accuracy["score_threshold"] == 0.5
+    warned = "no score threshold was measured" in capsys.readouterr().err
+    assert warned == (origin == "not measured")
+
+
+def test_figures_of_another_checkpoint_in_the_folder_are_not_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody named them: they are those of adapters.safetensors, beside adapters.best."""
+    other = summary(weights={"adapters_sha256": 64 * "0"})
+    assert figures(tmp_path, other, score_threshold=0.25) == Figures({}, 0.25, "given")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "evaluation.json was measured on other weights" in line
+    assert line.startswith("warning: ")
 
 
 def test_a_figure_that_the_manifest_cannot_hold_is_refused(tmp_path: Path) -> None:

@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from numpy.typing import NDArray
+from rich.console import Console
 
 from samihs_runtime.bundle import Bundle, sha256_of, shipped_bundle
 from samihs_runtime.errors import OutputError
 from samihs_training.data.cache import FIRST_SEEDS, SEEDS_PER_SPLIT
 from samihs_training.data.cases import finding
+from samihs_training.data.clicks import Mask
 from samihs_training.data.phantom import BleedType, PhantomOptions, generate_study
 from samihs_training.data.studies import StudySlice, StudySpec, slices_of, study_slices
 from samihs_training.data.targets import BRAIN
@@ -352,10 +354,29 @@ def test_command_on_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "in 2 bleed-free studies" in done.output
     assert "Not for clinical use" in done.output
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["score_threshold_is"] == "measured"
     assert summary["weights"] == {
         "adapters_sha256": sha256_of(adapters),
         "base_sha256": sha256_of(base),
     }
+
+
+@pytest.mark.parametrize(
+    ("own", "asked", "origin"),
+    [(0.5, None, "not measured"), (0.5, 0.2, "given"), (None, None, "measured")],
+)
+def test_where_the_threshold_comes_from_is_told(
+    monkeypatch: pytest.MonkeyPatch, own: float | None, asked: float | None, origin: str
+) -> None:
+    monkeypatch.setattr(pipeline, "calibrated_threshold", lambda *given, **named: 0.3)
+
+    def answer(hu: NDArray[np.int16], clicks: Clicks) -> list[tuple[Mask, float]]:
+        return [(np.zeros(hu.shape, bool), 0.4) for _ in clicks]
+
+    predictor = Predictor("a bundle", answer, own, threshold_is="not measured")
+    told = pipeline.on_phantoms(predictor, SPEC, asked, 1, 0, 1, Console(quiet=True)).summary()
+    assert told["score_threshold"] == next(e for e in (asked, own, 0.3) if e is not None)
+    assert told["score_threshold_is"] == origin
 
 
 def test_a_bundle_is_named_by_its_id_and_by_what_it_was_made_of() -> None:

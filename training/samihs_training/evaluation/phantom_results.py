@@ -77,6 +77,8 @@ class Evaluation:
     """Clicks in bleed-free studies, with the same threshold; None if there were none."""
     weights: Mapping[str, str] = field(default_factory=dict)
     """Hashes of the predictor's weights; an export refuses figures of any other weights."""
+    threshold_is: str = "measured"
+    """Where the threshold comes from: ``measured``, ``given`` or ``not measured``."""
 
     @property
     def on_bleeds(self) -> list[ClickResult]:
@@ -143,6 +145,7 @@ class Evaluation:
             "clicks_on_bleeds": len(self.on_bleeds),
             "clicks_elsewhere": len(self.elsewhere),
             "score_threshold": self.score_threshold,
+            "score_threshold_is": self.threshold_is,
             **self.acceptance(self.score_threshold),
             "wrong_rejects_from_1_ml": self.wrong_rejects(),
             "rejected_bleeds_from_1_ml": self.rejected_bleeds(),

@@ -27,9 +27,12 @@ def evaluate(
     study_slices: Iterable[StudySlice],
     *,
     score_threshold: float,
+    threshold_is: str = "measured",
     trials: ScoreTrials | None = None,
 ) -> Evaluation:
     """Run the predictor on every click of the slices.
+
+    ``threshold_is``: where the threshold comes from (:attr:`Predictor.threshold_is`).
 
     Raises:
         UsageError: there are no clicks.
@@ -45,7 +48,7 @@ def evaluate(
     studies = len({each.study for each in clicks})
     return Evaluation(
         predictor.name, studies, tuple(clicks), tuple(slices), score_threshold, trials,
-        predictor.weights,
+        predictor.weights, threshold_is,
     )  # fmt: skip
 
 

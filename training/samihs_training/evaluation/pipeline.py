@@ -37,7 +37,9 @@ def on_phantoms(
 
     Each part has its own progress bar.
     """
-    threshold = predictor.score_threshold if threshold is None else threshold
+    origin = "given"
+    if threshold is None:
+        threshold, origin = predictor.score_threshold, predictor.threshold_is
     with Progress(console=console) as bar:
 
         def told(what: str, total: int) -> Callable[[int], None]:
@@ -45,6 +47,7 @@ def on_phantoms(
             return lambda done: bar.update(task, completed=float(done))
 
         if threshold is None:
+            origin = "measured"
             threshold = calibrated_threshold(
                 predictor, calibration, workers=workers, progress=told("calibration", calibration)
             )
@@ -55,7 +58,9 @@ def on_phantoms(
                 progress=told("bleed-free studies", bleed_free),
             )  # fmt: skip
         slices = study_slices(spec, workers=workers, progress=told("studies", spec.studies))
-        return evaluate(predictor, slices, score_threshold=threshold, trials=trials)
+        return evaluate(
+            predictor, slices, score_threshold=threshold, threshold_is=origin, trials=trials
+        )
 
 
 def on_data(

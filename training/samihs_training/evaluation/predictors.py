@@ -70,6 +70,8 @@ class Predictor:
     trained_on: Mapping[str, Any] = field(default_factory=dict)
     """The data set and folds it was adapted to (``training_data.py``); empty: phantoms, and no
     patient of whom nobody knows."""
+    threshold_is: str = "measured"
+    """``measured``, ``given`` or ``not measured``, as a manifest says it of its threshold."""
 
 
 @contextmanager
@@ -153,7 +155,8 @@ def bundle_predictor(bundle: Path | None, backend: str = "auto") -> Iterator[Pre
         if manifest.mirrored:
             weights["mirrored"] = "yes"
         data = manifest.provenance.get("data", {})
-        yield Predictor(name, answer, manifest.score_threshold, ask, weights, data)
+        origin = manifest.provenance.get("score_threshold", Predictor.threshold_is)
+        yield Predictor(name, answer, manifest.score_threshold, ask, weights, data, origin)
 
 
 def _answers(
