@@ -71,7 +71,7 @@ def add_adapters(
         OutputError: the bundle cannot be written, or another process is changing it.
     """
     options = options or ExportOptions()
-    _check(bundle, loaded.model, about, replace)
+    _check(bundle, loaded, about, replace)
     _check_method(loaded)
     model = loaded.model.mirrored() if bundle.manifest.mirrored else loaded.model
     progress("merging adapters")
@@ -140,8 +140,8 @@ def _file_name(entry: GraphEntry) -> str:
     return f"{entry.family}.{entry.precision}.safetensors"
 
 
-def _check(bundle: Bundle, model: SamihsModel, about: BundleMetadata, replace: bool) -> None:
-    manifest, config = bundle.manifest, model.config
+def _check(bundle: Bundle, loaded: LoadedAdapters, about: BundleMetadata, replace: bool) -> None:
+    manifest, config = bundle.manifest, loaded.model.config
     check_set_name(about.name)
     if not replace and about.name in [each.name for each in manifest.adapter_sets]:
         raise ExportError(
@@ -161,7 +161,12 @@ def _check(bundle: Bundle, model: SamihsModel, about: BundleMetadata, replace: b
             f"bundle {bundle.root} holds {ours[0]} at {ours[1]} pixels, the adapters are for "
             f"{theirs[0]} at {theirs[1]}: train them with the bundle's frame"
         )
-
+    if manifest.slice_size != loaded.slice_size:
+        raise ExportError(
+            f"bundle {bundle.root} takes slices of {manifest.slice_size} pixels, the adapters were "
+            f"trained on {loaded.slice_size} (size in [data]): train them with the bundle's size, "
+            f"or {_OF_ITS_OWN}"
+        )
     for entry in _float_graphs(manifest):
         for graph in (entry.encoder, entry.decoder):
             if beside := files_beside(manifest, graph):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,6 +114,7 @@ def bundle(
         loaded, about = _loaded(
             checkpoint, base, evaluation, score_threshold, name or place.name, mirror, step
         )
+        options = replace(options, slice_size=loaded.slice_size)
         written = export_bundle(
             loaded.model, about, place, options, progress=step, overwrite=overwrite
         )

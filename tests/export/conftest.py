@@ -48,7 +48,10 @@ BEGUN_AS_NOTHING = (
 """Modules of a pyramid's decoder whose last layers are zero; equal tensors become one in ONNX."""
 PR = PRConfig(rank=8)
 DATA = {"cases": 4, "fold": 1, "folds": 5, "folds_sha256": 64 * "a"}
-ABOUT = {"window": [-20, 100], "training_data": "none: random weights", "data": DATA}
+ABOUT = {
+    "window": [-20, 100], "training_data": "none: random weights", "data": DATA,
+    "recipe": {"data": {"size": SLICE}},
+}  # fmt: skip
 EVALUATION = {"dice": 0.5, "score_threshold": 0.4204}
 METADATA = BundleMetadata("tiny", "1", "none: random weights", WindowRule("fixed", -20.0, 100.0))
 OPTIONS = ExportOptions(
@@ -154,7 +157,8 @@ def exported(checkpoints: Checkpoints, tmp_path_factory: pytest.TempPathFactory)
     out = tmp_path_factory.mktemp("export") / "tiny"
     paths = ["--checkpoint", str(checkpoints.adapters), "--base", str(checkpoints.base)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "ExportOptions", lambda **given: OPTIONS)
+        # the slices' size is that of the checkpoint
+        patch.setattr(pipeline, "ExportOptions", lambda **given: replace(OPTIONS, slice_size=512))
         result = CliRunner().invoke(main, ["bundle", *paths, "--out", str(out), "--untrained"])
     assert result.exit_code == 0, result.output
     model = load_adapters(checkpoints.adapters, checkpoints.base).model

@@ -71,6 +71,17 @@ def bundle(exported: Exported, tmp_path: Path) -> Path:
     return Path(shutil.copytree(exported.bundle.root, tmp_path / "bundle"))
 
 
+def test_adapters_for_slices_of_another_size_are_refused(
+    bundle: Path, checkpoints: Checkpoints, tmp_path: Path
+) -> None:
+    path, about = tmp_path / "wide.safetensors", {**ABOUT, "recipe": {"data": {"size": 2 * SLICE}}}
+    save_adapters(path, adapted_model(PR).sam, PR, checkpoints.base, about)
+    before = contents(bundle)
+    words = (f"takes slices of {SLICE} pixels", f"trained on {2 * SLICE}")
+    refused(add(bundle, path, checkpoints.base, "--name", "wide", "--score-threshold", 0.1), *words)
+    assert contents(bundle) == before
+
+
 def add(bundle: Path, checkpoint: Path, base: Path, *more: object) -> object:
     paths = ("--checkpoint", checkpoint, "--base", base)
     return run("add-adapters", bundle, *paths, *(more or ("--name", "north")))

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from safetensors.torch import save_file
@@ -22,9 +23,10 @@ from samihs_export.proof.export_proof import Proof
 from samihs_export.proof.parity import ParityResult
 from samihs_runtime.bundle import Bundle, GraphEntry, shipped_bundle, writing
 from samihs_runtime.errors import BackendError, ExportError
-from samihs_training.evaluation.predictors import bundle_predictor
+from samihs_runtime.segmentation import FOREGROUND, Prompt
+from samihs_training.evaluation.predictors import bundle_predictor, checkpoint_predictor
 
-from .conftest import DATA, EVALUATION, OPTIONS, TINY, Checkpoints, Exported
+from .conftest import DATA, EVALUATION, OPTIONS, SLICE, TINY, Checkpoints, Exported
 
 
 def run(*arguments: object) -> Result:
@@ -71,6 +73,24 @@ def test_bundle_from_checkpoints(exported: Exported, checkpoints: Checkpoints) -
     assert all(f"| {name} |" in page for name in compared)
     assert 10_000 < manifest.files["worst_cases.png"].bytes < 300_000
     assert "REPORT.md" in manifest.files
+
+
+def test_a_bundle_takes_slices_at_the_size_of_the_training(
+    exported: Exported, checkpoints: Checkpoints
+) -> None:
+    """And so does the evaluation of its checkpoint: of any matrix both see the same."""
+    assert exported.bundle.manifest.slice_size == SLICE
+    hu = np.random.default_rng(3).normal(40, 30, (150, 130)).astype(np.float32)
+    prompt = Prompt(((60.0, 80.0),), (FOREGROUND,))
+    with (
+        bundle_predictor(exported.bundle.root, "cpu") as served,
+        checkpoint_predictor(checkpoints.adapters, checkpoints.base) as trained,
+    ):
+        assert served.ask is not None
+        assert trained.ask is not None
+        of_bundle, of_checkpoint = served.ask(hu, prompt), trained.ask(hu, prompt)
+    np.testing.assert_allclose(of_bundle.logits, of_checkpoint.logits, atol=1e-3, rtol=1e-3)
+    assert (of_bundle.mask == of_checkpoint.mask).mean() > 0.999
 
 
 def test_verify_and_engines_need_no_torch(exported: Exported, tmp_path: Path) -> None:

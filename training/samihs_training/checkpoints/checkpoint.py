@@ -24,6 +24,7 @@ from samihs_training.checkpoints.tensorfile import (
     read_safetensors,
     write_safetensors,
 )
+from samihs_training.config import DataConfig
 from samihs_training.methods import (
     Method,
     ParameterRefactoring,
@@ -68,6 +69,13 @@ class LoadedAdapters:
                 f"the adapter checkpoint's window is {raw!r}: expected two HU, or a rule, low and "
                 "high"
             ) from error
+
+    @property
+    def slice_size(self) -> int:
+        """Rows and columns that slices are resized to before the model sees them: as the data set
+        was on which it was trained. Phantoms have the default."""
+        data = self.description.get("recipe", {}).get("data") or {}
+        return int(data.get("size", DataConfig.size))
 
     @property
     def pr(self) -> PRConfig | None:

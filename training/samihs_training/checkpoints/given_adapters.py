@@ -29,6 +29,11 @@ def given_adapters(recipe: Recipe) -> LoadedAdapters:
             f"{path} was trained in the window {loaded.window}: the recipe's is "
             f"{recipe.windowing()}"
         )
+    if recipe.data is not None and recipe.data.size != loaded.slice_size:
+        raise UsageError(
+            f"{path} was trained on slices of {loaded.slice_size} pixels: the recipe's [data] has "
+            f"size = {recipe.data.size}"
+        )
     if recipe.score is not None and loaded.method.name == Frozen.name:
         raise UsageError(f"{path} holds no score to train: its method, frozen, keeps the decoder")
     return loaded

@@ -32,7 +32,7 @@ class DataConfig:
     target: Literal["lesion", "slice"] = "lesion"
     """What a prompt asks for: the 8-connected lesion, or all hemorrhage of the slice (authors)."""
     size: int = 512
-    """Rows and columns that slices are resized to, as in the runtime; a bundle's default."""
+    """Rows and columns that slices are resized to, as in the runtime; the bundle has the same."""
     augment: bool = True
     augmentation: dict[str, Any] = field(default_factory=dict)
     """Options of :class:`~samihs_training.data.augmentation.Augmentation`."""

@@ -78,7 +78,10 @@ class Predictor:
 def checkpoint_predictor(
     adapters: Path, base: Path, *, mirrored: bool = False
 ) -> Iterator[Predictor]:
-    """The torch model of an adapter checkpoint, with its adapters in place."""
+    """The torch model of an adapter checkpoint, with its adapters in place.
+
+    It sees slices at the size at which its bundle will see them.
+    """
     from samihs_training.checkpoints.checkpoint import load_adapters
     from samihs_training.network.model import mask_at_slice_size
 
@@ -102,7 +105,7 @@ def checkpoint_predictor(
         spacing_mm: tuple[float, float] | None = None,
     ) -> Reply:
         aspect = aspect_of(spacing_mm) if spacing_mm else 1.0
-        frame = SliceFrame(hu.shape[0], hu.shape[1], max(hu.shape), aspect)
+        frame = SliceFrame(hu.shape[0], hu.shape[1], loaded.slice_size, aspect)
         points, labels = prompt.arrays()
         logits, score = model.decode(
             encoded(hu, frame),
