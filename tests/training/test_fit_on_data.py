@@ -147,6 +147,10 @@ def test_other_folds_for_the_score_are_refused_before_a_run_begins(here: Path) -
     assert other.exit_code == 2, other.output
     assert "other folds of this data set" in other.stderr
     assert not (here / "run").exists()
+    (here / "recipe.toml").write_text((here / "recipe.toml").read_text().replace("64", "32"))
+    small = fit(here, *again)
+    assert "trained on slices of 64 pixels: the recipe's [data] has size = 32" in small.stderr
+    (here / "recipe.toml").write_text((here / "recipe.toml").read_text().replace("32", "64"))
     bcihm(here / "more", 6)  # and one patient more: another data set, with folds of its own
     assert fit(here, *again, data="more").exit_code == 0
     _, about = read_safetensors(here / "run" / "adapters.safetensors")
@@ -260,6 +264,14 @@ STAGE = {"steps": 1, "learning_rate": 1e-3}
         ({"adapt": {**STAGE, "prompt": "scribble"}}, "prompt 'scribble': expected one of hand"),
         ({"adapt": {**STAGE, "prompt_options": {"count": 2}}}, "prompt hand: unknown option count"),
         ({"adapt": {**STAGE, "negatives": 2.0}}, "negatives = 2.0"),
+        ({"adapt": {**STAGE, "correct": 5}}, "correct = 5: expected a share from 0 to 1"),
+        ({"adapt": {**STAGE, "warmup": 100}}, "warmup = 100: expected a share of the steps"),
+        ({"adapt": {**STAGE, "warmup": -0.1}}, "warmup = -0.1: expected a share"),
+        ({"adapt": {**STAGE, "clip": -1}}, "clip = -1: expected 0 or more"),
+        ({"adapt": {**STAGE, "weight_decay": -0.1}}, "weight_decay = -0.1: expected 0 or more"),
+        ({"adapt": {**STAGE, "schedule": "step", "halve_every": -5}}, "halve_every = -5: expected"),
+        ({"adapt": {**STAGE, "halve_every": 30}}, "halve_every = 30 would change nothing"),
+        ({"adapt": {**STAGE, "schedule": "step", "warmup": 0.1}}, "warmup = 0.1 would change"),
         ({"adapt": {**STAGE, "steps": "many"}}, r"\[adapt\]: steps = 'many': expected a whole"),
         ({"adapt": 3}, r"\[adapt\] = 3: expected a table"),
         ({"amp": 1}, "recipe: amp = 1: expected true or false"),

@@ -80,11 +80,12 @@ class StageConfig:
                 f"accumulate = {self.accumulate}: expected a number of pieces that divides "
                 f"batch = {self.batch}"
             )
-        for name, weight in (("score_weight", self.score_weight), ("bleed_map", self.bleed_map)):
-            if weight < 0:
-                raise UsageError(f"{name} = {weight}: expected 0 or more")
-        if not 0 <= self.negatives <= 1:
-            raise UsageError(f"negatives = {self.negatives}: expected a share from 0 to 1")
+        for name in ("score_weight", "bleed_map", "weight_decay", "clip", "halve_every"):
+            if not getattr(self, name) >= 0:
+                raise UsageError(f"{name} = {getattr(self, name)}: expected 0 or more")
+        for name in ("negatives", "correct"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(f"{name} = {getattr(self, name)}: expected a share from 0 to 1")
         self.rule()
         if self.loss_options and not self.loss:
             raise UsageError("loss_options of a stage: expected loss beside them, which names it")
@@ -98,6 +99,23 @@ class StageConfig:
         ):
             if given not in known:
                 raise UsageError(f"{name} = {given!r}: expected {' or '.join(known)}")
+        self._check_schedule()
+
+    def _check_schedule(self) -> None:
+        """Raise a UsageError if the rate would not go as the fields say."""
+        if not 0 <= self.warmup < 1:
+            raise UsageError(
+                f"warmup = {self.warmup}: expected a share of the steps, from 0 to below 1"
+            )
+        if self.halve_every and self.schedule != "step":
+            raise UsageError(
+                f"halve_every = {self.halve_every} would change nothing: expected schedule = "
+                "'step' beside it"
+            )
+        if self.warmup != StageConfig.warmup and self.schedule != "cosine":
+            raise UsageError(
+                f"warmup = {self.warmup} would change nothing with schedule = 'step': leave it out"
+            )
 
     def rule(self) -> PromptRule:
         """The prompt rule with its options."""
