@@ -7,6 +7,9 @@ seeds = [1, 2, 3]
 method = ["pr", "lora", "decoder"]
 "loss_options.reduction" = ["sample", "batch"]
 "adapt.correct" = [0.0, 0.35]   # any field of a recipe
+
+``recipe`` lies beside the grid. Whatever a recipe names, such as its base and its data set, is
+looked for from the working directory, as in ``samihs-train fit``.
 """
 
 from __future__ import annotations
@@ -83,8 +86,7 @@ def read_recipe_grid(path: Path) -> RecipeGrid:
             f"the grid {path}: its recipe gives adapters, which would be trained no further; leave "
             "them out"
         )
-    base = path.parent / recipe.base_checkpoint  # an absolute path stays one
-    recipe = replace(recipe, base_checkpoint=str(base), validate_every=0, score=None)
+    recipe = replace(recipe, validate_every=0, score=None)
     axes = {
         axis: tuple(values) if isinstance(values, list) else (values,)
         for axis, values in raw["axes"].items()
@@ -99,9 +101,14 @@ def read_recipe_grid(path: Path) -> RecipeGrid:
     grid = RecipeGrid(recipe, axes, tuple(seeds))
     for cell in grid.cells():
         try:
-            grid.recipe_of(cell, grid.seeds[0])
+            made = grid.recipe_of(cell, grid.seeds[0])
         except (KeyError, TypeError) as error:
             raise UsageError(f"the grid {path}: no recipe has an axis {error}") from error
+        if not Path(made.base_checkpoint).is_file():
+            raise UsageError(
+                f"the grid {path}: no base checkpoint at {made.base_checkpoint}: expected "
+                "base_checkpoint of its recipe as a path from the working directory, as in fit"
+            )
     return grid
 
 

@@ -54,7 +54,9 @@ GRIDS = [
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a comparison begins: what its recipe names is looked for from here."""
+    monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     save_base(tmp_path / "base.safetensors", build_sam(TINY), TINY, {})
     (tmp_path / "recipe.toml").write_text(RECIPE)
@@ -63,7 +65,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.stem)
-def test_the_benchmarks_grids_can_be_run(path: Path) -> None:
+def test_the_benchmarks_grids_can_be_run(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(path.parents[2])
     grid = read_recipe_grid(path)
     assert len(grid.cells()) >= 3
     assert grid.recipe.base_checkpoint
@@ -77,6 +80,24 @@ def test_a_grid_is_every_combination_of_one_recipe(folder: Path) -> None:
     assert all(each.seed == 2 and each.adapt.correct == 0.0 for each in recipes)
     assert recipes[1].method_options == {"sites": ["mlp"]}  # the recipe's own method keeps its own
     assert recipes[2].method_options == {}
+
+
+def test_paths_of_a_recipe_are_those_that_fit_takes(folder: Path) -> None:
+    """Base and data set alike, wherever the grid and its recipe lie."""
+    grids = folder / "grids"
+    grids.mkdir()
+    for name in ("grid.toml", "recipe.toml"):
+        (folder / name).rename(grids / name)
+    grid = read_recipe_grid(Path("grids") / "grid.toml")
+    assert grid.recipe.base_checkpoint == "base.safetensors"
+    (grids / "grid.toml").write_text(
+        GRID.replace('"adapt.correct" = [0.0]', 'base_checkpoint = ["base.safetensors", "b"]')
+    )
+    asked = ["compare", str(grids / "grid.toml"), "--out", str(folder / "out")]
+    failed = CliRunner().invoke(main, asked)
+    assert failed.exit_code == 2
+    assert "no base checkpoint at b: expected base_checkpoint" in failed.stderr
+    assert not (folder / "out").exists()
 
 
 def test_compare_trains_every_run_and_writes_one_table(folder: Path) -> None:
