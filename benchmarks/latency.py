@@ -33,7 +33,7 @@ from weights import of_bundle
 
 from samihs_runtime.backends.cpu_threads import cpu_threads
 from samihs_runtime.bundle import Bundle
-from samihs_runtime.propagation import deepest_point
+from samihs_runtime.interior import deepest_point
 from samihs_runtime.segmentation import FOREGROUND, Prompt
 from samihs_runtime.segmenter import Segmenter
 from samihs_runtime.study import read_study

@@ -31,8 +31,9 @@ from weights import of_bundle
 
 from samihs_runtime.errors import PromptError
 from samihs_runtime.geometry import slice_extents
+from samihs_runtime.interior import deepest_point
 from samihs_runtime.prompts import Request
-from samihs_runtime.propagation import PropagationOptions, deepest_point, propagate
+from samihs_runtime.propagation import PropagationOptions, propagate
 from samihs_runtime.segmentation import FOREGROUND, Prompt
 from samihs_runtime.segmenter import Segmenter
 from samihs_runtime.series import CTSeries, SlicePlane

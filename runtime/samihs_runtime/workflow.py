@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from samihs_runtime.answering import SliceAnswer, answer_prompt
 from samihs_runtime.errors import PromptError
 from samihs_runtime.prompts import Request, check_inside
-from samihs_runtime.propagation import PropagationOptions, not_blood, propagate
+from samihs_runtime.propagation import PropagationOptions, Stop, not_blood, propagate
 from samihs_runtime.segmentation import FOREGROUND, Lesion, Prompt, SliceMask
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def segment_lesion(
     prompt, evidence = request.prompt, answer.evidence
     clicked = SliceMask(index, answer.mask, answer.score, "clicked", prompt, evidence)
     slices: tuple[SliceMask, ...] = (clicked,)
-    stops: tuple[str, ...] = ()
+    stops: tuple[Stop, ...] = ()
     if propagation and len(series) > 1:
         options = PropagationOptions(
             min_score=segmenter.bundle.manifest.score_threshold,
@@ -88,8 +88,20 @@ def segment_lesion(
         score=answer.score,
         clicked_slice=index,
         slices=slices,
-        stop_reasons=stops,
-        notes=notes,
+        stop_reasons=tuple(stop.why for stop in stops),
+        notes=(*notes, *_extent_notes(len(series), stops)),
+    )
+
+
+def _extent_notes(slices: int, stops: tuple[Stop, ...]) -> tuple[str, ...]:
+    """Why the volume is a lower bound, in a series of so many slices and by where the lesion was
+    not followed on; measurement adds what the series' ends and the image's edges cut off."""
+    if slices > 1 and not stops:
+        return ("only the clicked slice was segmented: the volume is a lower bound",)
+    return tuple(
+        f"the lesion may go on where it was not followed ({stop.why}): the volume is a lower bound"
+        for stop in stops
+        if stop.cut_off
     )
 
 

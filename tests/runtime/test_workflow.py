@@ -22,9 +22,10 @@ from samihs_runtime.backends.fake import FakeBackend
 from samihs_runtime.bundle import Bundle
 from samihs_runtime.encoding.slice_frame import SliceFrame
 from samihs_runtime.errors import PromptError
+from samihs_runtime.interior import deepest_point
 from samihs_runtime.probability import Evidence
 from samihs_runtime.prompts import parse_request
-from samihs_runtime.propagation import PropagationOptions, deepest_point, propagate
+from samihs_runtime.propagation import PropagationOptions, propagate
 from samihs_runtime.segmenter import Segmenter
 from samihs_runtime.series import CTSeries
 from samihs_runtime.workflow import segment_lesion
@@ -90,6 +91,15 @@ def test_without_propagation_only_the_clicked_slice_is_answered(segmenter: Segme
     request = parse_request(["36,30,4"])
     lesion = segment_lesion(segmenter, ball_series(), request, propagation=False)
     assert [part.index for part in lesion.slices] == [4]
+    assert lesion.notes == ("only the clicked slice was segmented: the volume is a lower bound",)
+
+
+def test_a_single_image_has_no_other_slices_to_segment(segmenter: Segmenter) -> None:
+    series = make_series(positions=[0.0])
+    lone = replace(series, hu=ball_series().hu[4:5])
+    lesion = segment_lesion(segmenter, lone, parse_request(["36,30"]))
+    assert lesion.found
+    assert lesion.notes == ()
 
 
 def test_without_a_slice_the_best_one_is_found_and_said(segmenter: Segmenter) -> None:
@@ -185,7 +195,7 @@ def test_little_steps_do_not_lead_from_blood_to_brain(segmenter: Segmenter) -> N
     graded = replace(series, hu=hu)
     lesion = segment_lesion(segmenter, graded, parse_request(["36,30,4"]))
     assert [part.index for part in lesion.slices] == [3, 4, 5]
-    assert all("from the clicked slice's (at most 15)" in why for why in lesion.stop_reasons)
+    assert all("HU is not the clicked lesion's (60 to 80)" in why for why in lesion.stop_reasons)
 
 
 def test_a_wide_gap_ends_the_lesion(segmenter: Segmenter) -> None:
@@ -201,6 +211,10 @@ def test_a_wide_gap_ends_the_lesion(segmenter: Segmenter) -> None:
     )
     assert [part.index for part in lesion.slices] == [2, 3, 4]
     assert "32.5 mm away" in lesion.stop_reasons[1]
+    assert lesion.notes == (
+        "the lesion may go on where it was not followed (the next slice is 32.5 mm away (at most "
+        "10)): the volume is a lower bound",
+    )
 
 
 @pytest.mark.parametrize(
@@ -224,6 +238,7 @@ def test_a_lesion_is_not_followed_to_other_places_in_the_patient(
     lesion = segment_lesion(segmenter, replace(series, planes=planes), parse_request(["36,30,4"]))
     assert [part.index for part in lesion.slices] == [2, 3, 4]
     assert lesion.stop_reasons[1] == f"slice 5: {reason}; click on it as well"
+    assert lesion.stop_reasons[1] in lesion.notes[-1]
 
 
 def test_parts_that_split_are_both_followed(segmenter: Segmenter) -> None:
@@ -244,6 +259,49 @@ def test_a_second_bleed_elsewhere_is_not_taken_over(segmenter: Segmenter) -> Non
     hu[:, 5:12, 5:12] = 70
     lesion = segment_lesion(segmenter, replace(series, hu=hu), parse_request(["36,30,4"]))
     assert not lesion.volume_mask(hu.shape)[:, 5:12, 5:12].any()
+
+
+def bars(columns: dict[int, slice], hu: int = 70) -> CTSeries:
+    """A bar of blood of 10 rows on some slices, at the columns given for each."""
+    series = ball_series()
+    volume = np.full_like(series.hu, 30)
+    for z, across in columns.items():
+        volume[z, 20:30, across] = hu
+    return replace(series, hu=volume)
+
+
+def followed(segmenter: Segmenter, series: CTSeries, **options: float) -> tuple[list[int], str]:
+    """The slices found from a click at column 20 of slice 4, and why it ended above."""
+    request = parse_request(["20,25,4"])
+    lesion = segment_lesion(segmenter, series, request, propagation=False)
+    limits = PropagationOptions(min_score=0.4, **options)
+    slices, (_, above) = propagate(segmenter, series, lesion.slices[0], limits)
+    return [part.index for part in slices], above.why
+
+
+def test_a_lesion_beside_its_place_on_the_last_slice_is_found(segmenter: Segmenter) -> None:
+    """As a lens along the skull, where the skull narrows."""
+    series = bars({4: slice(14, 26), 5: slice(26, 40)})
+    assert followed(segmenter, series)[0] == [4, 5]
+    found, why = followed(segmenter, series, reach=0.2)
+    assert (found, why) == ([4], "slice 5: only 0% of the last mask still looks like the lesion")
+
+
+def test_what_lies_beside_it_needs_a_better_score(segmenter: Segmenter) -> None:
+    series = bars({4: slice(14, 26), 5: slice(26, 40)})
+    assert followed(segmenter, series, nearby_score=2.6)[0] == [4]  # the fake's scores are below 1
+    there = bars({4: slice(14, 26), 5: slice(14, 26)})
+    assert followed(segmenter, there, nearby_score=2.6)[0] == [4, 5]
+
+
+def test_a_collection_of_two_densities_is_followed_into_either(segmenter: Segmenter) -> None:
+    """A fluid level: what is below the clicked slice is the denser layer, above it the lighter."""
+    series = ball_series()
+    hu = np.full_like(series.hu, 30)
+    hu[4, 12:40, 14:34] = np.repeat([58, 74, 90], (12, 4, 12))[:, None]
+    hu[:4, 12:40, 14:34], hu[5:, 12:40, 14:34] = 90, 58
+    lesion = segment_lesion(segmenter, replace(series, hu=hu), parse_request(["24,25,4"]))
+    assert [part.index for part in lesion.slices] == list(range(9))
 
 
 def test_the_deepest_point_of_a_rectangle_is_its_middle() -> None:
@@ -270,7 +328,7 @@ def test_a_mask_of_bone_ends_the_lesion(segmenter: Segmenter) -> None:
     options = PropagationOptions(min_score=0.5, plausible_hu=(20.0, 60.0))
     slices, stops = propagate(segmenter, series, lesion.slices[0], options)
     assert [part.index for part in slices] == [4]
-    assert all("median of 70 HU is not blood's (20 to 60)" in stop for stop in stops)
+    assert all("median of 70 HU is not blood's (20 to 60)" in stop.why for stop in stops)
 
 
 def test_a_rim_of_skull_in_the_mask_is_no_reason_to_stop(segmenter: Segmenter) -> None:

@@ -16,7 +16,7 @@ from samihs_runtime.backends.contract import prior_feeds
 from samihs_runtime.bundle.entries import WindowRule
 from samihs_runtime.encoding.preprocessing import window_of
 from samihs_runtime.errors import BundleError
-from samihs_runtime.propagation import deepest_point
+from samihs_runtime.interior import deepest_point
 from samihs_runtime.segmentation import BACKGROUND, BOX_MIN, Prompt
 from samihs_training.data.phantom import BleedType, PhantomOptions, generate_slice
 
