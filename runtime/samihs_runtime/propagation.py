@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from samihs_runtime.series import CTSeries, SlicePlane
 
 Mask = NDArray[np.bool_]
+FEWEST_IN_CORE = 10
+"""Pixels whose median is within 2 HU of that of their tissue, under quantum noise of 5 HU."""
 Progress = Callable[[int], None]
 
 
@@ -51,7 +53,8 @@ class PropagationOptions:
     max_drift_hu: float = 10.0
     """A mask whose median HU lies outside the middle half of the clicked mask's by more than this
     is another tissue: every step tolerates a little, and many small steps lead from blood to brain.
-    The middle half, because a collection with a fluid level is of two densities."""
+    The middle half, because a collection with a fluid level is of two densities; both without the
+    masks' outermost pixels, since those along the skull would widen it to any tissue's."""
     max_growth: float = 4.0
     """A mask of more than this many times the area of the last one has leaked."""
     max_parts: int = 4
@@ -90,7 +93,7 @@ def propagate(
         Every slice of the lesion, ascending, including the clicked one; and why it ended below and
         above.
     """
-    low, high = _middle_half(series.hu[clicked.index], clicked.mask)
+    low, high = np.percentile(_core(series.hu[clicked.index], clicked.mask), (25, 75))
     tissue = (low - options.max_drift_hu, high + options.max_drift_hu)
     path = _Path(segmenter, series, options, tissue, progress)
     below, stop_below = path.follow(clicked, -1)
@@ -236,7 +239,7 @@ class _Path:
         plausible = self.options.plausible_hu
         if plausible is not None and (why_not := not_blood(hu[mask], plausible)):
             raise _Ended(why_not)
-        if why_not := _outside(hu[mask], self.tissue, "the clicked lesion's"):
+        if why_not := _outside(_core(hu, mask), self.tissue, "the clicked lesion's"):
             raise _Ended(why_not)
 
 
@@ -253,10 +256,15 @@ def _outside(hu: NDArray[Any], within: tuple[float, float], whose: str) -> str |
     return f"the mask's median of {typical:.0f} HU is not {whose} ({low:.0f} to {high:.0f})"
 
 
-def _middle_half(hu: NDArray[Any], mask: Mask) -> tuple[float, float]:
-    """The quartiles of the HU in a mask of the slice ``hu``, without the spread of its noise."""
-    low, high = np.percentile(_smooth(hu)[mask], (25, 75))
-    return float(low), float(high)
+def _core(hu: NDArray[Any], mask: Mask) -> NDArray[np.float32]:
+    """The values [N] in HU of a mask on the slice ``hu`` without its outermost pixels, which along
+    the skull are partly bone. Of a mask that is hardly more than these, all values."""
+    from scipy import ndimage
+
+    inner = ndimage.binary_erosion(mask)
+    core = inner if inner.sum() >= FEWEST_IN_CORE else mask
+    values: NDArray[np.float32] = hu[core].astype(np.float32)
+    return values
 
 
 def _smooth(hu: NDArray[Any]) -> NDArray[np.float32]:

@@ -26,6 +26,7 @@ from samihs_runtime.interior import deepest_point
 from samihs_runtime.probability import Evidence
 from samihs_runtime.prompts import parse_request
 from samihs_runtime.propagation import PropagationOptions, propagate
+from samihs_runtime.segmentation import Prompt, SliceMask
 from samihs_runtime.segmenter import Segmenter
 from samihs_runtime.series import CTSeries
 from samihs_runtime.workflow import segment_lesion
@@ -302,6 +303,22 @@ def test_a_collection_of_two_densities_is_followed_into_either(segmenter: Segmen
     hu[:4, 12:40, 14:34], hu[5:, 12:40, 14:34] = 90, 58
     lesion = segment_lesion(segmenter, replace(series, hu=hu), parse_request(["24,25,4"]))
     assert [part.index for part in lesion.slices] == list(range(9))
+
+
+def test_skull_at_the_rim_does_not_make_other_tissue_the_lesions(segmenter: Segmenter) -> None:
+    """A third of the clicked mask is partly bone; the next slice is 16 HU denser than its core."""
+    series = ball_series()
+    hu = np.full_like(series.hu, 20)
+    hu[4, 20:40, 14:34], hu[5, 20:40, 14:34] = 74, 72
+    hu[4, 22:38, 16:32] = 56
+    prompt = Prompt(points=((24, 30),), labels=(1,))
+    clicked = SliceMask(4, hu[4] > 20, 0.9, "clicked", prompt, None)
+    options = PropagationOptions(min_score=0.4)
+    slices, (_, above) = propagate(segmenter, replace(series, hu=hu), clicked, options)
+    assert [part.index for part in slices] == [4]
+    assert above.why == (
+        "slice 5: the mask's median of 72 HU is not the clicked lesion's (46 to 66)"
+    )
 
 
 def test_the_deepest_point_of_a_rectangle_is_its_middle() -> None:
