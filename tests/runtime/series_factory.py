@@ -207,3 +207,15 @@ def make_report(**changes: Any) -> Report:
         **changes,
     }
     return Report(**values)
+
+
+BALL = (4, 30, 36)  # slice, row, column of its centre
+RADIUS = 12  # pixels; 2.5 mm slices of 0.5 mm pixels, so 5 pixels a slice
+
+
+def ball_series(**changes: object) -> CTSeries:
+    series = make_series(positions=[2.5 * z for z in range(9)], thickness=2.5)
+    z, y, x = np.mgrid[:9, :64, :64]
+    distance = np.hypot(np.hypot(y - BALL[1], x - BALL[2]), 5.0 * (z - BALL[0]))
+    hu = np.where(distance <= RADIUS, 70, 30).astype(np.int16)
+    return replace(series, hu=hu, **changes)
