@@ -159,23 +159,24 @@ class _Path:
         Raises:
             _Ended: it is not there either; says why it does not go on in its place.
         """
+        alike = self._alike(last, index)
         try:
-            return self._asked(self._in_place(last, index), last, index)
+            return self._asked(self._in_place(last, alike), last, index)
         except _Ended as end:
             try:
-                return self._asked(self._nearby(last, index), last, index)
+                return self._asked(self._nearby(last, alike, index), last, index)
             except _Ended:
                 raise end from None
 
-    def _in_place(self, last: SliceMask, index: int) -> _Search:
+    def _in_place(self, last: SliceMask, alike: Mask) -> _Search:
         """The pixels of the last mask that still look like the lesion; raises _Ended if few do."""
-        like = last.mask & self._alike(last, index)
+        like = last.mask & alike
         support = like.sum() / max(int(last.mask.sum()), 1)
         if support < self.options.min_support:
             raise _Ended(f"only {support:.0%} of the last mask still looks like the lesion")
         return _Search(like, like, self.options.min_score)
 
-    def _nearby(self, last: SliceMask, index: int) -> _Search:
+    def _nearby(self, last: SliceMask, alike: Mask, index: int) -> _Search:
         """The pixels around the last mask that look like the lesion."""
         from scipy import ndimage
 
@@ -183,7 +184,7 @@ class _Path:
         spacing = self.series.planes[index].spacing
         around = ndimage.distance_transform_edt(~last.mask, sampling=spacing) <= farthest
         min_score = self.options.nearby_score * self.options.min_score
-        return _Search(around & self._alike(last, index), around, min_score)
+        return _Search(around & alike, around, min_score)
 
     def _alike(self, last: SliceMask, index: int) -> Mask:
         """Pixels [rows, columns] of slice ``index`` that have the HU of the last mask."""

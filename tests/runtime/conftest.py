@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from samihs_runtime.backends.fake import FakeBackend
 from samihs_runtime.backends.onnx_cpu import CpuBackend, open_cpu
 from samihs_runtime.backends.onnx_cuda import CudaBackend, open_cuda
 from samihs_runtime.backends.tensorrt import TensorRTBackend, open_tensorrt
 from samihs_runtime.bundle import Bundle
+from samihs_runtime.segmenter import Segmenter
 from samihs_runtime.timing import Timings
 
 from .backends.gpu_cases import Planted
@@ -135,3 +137,11 @@ def planted(
         lambda: len(cuda.graphs),
         lambda: cuda.launches,
     )
+
+
+@pytest.fixture
+def segmenter(tiny_bundle: Path) -> Iterator[Segmenter]:
+    """On the fake backend, which grows regions from the clicks."""
+    bundle = Bundle.open(tiny_bundle)
+    with Segmenter(bundle, FakeBackend.for_manifest(bundle.manifest)) as opened:
+        yield opened

@@ -5,16 +5,12 @@ The series is brain at 30 HU with a ball of blood at 70 HU, or with bars of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from samihs_runtime.backends.fake import FakeBackend
-from samihs_runtime.bundle import Bundle
 from samihs_runtime.prompts import parse_request
 from samihs_runtime.propagation import PropagationOptions, propagate
 from samihs_runtime.segmentation import Prompt, SliceMask
@@ -23,13 +19,6 @@ from samihs_runtime.series import CTSeries
 from samihs_runtime.workflow import segment_lesion
 
 from .series_factory import ball_series
-
-
-@pytest.fixture
-def segmenter(tiny_bundle: Path) -> Iterator[Segmenter]:
-    bundle = Bundle.open(tiny_bundle)
-    with Segmenter(bundle, FakeBackend.for_manifest(bundle.manifest)) as opened:
-        yield opened
 
 
 def test_little_steps_do_not_lead_from_blood_to_brain(segmenter: Segmenter) -> None:

@@ -6,7 +6,6 @@ The series is brain at 30 HU with a ball of blood at 70 HU, so every expectation
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,13 +29,6 @@ from samihs_runtime.workflow import segment_lesion
 from samihs_runtime.writers.seg import write_seg
 
 from .series_factory import ball_series, make_report, make_series
-
-
-@pytest.fixture
-def segmenter(tiny_bundle: Path) -> Iterator[Segmenter]:
-    bundle = Bundle.open(tiny_bundle)
-    with Segmenter(bundle, FakeBackend.for_manifest(bundle.manifest)) as opened:
-        yield opened
 
 
 def truth(series: CTSeries) -> NDArray[np.bool_]:
