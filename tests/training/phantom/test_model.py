@@ -21,8 +21,10 @@ from samihs_training.data.phantom import (
 )
 from samihs_training.data.phantom.arrays import Array, Points
 from samihs_training.data.phantom.epidural import Epidural
+from samihs_training.data.phantom.incidentals import Rod, vessels
 from samihs_training.data.phantom.patient import Patient
 from samihs_training.data.phantom.scanner import draw_scan
+from samihs_training.data.phantom.skull import Skull
 from samihs_training.data.phantom.study import Acquisition, crossing_height
 
 TYPES = [kind for kind in BleedType if kind is not BleedType.NONE]
@@ -327,3 +329,14 @@ def test_a_short_series_still_shows_a_low_bleed() -> None:
     options = replace(PLAIN, bleeds=(BleedType.INTRAPARENCHYMAL,), slices=8)
     seen = [generate_study(seed, options).bleeds.any() for seed in range(5)]
     assert all(seen)
+
+
+def test_sinuses_differ_in_size_and_arteries_do_not_follow_them() -> None:
+    def radii(sinus: float) -> Array:
+        rng = np.random.default_rng(3)
+        rods = vessels(rng, Skull(rng), sinus)
+        return np.array([max(rod.radii) for rod in rods if isinstance(rod, Rod)])
+
+    wider = radii(1.7) / radii(1.0)
+    assert sorted(np.unique(wider.round(6))) == [1.0, 1.7]
+    assert (wider > 1).sum() == 4  # two transverse, the straight and the superior sagittal sinus

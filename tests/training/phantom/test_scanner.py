@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from samihs_training.data.phantom import PhantomOptions, generate_slice, wear_8bit
+from samihs_training.data.phantom.arrays import Array
 from samihs_training.data.phantom.canvas import Canvas, SlicePlane, Window, _interpolation
 from samihs_training.data.phantom.options import Tissue
 from samihs_training.data.phantom.scanner import PAD_HU, correlated_noise, draw_scan, scan_slice
@@ -98,6 +99,41 @@ def test_dense_bones_cast_a_dark_band_between_them() -> None:
     between, above = errors[60:68, 55:73].mean(), errors[25:33, 55:73].mean()
     assert between < above - 2
     assert level[60:68, 55:73].mean() > level[25:33, 55:73].mean()
+
+
+def head(radius_mm: float) -> tuple[Array, Array]:
+    """HU of a round head in 7 mm of bone on the coarse grid, and the depth below the bone, mm."""
+    rows, columns = np.mgrid[0:SIZE, 0:SIZE] - (SIZE - 1) / 2
+    depth = radius_mm - 1.8 * np.hypot(rows, columns)
+    hu = np.where(depth > 0, 30.0, np.where(depth > -7, 900.0, -1000.0))
+    return hu.astype(np.float32), depth
+
+
+def errors_of(hu: Array, hardening: float, undersize_hu: float = 0.0) -> Array:
+    return streaks(hu, 1.8, np.random.default_rng(0), hardening, 0.0, undersize_hu)[0]
+
+
+def test_bone_brightens_the_brain_beside_it_and_the_middle_is_calibrated() -> None:
+    hu, depth = head(75.0)
+    errors = errors_of(hu, hardening=0.65)
+    beside, further, middle = (
+        errors[(depth > low) & (depth < high)].mean() for low, high in ((3, 6), (8, 14), (40, 75))
+    )
+    assert beside > further + 3 > middle + 6
+    assert abs(middle) < 4
+    assert abs(errors_of(hu, hardening=0.0)).max() == 0
+
+
+def test_a_small_section_of_the_head_is_too_bright_and_air_is_not() -> None:
+    def added(radius_mm: float) -> tuple[float, float]:
+        hu, depth = head(radius_mm)
+        more = errors_of(hu, 0.3, undersize_hu=70.0) - errors_of(hu, 0.3)
+        return float(more[depth > 5].mean()), float(np.abs(more[depth < -10]).max())
+
+    wide, vertex = added(80.0), added(45.0)
+    assert wide[0] < 3
+    assert 20 < vertex[0] < 40
+    assert wide[1] == vertex[1] == 0.0
 
 
 def test_pixels_outside_the_scan_circle_are_padded() -> None:

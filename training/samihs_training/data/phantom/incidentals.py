@@ -22,6 +22,7 @@ DENSE_VESSEL_HU = Range(56, 75, "HU", "textbook: hyperdense artery or vein (clot
 CALCIFICATION_HU = Range(90, 450, "HU", "textbook: above 100 HU, less with partial volume")
 INFARCT_DROP_HU = Range(4, 18, "HU", "textbook: early 3 HU to old, close to CSF")
 CATHETER_HU = Range(180, 500, "HU", "textbook: barium-loaded silicone")
+SINUS_SIZE = Range(0.7, 1.7, "1", "textbook: superior sagittal sinus 4 to 12 mm wide", log=True)
 METAL_HU = Range(3000, 8000, "HU", "textbook: beyond the 12-bit scale")
 
 
@@ -108,8 +109,8 @@ class Patch:
 Incidental = Rod | Grain | Patch
 
 
-def vessels(rng: np.random.Generator, skull: Skull) -> list[Incidental]:
-    """Arteries of the base, deep veins and the dural sinuses."""
+def vessels(rng: np.random.Generator, skull: Skull, sinus: float) -> list[Incidental]:
+    """Arteries of the base, deep veins and the dural sinuses; `sinus` scales the sinuses' radii."""
     hu = VESSEL_HU.draw(rng)
     f = skull.floor * 0.5
 
@@ -135,7 +136,7 @@ def vessels(rng: np.random.Generator, skull: Skull) -> list[Incidental]:
             (x_sinus, 0.42 * skull.half_length, z_sinus - 6),
             (side * 0.66 * skull.half_width, 22.0, -42.0),
         )
-        size = float(rng.uniform(2.0, 4.2))
+        size = sinus * float(rng.uniform(2.0, 4.2))
         found.append(Rod(transverse, (size, size, size, size), hu + 6, Tissue.VESSEL))
     basilar = (
         (0.0, 0.0, -50.0 + f),
@@ -149,13 +150,15 @@ def vessels(rng: np.random.Generator, skull: Skull) -> list[Incidental]:
         (0.0, 0.66 * skull.half_length, 0.0),
         (0.0, skull.half_length - 4.0, -10.0),
     )
-    found.append(Rod(straight, (1.2, 2.0, 2.0, 2.6), hu + 5, Tissue.VESSEL))
+    radii = tuple(sinus * r for r in (1.2, 2.0, 2.0, 2.6))
+    found.append(Rod(straight, radii, hu + 5, Tissue.VESSEL))
     angles = np.linspace(-1.0, 1.75, 9)
     path = tuple(
         (0.0, float((skull.half_length - 2.5) * np.sin(a)), float((skull.height - 2.5) * np.cos(a)))
         for a in angles
     )
-    found.append(Rod(path, tuple(np.linspace(1.2, 3.8, 9)), hu + 6, Tissue.VESSEL))
+    radii = tuple(sinus * np.linspace(1.2, 3.8, 9))
+    found.append(Rod(path, radii, hu + 6, Tissue.VESSEL))
     return found
 
 

@@ -13,13 +13,20 @@ from .epidural import Epidural
 from .face import Face
 from .fractures import Fracture, draw_fracture
 from .gaps import Gap
-from .incidentals import Incidental, calcifications, hardware, lesions, vessels
+from .incidentals import (
+    SINUS_SIZE,
+    Incidental,
+    calcifications,
+    hardware,
+    lesions,
+    vessels,
+)
 from .intraparenchymal import Intraparenchymal
 from .intraventricular import Intraventricular
 from .options import BleedType, PhantomOptions
 from .ranges import Range
 from .skull import Skull
-from .streams import FRACTURES, SUTURES, SideStreams
+from .streams import FRACTURES, SINUSES, SUTURES, SideStreams
 from .subarachnoid import Subarachnoid
 from .subdural import DuralSheet, Subdural
 from .sutures import Suture, draw_sutures
@@ -55,7 +62,8 @@ class Patient:
         self.ventricles = Ventricles(rng, self.brain.atrophy)
         self._warp = [(WARP_MM.draw(rng), Waves(rng, 75.0, 6)) for _ in range(3)]
         self.bleeds = self._draw_bleeds(rng, options)
-        self.incidentals = self._draw_incidentals(rng, options)
+        sinus = SINUS_SIZE.draw(beside.stream(SINUSES))
+        self.incidentals = self._draw_incidentals(rng, options, sinus)
         self.sutures: list[Suture] = []
         self.fracture: Fracture | None = None
         if options.bone_detail:
@@ -151,9 +159,9 @@ class Patient:
         return Subdural(rng, self.skull, volume, side)
 
     def _draw_incidentals(
-        self, rng: np.random.Generator, options: PhantomOptions
+        self, rng: np.random.Generator, options: PhantomOptions, sinus: float
     ) -> list[Incidental]:
-        found = vessels(rng, self.skull)
+        found = vessels(rng, self.skull, sinus)
         if options.distractors:
             found += calcifications(rng, self.skull, self.age)
             found += lesions(rng, self.skull, self.age)

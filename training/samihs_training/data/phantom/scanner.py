@@ -13,6 +13,7 @@ from .canvas import Canvas
 from .options import PhantomOptions, Tissue
 from .ranges import Range
 from .streaks import SIZE, resampling, streaks
+from .streams import UNDERSIZE, SideStreams
 
 PIXEL_MM = Range(0.40, 0.50, "mm", "textbook: 205 to 256 mm field of view, 512 pixels")
 THICKNESS_MM = (
@@ -37,7 +38,8 @@ BLUR_MM = {
 }
 KERNEL_SHARES = {"soft": 0.4, "standard": 0.5, "sharp": 0.1}
 SHARP_NOISE = 1.8  # a sharp kernel keeps the high frequencies in which most of the noise lies
-HARDENING = Range(0.02, 0.3, "1", "chosen: share of the correction that fails; by eye", log=True)
+HARDENING = Range(0.02, 0.9, "1", "measured: 0, 0, 0.25 and 0.65 on four real heads", log=True)
+UNDERSIZE_HU = Range(20, 130, "HU", "measured 110 on one head: times the hardening")
 STARVATION = Range(0.1, 0.9, "1", "chosen: noise streaks along dense bone, judged by eye")
 TILT_DEG = Range(5, 22, "deg", "textbook: gantry tilted along the skull base")
 GLARE_HU = 120  # white in the windows that hemorrhages are outlined in (level 40, width 80 to 160)
@@ -71,6 +73,10 @@ class Scan:
     """Relative edge enhancement of the kernel."""
     noise_hu: float
     hardening: float
+    """Share of the correction for beam hardening that fails: bone brightens the brain beside it."""
+    undersize_hu: float
+    """How far a head is too bright, HU, as the path of the rays through it nears 0: corrections
+    are made for one size, and are too strong at the vertex."""
     starvation: float
     motion_mm: float
     """Shift during the rotation, mm; 0 for a patient who keeps still."""
@@ -86,6 +92,7 @@ class Scan:
 
 def draw_scan(rng: np.random.Generator, options: PhantomOptions) -> Scan:
     """Settings drawn from the ranges above, where the options leave them open."""
+    beside = SideStreams(rng)
     thicknesses, shares = zip(*THICKNESS_MM, strict=True)
     thickness = float(rng.choice(thicknesses, p=np.array(shares) / sum(shares)))
     pixel = PIXEL_MM.draw(rng) * 512 / options.matrix
@@ -111,6 +118,7 @@ def draw_scan(rng: np.random.Generator, options: PhantomOptions) -> Scan:
         edge=float(rng.uniform(0.0, 0.35)) if kernel != "soft" else 0.0,
         noise_hu=noise if options.noise_hu is None else options.noise_hu,
         hardening=hardening if options.artefacts else 0.0,
+        undersize_hu=hardening * UNDERSIZE_HU.draw(beside.stream(UNDERSIZE)) * options.artefacts,
         starvation=starvation if options.artefacts and options.noise_hu != 0 else 0.0,
         motion_mm=moving,
         circle=bool(rng.random() < 0.25),
@@ -240,10 +248,11 @@ def _streaks(hu: Array, scan: Scan, rng: np.random.Generator) -> tuple[Array, Ar
     down = (up / up.sum(axis=0)).T
     small = down @ hu @ down.T
     pixel_mm = scan.pixel_mm * scan.matrix / SIZE
-    errors, level = streaks(small, pixel_mm, rng, scan.hardening, scan.starvation)
-    head = (small > 0) & (small < 80)  # scanners are calibrated to show brain correctly
+    errors, level = streaks(
+        small, pixel_mm, rng, scan.hardening, scan.starvation, scan.undersize_hu
+    )
+    head = (small > 0) & (small < 80)
     if head.any():
-        errors -= np.median(errors[head])
         level = level / np.median(level[head])
     errors = np.clip(errors, -120, 120)
     return up @ errors @ up.T, up @ np.clip(level, 0.5, 2.5) @ up.T

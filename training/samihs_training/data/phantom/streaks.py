@@ -11,6 +11,8 @@ from .arrays import Array
 
 SIZE = 128  # side of the coarse image, pixels: streaks are smooth along and across
 ANGLES = 72  # projections over 180 degrees
+PATH_CM = 17.0  # mean path of the rays through a head at its widest: what corrections are made for
+CALIBRATED_HU = 7.0  # what bone adds to the median brain there with hardening 1: calibrated away
 
 
 @lru_cache(maxsize=1)
@@ -53,13 +55,18 @@ def back_project(sinogram: Array) -> Array:
 
 
 def streaks(
-    hu: Array, pixel_mm: float, rng: np.random.Generator, hardening: float, starvation: float
+    hu: Array,
+    pixel_mm: float,
+    rng: np.random.Generator,
+    hardening: float,
+    starvation: float,
+    undersize_hu: float = 0.0,
 ) -> tuple[Array, Array]:
     """Streaks (HU) and the relative noise level on the coarse grid of an image of `hu`.
 
     `hu` [SIZE, SIZE] float32, pixels of `pixel_mm`. `hardening` scales the error that grows with
     the square of the bone in a ray (1 is a strong, uncorrected one); `starvation` the noise of rays
-    with few photons.
+    with few photons; `undersize_hu` is how far a vanishing head would be too bright.
     """
     tissue = np.clip(hu / 1000 + 1, 0, None)
     dense = np.clip(hu - 150, 0, 8000) / 1000
@@ -73,4 +80,11 @@ def streaks(
     for ray, line in zip(_rays()[::6], (few[::6] ** 2).astype(np.float32), strict=True):
         counts += line[ray]
     level = np.sqrt(counts.reshape(SIZE, SIZE) / len(_rays()[::6]))
-    return back_project(error.astype(np.float32)), level
+    offset = _offset(water, hardening, undersize_hu) * np.minimum(tissue, 1)  # air stays air
+    return back_project(error.astype(np.float32)) + offset, level
+
+
+def _offset(water: Array, hardening: float, undersize_hu: float) -> float:
+    """How far all tissue is too bright, HU: a scanner is calibrated for a head at its widest."""
+    path = float((water**2).sum() / max(float(water.sum()), 1e-6))  # rays beside the head weigh 0
+    return undersize_hu * max(1 - path / PATH_CM, 0) - hardening * CALIBRATED_HU

@@ -6,7 +6,7 @@ from copy import deepcopy
 
 import numpy as np
 
-SUTURES, FRACTURES = range(1, 3)
+SUTURES, FRACTURES, UNDERSIZE, SINUSES = range(1, 5)
 """One number for each structure, never reused for another."""
 
 
