@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from pydicom.uid import ImplicitVRLittleEndian
@@ -100,7 +100,10 @@ def test_any_header_is_read_or_refused(one: dict[str, Any], other: dict[str, Any
         for index, values in enumerate(({}, one, other, one)):
             image = ct_image(index)
             change(image, values)
-            save(image, Path(scratch) / f"IM{index}")
+            try:
+                save(image, Path(scratch) / f"IM{index}")
+            except LookupError:  # a character set, such as "UU", that names a codec not of text
+                reject()
         assert_read_or_refused(Path(scratch))
 
 
