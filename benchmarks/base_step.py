@@ -4,7 +4,8 @@
 
 The step as ``fit`` runs most of them on this CPU, and with one thing changed: the pyramid not
 compiled, images in the other memory layout (channels first instead of last, or vice versa), torch's
-own Muon instead of ours, float32 where the CPU multiplies bfloat16. On other CPUs, emulated
+own Muon instead of ours, float32 where the CPU multiplies bfloat16; and on crops of a quarter, four
+times as many of them (``crop``). On other CPUs, emulated
 bfloat16 is left out: a step would take half a minute. One process, A B C A B C, on disks in noise,
 since the cost of a step does not depend on the content of the slice. Writes one JSON file in
 ``benchmarks/results/``.
@@ -27,6 +28,7 @@ from samihs_training.compute import hardware
 from samihs_training.compute.allocation import keep_freed_memory
 from samihs_training.config import read_recipe
 from samihs_training.network.bleed_map import BleedMap
+from samihs_training.network.cropped import CroppedModel, crops_of
 from samihs_training.network.initialisation import initialised
 from samihs_training.network.model import SamihsModel
 from samihs_training.network.pyramid import compile_encoder
@@ -34,7 +36,7 @@ from samihs_training.network.sam import build_sam, preset
 from samihs_training.stages import optimisation
 from samihs_training.stages.map_training import MapTraining
 from samihs_training.stages.objective import Objective
-from training import disks
+from training import SIZE, disks
 
 CPU = torch.device("cpu")
 OURS = "as fit takes it"
@@ -50,6 +52,8 @@ class Way:
     muon: type[optimisation.Muon] = optimisation.Muon
     compiled: bool = True
     """The pyramid, as in the recipe."""
+    crop: int = 0
+    """Side of crops, pixels: as many of them as have the slices' area; 0: whole slices."""
 
 
 class TorchMuon(optimisation.Muon):
@@ -68,6 +72,7 @@ def ways() -> dict[str, Way]:
         f"channels {'first' if last else 'last'}": replace(ours, images=other),
         "torch's Muon": replace(ours, muon=TorchMuon),
         "not compiled": replace(ours, compiled=False),
+        "four times as many crops of a quarter": replace(ours, crop=SIZE // 2),
     }
     if hardware.multiplies(CPU, torch.bfloat16):
         named["float32"] = replace(ours, mixed=False)
@@ -82,15 +87,20 @@ def stepping(way: Way, batch: int) -> Callable[[], object]:
     config = preset(recipe.preset)
     model = SamihsModel(initialised(build_sam(config)), config).train()
     model.to(memory_format=way.images)  # type: ignore[call-overload]
+    seen = CroppedModel(model, crops_of(config, way.crop)) if way.crop else model
     if way.compiled:
-        compile_encoder(model.sam.image_encoder)
+        compile_encoder(seen.sam.image_encoder)
     bleed_map = BleedMap(config.channels)
-    objective = Objective(model, recipe, recipe.base, bleed_map)
+    objective = Objective(seen, recipe, recipe.base, bleed_map)
     trained = dict(model.sam.named_parameters())
     mapping = MapTraining(bleed_map, recipe.base.clip)
     with patch.object(optimisation, "Muon", way.muon):
         optimisers = [*optimisation.make_optimiser(trained, recipe.base), mapping.optimiser]
     asked = disks(batch, recipe.base.prompts)
+    if way.crop:
+        count = batch * (SIZE // way.crop) ** 2
+        origins = torch.zeros(count, 2, dtype=torch.int64)
+        asked = replace(disks(count, recipe.base.prompts, way.crop), origins=origins)
 
     def step() -> None:
         for optimiser in optimisers:

@@ -173,19 +173,19 @@ def plain_loss(model: SamihsModel, batch: Batch, recipe: Recipe) -> Tensor:
     return recipe.make_loss()(logits, target) + score_loss(score, logits, target)
 
 
-def disks(slices: int, prompts: int) -> Batch:
+def disks(slices: int, prompts: int, size: int = SIZE) -> Batch:
     """Disks in noise: the cost of a step does not depend on the content of the slice."""
     generator = torch.Generator().manual_seed(1)
-    hu = torch.randn(slices, 1, SIZE, SIZE, generator=generator) * 20 + 40
-    points = torch.randint(100, SIZE - 100, (slices * prompts, 1, 2), generator=generator).float()
-    rows, columns = torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing="ij")
+    hu = torch.randn(slices, 1, size, size, generator=generator) * 20 + 40
+    points = torch.randint(100, size - 100, (slices * prompts, 1, 2), generator=generator).float()
+    rows, columns = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
     centre_x, centre_y = points[:, 0, 0, None, None], points[:, 0, 1, None, None]
     masks = (columns - centre_x) ** 2 + (rows - centre_y) ** 2 < 30**2
     window = torch.tensor([WINDOW]).expand(slices, 2)
     pads = torch.zeros_like(points)
     labels = torch.tensor([[FOREGROUND, NOT_A_POINT]]).expand(len(points), 2)
     asked = masks[:, None].to(torch.uint8)
-    bleeds = asked.view(slices, prompts, SIZE, SIZE).amax(1, keepdim=True)
+    bleeds = asked.view(slices, prompts, size, size).amax(1, keepdim=True)
     return Batch(hu, window, torch.cat([points, pads], 1), labels, asked, bleeds)
 
 

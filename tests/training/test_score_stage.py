@@ -88,8 +88,8 @@ def test_the_score_of_adapters_is_trained_anew_and_their_masks_stay(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("stage", "idle"), [("score", {"compile": True}), ("score", {"score_weight": 10.0}),
-                        ("adapt", {"passes": 3})],
+    ("stage", "idle"), [("score", {"compile": True}), ("score", {"crop": 256}),
+                        ("score", {"score_weight": 10.0}), ("adapt", {"passes": 3})],
 )  # fmt: skip
 def test_what_would_change_nothing_in_a_stage_is_refused(stage: str, idle: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=rf"\[{stage}\]: {next(iter(idle))} would change nothing"):

@@ -41,6 +41,7 @@ from samihs_training.checkpoints.checkpoint import (
 from samihs_training.checkpoints.given_adapters import given_adapters, origin_of
 from samihs_training.compute.distributed import Processes, processes
 from samihs_training.config import Recipe, StageConfig
+from samihs_training.data.crops import Crops
 from samihs_training.data.sources import Drawing, Task
 from samihs_training.jsontext import json_text
 from samihs_training.methods import apply_method, count_by_part
@@ -111,7 +112,7 @@ class Run:
         on_best: Callable[[], None] = lambda: None,
     ) -> None:
         """Train a stage to its end; ``on_best`` is called at the best validation so far."""
-        data = self.batches(stage, task, slices)
+        data = self.batches(stage, task, slices, trainer.crops)
         held_out = None
         if slices.validation is not None:  # the same at every validation, whatever the seed
             plain = validation_drawing(self.recipe, data.drawing)
@@ -121,10 +122,12 @@ class Run:
             )
         trainer.run(data, held_out, workers=self.workers, report=self.report, on_best=on_best)
 
-    def batches(self, stage: StageConfig, task: Task, slices: Slices) -> NumberedBatches:
-        """This process's batches in a stage."""
+    def batches(
+        self, stage: StageConfig, task: Task, slices: Slices, crops: Crops | None = None
+    ) -> NumberedBatches:
+        """This process's batches in a stage, of ``crops`` if given."""
         window = self.recipe.windowing()
-        drawing = Drawing(task, stage.prompts, stage.rule(), stage.negatives, window)
+        drawing = Drawing(task, stage.prompts, stage.rule(), stage.negatives, window, crops=crops)
         share = Share(self.processes.rank, self.processes.world, stage.accumulate)
         return NumberedBatches(
             slices.train, drawing, batch=stage.batch, seed=self.recipe.seed, share=share
@@ -132,9 +135,9 @@ class Run:
 
 
 def validation_drawing(recipe: Recipe, training: Drawing) -> Drawing:
-    """Slices without augmentation, and the prompts that the recipe validates with."""
+    """Whole slices without augmentation, and the prompts that the recipe validates with."""
     rule = prompt_rule(recipe.validation_prompt) if recipe.validation_prompt else training.rule
-    return replace(training, rule=rule, vary=False)
+    return replace(training, rule=rule, vary=False, crops=None)
 
 
 def fit(

@@ -138,7 +138,7 @@ class Recipe:
 
 _LISTENING = (
     "loss", "loss_options", "score_weight", "bleed_map", "empty_masks", "optimiser", "schedule",
-    "halve_every", "checkpoint_activations", "compile",
+    "halve_every", "checkpoint_activations", "compile", "crop",
 )  # fmt: skip
 _IDLE = {
     "base": ("passes",),

@@ -20,6 +20,10 @@ class StageConfig:
     """Peak of the schedule; every stage that trains weights needs one."""
     batch: int = 4
     """Slices per step, over all processes and pieces."""
+    crop: int = 0
+    """Side of the part of each slice that is trained on, pixels of the model's frame; 0: whole
+    slices. Four quarters cost what one slice does, and are of four patients
+    (``network/cropped.py``)."""
     prompts: int = 4
     """Prompts per slice: the encoder runs once for all of them."""
     prompt: str = "hand"
@@ -80,7 +84,7 @@ class StageConfig:
                 f"accumulate = {self.accumulate}: expected a number of pieces that divides "
                 f"batch = {self.batch}"
             )
-        for name in ("score_weight", "bleed_map", "weight_decay", "clip", "halve_every"):
+        for name in ("score_weight", "bleed_map", "weight_decay", "clip", "halve_every", "crop"):
             if not getattr(self, name) >= 0:
                 raise UsageError(f"{name} = {getattr(self, name)}: expected 0 or more")
         for name in ("negatives", "correct"):

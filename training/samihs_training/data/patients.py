@@ -106,10 +106,15 @@ class PatientSlices:
         head_above = max(HEAD_ABOVE_HU, float(hu.min()) + NEAR_AIR_HU)
         frame = SliceFrame(hu.shape[0], hu.shape[1], self.size, aspect)
         hu, mask = frame.slice_to_model(hu), framed_mask(frame, mask)
-        found = [mask] if self.wanted == "slice" and mask.any() else _lesions(mask)
         head = hu > head_above
+        origin = None
+        if drawing.crops is not None:
+            origin = drawing.crops.draw(mask, head, rng)
+            part = drawing.crops.part(origin, self.size)
+            hu, mask, head = hu[part], mask[part], head[part]
+        found = [mask] if self.wanted == "slice" and mask.any() else _lesions(mask)
         asked = [_asked(hu, head, mask, found, drawing, rng) for _ in range(drawing.prompts)]
-        return Drawn(hu, window, asked, mask)
+        return Drawn(hu, window, asked, mask, origin)
 
     def _stored(self, index: int) -> tuple[NDArray[np.float32], Mask, float]:
         """HU and mask as stored, and the height of a pixel divided by its width."""

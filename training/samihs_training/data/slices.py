@@ -37,10 +37,15 @@ class Batch:
     """uint8 [B * P, 1, S, S]."""
     bleeds: Tensor
     """uint8 [B, 1, S, S]: all blood of each slice."""
+    origins: Tensor | None = None
+    """int64 [B, 2]: row and column, in the model's grid, of the first token of each crop
+    (``crops.py``); None for whole slices."""
 
     def to(self, device: torch.device) -> Batch:
         """On that device."""
-        return Batch(*(getattr(self, each.name).to(device) for each in fields(self)))
+        held: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
+        there = {name: each.to(device) for name, each in held.items() if each is not None}
+        return Batch(**there)
 
 
 def flipped(sample: PhantomSlice, rng: np.random.Generator) -> PhantomSlice:
@@ -72,6 +77,13 @@ def moved(sample: PhantomSlice, rng: np.random.Generator) -> PhantomSlice:
         place(np.asarray(sample.tissues), order=0, cval=Tissue.AIR),
         sample.pixel_spacing / zoom,
     )
+
+
+def cut(sample: PhantomSlice, part: tuple[slice, slice]) -> PhantomSlice:
+    """Those rows and columns."""
+    arrays = (np.asarray(each) for each in (sample.hu, sample.bleeds, sample.tissues))
+    hu, bleeds, tissues = (np.ascontiguousarray(each[part]) for each in arrays)
+    return PhantomSlice(hu, bleeds, tissues, sample.pixel_spacing)
 
 
 def worn(hu: NDArray[np.int16], rng: np.random.Generator) -> NDArray[np.float32]:

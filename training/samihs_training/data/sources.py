@@ -14,7 +14,9 @@ from samihs_runtime.encoding.preprocessing import window_of
 from samihs_runtime.segmentation import Prompt
 from samihs_training.data.cache import SliceCache
 from samihs_training.data.clicks import Mask
-from samihs_training.data.slices import flipped, moved, worn
+from samihs_training.data.crops import Crops, Origin
+from samihs_training.data.phantom import Tissue
+from samihs_training.data.slices import cut, flipped, moved, worn
 from samihs_training.data.targets import HAND, bleed_target, lesions, structure_target
 from samihs_training.prompts import PromptRule
 
@@ -35,6 +37,8 @@ class Drawing:
     window: WindowRule = WindowRule("fixed", -20.0, 100.0)  # noqa: RUF009 - it is frozen
     vary: bool = True
     """Whether slices are augmented, as in training; otherwise each is as stored."""
+    crops: Crops | None = None
+    """If given, a crop is drawn from each slice, and the prompts from that."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +53,8 @@ class Drawn:
     """Each prompt with its mask [S, S], empty where it is on no hemorrhage."""
     bleeds: Mask
     """[S, S]: all hemorrhage of the slice."""
+    origin: Origin | None = None
+    """Of a crop; S is then its size."""
 
 
 class Source(Protocol):
@@ -79,8 +85,14 @@ class PhantomSlices:
         sample = self._cache[index]
         if drawing.vary:
             sample = moved(flipped(sample, rng), rng)
-        found = lesions(sample)
         hu = worn(sample.hu, rng) if drawing.vary else sample.hu.astype(np.float32)
+        window = window_of(hu, drawing.window)
+        origin = None
+        if drawing.crops is not None:
+            origin = drawing.crops.draw(sample.bleeds > 0, sample.tissues != Tissue.AIR, rng)
+            part = drawing.crops.part(origin, len(hu))
+            sample, hu = cut(sample, part), hu[part]
+        found = lesions(sample)
         asked = []
         for _ in range(drawing.prompts):
             if drawing.task == "structures":
@@ -88,7 +100,7 @@ class PhantomSlices:
             else:
                 target = bleed_target(sample, found, rng, drawing.negatives, drawing.rule)
             asked.append((target.prompt, target.mask))
-        return Drawn(hu, window_of(hu, drawing.window), asked, sample.bleeds > 0)
+        return Drawn(hu, window, asked, sample.bleeds > 0, origin)
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_cache": None}

@@ -106,13 +106,13 @@ class SamihsModel(nn.Module):
         slice_size: int,
     ) -> tuple[Tensor, ScoreInput]:
         """As :meth:`decode`, but not mirrored, and with the inputs of the score in its place."""
-        prompt_encoder, decoder = self.sam.prompt_encoder, self.sam.mask_decoder
+        decoder = self.sam.mask_decoder
         prompts = len(points) // len(embedding)
         source = embedding[:, : self.config.prompt_width].repeat_interleave(prompts, 0)
         sparse = self.embed_points(points, labels, slice_size)
         tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
         tokens = torch.cat([tokens.expand(len(sparse), -1, -1), sparse], dim=1)  # [B, 5+N, E]
-        position = prompt_encoder.get_dense_pe()
+        position = self.grid_position(prompts)
         answers, mixed = decoder.transformer(
             source + self._dense(prior), position.expand_as(source), tokens
         )
@@ -153,6 +153,12 @@ class SamihsModel(nn.Module):
         with torch.autocast(score.device.type, enabled=False):
             worth: Tensor = decoder.evidence.worth(known.evidence)
             return score.float() + worth
+
+    def grid_position(self, prompts: int) -> Tensor:
+        """SAM's encoding of where the tokens lie in the frame: [1, E, G, G], whatever the number
+        of ``prompts`` per slice."""
+        position: Tensor = self.sam.prompt_encoder.get_dense_pe()
+        return position
 
     def _dense(self, prior: Tensor | None) -> Tensor:
         """SAM's dense prompt [B or 1, E, G or 1, G or 1] of a prior mask, or of none."""

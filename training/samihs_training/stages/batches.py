@@ -70,6 +70,7 @@ class NumberedBatches(Dataset[Batch]):
         arrays = [filled(prompt, self.drawing.rule.count).arrays() for prompt, _ in asked]
         masks = np.stack([mask for _, mask in asked])[:, None]
         bleeds = np.stack([one.bleeds for one in drawn])[:, None]
+        origins = [one.origin for one in drawn if one.origin is not None]
         return Batch(
             hu=torch.from_numpy(np.stack([one.hu for one in drawn])[:, None]),
             window=torch.tensor([one.window for one in drawn], dtype=torch.float32),
@@ -77,6 +78,7 @@ class NumberedBatches(Dataset[Batch]):
             labels=torch.from_numpy(np.stack([labels for _, labels in arrays])).long(),
             masks=torch.from_numpy(masks).to(torch.uint8),
             bleeds=torch.from_numpy(bleeds).to(torch.uint8),
+            origins=torch.tensor(origins) if origins else None,
         )
 
     def positions(self, step: int, piece: int = 0) -> range:

@@ -16,6 +16,7 @@ from samihs_training.config import Recipe, StageConfig
 from samihs_training.data.slices import Batch
 from samihs_training.losses import dice_of, mask_iou, score_loss
 from samihs_training.network.bleed_map import BleedMap
+from samihs_training.network.cropped import CroppedModel
 from samihs_training.network.model import SamihsModel, ScoreInput, logits_at_slice_size
 from samihs_training.stages.corrections import corrected
 
@@ -126,6 +127,8 @@ class Objective(nn.Module):
         return Heard.joined(parts)
 
     def _encoded(self, batch: Batch) -> Tensor:
+        if isinstance(self.model, CroppedModel) and batch.origins is not None:
+            self.model.look_at(batch.origins)
         with self._autocast(batch.hu.device):
             return self.model.encode(batch.hu, batch.window)
 

@@ -19,6 +19,7 @@ from samihs_training.config import Recipe, StageConfig
 from samihs_training.data.slices import Batch
 from samihs_training.network.activations import checkpoint_blocks
 from samihs_training.network.bleed_map import BleedMap
+from samihs_training.network.cropped import CroppedModel, crops_of
 from samihs_training.network.model import SamihsModel
 from samihs_training.network.pyramid import compile_encoder
 from samihs_training.runs.runlog import RunLog, StepReport, ValidationReport
@@ -59,13 +60,15 @@ class Trainer:
         self.steps = stage.steps if trained else 0
         device = self.processes.device
         model.to(device, memory_format=image_format(device))  # type: ignore[call-overload]
+        self.crops = crops_of(model.config, stage.crop) if stage.crop else None
+        seen = CroppedModel(model, self.crops) if self.crops else model
         if stage.checkpoint_activations:
-            checkpoint_blocks(model.sam)
+            checkpoint_blocks(seen.sam)
         if stage.compile:
-            compile_encoder(model.sam.image_encoder)
+            compile_encoder(seen.sam.image_encoder)
         self.bleed_map = self._bleed_map()
         self.map_training = MapTraining(self.bleed_map, stage.clip) if self.bleed_map else None
-        objective = Objective(model, recipe, stage, self.bleed_map)
+        objective = Objective(seen, recipe, stage, self.bleed_map)
         self.objective = self.processes.wrap(objective) if trained else objective
         self.parameters = list(self.trained.values())
         self.optimisers = make_optimiser(self.trained, stage)
