@@ -4,11 +4,10 @@
 
 The step as ``fit`` runs most of them on this CPU, and with one thing changed: the pyramid not
 compiled, images in the other memory layout (channels first instead of last, or vice versa), torch's
-own Muon instead of ours, float32 where the CPU multiplies bfloat16; and on crops of a quarter, four
-times as many of them (``crop``). On other CPUs, emulated
-bfloat16 is left out: a step would take half a minute. One process, A B C A B C, on disks in noise,
-since the cost of a step does not depend on the content of the slice. Writes one JSON file in
-``benchmarks/results/``.
+own Muon instead of ours, quarters of four times as many slices (``crop``), float32 where the CPU
+multiplies bfloat16. On other CPUs, emulated bfloat16 is left out: a step would take half a minute.
+One process, A B C A B C, on disks in noise, since the cost of a step does not depend on the content
+of the slice. Writes one JSON file in ``benchmarks/results/``.
 """
 
 from __future__ import annotations
@@ -72,7 +71,7 @@ def ways() -> dict[str, Way]:
         f"channels {'first' if last else 'last'}": replace(ours, images=other),
         "torch's Muon": replace(ours, muon=TorchMuon),
         "not compiled": replace(ours, compiled=False),
-        "four times as many crops of a quarter": replace(ours, crop=SIZE // 2),
+        "quarters of four times as many slices": replace(ours, crop=SIZE // 2),
     }
     if hardware.multiplies(CPU, torch.bfloat16):
         named["float32"] = replace(ours, mixed=False)

@@ -41,10 +41,12 @@ from samihs_training.checkpoints.checkpoint import (
 from samihs_training.checkpoints.given_adapters import given_adapters, origin_of
 from samihs_training.compute.distributed import Processes, processes
 from samihs_training.config import Recipe, StageConfig
+from samihs_training.data.cache import CacheSpec
 from samihs_training.data.crops import Crops
 from samihs_training.data.sources import Drawing, Task
 from samihs_training.jsontext import json_text
 from samihs_training.methods import apply_method, count_by_part
+from samihs_training.network.cropped import crops_of
 from samihs_training.network.frames import Frame
 from samihs_training.network.initialisation import initialised
 from samihs_training.network.model import SamihsModel
@@ -117,9 +119,8 @@ class Run:
         if slices.validation is not None:  # the same at every validation, whatever the seed
             plain = validation_drawing(self.recipe, data.drawing)
             share = Share(self.processes.rank, self.processes.world)
-            held_out = NumberedBatches(
-                slices.validation, plain, batch=stage.batch, seed=0, share=share
-            )
+            batch = whole_slices(stage.batch, trainer.crops, share.world)
+            held_out = NumberedBatches(slices.validation, plain, batch=batch, seed=0, share=share)
         trainer.run(data, held_out, workers=self.workers, report=self.report, on_best=on_best)
 
     def batches(
@@ -132,6 +133,14 @@ class Run:
         return NumberedBatches(
             slices.train, drawing, batch=stage.batch, seed=self.recipe.seed, share=share
         )
+
+
+def whole_slices(batch: int, crops: Crops | None, world: int) -> int:
+    """How many slices fit where ``batch`` crops do, of which each of ``world`` processes takes the
+    same number."""
+    if crops is None:
+        return batch
+    return max(1, batch * crops.side**2 // crops.grid**2 // world) * world
 
 
 def validation_drawing(recipe: Recipe, training: Drawing) -> Drawing:
@@ -178,6 +187,7 @@ def fit(
         check_has_threshold(
             preset(recipe.preset) if recipe.base is not None else config_of_base(given_base)
         )
+    _check_crops(recipe)
     given = given_adapters(recipe) if recipe.adapters else None
 
     def check(patients: Patients) -> None:
@@ -207,6 +217,18 @@ def fit(
             plot_curves(out)
         here.wait()
         return run.adapters
+
+
+def _check_crops(recipe: Recipe) -> None:
+    """Raise a UsageError if a stage's crops do not fit its model or its slices."""
+    config = preset(recipe.preset)
+    if recipe.base is not None and recipe.base.crop:
+        crops_of(config, recipe.base.crop).part((0, 0), CacheSpec.matrix)
+    if recipe.adapt.crop and not recipe.adapters:
+        if recipe.base is None:
+            config = config_of_base(Path(recipe.base_checkpoint))
+        size = CacheSpec.matrix if recipe.data is None else recipe.data.size
+        crops_of(recipe.frame.of(config), recipe.adapt.crop).part((0, 0), size)
 
 
 def _train_base(run: Run, stage: StageConfig, phantoms: Slices) -> None:

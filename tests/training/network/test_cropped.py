@@ -13,7 +13,7 @@ from samihs_training.data.crops import Crops
 from samihs_training.methods import apply_method, make_method
 from samihs_training.network.cropped import CroppedModel, crops_of
 from samihs_training.network.model import SamihsModel
-from samihs_training.network.sam import SamConfig, build_sam
+from samihs_training.network.sam import SamConfig, build_sam, preset
 from tests.training.tiny import PYRAMID
 
 WIDE = replace(PYRAMID, image_size=256, window=4)  # 16 x 16 tokens
@@ -110,22 +110,63 @@ def test_training_on_crops_trains_the_model() -> None:
     assert not torch.equal(cropped.decode(embedding, points, labels, slice_size=128)[0], before)
 
 
-@pytest.mark.parametrize("method", ["pr", "lora", "vpt"])
+@pytest.mark.parametrize("method", ["pr", "lora", "bottleneck", "vpt"])
 def test_an_adapted_model_can_be_cropped(method: str) -> None:
+    """Its adapters as well are the model's own, and positions are cut behind them."""
     model = random_model()
     apply_method(make_method(method, {}), model.sam)
-    cropped = CroppedModel(model, Crops(16, 16, (0,)))
-    cropped.look_at(torch.zeros(1, 2, dtype=torch.int64))
+    with torch.no_grad():
+        for each in model.sam.parameters():
+            each.requires_grad_().normal_(0, 0.1)
     hu = torch.randn(1, 1, 256, 256) * 30 + 40
-    torch.testing.assert_close(cropped.encode(hu, WINDOW), model.encode(hu, WINDOW))
+    whole, half = CroppedModel(model, Crops(16, 16, (0,))), CroppedModel(model, HEAD)
+    whole.look_at(torch.zeros(1, 2, dtype=torch.int64))
+    torch.testing.assert_close(whole.encode(hu, WINDOW), model.encode(hu, WINDOW))
+    half.look_at(torch.tensor([[4, 8]]))
+    half.encode(hu[:, :, 64:192, 128:], WINDOW).square().mean().backward()  # type: ignore[no-untyped-call]
+    assert {id(each) for each in half.parameters()} == {id(each) for each in model.parameters()}
+    attention = [m for m in model.sam.image_encoder.blocks[1].modules() if hasattr(m, "rel_pos_h")]
+    gradient = attention[0].rel_pos_h.grad
+    assert gradient[8:23].abs().amax(1).min() > 0
+    assert gradient[:8].abs().max() == gradient[23:].abs().max() == 0
 
 
-def test_crops_begin_where_windows_do_and_reach_the_edge() -> None:
+def test_a_slice_may_be_larger_than_the_frame() -> None:
+    """Points are those of the slice, twice the frame's size, as far as the crop shows it."""
+    model = random_model()
+    cropped = CroppedModel(model, HEAD)
+    cropped.look_at(torch.tensor([[4, 8]]))
+    points, labels = prompts((10, 20))
+    ours = cropped.embed_points(points, labels, 256)
+    theirs = model.embed_points(points + torch.tensor([256.0, 128.0]), labels, 512)
+    torch.testing.assert_close(ours, theirs)
+    large = torch.randn(1, 1, 128, 128).repeat_interleave(2, 2).repeat_interleave(2, 3) * 30 + 40
+    embedding = cropped.encode(large, WINDOW)
+    logits, _ = cropped.decode(embedding, points, labels, slice_size=256)
+    small = cropped.encode(large[..., ::2, ::2], WINDOW)
+    # A slice's pixel p lies at p * scale + 0.5 in the frame.
+    again, _ = cropped.decode(small, points / 2, labels, slice_size=128)
+    torch.testing.assert_close(embedding, small)
+    torch.testing.assert_close(logits, again)
+
+
+def test_a_mirrored_model_is_refused() -> None:
+    with pytest.raises(UsageError, match="mirrored"):
+        CroppedModel(random_model().mirrored(), HEAD)
+
+
+@pytest.mark.parametrize("config", [WIDE, replace(WIDE, image_size=160), preset("vit_mini")])
+def test_every_token_is_in_some_crop(config: SamConfig) -> None:
+    window = config.patch_size * config.window
+    for pixels in range(window, config.image_size, window):
+        crops = crops_of(config, pixels)
+        shown = {start + token for start in crops.starts for token in range(crops.side)}
+        assert shown == set(range(config.grid))
     assert crops_of(WIDE, 128).starts == (0, 4, 8)
-    assert crops_of(WIDE, 160) == Crops(16, 10, (0, 4, 6))
+    assert crops_of(replace(WIDE, image_size=224), 128).starts == (0, 4, 6)  # 14 tokens
 
 
-@pytest.mark.parametrize("pixels", [0, 48, 100, 256, 512])
+@pytest.mark.parametrize("pixels", [0, 32, 96, 100, 256, 512])
 def test_a_crop_that_does_not_fit_is_refused(pixels: int) -> None:
-    with pytest.raises(UsageError, match=f"crop = {pixels}: expected a multiple of 32 pixels"):
+    with pytest.raises(UsageError, match=f"crop = {pixels}: expected a multiple of 64 pixels"):
         crops_of(WIDE, pixels)

@@ -22,7 +22,7 @@ class StageConfig:
     """Slices per step, over all processes and pieces."""
     crop: int = 0
     """Side of the part of each slice that is trained on, pixels of the model's frame; 0: whole
-    slices. Four quarters cost what one slice does, and are of four patients
+    slices. In the time that a batch of slices takes, four times as many quarters can be seen
     (``network/cropped.py``)."""
     prompts: int = 4
     """Prompts per slice: the encoder runs once for all of them."""

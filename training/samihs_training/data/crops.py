@@ -6,18 +6,21 @@ Crops are given in tokens of the model's grid, so that the model can place them 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from samihs_runtime.errors import UsageError
-from samihs_training.data.clicks import Mask, parts_of
+from samihs_training.data.clicks import Mask
 
-AROUND_BLOOD = 0.9
-"""Share of the crops of bleeding slices that are drawn to show some of the blood."""
+AROUND_LESIONS = 0.9
+"""Share of the crops of slices with lesions that are drawn to show one."""
 
 Origin = tuple[int, int]
 """Row and column of a crop's first token."""
+Part = tuple[slice, slice]
+"""Rows and columns of a slice."""
 
 
 @dataclass(frozen=True)
@@ -29,27 +32,27 @@ class Crops:
     side: int
     """Tokens along a side of a crop."""
     starts: tuple[int, ...]
-    """Rows, and columns, at which a crop may begin: tokens."""
+    """Rows, and columns, at which a crop may begin: tokens. Every token is in some crop."""
 
-    def draw(self, blood: Mask, head: Mask, rng: np.random.Generator) -> Origin:
+    def draw(self, lesions: Sequence[Mask], head: Mask, rng: np.random.Generator) -> Origin:
         """A crop that shows some of a lesion, each being equally likely, or some of the head.
 
-        ``blood`` and ``head`` [S, S]; of the crops that contain a pixel drawn from either, each
-        is equally likely; of all, if both are empty.
+        Masks [S, S]. Of the crops that contain a pixel drawn from either, each is equally likely;
+        of all, if there is no such pixel.
         """
-        lesions = parts_of(blood) if rng.random() < AROUND_BLOOD else []
-        places = np.argwhere(lesions[rng.integers(len(lesions))] if lesions else head)
+        aimed = bool(lesions) and rng.random() < AROUND_LESIONS
+        places = np.argwhere(lesions[int(rng.integers(len(lesions)))] if aimed else head)
         if not len(places):
             return self._start(rng), self._start(rng)
-        row, column = places[rng.integers(len(places))] * self.grid // len(blood)
+        row, column = places[rng.integers(len(places))] * self.grid // len(head)
         return self._start(rng, int(row)), self._start(rng, int(column))
 
-    def part(self, origin: Origin, size: int) -> tuple[slice, slice]:
+    def part(self, origin: Origin, size: int) -> Part:
         """Rows and columns of a crop in a slice of ``size`` pixels a side."""
         if size % self.grid:
             raise UsageError(
-                f"crop: slices of {size} pixels, and a grid of {self.grid} tokens, which is no "
-                "divisor of that"
+                f"crop: expected slices whose size is a multiple of {self.grid}, the tokens along "
+                f"a side of the model's frame; they have {size} pixels"
             )
         pixels = size // self.grid
         rows, columns = (slice(o * pixels, (o + self.side) * pixels) for o in origin)
@@ -61,3 +64,8 @@ class Crops:
             start for start in self.starts if token is None or 0 <= token - start < self.side
         ]
         return int(rng.choice(fitting))
+
+
+def enough_of(mask: Mask, part: Part, least: int) -> bool:
+    """Whether a crop shows ``least`` pixels of a mask, or all of it."""
+    return bool(mask[part].sum() >= min(least, mask.sum()))

@@ -23,6 +23,7 @@ from samihs_runtime.geometry import aspect_of
 from samihs_runtime.segmentation import Prompt
 from samihs_training.data.augmentation import Augmentation
 from samihs_training.data.clicks import Mask, parts_of, random_click
+from samihs_training.data.crops import enough_of
 from samihs_training.data.folds import Folds, held_out
 from samihs_training.data.framing import framed_mask, with_square_pixels
 from samihs_training.data.sources import Drawing, Drawn
@@ -106,13 +107,14 @@ class PatientSlices:
         head_above = max(HEAD_ABOVE_HU, float(hu.min()) + NEAR_AIR_HU)
         frame = SliceFrame(hu.shape[0], hu.shape[1], self.size, aspect)
         hu, mask = frame.slice_to_model(hu), framed_mask(frame, mask)
+        found = [mask] if self.wanted == "slice" and mask.any() else _lesions(mask)
         head = hu > head_above
         origin = None
         if drawing.crops is not None:
-            origin = drawing.crops.draw(mask, head, rng)
+            origin = drawing.crops.draw(found, head, rng)
             part = drawing.crops.part(origin, self.size)
             hu, mask, head = hu[part], mask[part], head[part]
-        found = [mask] if self.wanted == "slice" and mask.any() else _lesions(mask)
+            found = [each[part] for each in found if enough_of(each, part, MIN_LESION_PIXELS)]
         asked = [_asked(hu, head, mask, found, drawing, rng) for _ in range(drawing.prompts)]
         return Drawn(hu, window, asked, mask, origin)
 
@@ -146,13 +148,17 @@ def _asked(
     rng: np.random.Generator,
 ) -> tuple[Prompt, Mask]:
     """A prompt on one of the lesions ``found``, or on something else, whose mask is empty."""
-    if found and rng.random() >= drawing.negatives:
+    if found and (rng.random() >= drawing.negatives or not _free(mask).any()):
         wanted = found[rng.integers(len(found))]
         return drawing.rule(wanted, rng), wanted
-    # Three pixels around a hemorrhage are left out: a click there is not clearly off it.
-    free = ~ndimage.binary_dilation(mask, iterations=3)
+    free = _free(mask)
     click = random_click(_places(hu, head & free, free, rng), rng)
     return drawing.rule.elsewhere(click, free, rng), np.zeros_like(mask)
+
+
+def _free(mask: Mask) -> Mask:
+    """Where a click is off any hemorrhage; three pixels around one are not clearly so."""
+    return np.asarray(~ndimage.binary_dilation(mask, iterations=3))
 
 
 def _places(hu: NDArray[np.float32], head: Mask, free: Mask, rng: np.random.Generator) -> Mask:

@@ -14,10 +14,16 @@ from samihs_runtime.encoding.preprocessing import window_of
 from samihs_runtime.segmentation import Prompt
 from samihs_training.data.cache import SliceCache
 from samihs_training.data.clicks import Mask
-from samihs_training.data.crops import Crops, Origin
+from samihs_training.data.crops import Crops, Origin, enough_of
 from samihs_training.data.phantom import Tissue
 from samihs_training.data.slices import cut, flipped, moved, worn
-from samihs_training.data.targets import HAND, bleed_target, lesions, structure_target
+from samihs_training.data.targets import (
+    HAND,
+    MIN_LESION_PIXELS,
+    bleed_target,
+    lesions,
+    structure_target,
+)
 from samihs_training.prompts import PromptRule
 
 Task = Literal["structures", "bleeds"]
@@ -38,7 +44,8 @@ class Drawing:
     vary: bool = True
     """Whether slices are augmented, as in training; otherwise each is as stored."""
     crops: Crops | None = None
-    """If given, a crop is drawn from each slice, and the prompts from that."""
+    """If given, a crop is drawn from each slice, and the prompts from that. A lesion is what it is
+    in the whole slice: two arms of it that meet outside the crop are one target."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,14 +92,17 @@ class PhantomSlices:
         sample = self._cache[index]
         if drawing.vary:
             sample = moved(flipped(sample, rng), rng)
+        found = lesions(sample)
         hu = worn(sample.hu, rng) if drawing.vary else sample.hu.astype(np.float32)
         window = window_of(hu, drawing.window)
         origin = None
         if drawing.crops is not None:
-            origin = drawing.crops.draw(sample.bleeds > 0, sample.tissues != Tissue.AIR, rng)
+            head = (sample.tissues != Tissue.AIR) & (sample.tissues != Tissue.TABLE)
+            origin = drawing.crops.draw([mask for _, mask in found], head, rng)
             part = drawing.crops.part(origin, len(hu))
             sample, hu = cut(sample, part), hu[part]
-        found = lesions(sample)
+            shown = [each for each in found if enough_of(each[1], part, MIN_LESION_PIXELS)]
+            found = [(kind, mask[part]) for kind, mask in shown]
         asked = []
         for _ in range(drawing.prompts):
             if drawing.task == "structures":

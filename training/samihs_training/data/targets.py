@@ -89,8 +89,8 @@ def bleed_target(
     rule: PromptRule = HAND,
 ) -> Target:
     """A prompt on one of the slice's lesions, ``found``, or (share ``negatives``) on something
-    else, whose mask is empty."""
-    if found and rng.random() >= negatives:
+    else, whose mask is empty; on a lesion if nothing else is shown."""
+    if found and (rng.random() >= negatives or not _free(sample).any()):
         kind, mask = found[rng.integers(len(found))]
         return Target(mask, rule(mask, rng), kind)
     return negative_target(sample, rng, rule)
@@ -99,12 +99,10 @@ def bleed_target(
 def negative_target(
     sample: PhantomSlice, rng: np.random.Generator, rule: PromptRule = HAND
 ) -> Target:
-    """A prompt off any bleed: half of them on what looks like one, the others anywhere in the head.
-
-    Three pixels around a bleed are left out: a click there is not clearly off it.
-    """
-    near = ndimage.binary_dilation(sample.bleeds > 0, iterations=3)
-    allowed = (sample.tissues != Tissue.AIR) & (sample.tissues != Tissue.TABLE) & ~near
+    """A prompt off any bleed: half of them on what looks like one, the others anywhere in the
+    head."""
+    free = _free(sample)
+    allowed = (sample.tissues != Tissue.AIR) & (sample.tissues != Tissue.TABLE) & free
     if rng.random() < 0.5:
         hard = allowed & np.isin(sample.tissues, HARD_NEGATIVES)
         present = np.unique(sample.tissues[hard])
@@ -114,7 +112,12 @@ def negative_target(
         inner = allowed & np.isin(sample.tissues, BRAIN)
         allowed = inner if inner.any() else allowed
     if not allowed.any():
-        allowed = ~near
+        allowed = free
     empty = np.zeros(sample.tissues.shape, bool)
-    prompt = rule.elsewhere(random_click(allowed, rng), ~near, rng)
+    prompt = rule.elsewhere(random_click(allowed, rng), free, rng)
     return Target(empty, prompt, BleedType.NONE)
+
+
+def _free(sample: PhantomSlice) -> Mask:
+    """Where a click is off any bleed; three pixels around one are not clearly so."""
+    return np.asarray(~ndimage.binary_dilation(sample.bleeds > 0, iterations=3))

@@ -38,7 +38,7 @@ class Context(nn.Module):
             nn.init.zeros_(last.bias)
 
     def forward(self, source: Tensor, position: Tensor) -> Tensor:
-        """``position`` [1, E, G, G]: SAM's encoding of where each token lies."""
+        """``position`` [1 or B, E, G, G]: SAM's encoding of where each token lies."""
         coarse = F.avg_pool2d(source, 2)
         tokens = coarse.flatten(2).mT  # [B, L, E]
         known = self.norm1(tokens)

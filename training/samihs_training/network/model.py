@@ -155,8 +155,8 @@ class SamihsModel(nn.Module):
             return score.float() + worth
 
     def grid_position(self, prompts: int) -> Tensor:
-        """SAM's encoding of where the tokens lie in the frame: [1, E, G, G], whatever the number
-        of ``prompts`` per slice."""
+        """SAM's encoding of where the tokens lie in the frame: [1, E, G, G], the same for all
+        prompts; or one for each of the ``prompts`` on each of B slices, [B prompts, E, G, G]."""
         position: Tensor = self.sam.prompt_encoder.get_dense_pe()
         return position
 

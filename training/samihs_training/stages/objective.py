@@ -127,7 +127,9 @@ class Objective(nn.Module):
         return Heard.joined(parts)
 
     def _encoded(self, batch: Batch) -> Tensor:
-        if isinstance(self.model, CroppedModel) and batch.origins is not None:
+        if isinstance(self.model, CroppedModel):
+            if batch.origins is None:
+                raise ValueError("whole slices for a model of crops")
             self.model.look_at(batch.origins)
         with self._autocast(batch.hu.device):
             return self.model.encode(batch.hu, batch.window)

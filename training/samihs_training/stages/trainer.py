@@ -124,7 +124,7 @@ class Trainer:
         if self.map_training is not None:
             self.map_training.set_rate(self.step_count, rate)
             map_alone = self.map_training.is_alone(self.step_count)
-        self.model.train()
+        self.objective.train()
         seed, step = self.recipe.seed, self.step_count
         torch.manual_seed(torch_seed(seed, step, self.processes.rank))
         correct = is_corrected(seed, step, self.stage.correct)
