@@ -1,4 +1,4 @@
-"""A model on parts of its frame, for training: four quarters cost what one slice does.
+"""A model on parts of its frame, for training: four quarters cost less than one slice.
 
 The weights are the model's own. What depends on the place is taken for the place that a crop has in
 the frame: the encoder's position embedding, the decoder's encoding of tokens and of points. What
