@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 from torch import Tensor
 
 from samihs_runtime.bundle.entries import WindowRule
@@ -160,10 +161,25 @@ def test_a_crop_full_of_blood_is_asked_for_it(cache: SliceCache, tmp_path: Path,
                 assert prompt.points or prompt.box
 
 
-def test_arms_that_meet_outside_the_crop_are_one_lesion() -> None:
-    arms = spot(20, 4, 8) | spot(4, 20, 8) | spot(20, 20, 8) | NOTHING
-    arms[20:28, 12:20] = arms[12:20, 20:28] = True
+def test_arms_that_meet_outside_the_crop_are_one_lesion(cache: SliceCache) -> None:
+    """A U of blood in 128 pixels, of which most crops show one arm or both, and few the bend."""
+    bleeds = np.zeros((128, 128), np.uint8)
+    bleeds[40:120, 40:44] = bleeds[40:120, 80:84] = bleeds[116:120, 40:84] = BleedType.SUBDURAL
+    source = PhantomSlices(cache)
+    source._cache = [replace(cache[0], bleeds=bleeds)]  # type: ignore[assignment]
+    drawing = Drawing("bleeds", 1, negatives=0.0, vary=False, crops=QUARTERS)
+    apart = 0
+    for seed in range(60):
+        one = source.draw(0, drawing, rng_of(seed))
+        ((_, mask),) = one.asked
+        np.testing.assert_array_equal(mask, one.bleeds)
+        apart += ndimage.label(mask)[1] == 2
+    assert apart
+
+
+def test_a_crop_asks_for_no_sliver_of_a_lesion() -> None:
     part = QUARTERS.part((2, 2), 32)
+    arms = spot(20, 4, 8) | spot(4, 20, 8) | spot(20, 20, 8)
     assert enough_of(arms, part, 12)
     assert not enough_of(spot(8, 7, 2), part, 12)  # of four pixels, one column is in the crop
     assert enough_of(spot(9, 9, 2), part, 12)

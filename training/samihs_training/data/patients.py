@@ -14,7 +14,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from samihs_runtime.encoding.preprocessing import window_of
 from samihs_runtime.encoding.slice_frame import SliceFrame
@@ -22,7 +21,7 @@ from samihs_runtime.errors import DataError
 from samihs_runtime.geometry import aspect_of
 from samihs_runtime.segmentation import Prompt
 from samihs_training.data.augmentation import Augmentation
-from samihs_training.data.clicks import Mask, parts_of, random_click
+from samihs_training.data.clicks import Mask, clearly_off, parts_of, random_click
 from samihs_training.data.crops import enough_of
 from samihs_training.data.folds import Folds, held_out
 from samihs_training.data.framing import framed_mask, with_square_pixels
@@ -148,17 +147,13 @@ def _asked(
     rng: np.random.Generator,
 ) -> tuple[Prompt, Mask]:
     """A prompt on one of the lesions ``found``, or on something else, whose mask is empty."""
-    if found and (rng.random() >= drawing.negatives or not _free(mask).any()):
-        wanted = found[rng.integers(len(found))]
-        return drawing.rule(wanted, rng), wanted
-    free = _free(mask)
-    click = random_click(_places(hu, head & free, free, rng), rng)
-    return drawing.rule.elsewhere(click, free, rng), np.zeros_like(mask)
-
-
-def _free(mask: Mask) -> Mask:
-    """Where a click is off any hemorrhage; three pixels around one are not clearly so."""
-    return np.asarray(~ndimage.binary_dilation(mask, iterations=3))
+    if not found or rng.random() < drawing.negatives:
+        free = clearly_off(mask)
+        if free.any() or not found:
+            click = random_click(_places(hu, head & free, free, rng), rng)
+            return drawing.rule.elsewhere(click, free, rng), np.zeros_like(mask)
+    wanted = found[rng.integers(len(found))]
+    return drawing.rule(wanted, rng), wanted
 
 
 def _places(hu: NDArray[np.float32], head: Mask, free: Mask, rng: np.random.Generator) -> Mask:

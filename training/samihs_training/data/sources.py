@@ -15,12 +15,12 @@ from samihs_runtime.segmentation import Prompt
 from samihs_training.data.cache import SliceCache
 from samihs_training.data.clicks import Mask
 from samihs_training.data.crops import Crops, Origin, enough_of
-from samihs_training.data.phantom import Tissue
 from samihs_training.data.slices import cut, flipped, moved, worn
 from samihs_training.data.targets import (
     HAND,
     MIN_LESION_PIXELS,
     bleed_target,
+    head_of,
     lesions,
     structure_target,
 )
@@ -97,8 +97,7 @@ class PhantomSlices:
         window = window_of(hu, drawing.window)
         origin = None
         if drawing.crops is not None:
-            head = (sample.tissues != Tissue.AIR) & (sample.tissues != Tissue.TABLE)
-            origin = drawing.crops.draw([mask for _, mask in found], head, rng)
+            origin = drawing.crops.draw([mask for _, mask in found], head_of(sample), rng)
             part = drawing.crops.part(origin, len(hu))
             sample, hu = cut(sample, part), hu[part]
             shown = [each for each in found if enough_of(each[1], part, MIN_LESION_PIXELS)]

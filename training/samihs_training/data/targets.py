@@ -12,7 +12,7 @@ import numpy as np
 from scipy import ndimage
 
 from samihs_runtime.segmentation import Prompt
-from samihs_training.data.clicks import EIGHT, Mask, Point, parts_of, random_click
+from samihs_training.data.clicks import EIGHT, Mask, Point, clearly_off, parts_of, random_click
 from samihs_training.data.phantom import BleedType, PhantomSlice, Tissue
 from samihs_training.prompts import HandClick, PromptRule
 
@@ -90,10 +90,12 @@ def bleed_target(
 ) -> Target:
     """A prompt on one of the slice's lesions, ``found``, or (share ``negatives``) on something
     else, whose mask is empty; on a lesion if nothing else is shown."""
-    if found and (rng.random() >= negatives or not _free(sample).any()):
-        kind, mask = found[rng.integers(len(found))]
-        return Target(mask, rule(mask, rng), kind)
-    return negative_target(sample, rng, rule)
+    if not found or rng.random() < negatives:
+        free = clearly_off(sample.bleeds > 0)
+        if free.any() or not found:
+            return _elsewhere(sample, free, rng, rule)
+    kind, mask = found[rng.integers(len(found))]
+    return Target(mask, rule(mask, rng), kind)
 
 
 def negative_target(
@@ -101,8 +103,19 @@ def negative_target(
 ) -> Target:
     """A prompt off any bleed: half of them on what looks like one, the others anywhere in the
     head."""
-    free = _free(sample)
-    allowed = (sample.tissues != Tissue.AIR) & (sample.tissues != Tissue.TABLE) & free
+    return _elsewhere(sample, clearly_off(sample.bleeds > 0), rng, rule)
+
+
+def head_of(sample: PhantomSlice) -> Mask:
+    """Everything but air and table."""
+    return np.asarray((sample.tissues != Tissue.AIR) & (sample.tissues != Tissue.TABLE))
+
+
+def _elsewhere(
+    sample: PhantomSlice, free: Mask, rng: np.random.Generator, rule: PromptRule
+) -> Target:
+    """A negative target within ``free``."""
+    allowed = head_of(sample) & free
     if rng.random() < 0.5:
         hard = allowed & np.isin(sample.tissues, HARD_NEGATIVES)
         present = np.unique(sample.tissues[hard])
@@ -116,8 +129,3 @@ def negative_target(
     empty = np.zeros(sample.tissues.shape, bool)
     prompt = rule.elsewhere(random_click(allowed, rng), free, rng)
     return Target(empty, prompt, BleedType.NONE)
-
-
-def _free(sample: PhantomSlice) -> Mask:
-    """Where a click is off any bleed; three pixels around one are not clearly so."""
-    return np.asarray(~ndimage.binary_dilation(sample.bleeds > 0, iterations=3))
