@@ -18,29 +18,19 @@ SPEC = CacheSpec("validation", 3, matrix=64)
 
 
 @pytest.fixture
-def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """No pool of processes; returns the seeds that were generated."""
+def generated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The seeds of the slices that were generated, in this process."""
     seeds: list[int] = []
-
-    class Here:
-        def __init__(self, *args: object, **kwargs: object) -> None: ...
-        def __enter__(self) -> Here:
-            return self
-
-        def __exit__(self, *exception: object) -> None: ...
-
-        map = staticmethod(map)
 
     def recorded(seed: int, options: PhantomOptions) -> PhantomSlice:
         seeds.append(seed)
         return generate_slice(seed, options)
 
-    monkeypatch.setattr(module, "ProcessPoolExecutor", Here)
     monkeypatch.setattr(module, "generate_slice", recorded)
     return seeds
 
 
-def test_slices_are_the_generators(tmp_path: Path, in_this_process: list[int]) -> None:
+def test_slices_are_the_generators(tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
     cache = open_cache(tmp_path, SPEC, progress=lambda done, total: told.append((done, total)))
     assert len(cache) == 3
@@ -51,31 +41,41 @@ def test_slices_are_the_generators(tmp_path: Path, in_this_process: list[int]) -
     assert cache[2].pixel_spacing == pytest.approx(wanted.pixel_spacing)
 
 
-def test_a_second_start_makes_nothing_again(tmp_path: Path, in_this_process: list[int]) -> None:
-    open_cache(tmp_path, SPEC)
-    in_this_process.clear()
-    open_cache(tmp_path, SPEC)
-    assert in_this_process == [SPEC.first_seed, SPEC.first_seed + 2]  # is the generator the same?
+def test_several_processes_make_the_same_slices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, generated: list[int]
+) -> None:
+    here = open_cache(tmp_path / "here", SPEC)
+    generated.clear()
+    monkeypatch.setattr(module, "_CHUNK", 2)
+    there = open_cache(tmp_path / "there", SPEC, workers=2)
+    assert generated == [SPEC.first_seed, SPEC.first_seed + 2]  # only to check the cache
+    for name in ("hu", "bleeds", "tissues", "spacing"):
+        np.testing.assert_array_equal(getattr(there, name), getattr(here, name))
 
 
-def test_an_interrupted_one_goes_on(tmp_path: Path, in_this_process: list[int]) -> None:
+def test_a_second_start_makes_nothing_again(tmp_path: Path, generated: list[int]) -> None:
+    open_cache(tmp_path, SPEC)
+    generated.clear()
+    open_cache(tmp_path, SPEC)
+    assert generated == [SPEC.first_seed, SPEC.first_seed + 2]  # is the generator the same?
+
+
+def test_an_interrupted_one_goes_on(tmp_path: Path, generated: list[int]) -> None:
     open_cache(tmp_path, SPEC)
     home = next(tmp_path.iterdir())
     (home / "cache.json").unlink()
     done = np.load(home / "done.npy", mmap_mode="r+")
     done[1] = 0
     done.flush()
-    in_this_process.clear()
+    generated.clear()
     open_cache(tmp_path, SPEC)
-    made, *seen = in_this_process
+    made, *seen = generated
     assert made == SPEC.first_seed + 1
     assert seen == [SPEC.first_seed, SPEC.first_seed + 2]
 
 
 @pytest.mark.parametrize(("name", "index"), [("hu", 0), ("bleeds", 2), ("tissues", 0)])
-def test_another_generators_cache_is_refused(
-    tmp_path: Path, in_this_process: list[int], name: str, index: int
-) -> None:
+def test_another_generators_cache_is_refused(tmp_path: Path, name: str, index: int) -> None:
     """Labels follow other rules in another version, too, and not on every slice."""
     open_cache(tmp_path, SPEC)
     stored = np.load(next(tmp_path.iterdir()) / f"{name}.npy", mmap_mode="r+")
@@ -94,9 +94,7 @@ def test_splits_share_no_seed() -> None:
         CacheSpec("holdout", 3)
 
 
-def test_a_further_round_has_slices_and_a_folder_of_its_own(
-    tmp_path: Path, in_this_process: list[int]
-) -> None:
+def test_a_further_round_has_slices_and_a_folder_of_its_own(tmp_path: Path) -> None:
     open_cache(tmp_path, SPEC)
     further = replace(SPEC, count=2, first=3)
     cache = open_cache(tmp_path, further)

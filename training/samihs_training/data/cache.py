@@ -130,15 +130,25 @@ def _fill(home: Path, spec: CacheSpec, workers: int, progress: Progress | None) 
     missing = np.flatnonzero(done == 0)
     chunks = [missing[start : start + _CHUNK] for start in range(0, len(missing), _CHUNK)]
     finished = spec.count - len(missing)
+    for made in _made(home, spec, chunks, workers):
+        finished += made
+        if progress is not None:
+            progress(finished, spec.count)
+    content = {"schema": SCHEMA, **asdict(spec)}
+    write_output(home / "cache.json", json.dumps(content, indent=2) + "\n")
+
+
+def _made(
+    home: Path, spec: CacheSpec, chunks: list[NDArray[np.intp]], workers: int
+) -> Iterator[int]:
+    """The size of each chunk once it is written."""
+    if len(chunks) < 2:  # made here before another process would have started
+        yield from (_generate_chunk(home, spec, chunk) for chunk in chunks)
+        return
     # "spawn": a forked child of a process that has run torch may hang in its thread pool.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        for made in pool.map(_generate_chunk, [home] * len(chunks), [spec] * len(chunks), chunks):
-            finished += made
-            if progress is not None:
-                progress(finished, spec.count)
-    content = {"schema": SCHEMA, **asdict(spec)}
-    write_output(home / "cache.json", json.dumps(content, indent=2) + "\n")
+        yield from pool.map(_generate_chunk, [home] * len(chunks), [spec] * len(chunks), chunks)
 
 
 def _lay_out(home: Path, spec: CacheSpec) -> None:
@@ -156,7 +166,7 @@ def _lay_out(home: Path, spec: CacheSpec) -> None:
 
 
 def _generate_chunk(home: Path, spec: CacheSpec, indices: NDArray[np.intp]) -> int:
-    """Write the slices of ``indices``; runs in a process of its own."""
+    """Write the slices of ``indices``; returns how many. May run in a process of its own."""
     arrays = {name: np.load(home / f"{name}.npy", mmap_mode="r+") for name in (*_ARRAYS, "done")}
     for index, made in _generate(spec, indices):
         arrays["hu"][index] = made.hu
