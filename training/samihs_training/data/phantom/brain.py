@@ -21,8 +21,8 @@ GYRUS_MM = Range(17, 25, "mm", "textbook: wavelength of two gyri, each 8 to 14 m
 RIBBON_MM = Range(2.4, 3.6, "mm", "textbook: cortex 2 to 4 mm thick, plus blur")
 SULCUS_YOUNG_MM = Range(0.1, 0.6, "mm", "chosen: half width of sulci at 20 years")
 SULCUS_OLD_MM = Range(0.4, 1.6, "mm", "chosen: half width of sulci at 90 years")
-SPACE_YOUNG_MM = Range(0.5, 1.5, "mm", "textbook: subarachnoid space over the convexity")
-SPACE_OLD_MM = Range(1.0, 4.0, "mm", "textbook: subarachnoid space with atrophy")
+SPACE_YOUNG_MM = Range(0.0, 0.6, "mm", "measured: no dark rim below the bone on two real heads")
+SPACE_OLD_MM = Range(0.2, 3.0, "mm", "textbook: subarachnoid space with atrophy; measured as above")
 LEUKOARAIOSIS_HU = Range(0, 9, "HU", "chosen: by eye beside a real scan")
 
 
@@ -109,9 +109,10 @@ class Brain:
         )
 
     def space_width(self, q: Points) -> Array:
-        """Width of the subarachnoid space over the convexity, mm; wider in front of old brains."""
+        """Width of the subarachnoid space over the convexity, mm: brain touches the dura in places,
+        and lies off it in others, most of all in front of old brains."""
         front = 1 + 0.6 * self.atrophy * sigmoid(-(q.y + 20) / 12)
-        return self.space * front * (1 + 0.35 * self._space.at(q))
+        return self.space * front * np.maximum(1 + 0.8 * self._space.at(q), 0.1)
 
     def is_fluid(self, q: Points, widened: float) -> Array:
         """Whether scattered points lie in sulci (widened by mm), fissures or cisterns; bool."""

@@ -128,7 +128,7 @@ def _most(cover: Array) -> Array:
 
 
 def _paint_dura(patient: Patient, scene: Scene) -> None:
-    """Falx and tentorium: sheets thinner than a pixel."""
+    """Falx, tentorium and the lining of the skull: sheets about as thin as a pixel."""
     canvas, grid, brain, f = scene.canvas, scene.grid, patient.brain, scene.fields
     for sheet, edge in (
         (f.fissure, np.maximum(f.falx_floor, scene.inner)),
@@ -139,3 +139,7 @@ def _paint_dura(patient: Patient, scene: Scene) -> None:
             cover = grid.lift_to(sheet, lifted.window).within(brain.falx)
             cover *= grid.lift_to(edge, lifted.window).below()
             canvas.blend(lifted.window, cover, brain.dura_hu, Tissue.DURA)
+    half = patient.dura_mm / 2
+    lining = grid.lift(scene.inner + half, half)
+    if lining is not None:
+        canvas.blend(lining.window, lining.within(half), brain.dura_hu, Tissue.DURA)

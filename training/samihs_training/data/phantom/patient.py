@@ -26,7 +26,7 @@ from .intraventricular import Intraventricular
 from .options import BleedType, PhantomOptions
 from .ranges import Range
 from .skull import Skull
-from .streams import FRACTURES, SINUSES, SUTURES, SideStreams
+from .streams import DURA, FRACTURES, SINUSES, SUTURES, SideStreams
 from .subarachnoid import Subarachnoid
 from .subdural import DuralSheet, Subdural
 from .sutures import Suture, draw_sutures
@@ -34,6 +34,7 @@ from .ventricles import Ventricles
 from .waves import Waves
 
 AGE = Range(18, 95, "years", "chosen: adults")
+DURA_MM = Range(0.4, 1.1, "mm", "textbook: dura 0.3 to 0.8 mm thick, and the veins along it")
 WARP_MM = Range(1.0, 2.6, "mm", "chosen: individual and left-right differences of the brain")
 WITHOUT_BLEED = 0.12  # share of patients without bleeding when the mix is left to chance
 BILATERAL = 0.12  # share of subdural collections with another over the other hemisphere
@@ -62,6 +63,7 @@ class Patient:
         self.ventricles = Ventricles(rng, self.brain.atrophy)
         self._warp = [(WARP_MM.draw(rng), Waves(rng, 75.0, 6)) for _ in range(3)]
         self.bleeds = self._draw_bleeds(rng, options)
+        self.dura_mm = DURA_MM.draw(beside.stream(DURA))
         sinus = SINUS_SIZE.draw(beside.stream(SINUSES))
         self.incidentals = self._draw_incidentals(rng, options, sinus)
         self.sutures: list[Suture] = []

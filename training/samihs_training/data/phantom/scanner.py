@@ -38,7 +38,7 @@ BLUR_MM = {
 }
 KERNEL_SHARES = {"soft": 0.4, "standard": 0.5, "sharp": 0.1}
 SHARP_NOISE = 1.8  # a sharp kernel keeps the high frequencies in which most of the noise lies
-HARDENING = Range(0.02, 0.65, "1", "measured: 0, 0, 0.25 and 0.65 on four real heads", log=True)
+HARDENING = Range(0.04, 0.65, "1", "measured: 0, 0, 0.25 and 0.65 on four real heads", log=True)
 UNDERSIZE_HU = Range(20, 130, "HU", "measured 110 on one head: times the hardening")
 STARVATION = Range(0.1, 0.9, "1", "chosen: noise streaks along dense bone, judged by eye")
 TILT_DEG = Range(5, 22, "deg", "textbook: gantry tilted along the skull base")
