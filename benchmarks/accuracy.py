@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from record import Record, Series
 
+from samihs_runtime.intervals import Estimate, estimate
 from samihs_training.data.clicks import Mask
-from samihs_training.evaluation.metrics import Estimate, estimate, mask_metrics
+from samihs_training.evaluation.metrics import mask_metrics
 
 if TYPE_CHECKING:  # the report does not need them
     from samihs_training.data.clicks import Point

@@ -6,7 +6,7 @@ from accuracy import ACCEPTED, ALL, CLICKS, MEASURES, difference, mean_of
 from record import Record
 from tables import table
 
-from samihs_training.evaluation.metrics import Estimate
+from samihs_runtime.intervals import Estimate
 
 COLUMNS = {**MEASURES, ACCEPTED: ""}
 """Measure -> unit, for all measures that a record may hold."""

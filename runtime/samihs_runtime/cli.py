@@ -71,6 +71,11 @@ from samihs_runtime.termination import tidy_termination
     type=click.Choice(PRECISIONS),
     help="Of graphs and engines, if the bundle has several. [fp32 on a CPU, else the fastest]",
 )
+@click.option(
+    "--score-threshold",
+    type=click.FloatRange(0, 1),
+    help="Lowest score that counts as found, as samihs-calibrate measures it. [the bundle's own]",
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for results. [samihs-result]")
 @click.option(
     "--format",
@@ -149,6 +154,7 @@ def _options(
     adapters: str | None,
     backend: str,
     precision: str | None,
+    score_threshold: float | None,
     out: Path | None,
     formats: tuple[str, ...],
     fractional: bool,
@@ -179,6 +185,7 @@ def _options(
         store=store,
         adapters=adapters,
         precision=precision,
+        score_threshold=score_threshold,
     )
 
 

@@ -147,7 +147,7 @@ def _report(
         backend_reason="; ".join(segmenter.reasons) or "the first in order",
         prompt=request.prompt,
         slice_choice=_slice_choice(request, series),
-        score_threshold=manifest.score_threshold,
+        score_threshold=segmenter.score_threshold,
         timings=timings,
         lesion_number=lesion_number,
     )

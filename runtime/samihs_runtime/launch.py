@@ -22,6 +22,11 @@ def doctor() -> None:
     _launch("samihs_runtime.doctor")
 
 
+def calibrate() -> None:
+    """``samihs-calibrate``."""
+    _launch("samihs_runtime.calibration.cli")
+
+
 def train() -> None:
     """``samihs-train``."""
     _launch("samihs_training.cli")

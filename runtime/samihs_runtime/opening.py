@@ -29,6 +29,7 @@ class Opening(Closing):
         """The segmenter, as soon as it is open; the same one each time.
 
         Raises:
+            UsageError: the score threshold is not between 0 and 1.
             BundleError: the bundle is missing, changed or unsafe, or has no such adapters or
                 precision.
             OutputError: the store cannot be written.

@@ -32,6 +32,8 @@ class Options:
     """One of the bundle's adapter sets; None for its own adapters."""
     precision: str | None = None
     """Of graphs and engines; None leaves the choice to the backend."""
+    score_threshold: float | None = None
+    """Lowest score that counts as found; None for the bundle's own."""
     lesion_number: int = 1
     """Number of the lesion among those of its study that are asked for in one run."""
 
@@ -49,6 +51,7 @@ def open_segmenter(options: Options) -> Segmenter:
     """The segmenter that the options name; the caller must close it.
 
     Raises:
+        UsageError: the score threshold is not between 0 and 1.
         BundleError: the bundle is missing, changed or unsafe, or has no such adapters or precision.
         OutputError: the store cannot be written.
         BackendError: no backend can run, or the named one cannot; gives the reason for each.
@@ -61,4 +64,5 @@ def open_segmenter(options: Options) -> Segmenter:
         store=options.store,
         adapters=options.adapters,
         precision=options.precision,
+        score_threshold=options.score_threshold,
     )

@@ -26,7 +26,7 @@ from samihs_runtime.closing import Closing
 from samihs_runtime.encoding.embedding_store import EmbeddingStore
 from samihs_runtime.encoding.encode_ahead import SeriesSession
 from samihs_runtime.encoding.slice_encoder import EncodedSlice, Slice, SliceEncoder, Spacing
-from samihs_runtime.errors import BackendError, NonFiniteError, PromptError
+from samihs_runtime.errors import BackendError, NonFiniteError, PromptError, UsageError
 from samihs_runtime.prompts import check_prompt
 from samihs_runtime.segmentation import Prediction, Prompt
 from samihs_runtime.series import CTSeries
@@ -50,11 +50,14 @@ class Segmenter(Closing):
         reasons: tuple[str, ...] = (),
         timings: Timings | None = None,
         store: EmbeddingStore | None = None,
+        score_threshold: float | None = None,
     ) -> None:
         self.bundle = bundle
         self.backend = backend
         self.reasons = reasons
         """Why this backend: the reasons why each one before it was refused, in words."""
+        self.score_threshold = _threshold(bundle, score_threshold)
+        """Answers whose score is below it are not found: the given one, or the bundle's own."""
         self.timings = timings if timings is not None else Timings()
         cache_bytes = int(cache_mb * 2**20)
         self.encoder = SliceEncoder(bundle, backend, cache_bytes, self.timings, store)
@@ -70,6 +73,7 @@ class Segmenter(Closing):
         store: str | os.PathLike[str] | None = None,
         adapters: str | None = None,
         precision: str | None = None,
+        score_threshold: float | None = None,
     ) -> Self:
         """Open and verify a bundle, and choose where it runs.
 
@@ -82,8 +86,11 @@ class Segmenter(Closing):
             adapters: name of one of the bundle's adapter sets; None for the bundle's own.
             precision: of the graphs and engines, such as ``int8``; None takes float32 on a CPU,
                 and the fastest of the engines that fit: fp8, int8, fp16, bf16, fp32.
+            score_threshold: 0 to 1, in place of the bundle's own, such as ``samihs-calibrate``
+                measures; None for the bundle's own.
 
         Raises:
+            UsageError: the threshold is not between 0 and 1.
             BundleError: the bundle is missing, changed or unsafe, or has no such adapters or
                 precision.
             OutputError: the store cannot be written.
@@ -95,6 +102,7 @@ class Segmenter(Closing):
         with timings.stage("verify bundle"):
             opened = Bundle.open(path if path is not None else shipped_bundle())
         bundle = opened.with_adapters(adapters).with_precision(precision)
+        _threshold(bundle, score_threshold)  # a wrong one is refused before a backend is opened
         choice = choose(bundle, backend, timings)
         try:
             made_by = (choice.backend.name, choice.backend.precision)
@@ -109,6 +117,7 @@ class Segmenter(Closing):
             reasons=choice.reasons,
             timings=timings,
             store=kept,
+            score_threshold=score_threshold,
         )
 
     def load(self) -> None:
@@ -267,3 +276,12 @@ class Segmenter(Closing):
     def _check_open(self) -> None:
         if self._closed:
             raise BackendError("the segmenter is closed: make a new one")
+
+
+def _threshold(bundle: Bundle, given: float | None) -> float:
+    """The given score threshold, or the bundle's own."""
+    if given is None:
+        return bundle.manifest.score_threshold
+    if not 0 <= given <= 1:
+        raise UsageError(f"score threshold {given:g}: expected 0 to 1")
+    return float(given)

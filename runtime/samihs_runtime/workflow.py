@@ -62,7 +62,7 @@ def segment_lesion(
     check_inside(request, series.shape, len(series))
     located = _locate(segmenter, series, request, say)
     answer, index = located.answer, located.index
-    notes = (*located.notes, *answer.notes)
+    notes = (*located.notes, *answer.notes, *_threshold_notes(segmenter))
     if why_not := located.why_not:
         return Lesion(
             found=False,
@@ -77,7 +77,7 @@ def segment_lesion(
     stops: tuple[Stop, ...] = ()
     if propagation and len(series) > 1:
         options = PropagationOptions(
-            min_score=segmenter.bundle.manifest.score_threshold,
+            min_score=segmenter.score_threshold,
             plausible_hu=_plausible(segmenter),
         )
         slices, stops = propagate(
@@ -93,6 +93,14 @@ def segment_lesion(
     )
 
 
+def _threshold_notes(segmenter: Segmenter) -> tuple[str, ...]:
+    """That the answers are judged by another threshold than the bundle's, if so."""
+    used, own = segmenter.score_threshold, segmenter.bundle.manifest.score_threshold
+    if used == own:
+        return ()
+    return (f"the score's threshold is {used:.3f}, as given; the bundle's own is {own:.3f}",)
+
+
 def _extent_notes(slices: int, stops: tuple[Stop, ...]) -> tuple[str, ...]:
     """Why the volume is a lower bound, in a series of so many slices and by where the lesion was
     not followed on; measurement adds what the series' ends and the image's edges cut off."""
@@ -105,14 +113,15 @@ def _extent_notes(slices: int, stops: tuple[Stop, ...]) -> tuple[str, ...]:
     )
 
 
-def _rejected(segmenter: Segmenter, hu: Slice, answer: SliceAnswer) -> str | None:
+def why_rejected(
+    hu: Slice, answer: SliceAnswer, threshold: float, plausible_hu: tuple[float, float]
+) -> str | None:
     """Why an answer on a slice [rows, columns] is not a hemorrhage; None if it is one."""
-    threshold = segmenter.bundle.manifest.score_threshold
     if not answer.mask.any():
         return f"the model drew no mask at the click (score {answer.score:.3f})"
     if answer.score < threshold:
         return f"score {answer.score:.3f}, at least {threshold:.3f} was needed"
-    return not_blood(hu[answer.mask], _plausible(segmenter))
+    return not_blood(hu[answer.mask], plausible_hu)
 
 
 def _locate(segmenter: Segmenter, series: CTSeries, request: Request, say: Say) -> _Located:
@@ -145,7 +154,8 @@ def _locate(segmenter: Segmenter, series: CTSeries, request: Request, say: Say) 
 def _located(segmenter: Segmenter, series: CTSeries, index: int, prompt: Prompt) -> _Located:
     hu = series.hu[index]
     answer = answer_prompt(segmenter, hu, prompt, series.planes[index].spacing)
-    return _Located(index, answer, _rejected(segmenter, hu, answer))
+    why_not = why_rejected(hu, answer, segmenter.score_threshold, _plausible(segmenter))
+    return _Located(index, answer, why_not)
 
 
 def _search_notes(tried: int, slices: int, best: _Located) -> tuple[str, ...]:

@@ -72,6 +72,21 @@ def test_a_phantoms_click_is_not_taken_for_mm(phantom: Path, tmp_path: Path) -> 
     assert "--click-file holds pixels, not mm" in result.stderr
 
 
+def test_a_given_score_threshold_is_said_and_reported(
+    phantom: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    study = (phantom, "--click-file", phantom / "truth.json", "--bundle", tiny_bundle)
+    for threshold in (0.0, 1.0):
+        out = tmp_path / str(threshold)
+        given = ("--score-threshold", threshold, "--format", "json", "--out", out)
+        result = run(*study, *given)
+        assert result.exit_code == 0, result.output
+        assert f"the score's threshold is {threshold:.3f}, as given" in result.output
+        report = json.loads((out / "report.json").read_text())
+        assert report["request"]["score_threshold"] == threshold
+    assert run(*study, "--score-threshold", 1.5, "--out", tmp_path / "no").exit_code == 2
+
+
 def test_an_earlier_result_is_kept_unless_told(
     phantom: Path, tiny_bundle: Path, tmp_path: Path
 ) -> None:

@@ -15,6 +15,7 @@ from samihs_runtime.errors import (
     BackendError,
     PromptError,
     StudyError,
+    UsageError,
 )
 from samihs_runtime.segmentation import Prompt
 from samihs_runtime.segmenter import Segmenter
@@ -177,3 +178,13 @@ def test_stages_are_timed(cpu: Segmenter, bright_slice: NDArray[np.float32]) -> 
         "load decoder": 1,
         "click": 2,
     }
+
+
+def test_a_given_score_threshold_takes_the_place_of_the_bundles(tiny_bundle: Path) -> None:
+    own = Bundle.open(tiny_bundle).manifest.score_threshold
+    with Segmenter.from_bundle(tiny_bundle, "cpu") as segmenter:
+        assert segmenter.score_threshold == own
+    with Segmenter.from_bundle(tiny_bundle, "cpu", score_threshold=0.75) as segmenter:
+        assert segmenter.score_threshold == 0.75
+    with pytest.raises(UsageError, match=r"score threshold 1\.5: expected 0 to 1"):
+        Segmenter.from_bundle(tiny_bundle, "cpu", score_threshold=1.5)

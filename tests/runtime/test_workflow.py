@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 
 from samihs_runtime import workflow
 from samihs_runtime.answering import SliceAnswer
-from samihs_runtime.backends.fake import FakeBackend
+from samihs_runtime.backends.fake import FOUND_SCORE, FakeBackend
 from samihs_runtime.bundle import Bundle
 from samihs_runtime.encoding.slice_frame import SliceFrame
 from samihs_runtime.errors import PromptError
 from samihs_runtime.probability import Evidence
 from samihs_runtime.prompts import parse_request
+from samihs_runtime.propagation import propagate
 from samihs_runtime.segmenter import Segmenter
 from samihs_runtime.series import CTSeries
 from samihs_runtime.workflow import segment_lesion
@@ -205,3 +206,31 @@ def test_a_mask_that_has_not_the_density_of_blood_is_not_found(
     assert not lesion.found
     assert lesion.score > bundle.manifest.score_threshold
     assert "median of 70 HU is not blood's" in lesion.notes[-1]
+
+
+def test_another_threshold_decides_and_is_said(tiny_bundle: Path) -> None:
+    bundle = Bundle.open(tiny_bundle)
+    own, request = bundle.manifest.score_threshold, parse_request(["36,30,4"])
+    for threshold in (own, FOUND_SCORE - 0.01, FOUND_SCORE + 0.01):
+        backend = FakeBackend.for_manifest(bundle.manifest)
+        with Segmenter(bundle, backend, score_threshold=threshold) as segmenter:
+            lesion = segment_lesion(segmenter, ball_series(), request, propagation=False)
+        assert lesion.found == (threshold < FOUND_SCORE)
+        said = f"the score's threshold is {threshold:.3f}, as given; the bundle's own is {own:.3f}"
+        assert (said in lesion.notes) == (threshold != own)
+
+
+def test_the_lesion_is_followed_by_the_given_threshold_too(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, asked = Bundle.open(tiny_bundle), []
+
+    def noted(*arguments: Any) -> Any:
+        asked.append(arguments[3].min_score)
+        return propagate(*arguments)
+
+    monkeypatch.setattr(workflow, "propagate", noted)
+    backend = FakeBackend.for_manifest(bundle.manifest)
+    with Segmenter(bundle, backend, score_threshold=0.77) as segmenter:
+        assert segment_lesion(segmenter, ball_series(), parse_request(["36,30,4"])).found
+    assert asked == [0.77]

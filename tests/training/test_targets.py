@@ -5,11 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from samihs_training.data.phantom import BleedType, PhantomOptions, PhantomSlice, generate_slice
-from samihs_training.data.targets import (
-    bleed_target,
-    lesions,
+from samihs_training.data.phantom import (
+    BleedType,
+    PhantomOptions,
+    PhantomSlice,
+    Tissue,
+    generate_slice,
 )
+from samihs_training.data.targets import BRIGHT, bleed_target, lesions, negative_target
 
 
 @pytest.fixture(scope="module")
@@ -44,3 +47,20 @@ def test_share_of_negatives(phantoms: list[PhantomSlice]) -> None:
     assert 0.15 < np.mean(drawn) < 0.45
     calm = made(np.zeros((40, 40), np.uint8))
     assert all(bleed_target(calm, lesions(calm), rng).kind is BleedType.NONE for _ in range(3))
+
+
+def test_training_clicks_on_bright_cortex_more_often_than_an_evaluation() -> None:
+    """A ninth of the brain is cortex 10 HU above the rest; bone is no brain, however bright."""
+    rng = np.random.default_rng(4)
+    tissues = np.full((100, 100), Tissue.WHITE, np.uint8)
+    tissues[:10], tissues[-10:] = Tissue.GREY, Tissue.BONE
+    hu = rng.normal(30, 1, (100, 100)).astype(np.int16)
+    hu[:10], hu[-10:] = hu[:10] + 10, 900
+    sample = PhantomSlice(hu, np.zeros((100, 100), np.uint8), tissues, 0.45)
+
+    def on_cortex(clicks: list[tuple[float, float]]) -> float:
+        return float(np.mean([y < 10 for _, y in clicks]))
+
+    trained = on_cortex([bleed_target(sample, [], rng).click for _ in range(600)])
+    assert BRIGHT < trained < BRIGHT + 0.12
+    assert on_cortex([negative_target(sample, rng).click for _ in range(600)]) < 0.1

@@ -59,7 +59,7 @@ def _settings(options: Options, segmenter: Segmenter) -> str:
     """Everything that a result depends on besides the click and its study."""
     write = options.write
     chosen = (options.propagation, sorted(options.formats), write.fractional, write.resample)
-    model = f"{segmenter.bundle.id}|{segmenter.backend.precision}"
+    model = f"{segmenter.bundle.id}|{segmenter.backend.precision}|{segmenter.score_threshold}"
     # Another version may measure or write differently.
     return f"{installed_version()}|{model}|{chosen}|{write.identify}|{write.deidentify}"
 

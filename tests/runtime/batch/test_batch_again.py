@@ -54,8 +54,14 @@ def test_a_changed_row_or_setting_is_answered_anew(
     moved = {**ROWS[2], "points": [[5, 5, 1]]}
     assert run(clicks_file(studies, *ROWS[:2], moved), tiny_bundle, out).exit_code == 0
     assert reads == ["p2"]
-    assert run(clicks_file(studies, *ROWS), tiny_bundle, out, "--no-propagation").exit_code == 0
+    path = clicks_file(studies, *ROWS)
+    assert run(path, tiny_bundle, out, "--no-propagation").exit_code == 0
     assert reads == ["p2", "p1", "p2"]
+    threshold = ("--no-propagation", "--score-threshold", "0.9")
+    assert run(path, tiny_bundle, out, *threshold).exit_code == 0
+    assert reads == ["p2", "p1", "p2", "p1", "p2"]
+    assert run(path, tiny_bundle, out, *threshold).exit_code == 0
+    assert reads == ["p2", "p1", "p2", "p1", "p2"]
 
 
 def test_another_versions_answers_are_not_kept(

@@ -19,13 +19,13 @@ from PIL import Image
 from scipy.spatial.distance import directed_hausdorff
 
 from samihs_runtime.errors import DataError, UsageError
+from samihs_runtime.intervals import estimate
 from samihs_runtime.segmentation import FOREGROUND, Prompt
 from samihs_training.data.cases.case import CaseFiles
 from samihs_training.data.cases.finding import find_cases
 from samihs_training.data.cases.reading import read_case
 from samihs_training.evaluation import pipeline
 from samihs_training.evaluation.cli import main
-from samihs_training.evaluation.metrics import estimate
 from samihs_training.evaluation.patients import METRICS, authors_mask, evaluate_data, scores_of
 from samihs_training.evaluation.predictors import Predictor, Reply
 from samihs_training.evaluation.report import FILES, markdown, write_data_report

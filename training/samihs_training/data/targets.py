@@ -25,6 +25,10 @@ HARD_NEGATIVES = (
     Tissue.SCALP_HEMATOMA, Tissue.BONE, Tissue.MUSCLE, Tissue.CATHETER,
 )  # fmt: skip
 """Structures that look like blood, or lie beside it."""
+BRIGHT = 0.25
+"""Share of the negatives in training that lie on the brightest tenth of brain, dura and vessels:
+people click on what is bright, and in real heads that is mostly cortex beside bone."""
+BRIGHTEST = 0.1
 BRAIN = (
     Tissue.GREY, Tissue.WHITE, Tissue.CSF, Tissue.VENTRICLE, Tissue.CEREBELLUM,
     Tissue.BRAINSTEM, Tissue.EDEMA, Tissue.INFARCT,
@@ -93,7 +97,7 @@ def bleed_target(
     if not found or rng.random() < negatives:
         free = clearly_off(sample.bleeds > 0)
         if free.any() or not found:
-            return _elsewhere(sample, free, rng, rule)
+            return _elsewhere(sample, free, rng, rule, BRIGHT)
     kind, mask = found[rng.integers(len(found))]
     return Target(mask, rule(mask, rng), kind)
 
@@ -101,8 +105,8 @@ def bleed_target(
 def negative_target(
     sample: PhantomSlice, rng: np.random.Generator, rule: PromptRule = HAND
 ) -> Target:
-    """A prompt off any bleed: half of them on what looks like one, the others anywhere in the
-    head."""
+    """A prompt off any bleed: half of them on a tissue that looks like one, the others anywhere in
+    the head."""
     return _elsewhere(sample, clearly_off(sample.bleeds > 0), rng, rule)
 
 
@@ -112,11 +116,18 @@ def head_of(sample: PhantomSlice) -> Mask:
 
 
 def _elsewhere(
-    sample: PhantomSlice, free: Mask, rng: np.random.Generator, rule: PromptRule
+    sample: PhantomSlice,
+    free: Mask,
+    rng: np.random.Generator,
+    rule: PromptRule,
+    bright: float = 0.0,
 ) -> Target:
-    """A negative target within ``free``."""
+    """A negative target within ``free``, a share ``bright`` of them on bright tissue."""
     allowed = head_of(sample) & free
-    if rng.random() < 0.5:
+    if bright and rng.random() < bright:
+        spots = _bright(sample, free)
+        allowed = spots if spots.any() else allowed
+    elif rng.random() < 0.5:
         hard = allowed & np.isin(sample.tissues, HARD_NEGATIVES)
         present = np.unique(sample.tissues[hard])
         if present.size:
@@ -129,3 +140,13 @@ def _elsewhere(
     empty = np.zeros(sample.tissues.shape, bool)
     prompt = rule.elsewhere(random_click(allowed, rng), free, rng)
     return Target(empty, prompt, BleedType.NONE)
+
+
+def _bright(sample: PhantomSlice, free: Mask) -> Mask:
+    """The brightest tenth of the soft tissue within the skull, in means of it over 3 x 3 pixels."""
+    soft = np.isin(sample.tissues, (*BRAIN, Tissue.DURA, Tissue.VESSEL)) & free
+    if not soft.any():
+        return soft
+    total = ndimage.uniform_filter(np.where(soft, sample.hu, 0).astype(np.float32), 3)
+    smooth = total / np.maximum(ndimage.uniform_filter(soft.astype(np.float32), 3), 1e-3)
+    return np.asarray(soft & (smooth >= np.quantile(smooth[soft], 1 - BRIGHTEST)))

@@ -21,12 +21,12 @@ import torch
 from numpy.typing import NDArray
 
 from samihs_runtime.errors import DataError, OutputError
+from samihs_runtime.intervals import BOOTSTRAP_DRAWS, estimate, interval_text
 from samihs_training.checkpoints.checkpoint import load_adapters
 from samihs_training.config import Recipe
 from samihs_training.data.cache import CacheSpec, open_cache
 from samihs_training.data.patients import PatientSlices
 from samihs_training.data.sources import Drawing, PhantomSlices, Source
-from samihs_training.evaluation.metrics import BOOTSTRAP_DRAWS, estimate, interval_text
 from samihs_training.fit import fit, validation_drawing
 from samihs_training.output import write_output
 from samihs_training.recipe_grid import RecipeGrid, cell_name

@@ -24,12 +24,12 @@ from torch.nn import functional as F
 from samihs_runtime.clicked_parts import clicked_parts
 from samihs_runtime.encoding.slice_frame import SliceFrame
 from samihs_runtime.errors import DataError, UsageError
+from samihs_runtime.intervals import Estimate, estimate
 from samihs_runtime.segmentation import Prompt
 from samihs_training.data.cases.case import CaseFiles, Volume, patients_of
 from samihs_training.data.checking import read_checked
 from samihs_training.data.clicks import Mask, parts_of
 from samihs_training.data.framing import framed_mask
-from samihs_training.evaluation.metrics import Estimate, estimate
 from samihs_training.evaluation.predictors import Ask, Predictor
 from samihs_training.evaluation.surface import hausdorff_95, rowwise_hausdorff, surface_dice
 from samihs_training.prompts import PromptRule, prompt_rule

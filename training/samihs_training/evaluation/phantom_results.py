@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from samihs_runtime.intervals import Estimate, estimate
 from samihs_training.data.phantom import BleedType
 from samihs_training.data.targets import MIN_LESION_PIXELS
-from samihs_training.evaluation.metrics import Estimate, estimate
 from samihs_training.evaluation.score_trials import ScoreTrials, reliability
 
 BLEEDS = frozenset(BleedType) - {BleedType.NONE}

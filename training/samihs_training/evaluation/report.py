@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from samihs_runtime.intervals import Estimate
 from samihs_runtime.writers.drawing import View, ct_panel, draw_contour, draw_prompt
 from samihs_runtime.writers.files import check_destination, staged_folder
 from samihs_runtime.writers.lettering import INK, PAGE, write_text
-from samihs_training.evaluation.metrics import Estimate
 from samihs_training.evaluation.patients import METRICS, WORST, Answered, DataEvaluation
 from samihs_training.jsontext import json_text
 

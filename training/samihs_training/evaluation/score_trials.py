@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from samihs_runtime.intervals import Estimate, estimate
 from samihs_training.data.phantom import PhantomOptions
 from samihs_training.data.studies import STUDY_SEED, StudySlice, StudySpec, is_bleed, study_slices
-from samihs_training.evaluation.metrics import Estimate, best_threshold, estimate
+from samihs_training.evaluation.metrics import best_threshold
 from samihs_training.evaluation.predictors import Predictor
 
 Progress = Callable[[int], None]

@@ -1,0 +1,161 @@
+"""``samihs-calibrate``: heads without hemorrhage in; how many clicks are accepted, and the score
+threshold that accepts few enough, out."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from samihs_runtime.collector import patient_collector
+from samihs_runtime.errors import StudyError, UsageError, one_line, one_line_errors
+from samihs_runtime.precisions import PRECISIONS
+from samihs_runtime.termination import tidy_termination
+
+if TYPE_CHECKING:
+    from samihs_runtime.calibration.picture import AcceptedClicks
+    from samihs_runtime.calibration.result import Calibration
+    from samihs_runtime.calibration.trials import Trial
+    from samihs_runtime.console import Screen
+    from samihs_runtime.segmenter import Segmenter
+
+FEW_CLICKS, FEW_STUDIES = 400, 10
+"""With fewer, one head more or less changes the result."""
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("studies", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.option("--share", type=click.FloatRange(0, 1), default=0.05, show_default=True,
+              help="Largest share of these clicks that may be accepted.")  # fmt: skip
+@click.option("--slices", type=click.IntRange(min=1), default=4, show_default=True,
+              help="Slices per study, spread through the brain.")  # fmt: skip
+@click.option("--clicks", type=click.IntRange(min=2), default=10, show_default=True,
+              help="Clicks per slice; every other one on the brightest tenth.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
+              help="Of the clicks' places.")  # fmt: skip
+@click.option("--score-threshold", type=click.FloatRange(0, 1),
+              help="Try this threshold. [the bundle's own]")  # fmt: skip
+@click.option("--bundle", type=click.Path(path_type=Path), help="Model bundle. [the shipped one]")
+@click.option("--adapters", metavar="NAME", help="One of the bundle's adapter sets. [its own]")
+@click.option("--backend", type=click.Choice(["auto", "tensorrt", "cuda", "cpu"]), default="auto",
+              show_default=True, help="A named backend that cannot run is an error.")  # fmt: skip
+@click.option("--precision", type=click.Choice(PRECISIONS), help="Of graphs and engines.")
+@click.option("--out", type=click.Path(path_type=Path), default="samihs-calibration",
+              show_default=True, help="Folder for results.")  # fmt: skip
+@click.option("--overwrite", is_flag=True, help="Replace an earlier result in --out.")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@click.version_option(package_name="samihs")
+@one_line_errors
+@tidy_termination()
+@patient_collector()
+def main(
+    studies: tuple[Path, ...],
+    share: float,
+    slices: int,
+    clicks: int,
+    seed: int,
+    score_threshold: float | None,
+    bundle: Path | None,
+    adapters: str | None,
+    backend: str,
+    precision: str | None,
+    out: Path,
+    overwrite: bool,
+    debug: bool,
+) -> None:
+    """Click on STUDIES, CT heads WITHOUT hemorrhage (each a DICOM file, folder, zip or DICOMDIR),
+    and report how many clicks are accepted as hemorrhage nevertheless.
+
+    The threshold that accepts at most --share of them goes into samihs-infer's --score-threshold. A
+    higher threshold also refuses more hemorrhages: docs/evaluation.md.
+    """
+    if debug:
+        os.environ["SAMIHS_DEBUG"] = "1"
+    from samihs_runtime.calibration.picture import AcceptedClicks
+    from samihs_runtime.calibration.result import FILES, PICTURE, Calibration
+    from samihs_runtime.console import Screen
+    from samihs_runtime.segmenter import Segmenter
+    from samihs_runtime.writers.drawing import save_png
+    from samihs_runtime.writers.files import check_destination, staged_folder
+
+    check_destination(out, FILES, overwrite=overwrite)
+    screen, accepted = Screen(), AcceptedClicks()
+    with Segmenter.from_bundle(
+        bundle, backend, adapters=adapters, precision=precision, score_threshold=score_threshold
+    ) as segmenter:
+        screen.backend(segmenter)
+        trials, left_out = _all_trials(segmenter, studies, slices, clicks, seed, screen, accepted)
+        manifest = segmenter.bundle.manifest
+        result = Calibration(
+            f"{manifest.name} {manifest.version}", segmenter.bundle.id, segmenter.backend.name,
+            segmenter.score_threshold, share, tuple(trials), tuple(left_out),
+        )  # fmt: skip
+    if not trials:
+        raise UsageError("none of the studies could be clicked on; the reasons are above")
+    with staged_folder(out, FILES, overwrite=overwrite) as stage:
+        result.write(stage.folder)
+        if accepted.count:
+            save_png(accepted.page(result.threshold, len(trials)), stage.folder / PICTURE)
+    _show(result, screen)
+    for path in stage.written.values():
+        screen.say(f"written  {path}", "")
+
+
+def _all_trials(
+    segmenter: Segmenter,
+    studies: tuple[Path, ...],
+    slices: int,
+    clicks: int,
+    seed: int,
+    screen: Screen,
+    accepted: AcceptedClicks,
+) -> tuple[list[Trial], list[int]]:
+    """The trials of all studies, and the numbers of those that cannot be clicked on."""
+    import numpy as np
+
+    from samihs_runtime.calibration.normal_clicks import normal_clicks
+    from samihs_runtime.calibration.trials import click_through
+    from samihs_runtime.study import read_study
+
+    trials: list[Trial] = []
+    left_out: list[int] = []
+    with screen.counting("clicking", "studies") as count:
+        for number, path in enumerate(studies, start=1):
+            try:
+                series = read_study(path)
+                rng = np.random.default_rng([seed, number])
+                chosen = normal_clicks(series, slices, clicks, rng)
+            except StudyError as error:
+                left_out.append(number)
+                screen.say(f"study {number} ({path}) is left out: {one_line(error)}", "yellow")
+                continue
+            keep = partial(accepted.add, number, series)
+            trials += click_through(segmenter, series, chosen, number, accepted=keep)
+            count(number, len(studies))
+    return trials, left_out
+
+
+def _show(result: Calibration, screen: Screen) -> None:
+    """The shares at both thresholds, and what they do not tell."""
+    from rich.table import Table
+
+    table = Table("threshold", "", "clicks", "accepted", "95 % over studies")
+    for threshold, name in ((result.threshold, "tried"), (result.suggested, "suggested")):
+        for where, share in result.accepted(threshold).items():
+            first = (f"{threshold:.3f}", name) if where == "all" else ("", where)
+            table.add_row(*first, str(share.count), f"{share.mean:.1%}", share.interval(".1%"))
+    screen.console.print(table)
+    if len(result.trials) < FEW_CLICKS or result.studies < FEW_STUDIES:
+        screen.say(
+            f"few clicks or studies: give at least {FEW_STUDIES} studies, from each scanner and "
+            "kernel in use",
+            "yellow",
+        )
+    screen.say("A higher threshold also refuses more hemorrhages (docs/evaluation.md).", "yellow")
+
+
+if __name__ == "__main__":
+    main()

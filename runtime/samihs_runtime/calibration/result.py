@@ -1,0 +1,116 @@
+"""What a calibration found, and its files: ``summary.json``, ``clicks.csv``, ``accepted.png``.
+
+No file names a patient or a study: studies are numbers, in the order in which they were given.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from samihs_runtime.calibration.normal_clicks import Where
+from samihs_runtime.calibration.trials import Trial, accepted_share, threshold_for
+from samihs_runtime.intervals import Estimate
+from samihs_runtime.report import installed_version
+from samihs_runtime.writers.report_json import write_report
+
+SCHEMA, SCHEMA_VERSION = "samihs-calibration", 1
+SUMMARY, CLICKS, PICTURE = "summary.json", "clicks.csv", "accepted.png"
+FILES = (SUMMARY, CLICKS, PICTURE)
+LADDER = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+"""Thresholds of the summary's table."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Clicks in heads without hemorrhage, and the thresholds they are judged by."""
+
+    bundle: str
+    """Name and version."""
+    bundle_id: str
+    backend: str
+    threshold: float
+    """The one that was tried: the bundle's own, or a given one."""
+    share: float
+    """Largest share of accepted clicks that is wanted."""
+    trials: tuple[Trial, ...]
+    left_out: tuple[int, ...] = ()
+    """Numbers of the studies that could not be clicked on; why would tell which they are."""
+
+    @property
+    def studies(self) -> int:
+        """Number of studies that were clicked on."""
+        return len({each.study for each in self.trials})
+
+    @property
+    def suggested(self) -> float:
+        """The lowest threshold that accepts no more than the wanted share of these clicks."""
+        return threshold_for(self.trials, self.share)
+
+    def accepted(self, threshold: float) -> dict[str, Estimate]:
+        """Share of the clicks accepted at a threshold: of all, and by where they are."""
+        shares = {"all": accepted_share(self.trials, threshold)}
+        for where in get_args(Where):
+            shares[where] = accepted_share(self.trials, threshold, where)
+        return shares
+
+    def document(self) -> dict[str, Any]:
+        """Plain types, for JSON."""
+        return {
+            "schema": SCHEMA,
+            "schema_version": SCHEMA_VERSION,
+            "tool": {"name": "samihs", "version": installed_version()},
+            "model": {"bundle": self.bundle, "id": self.bundle_id},
+            "backend": self.backend,
+            "studies": self.studies,
+            "left_out": list(self.left_out),
+            "clicks": len(self.trials),
+            "score_threshold": self.threshold,
+            "accepted": _plain(self.accepted(self.threshold)),
+            "wanted_share": self.share,
+            "suggested_threshold": self.suggested,
+            "accepted_at_suggested": _plain(self.accepted(self.suggested)),
+            "by_threshold": [
+                {"score_threshold": each, "accepted": accepted_share(self.trials, each).mean}
+                for each in LADDER
+            ],
+        }
+
+    def write(self, folder: Path) -> None:
+        """Write ``summary.json`` and ``clicks.csv`` into a folder."""
+        write_report(self.document(), folder / SUMMARY)
+        with (folder / CLICKS).open("w", newline="", encoding="utf-8") as file:
+            rows = csv.writer(file)
+            rows.writerow(("study", "slice", "x", "y", "where", "score", "possible", "accepted"))
+            rows.writerows(_rows(self.trials, self.threshold))
+
+
+def _rows(trials: Sequence[Trial], threshold: float) -> list[tuple[Any, ...]]:
+    return [
+        (
+            each.study, each.click.index, each.click.x, each.click.y, each.click.where,
+            f"{each.score:.4f}", int(each.possible), int(each.accepted(threshold)),
+        )
+        for each in trials
+    ]  # fmt: skip
+
+
+def _plain(shares: dict[str, Estimate]) -> dict[str, Any]:
+    """Estimates as JSON holds them: without NaN."""
+
+    def number(value: float) -> float | None:
+        return None if math.isnan(value) else value
+
+    return {
+        name: {
+            "mean": number(each.mean),
+            "low": number(each.low),
+            "high": number(each.high),
+            "clicks": each.count,
+        }
+        for name, each in shares.items()
+    }

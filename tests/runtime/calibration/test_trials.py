@@ -1,0 +1,84 @@
+"""Clicks where nothing bleeds: what counts as accepted, and which threshold accepts fewer."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from samihs_runtime.answering import SliceAnswer
+from samihs_runtime.calibration.normal_clicks import NormalClick, Where
+from samihs_runtime.calibration.trials import (
+    Trial,
+    accepted_share,
+    click_through,
+    threshold_for,
+)
+from samihs_runtime.prompts import parse_request
+from samihs_runtime.segmenter import Segmenter
+from samihs_runtime.workflow import segment_lesion
+from tests.runtime.series_factory import ball_series
+
+
+def trial(score: float, study: int = 1, where: Where = "anywhere", possible: bool = True) -> Trial:
+    return Trial(study, NormalClick(0, 1, 2, where), score, possible)
+
+
+def test_a_click_counts_as_samihs_infer_answers_it(segmenter: Segmenter) -> None:
+    """The ball of 70 HU is found, the brain of 30 around it is not."""
+    series = ball_series()
+    clicks = [NormalClick(4, 36, 30, "bright"), NormalClick(4, 8, 8, "anywhere")]
+    seen: list[tuple[NormalClick, SliceAnswer]] = []
+    told: list[tuple[int, int]] = []
+    trials = click_through(
+        segmenter, series, clicks, 3,
+        told=lambda done, total: told.append((done, total)),
+        accepted=lambda click, answer: seen.append((click, answer)),
+    )  # fmt: skip
+    threshold = segmenter.score_threshold
+    for each in trials:
+        place = f"{each.click.x},{each.click.y},{each.click.index}"
+        lesion = segment_lesion(segmenter, series, parse_request([place]))
+        assert each.accepted(threshold) == lesion.found
+        assert each.score == pytest.approx(lesion.score)
+    assert [each.accepted(threshold) for each in trials] == [True, False]
+    assert [each.study for each in trials] == [3, 3]
+    assert told == [(1, 2), (2, 2)]
+    ((click, answer),) = seen
+    assert click == clicks[0]
+    assert answer.mask[30, 36]
+
+
+def test_a_mask_that_cannot_be_blood_is_accepted_at_no_threshold() -> None:
+    assert not trial(0.9, possible=False).accepted(0.0)
+    assert trial(0.9).accepted(0.9)
+    assert not trial(0.9).accepted(0.901)
+
+
+def test_shares_by_where_and_their_interval_over_studies() -> None:
+    trials = [
+        *(trial(score, study, "bright") for study in (1, 2, 3) for score in (0.2, 0.4)),
+        *(trial(0.1, study) for study in (1, 2, 3)),
+    ]
+    whole = accepted_share(trials, 0.3)
+    assert (whole.mean, whole.count) == (pytest.approx(3 / 9), 9)
+    assert (whole.low, whole.high) == (pytest.approx(3 / 9),) * 2  # studies are alike
+    assert accepted_share(trials, 0.3, "bright").mean == pytest.approx(0.5)
+    assert accepted_share(trials, 0.3, "anywhere").mean == 0
+    assert math.isnan(accepted_share(trials[:2], 0.3).low)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.3, 1.0])
+def test_the_threshold_is_the_lowest_that_accepts_few_enough(share: float) -> None:
+    rng = np.random.default_rng(11)
+    trials = [trial(score, possible=score > 0.1) for score in rng.random(200).tolist()]
+    chosen = threshold_for(trials, share)
+    assert accepted_share(trials, chosen).mean <= share
+    if chosen > 0:
+        assert accepted_share(trials, chosen - 0.001).mean > share
+
+
+def test_what_cannot_be_blood_takes_no_part_in_the_threshold() -> None:
+    assert threshold_for([trial(0.9, possible=False), trial(0.2)], 0.0) == pytest.approx(0.201)
+    assert threshold_for([trial(0.9, possible=False)], 0.0) == 0.0
