@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
+
+import numpy as np
 
 from samihs_runtime.calibration.normal_clicks import Where
 from samihs_runtime.calibration.trials import Trial, accepted_share, threshold_for
@@ -38,6 +40,9 @@ class Calibration:
     share: float
     """Largest share of accepted clicks that is wanted."""
     trials: tuple[Trial, ...]
+    refused: Mapping[float, float] = field(default_factory=dict)
+    """Threshold -> share of the clicks on bleeds of 1 mL and more that it refuses, by the bundle's
+    own evaluation; empty if that has none."""
     left_out: tuple[int, ...] = ()
     """Numbers of the studies that could not be clicked on; why would tell which they are."""
 
@@ -58,6 +63,14 @@ class Calibration:
             shares[where] = accepted_share(self.trials, threshold, where)
         return shares
 
+    def refuses(self, threshold: float) -> float | None:
+        """Share of the clicks on bleeds of 1 mL and more that a threshold refuses by the bundle's
+        own evaluation, between whose thresholds it is interpolated; None if that does not tell."""
+        if not self.refused or not min(self.refused) <= threshold <= max(self.refused):
+            return None
+        known = sorted(self.refused.items())
+        return float(np.interp(threshold, [each for each, _ in known], [each for _, each in known]))
+
     def document(self) -> dict[str, Any]:
         """Plain types, for JSON."""
         return {
@@ -75,8 +88,12 @@ class Calibration:
             "suggested_threshold": self.suggested,
             "accepted_at_suggested": _plain(self.accepted(self.suggested)),
             "by_threshold": [
-                {"score_threshold": each, "accepted": accepted_share(self.trials, each).mean}
-                for each in LADDER
+                {
+                    "score_threshold": each,
+                    "accepted": accepted_share(self.trials, each).mean,
+                    "refused_bleeds_by_the_bundles_evaluation": self.refuses(each),
+                }
+                for each in sorted({*LADDER, self.threshold, self.suggested})
             ],
         }
 
@@ -87,6 +104,18 @@ class Calibration:
             rows = csv.writer(file)
             rows.writerow(("study", "slice", "x", "y", "where", "score", "possible", "accepted"))
             rows.writerows(_rows(self.trials, self.threshold))
+
+
+def refused_by_evaluation(accuracy: Mapping[str, Any]) -> dict[float, float]:
+    """Threshold -> share of the clicks on bleeds of 1 mL and more that it refuses, by a manifest's
+    ``accuracy``; empty if that does not tell, as in older bundles."""
+    try:
+        rows = accuracy["by_threshold"]
+        return {
+            float(row["score_threshold"]): float(row["wrong_rejects_from_1_ml"]) for row in rows
+        }
+    except (KeyError, TypeError, ValueError):
+        return {}
 
 
 def _rows(trials: Sequence[Trial], threshold: float) -> list[tuple[Any, ...]]:

@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from samihs_runtime.calibration.cli import main
+from samihs_runtime.calibration.result import Calibration, refused_by_evaluation
 from samihs_training.data.phantom import BleedType, PhantomOptions, generate_study, write_dicom
 
 pytestmark = pytest.mark.filterwarnings(
@@ -129,3 +130,41 @@ def test_an_earlier_result_is_kept_unless_told(
     assert again.exit_code == 2
     assert "already holds" in again.stderr
     assert run(*options, "--overwrite").exit_code == 0
+
+
+EVALUATED = {
+    "by_threshold": [
+        {"score_threshold": 0.0, "wrong_rejects_from_1_ml": 0.0, "accepted_elsewhere": 1.0},
+        {"score_threshold": 0.5, "wrong_rejects_from_1_ml": 0.1, "accepted_elsewhere": 0.2},
+        {"score_threshold": 0.8, "wrong_rejects_from_1_ml": 0.4, "accepted_elsewhere": 0.1},
+    ]
+}
+
+
+def test_what_a_threshold_refuses_is_taken_from_the_bundles_evaluation() -> None:
+    result = Calibration("a 1", "id", "cpu", 0.5, 0.05, (), refused_by_evaluation(EVALUATED))
+    assert [result.refuses(each) for each in (0.0, 0.25, 0.5, 0.65)] == pytest.approx(
+        [0.0, 0.05, 0.1, 0.25]
+    )
+    assert result.refuses(0.9) is None
+
+
+@pytest.mark.parametrize(
+    "accuracy", [{}, {"by_threshold": 3}, {"by_threshold": [{"score_threshold": 0.1}]}]
+)
+def test_an_evaluation_without_thresholds_tells_nothing(accuracy: dict[str, Any]) -> None:
+    assert refused_by_evaluation(accuracy) == {}
+    assert Calibration("a 1", "id", "cpu", 0.5, 0.05, ()).refuses(0.5) is None
+
+
+def test_the_price_of_the_suggested_threshold_is_said(
+    heads: list[Path], tiny_bundle: Path, tmp_path: Path
+) -> None:
+    options = ("--bundle", tiny_bundle, "--slices", 1, "--clicks", 2)
+    plain = run(heads[0], *options, "--out", tmp_path / "plain")
+    assert "A higher threshold also refuses more hemorrhages" in plain.output
+    manifest = tiny_bundle / "manifest.json"
+    written = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**written, "accuracy": EVALUATED}))
+    known = run(heads[0], *options, "--out", tmp_path / "known")
+    assert "10% are refused at 0.500" in " ".join(known.output.split())

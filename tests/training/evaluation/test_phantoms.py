@@ -105,7 +105,7 @@ def test_the_truth_is_perfect(slices: list[StudySlice]) -> None:
     assert total["volume_error_ml"].mean == 0
     assert result.acceptance(0.5) == {"found_on_bleeds": 1.0, "accepted_elsewhere": 0.0}
     assert result.acceptance(0.05)["accepted_elsewhere"] == 1.0
-    assert result.wrong_rejects() == {"clicks": len(result.on_bleeds), "share": 0.0}
+    assert result.wrong_rejects(0.5) == {"clicks": len(result.on_bleeds), "share": 0.0}
     below, above = result.reliability()
     assert [below["mean_score"], above["mean_score"]] == pytest.approx([0.1, 0.9])
     assert [below["mean_iou"], above["mean_iou"]] == [0.0, 1.0]
@@ -126,8 +126,13 @@ def test_a_bleed_is_rejected_where_it_is_widest() -> None:
         clicked(5.0, 60.0, 0.1, study=8), clicked(0.4, 20.0, 0.0),
     )  # fmt: skip
     result = Evaluation("a model", 2, clicks, (), score_threshold=0.5)
-    assert result.wrong_rejects() == {"clicks": 5, "share": pytest.approx(3 / 5)}
-    assert result.rejected_bleeds() == {"bleeds": 3, "share": pytest.approx(2 / 3)}
+    assert result.wrong_rejects(0.5) == {"clicks": 5, "share": pytest.approx(3 / 5)}
+    assert result.rejected_bleeds(0.5) == {"bleeds": 3, "share": pytest.approx(2 / 3)}
+    rows = {row["score_threshold"]: row for row in result.by_threshold()}
+    assert rows[0.0]["wrong_rejects_from_1_ml"] == rows[0.1]["rejected_bleeds_from_1_ml"] == 0
+    assert rows[0.5]["wrong_rejects_from_1_ml"] == pytest.approx(3 / 5)
+    assert rows[0.65]["wrong_rejects_from_1_ml"] == pytest.approx(4 / 5)
+    assert rows[0.65]["rejected_bleeds_from_1_ml"] == 1
 
 
 def test_a_shifted_answer_is_worse_by_the_shift(slices: list[StudySlice]) -> None:

@@ -14,6 +14,8 @@ from samihs_training.evaluation.score_trials import ScoreTrials, reliability
 
 BLEEDS = frozenset(BleedType) - {BleedType.NONE}
 KINDS = tuple(kind.name.lower() for kind in BleedType if kind in BLEEDS)
+THRESHOLDS = tuple(step / 20 for step in range(17))
+"""Of the summary's ``by_threshold``: 0 to 0.8."""
 Table = dict[str, dict[str, Estimate]]
 """Type of bleeding, or "all" -> metric -> its mean."""
 
@@ -109,12 +111,12 @@ class Evaluation:
             "accepted_elsewhere": _share(self.elsewhere, threshold),
         }
 
-    def wrong_rejects(self, least_ml: float = 1.0) -> dict[str, float]:
+    def wrong_rejects(self, threshold: float, least_ml: float = 1.0) -> dict[str, float]:
         """Clicks on bleeds of at least ``least_ml`` mL, and the share that is rejected."""
         large = [each for each in self.on_bleeds if each.lesion_ml >= least_ml]
-        return {"clicks": len(large), "share": 1 - _share(large, self.score_threshold)}
+        return {"clicks": len(large), "share": 1 - _share(large, threshold)}
 
-    def rejected_bleeds(self, least_ml: float = 1.0) -> dict[str, float]:
+    def rejected_bleeds(self, threshold: float, least_ml: float = 1.0) -> dict[str, float]:
         """Bleeds of at least ``least_ml`` mL, and the share rejected where they are widest.
 
         Widest among the slices that were clicked on: a person would click there, and not on the
@@ -124,8 +126,20 @@ class Evaluation:
         large.sort(key=lambda each: each.area_mm2)
         # The last entry of each bleed stays; its volume identifies it among those of its type.
         widest = {(each.study, each.kind, each.lesion_ml): each for each in large}
-        share = _share(list(widest.values()), self.score_threshold)
+        share = _share(list(widest.values()), threshold)
         return {"bleeds": len(widest), "share": 1 - share}
+
+    def by_threshold(self) -> list[dict[str, float]]:
+        """What other thresholds refuse and accept: for whoever chooses one for other images."""
+        return [
+            {
+                "score_threshold": each,
+                "wrong_rejects_from_1_ml": self.wrong_rejects(each)["share"],
+                "rejected_bleeds_from_1_ml": self.rejected_bleeds(each)["share"],
+                "accepted_elsewhere": self.acceptance(each)["accepted_elsewhere"],
+            }
+            for each in THRESHOLDS
+        ]
 
     def reliability(self) -> list[dict[str, float]]:
         """Mean IoU of clicks by score; where nothing bleeds, the IoU of every mask counts as 0."""
@@ -147,9 +161,10 @@ class Evaluation:
             "score_threshold": self.score_threshold,
             "score_threshold_is": self.threshold_is,
             **self.acceptance(self.score_threshold),
-            "wrong_rejects_from_1_ml": self.wrong_rejects(),
-            "rejected_bleeds_from_1_ml": self.rejected_bleeds(),
+            "wrong_rejects_from_1_ml": self.wrong_rejects(self.score_threshold),
+            "rejected_bleeds_from_1_ml": self.rejected_bleeds(self.score_threshold),
             "bleed_free": None if self.trials is None else self.trials.summary(),
+            "by_threshold": self.by_threshold(),
             "reliability": self.reliability(),
             "by_type": _plain(self.by_type()),
             "by_slice": _plain(self.by_slice()),

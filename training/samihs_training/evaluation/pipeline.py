@@ -173,11 +173,12 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     console.print("by slice, the answers to all its clicks united, against all its blood:")
     console.print(_slice_table(evaluation))
     console.print("served: as samihs-infer answers; a score below the threshold draws nothing")
-    rates = evaluation.acceptance(evaluation.score_threshold)
-    rejects, bleeds = evaluation.wrong_rejects(), evaluation.rejected_bleeds()
+    threshold = evaluation.score_threshold
+    rates = evaluation.acceptance(threshold)
+    rejects, bleeds = evaluation.wrong_rejects(threshold), evaluation.rejected_bleeds(threshold)
     found, accepted = rates["found_on_bleeds"], rates["accepted_elsewhere"]
     console.print(
-        f"score threshold {evaluation.score_threshold:.2f}: "
+        f"score threshold {threshold:.2f}: "
         f"{found:.1%} of {len(evaluation.on_bleeds)} clicks on bleeds found "
         f"({rejects['share']:.1%} of {rejects['clicks']} on bleeds of 1 mL and more are not; of "
         f"these {bleeds['bleeds']} bleeds, clicked where widest, {bleeds['share']:.1%}), "
