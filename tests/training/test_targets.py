@@ -61,6 +61,7 @@ def test_training_clicks_on_bright_cortex_more_often_than_an_evaluation() -> Non
     def on_cortex(clicks: list[tuple[float, float]]) -> float:
         return float(np.mean([y < 10 for _, y in clicks]))
 
-    trained = on_cortex([bleed_target(sample, [], rng).click for _ in range(600)])
-    assert BRIGHT < trained < BRIGHT + 0.12
+    clicks = [bleed_target(sample, [], rng).click for _ in range(600)]
+    assert BRIGHT < on_cortex(clicks) < BRIGHT + 0.12
+    assert np.mean([y == 89 for _, y in clicks]) < 0.03  # beside bone, whose HU must not count
     assert on_cortex([negative_target(sample, rng).click for _ in range(600)]) < 0.1

@@ -3,15 +3,23 @@ threshold that accepts few enough, out."""
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from samihs_runtime.collector import patient_collector
-from samihs_runtime.errors import StudyError, UsageError, one_line, one_line_errors
+from samihs_runtime.errors import (
+    NonFiniteError,
+    StudyError,
+    UsageError,
+    one_line,
+    one_line_errors,
+)
 from samihs_runtime.precisions import PRECISIONS
 from samihs_runtime.termination import tidy_termination
 
@@ -22,8 +30,10 @@ if TYPE_CHECKING:
     from samihs_runtime.console import Screen
     from samihs_runtime.segmenter import Segmenter
 
-FEW_CLICKS, FEW_STUDIES = 400, 10
-"""With fewer, one head more or less changes the result."""
+FEW_STUDIES = 20
+"""With fewer, the interval over studies is too narrow: one head more or less changes much."""
+FEW_SLICES = 0.4
+"""If fewer of a series of several slices show brain, something is amiss with the skull."""
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -34,6 +44,7 @@ FEW_CLICKS, FEW_STUDIES = 400, 10
               help="Slices per study, spread through the brain.")  # fmt: skip
 @click.option("--clicks", type=click.IntRange(min=2), default=10, show_default=True,
               help="Clicks per slice; every other one on the brightest tenth.")  # fmt: skip
+@click.option("--series", metavar="UID|NUMBER", help="Which series of each study. [chosen]")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
               help="Of the clicks' places.")  # fmt: skip
 @click.option("--score-threshold", type=click.FloatRange(0, 1),
@@ -56,6 +67,7 @@ def main(
     share: float,
     slices: int,
     clicks: int,
+    series: str | None,
     seed: int,
     score_threshold: float | None,
     bundle: Path | None,
@@ -74,6 +86,8 @@ def main(
     """
     if debug:
         os.environ["SAMIHS_DEBUG"] = "1"
+    if math.isnan(share):
+        raise UsageError("--share nan: expected 0 to 1")
     from samihs_runtime.calibration.picture import AcceptedClicks
     from samihs_runtime.calibration.result import (
         FILES,
@@ -92,11 +106,12 @@ def main(
         bundle, backend, adapters=adapters, precision=precision, score_threshold=score_threshold
     ) as segmenter:
         screen.backend(segmenter)
-        trials, left_out = _all_trials(segmenter, studies, slices, clicks, seed, screen, accepted)
+        options = {"slices": slices, "clicks": clicks, "series": series, "seed": seed}
+        trials, left_out = _all_trials(segmenter, studies, options, screen, accepted)
         manifest = segmenter.bundle.manifest
         result = Calibration(
             f"{manifest.name} {manifest.version}", segmenter.bundle.id, segmenter.backend.name,
-            segmenter.score_threshold, share, tuple(trials),
+            manifest.score_threshold, segmenter.score_threshold, share, options, tuple(trials),
             refused_by_evaluation(manifest.accuracy), tuple(left_out),
         )  # fmt: skip
     if not trials:
@@ -113,52 +128,90 @@ def main(
 def _all_trials(
     segmenter: Segmenter,
     studies: tuple[Path, ...],
-    slices: int,
-    clicks: int,
-    seed: int,
+    options: Mapping[str, Any],
     screen: Screen,
     accepted: AcceptedClicks,
 ) -> tuple[list[Trial], list[int]]:
     """The trials of all studies, and the numbers of those that cannot be clicked on."""
-    import numpy as np
-
-    from samihs_runtime.calibration.normal_clicks import normal_clicks
-    from samihs_runtime.calibration.trials import click_through
-    from samihs_runtime.study import read_study
-
     trials: list[Trial] = []
     left_out: list[int] = []
+    seen: dict[str, int] = {}
     with screen.counting("clicking", "studies") as count:
         for number, path in enumerate(studies, start=1):
+            count(number - 1, len(studies))
             try:
-                series = read_study(path)
-                rng = np.random.default_rng([seed, number])
-                chosen = normal_clicks(series, slices, clicks, rng)
-            except StudyError as error:
+                trials += _trials(segmenter, number, path, options, seen, screen, accepted)
+            except (StudyError, NonFiniteError) as error:
                 left_out.append(number)
                 screen.say(f"study {number} ({path}) is left out: {one_line(error)}", "yellow")
-                continue
-            keep = partial(accepted.add, number, series)
-            trials += click_through(segmenter, series, chosen, number, accepted=keep)
-            count(number, len(studies))
+        count(len(studies), len(studies))
     return trials, left_out
 
 
+def _trials(
+    segmenter: Segmenter,
+    number: int,
+    path: Path,
+    options: Mapping[str, Any],
+    seen: dict[str, int],
+    screen: Screen,
+    accepted: AcceptedClicks,
+) -> list[Trial]:
+    """The trials of one study; ``seen``: series UID -> number of the study that it was in."""
+    import numpy as np
+
+    from samihs_runtime.calibration.normal_clicks import brain_slices, normal_clicks
+    from samihs_runtime.calibration.trials import click_through
+    from samihs_runtime.study import read_study
+
+    series = read_study(path, series=options["series"])
+    first = seen.setdefault(series.series_uid, number)
+    if first != number:
+        raise StudyError(f"the same series as study {first}: heads must be different ones")
+    for note in series.notes:
+        screen.say(f"study {number}: {note}")
+    shown = len(brain_slices(series))
+    if len(series) > 1 and shown < FEW_SLICES * len(series):
+        screen.say(
+            f"study {number}: only {shown} of {len(series)} slices show brain within a closed "
+            "skull: is it open, as after a craniectomy, cut off, or of a neck as well?",
+            "yellow",
+        )
+    rng = np.random.default_rng([options["seed"], number])
+    clicks = normal_clicks(series, options["slices"], options["clicks"], rng)
+    return click_through(
+        segmenter, series, clicks, number, accepted=partial(accepted.add, number, series)
+    )
+
+
 def _show(result: Calibration, screen: Screen) -> None:
-    """The shares at both thresholds, and what they do not tell."""
+    """The shares at the tried threshold, and the suggested one with what it costs."""
     from rich.table import Table
 
-    table = Table("threshold", "", "clicks", "accepted", "95 % over studies")
-    for threshold, name in ((result.threshold, "tried"), (result.suggested, "suggested")):
-        for where, share in result.accepted(threshold).items():
-            first = (f"{threshold:.3f}", name) if where == "all" else ("", where)
-            table.add_row(*first, str(share.count), f"{share.mean:.1%}", share.interval(".1%"))
+    from samihs_runtime.intervals import interval_text
+
+    table = Table("clicks on", "number", "accepted", "95 % over studies")
+    for where, share in result.accepted(result.threshold).items():
+        table.add_row(where, str(share.count), f"{share.mean:.1%}", share.interval(".1%"))
+    screen.say(f"accepted at a score threshold of {result.threshold:.3f}:", "")
     screen.console.print(table)
-    if len(result.trials) < FEW_CLICKS or result.studies < FEW_STUDIES:
+    if result.studies < FEW_STUDIES:
+        screen.say(f"few studies: give {FEW_STUDIES} or more, of one scanner and kernel", "yellow")
+    if result.suggested == result.own:
         screen.say(
-            f"few clicks or studies: give at least {FEW_STUDIES} studies, from each scanner and "
-            "kernel in use",
-            "yellow",
+            f"The bundle's own threshold of {result.own:.3f} accepts at most {result.share:.0%} "
+            "of these clicks: nothing need be changed.",
+            "",
+        )
+        return
+    interval = interval_text(*result.interval)
+    screen.say(f"suggested: --score-threshold {result.suggested:.3f} ({interval})", "bold")
+    others = result.on_others()
+    if others.count:
+        screen.say(
+            f"accepted in studies by which it was not chosen: {others.mean:.1%} "
+            f"({others.interval('.1%')})",
+            "",
         )
     screen.say(_cost(result), "yellow")
 

@@ -2,8 +2,8 @@
 
 Nothing but HU is known of the tissue here, so it is found by rules: the skull is closed where it
 has gaps, and what it encloses is soft tissue, brain for the most part; in the lowest slices some
-muscle and eye. Phantoms, whose tissues are known, are clicked by the same shares
-(``samihs_training.data.targets.negative_target``).
+muscle and eye. Where the skull is open, as after a craniectomy, or cut off by the field of view,
+no inside is found.
 """
 
 from __future__ import annotations
@@ -27,12 +27,17 @@ GAP_MM = 6.0
 """Gaps of the skull up to twice this wide are closed: sutures, foramina, a base's thin bone."""
 SOFT_HU = 0.0, 100.0
 """From CSF to clotted blood and dense vessels; neither fat nor air, nor calcification."""
+SMOOTH_MM = 2.0
+"""Brightness is that of means over this length, at least three pixels."""
 BRIGHTEST = 0.1
 """Share of a slice's soft tissue that counts as bright: sinuses, vessels, cortex beside bone."""
 LEAST_MM2 = 3000.0
 """Least soft tissue within the skull on a slice that is clicked on, which shows brain then."""
-COARSE_PX = 4
-"""Every fourth pixel is enough to tell which slices show brain."""
+NECK_MM, PART_MM2 = 1.5, 600.0
+"""What hangs together by less than twice the first, and is smaller than the second, is no brain:
+marrow, cells of the petrous bone, walls of sinuses."""
+COARSE_MM = 2.0
+"""Pixels this far apart are enough to tell which slices show brain: the skull is thicker."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +54,13 @@ class NormalClick:
 def normal_clicks(
     series: CTSeries, slices: int, clicks: int, rng: np.random.Generator
 ) -> list[NormalClick]:
-    """``clicks`` clicks on each of at most ``slices`` slices, evenly spread through the brain.
+    """``clicks`` clicks on each of at most ``slices`` slices, evenly spread over those on which
+    :func:`brain_slices` finds brain.
 
     Raises:
-        StudyError: no slice shows brain within a skull.
+        StudyError: there is no such slice.
     """
-    shown = _brain_slices(series)
+    shown = brain_slices(series)
     if not shown:
         raise StudyError(
             "no slice shows brain within a skull: expected a CT of the head with its bone, in HU"
@@ -79,18 +85,43 @@ def soft_tissue(hu: NDArray[Any], spacing: Spacing) -> Mask:
     closed = ndimage.distance_transform_edt(filled, sampling=spacing) > GAP_MM
     within = closed[margin[0] : -margin[0], margin[1] : -margin[1]] & ~bone
     low, high = SOFT_HU
-    smooth = ndimage.uniform_filter(hu.astype(np.float32), 3)
-    return np.asarray(within & (smooth >= low) & (smooth <= high))
+    soft = _large_parts(within, spacing) & (hu <= high)
+    return np.asarray(soft & (_brightness(hu, soft, spacing) >= low))
 
 
-def _brain_slices(series: CTSeries) -> list[int]:
+def _large_parts(within: Mask, spacing: Spacing) -> Mask:
+    """The parts of PART_MM2 and more, separated at necks."""
+    from scipy import ndimage
+
+    thick = ndimage.distance_transform_edt(within, sampling=spacing) > NECK_MM
+    labels, count = ndimage.label(thick)
+    areas = np.bincount(labels.ravel(), minlength=count + 1) * spacing[0] * spacing[1]
+    areas[0] = 0.0
+    cores = areas[labels] >= PART_MM2
+    if not cores.any():
+        return np.zeros_like(within)
+    near = ndimage.distance_transform_edt(~cores, sampling=spacing) <= NECK_MM
+    return np.asarray(near & within)
+
+
+def _brightness(hu: NDArray[Any], soft: Mask, spacing: Spacing) -> NDArray[np.float32]:
+    """HU [rows, columns], in means over SMOOTH_MM of the soft tissue alone."""
+    from scipy import ndimage
+
+    size = [max(3, 2 * round(SMOOTH_MM / each / 2) + 1) for each in spacing]
+    total = ndimage.uniform_filter(np.where(soft, hu, 0).astype(np.float32), size)
+    share = ndimage.uniform_filter(soft.astype(np.float32), size)
+    return np.asarray(total / np.maximum(share, 1e-3), np.float32)
+
+
+def brain_slices(series: CTSeries) -> list[int]:
     """Slices with at least LEAST_MM2 of soft tissue within the skull."""
     shown = []
     for index, plane in enumerate(series.planes):
-        rows, columns = plane.spacing
-        coarse = series.hu[index][::COARSE_PX, ::COARSE_PX]
-        tissue = soft_tissue(coarse, (rows * COARSE_PX, columns * COARSE_PX))
-        if tissue.sum() * plane.pixel_area * COARSE_PX**2 >= LEAST_MM2:
+        steps = [max(1, round(COARSE_MM / each)) for each in plane.spacing]
+        coarse = series.hu[index][:: steps[0], :: steps[1]]
+        spacing = (plane.spacing[0] * steps[0], plane.spacing[1] * steps[1])
+        if soft_tissue(coarse, spacing).sum() * spacing[0] * spacing[1] >= LEAST_MM2:
             shown.append(index)
     return shown
 
@@ -99,13 +130,11 @@ def _on_slice(
     series: CTSeries, index: int, clicks: int, rng: np.random.Generator
 ) -> list[NormalClick]:
     """Every other click is on bright tissue."""
-    from scipy import ndimage
-
-    hu = series.hu[index]
-    tissue = soft_tissue(hu, series.planes[index].spacing)
+    hu, spacing = series.hu[index], series.planes[index].spacing
+    tissue = soft_tissue(hu, spacing)
     if not tissue.any():
         return []
-    smooth = ndimage.uniform_filter(hu.astype(np.float32), 3)
+    smooth = _brightness(hu, tissue, spacing)
     bright = tissue & (smooth >= np.quantile(smooth[tissue], 1 - BRIGHTEST))
     spots: dict[Where, NDArray[np.intp]] = {
         "anywhere": np.argwhere(tissue), "bright": np.argwhere(bright),

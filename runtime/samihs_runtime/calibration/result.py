@@ -15,7 +15,13 @@ from typing import Any, get_args
 import numpy as np
 
 from samihs_runtime.calibration.normal_clicks import Where
-from samihs_runtime.calibration.trials import Trial, accepted_share, threshold_for
+from samihs_runtime.calibration.trials import (
+    Trial,
+    accepted_share,
+    share_on_others,
+    threshold_for,
+    threshold_interval,
+)
 from samihs_runtime.intervals import Estimate
 from samihs_runtime.report import installed_version
 from samihs_runtime.writers.report_json import write_report
@@ -35,10 +41,14 @@ class Calibration:
     """Name and version."""
     bundle_id: str
     backend: str
+    own: float
+    """The bundle's own threshold."""
     threshold: float
     """The one that was tried: the bundle's own, or a given one."""
     share: float
     """Largest share of accepted clicks that is wanted."""
+    options: Mapping[str, Any]
+    """What else the clicks depend on."""
     trials: tuple[Trial, ...]
     refused: Mapping[float, float] = field(default_factory=dict)
     """Threshold -> share of the clicks on bleeds of 1 mL and more that it refuses, by the bundle's
@@ -53,8 +63,18 @@ class Calibration:
 
     @property
     def suggested(self) -> float:
-        """The lowest threshold that accepts no more than the wanted share of these clicks."""
-        return threshold_for(self.trials, self.share)
+        """The lowest threshold that accepts no more than the wanted share of these clicks; never
+        below the bundle's own, which was chosen on hemorrhages, too."""
+        return max(threshold_for(self.trials, self.share), self.own)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the suggested threshold over studies; NaN for one study."""
+        return threshold_interval(self.trials, self.share, self.own)
+
+    def on_others(self) -> Estimate:
+        """The share that the suggested threshold may accept in further studies."""
+        return share_on_others(self.trials, self.share, self.own)
 
     def accepted(self, threshold: float) -> dict[str, Estimate]:
         """Share of the clicks accepted at a threshold: of all, and by where they are."""
@@ -71,6 +91,15 @@ class Calibration:
         known = sorted(self.refused.items())
         return float(np.interp(threshold, [each for each, _ in known], [each for _, each in known]))
 
+    def by_study(self) -> list[tuple[int, int, int, int]]:
+        """Number, slices, clicks and accepted clicks of each study, at the tried threshold."""
+        rows = []
+        for number in sorted({each.study for each in self.trials}):
+            own = [each for each in self.trials if each.study == number]
+            accepted = sum(each.accepted(self.threshold) for each in own)
+            rows.append((number, len({each.click.index for each in own}), len(own), accepted))
+        return rows
+
     def document(self) -> dict[str, Any]:
         """Plain types, for JSON."""
         return {
@@ -79,14 +108,24 @@ class Calibration:
             "tool": {"name": "samihs", "version": installed_version()},
             "model": {"bundle": self.bundle, "id": self.bundle_id},
             "backend": self.backend,
+            "options": dict(self.options),
             "studies": self.studies,
             "left_out": list(self.left_out),
             "clicks": len(self.trials),
             "score_threshold": self.threshold,
             "accepted": _plain(self.accepted(self.threshold)),
             "wanted_share": self.share,
+            "bundle_threshold": self.own,
             "suggested_threshold": self.suggested,
-            "accepted_at_suggested": _plain(self.accepted(self.suggested)),
+            "suggested_interval": [_number(each) for each in self.interval],
+            "accepted_at_suggested": {
+                name: each.mean for name, each in self.accepted(self.suggested).items()
+            },
+            "accepted_in_other_studies": _plain({"all": self.on_others()})["all"],
+            "accepted_by_study": [
+                {"study": number, "slices": slices, "clicks": clicks, "accepted": accepted}
+                for number, slices, clicks, accepted in self.by_study()
+            ],
             "by_threshold": [
                 {
                     "score_threshold": each,
@@ -129,17 +168,18 @@ def _rows(trials: Sequence[Trial], threshold: float) -> list[tuple[Any, ...]]:
 
 
 def _plain(shares: dict[str, Estimate]) -> dict[str, Any]:
-    """Estimates as JSON holds them: without NaN."""
-
-    def number(value: float) -> float | None:
-        return None if math.isnan(value) else value
-
+    """Estimates as JSON holds them."""
     return {
         name: {
-            "mean": number(each.mean),
-            "low": number(each.low),
-            "high": number(each.high),
+            "mean": _number(each.mean),
+            "low": _number(each.low),
+            "high": _number(each.high),
             "clicks": each.count,
         }
         for name, each in shares.items()
     }
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN."""
+    return None if math.isnan(value) else value

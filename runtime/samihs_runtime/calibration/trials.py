@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from samihs_runtime.answering import SliceAnswer, answer_prompt
 from samihs_runtime.calibration.normal_clicks import NormalClick, Where
@@ -19,7 +22,6 @@ if TYPE_CHECKING:
 
 STEP = 0.001
 """Thresholds are given to three digits."""
-Told = Callable[[int, int], None]
 Seen = Callable[[NormalClick, SliceAnswer], None]
 
 
@@ -45,20 +47,18 @@ def click_through(
     clicks: Sequence[NormalClick],
     study: int,
     *,
-    told: Told = lambda done, total: None,
     accepted: Seen = lambda click, answer: None,
 ) -> list[Trial]:
     """Answer the clicks on a series one by one, each on its own slice.
 
-    ``told(done, total)`` is called after each click, ``accepted`` with each answer that the
-    segmenter's threshold accepts.
+    ``accepted`` is called with each answer that the segmenter's threshold accepts.
 
     Raises:
         BackendError: the device failed, or the segmenter is closed.
     """
     plausible = segmenter.bundle.manifest.plausible_hu
     trials = []
-    for done, each in enumerate(clicks, start=1):
+    for each in clicks:
         hu, prompt = series.hu[each.index], Prompt(((each.x, each.y),), (FOREGROUND,))
         answer = answer_prompt(segmenter, hu, prompt, series.planes[each.index].spacing)
         possible = why_rejected(hu, answer, -math.inf, plausible) is None
@@ -66,7 +66,6 @@ def click_through(
         if trial.accepted(segmenter.score_threshold):
             accepted(each, answer)
         trials.append(trial)
-        told(done, len(clicks))
     return trials
 
 
@@ -88,3 +87,40 @@ def threshold_for(trials: Sequence[Trial], share: float) -> float:
         return 0.0
     above = math.floor(max(scores[allowed], 0.0) / STEP) + 1
     return min(round(above * STEP, 3), 1.0)
+
+
+def share_on_others(trials: Sequence[Trial], share: float, least: float) -> Estimate:
+    """What share :func:`threshold_for` accepts in studies that it has not seen: each study's clicks
+    are judged by the threshold that the others give, but at least by ``least``."""
+    by_study = _by_study(trials)
+    accepted, studies = [], []
+    for study, own in by_study.items() if len(by_study) > 1 else ():
+        others = [each for number, group in by_study.items() if number != study for each in group]
+        threshold = max(threshold_for(others, share), least)
+        accepted += [float(each.accepted(threshold)) for each in own]
+        studies += [study] * len(own)
+    return estimate(accepted, studies)
+
+
+def threshold_interval(
+    trials: Sequence[Trial], share: float, least: float, draws: int = 500
+) -> tuple[float, float]:
+    """95 % interval of the threshold, or ``least`` where that is higher, over resampled studies;
+    NaN for a single study."""
+    groups = list(_by_study(trials).values())
+    if len(groups) < 2:
+        return math.nan, math.nan
+    rng = np.random.default_rng(0)
+    found = []
+    for picks in rng.integers(len(groups), size=(draws, len(groups))):
+        drawn = [each for pick in picks for each in groups[pick]]
+        found.append(max(threshold_for(drawn, share), least))
+    low, high = np.percentile(found, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _by_study(trials: Sequence[Trial]) -> dict[int, list[Trial]]:
+    groups: dict[int, list[Trial]] = defaultdict(list)
+    for each in trials:
+        groups[each.study].append(each)
+    return dict(groups)

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import pydicom
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from samihs_runtime.answering import answer_prompt
+from samihs_runtime.calibration import trials
 from samihs_runtime.calibration.cli import main
 from samihs_runtime.calibration.result import Calibration, refused_by_evaluation
+from samihs_runtime.errors import NonFiniteError
 from samihs_training.data.phantom import BleedType, PhantomOptions, generate_study, write_dicom
 
 pytestmark = pytest.mark.filterwarnings(
@@ -21,15 +26,26 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
+def written(folder: Path, seed: int, bleeds: tuple[BleedType, ...] = ()) -> Path:
+    """A small phantom study; with hemorrhage, as when a head was said to have none, and has."""
+    options = PhantomOptions(
+        matrix=128, slices=6, slice_thickness_mm=10.0, bleeds=bleeds, volume_range_ml=(60.0, 80.0)
+    )
+    write_dicom(generate_study(seed, options), folder)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def heads(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two phantoms without hemorrhage."""
-    folders = []
-    for seed in (3, 4):
-        options = PhantomOptions(matrix=128, slices=6, slice_thickness_mm=10.0, bleeds=())
-        folders.append(tmp_path_factory.mktemp("head"))
-        write_dicom(generate_study(seed, options), folders[-1])
-    return folders
+    return [written(tmp_path_factory.mktemp("head"), seed) for seed in (3, 4)]
+
+
+@pytest.fixture(scope="module")
+def bled(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two phantoms with a large one, which the tiny model accepts where it is clicked."""
+    bleed = (BleedType.INTRAPARENCHYMAL,)
+    return [written(tmp_path_factory.mktemp("bled"), seed, bleed) for seed in (5, 8)]
 
 
 def run(*arguments: object) -> Result:
@@ -42,49 +58,60 @@ def summary(out: Path) -> dict[str, Any]:
 
 
 def test_shares_a_threshold_and_every_click(
-    heads: list[Path], tiny_bundle: Path, tmp_path: Path
+    bled: list[Path], tiny_bundle: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    result = run(*heads, "--bundle", tiny_bundle, "--out", out, "--slices", 2, "--clicks", 6)
+    options = ("--bundle", tiny_bundle, "--slices", 3, "--clicks", 8, "--share", 0.1)
+    result = run(*bled, *options, "--out", out)
     assert result.exit_code == 0, result.output
     found = summary(out)
-    assert (found["studies"], found["clicks"], found["left_out"]) == (2, 24, [])
+    clicks = found["clicks"]
+    assert (found["studies"], found["left_out"]) == (2, [])
+    assert found["options"] == {"slices": 3, "clicks": 8, "series": None, "seed": 0}
     with (out / "clicks.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 24
+    assert len(rows) == clicks == 48
     accepted = [row for row in rows if row["accepted"] == "1"]
-    share = found["accepted"]
-    assert share["all"]["mean"] == pytest.approx(len(accepted) / 24)
-    assert (share["anywhere"]["clicks"], share["bright"]["clicks"]) == (12, 12)
-    threshold = found["score_threshold"]
+    share, threshold = found["accepted"], found["score_threshold"]
+    assert share["all"]["mean"] == pytest.approx(len(accepted) / clicks)
+    assert share["all"]["mean"] > 0.1
+    assert (share["anywhere"]["clicks"], share["bright"]["clicks"]) == (24, 24)
+    assert share["bright"]["mean"] > share["anywhere"]["mean"]
+    assert sum(each["accepted"] for each in found["accepted_by_study"]) == len(accepted)
     assert all(
         (row["possible"] == "1" and float(row["score"]) >= threshold) == (row in accepted)
         for row in rows
     )
-    again = tmp_path / "again"
     suggested = found["suggested_threshold"]
-    options = ("--bundle", tiny_bundle, "--slices", 2, "--clicks", 6)
-    assert run(*heads, *options, "--out", again, "--score-threshold", suggested).exit_code == 0
+    assert suggested > threshold
+    assert f"suggested: --score-threshold {suggested:.3f}" in result.output
+    again = tmp_path / "again"
+    assert run(*bled, *options, "--out", again, "--score-threshold", suggested).exit_code == 0
     assert summary(again)["score_threshold"] == suggested
-    assert summary(again)["accepted"] == found["accepted_at_suggested"]
-    assert summary(again)["accepted"]["all"]["mean"] <= 0.05
-    assert "few clicks or studies" in result.output
+    reached = {name: each["mean"] for name, each in summary(again)["accepted"].items()}
+    assert reached == found["accepted_at_suggested"]
+    assert reached["all"] <= 0.1
+    assert "few studies" in result.output
 
 
-def test_accepted_clicks_are_shown(tiny_bundle: Path, tmp_path: Path) -> None:
-    """As when a head was said to be without hemorrhage, and is not."""
-    bleed = (BleedType.INTRAPARENCHYMAL,)
-    study = PhantomOptions(
-        matrix=128, slices=6, slice_thickness_mm=10.0, bleeds=bleed, volume_range_ml=(60.0, 80.0)
-    )
-    head, out = tmp_path / "head", tmp_path / "out"
-    write_dicom(generate_study(3, study), head)
+def test_a_threshold_that_accepts_few_enough_is_left_as_it_is(
+    heads: list[Path], tiny_bundle: Path, tmp_path: Path
+) -> None:
+    """A lower one would accept few enough, too; but the bundle's was chosen on hemorrhages."""
+    options = ("--bundle", tiny_bundle, "--slices", 1, "--clicks", 6, "--out", tmp_path / "out")
+    result = run(*heads, *options)
+    assert "nothing need be changed" in " ".join(result.output.split())
+    found = summary(tmp_path / "out")
+    assert found["suggested_threshold"] == found["bundle_threshold"]
+
+
+def test_accepted_clicks_are_shown(bled: list[Path], tiny_bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
     options = ("--bundle", tiny_bundle, "--out", out, "--slices", 3, "--clicks", 8)
-    assert run(head, *options, "--score-threshold", 0).exit_code == 0
-    assert summary(out)["accepted"]["all"]["mean"] > 0
+    assert run(bled[0], *options).exit_code == 0
     with Image.open(out / "accepted.png") as page:
         assert page.width > 1000
-    assert run(head, *options, "--score-threshold", 1, "--overwrite").exit_code == 0
+    assert run(bled[0], *options, "--score-threshold", 1, "--overwrite").exit_code == 0
     assert summary(out)["accepted"]["all"]["mean"] == 0
     assert not (out / "accepted.png").exists()
 
@@ -108,17 +135,76 @@ def test_a_study_that_is_no_head_is_left_out_and_said(
     assert not (tmp_path / "none").exists()
 
 
-def test_no_file_tells_which_patient_it_was(
+def test_no_text_file_tells_which_patient_it_was(
+    bled: list[Path], tiny_bundle: Path, tmp_path: Path
+) -> None:
+    named, out = tmp_path / "Doe^Jane", tmp_path / "out"
+    shutil.copytree(bled[0], named)
+    for path in named.glob("*.dcm"):
+        image = pydicom.dcmread(path)
+        image.PatientName, image.StudyDescription = "Poe^Ann", "Coe"
+        image.save_as(path)
+    options = ("--bundle", tiny_bundle, "--out", out, "--slices", 2, "--clicks", 6)
+    assert run(named, tmp_path / "Roe^Rick", *options).exit_code == 0
+    texts = [path.read_text() for path in out.iterdir() if path.suffix != ".png"]
+    assert len(texts) == 2
+    uid = str(pydicom.dcmread(next(named.glob("*.dcm"))).SeriesInstanceUID)
+    assert not [name for name in ("Doe", "Roe", "Poe", "Coe", uid) if name in "".join(texts)]
+
+
+def test_the_same_series_given_twice_counts_once(
     heads: list[Path], tiny_bundle: Path, tmp_path: Path
 ) -> None:
-    named = tmp_path / "Doe^Jane"
-    named.symlink_to(heads[0])
     out = tmp_path / "out"
-    options = ("--bundle", tiny_bundle, "--out", out, "--slices", 1, "--clicks", 2)
-    assert run(named, tmp_path / "Roe^Rick", *options).exit_code == 0
-    for path in out.iterdir():
-        assert b"Doe" not in path.read_bytes()
-        assert b"Roe" not in path.read_bytes()
+    options = ("--bundle", tiny_bundle, "--slices", 1, "--clicks", 2, "--out", out)
+    result = run(heads[0], heads[1], heads[0], *options)
+    assert "the same series as study 1" in " ".join(result.output.split())
+    assert (summary(out)["studies"], summary(out)["left_out"]) == (2, [3])
+
+
+def test_what_is_odd_about_a_study_is_said(
+    heads: list[Path], tiny_bundle: Path, tmp_path: Path
+) -> None:
+    """Contrast agent; and a skull that is open, as after a craniectomy, on nearly all slices."""
+    odd = tmp_path / "odd"
+    shutil.copytree(heads[0], odd)
+    for number, path in enumerate(sorted(odd.glob("*.dcm"))):
+        image = pydicom.dcmread(path)
+        image.ContrastBolusAgent = "Iohexol"
+        if number not in (2, 3):
+            pixels = image.pixel_array.copy()
+            pixels[:, :64] = pixels.min()
+            image.PixelData = pixels.tobytes()
+        image.save_as(path)
+    options = ("--bundle", tiny_bundle, "--slices", 1, "--clicks", 2, "--out", tmp_path / "out")
+    said = " ".join(run(odd, *options).output.split())
+    assert "study 1: a contrast agent is recorded" in said
+    assert "of 6 slices show brain within a closed skull" in said
+
+
+def test_a_share_that_is_no_number_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
+    result = run(tmp_path, "--bundle", tiny_bundle, "--share", "nan", "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "--share nan" in result.stderr
+
+
+def test_an_answer_that_is_not_finite_leaves_its_study_out(
+    heads: list[Path], tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def faulty(*arguments: Any) -> Any:
+        asked.append(len(asked))
+        if len(asked) == 2:
+            raise NonFiniteError("not finite")
+        return answer_prompt(*arguments)
+
+    monkeypatch.setattr(trials, "answer_prompt", faulty)
+    out = tmp_path / "out"
+    options = ("--bundle", tiny_bundle, "--slices", 1, "--clicks", 4, "--out", out)
+    assert run(*heads, *options).exit_code == 0
+    assert summary(out)["left_out"] == [1]
+    assert summary(out)["clicks"] == 4
 
 
 def test_an_earlier_result_is_kept_unless_told(
@@ -137,16 +223,19 @@ EVALUATED = {
         {"score_threshold": 0.0, "wrong_rejects_from_1_ml": 0.0, "accepted_elsewhere": 1.0},
         {"score_threshold": 0.5, "wrong_rejects_from_1_ml": 0.1, "accepted_elsewhere": 0.2},
         {"score_threshold": 0.8, "wrong_rejects_from_1_ml": 0.4, "accepted_elsewhere": 0.1},
+        {"score_threshold": 1.0, "wrong_rejects_from_1_ml": 1.0, "accepted_elsewhere": 0.0},
     ]
 }
 
 
 def test_what_a_threshold_refuses_is_taken_from_the_bundles_evaluation() -> None:
-    result = Calibration("a 1", "id", "cpu", 0.5, 0.05, (), refused_by_evaluation(EVALUATED))
+    result = Calibration(
+        "a 1", "id", "cpu", 0.5, 0.5, 0.05, {}, (), refused_by_evaluation(EVALUATED)
+    )
     assert [result.refuses(each) for each in (0.0, 0.25, 0.5, 0.65)] == pytest.approx(
         [0.0, 0.05, 0.1, 0.25]
     )
-    assert result.refuses(0.9) is None
+    assert result.refuses(1.1) is None
 
 
 @pytest.mark.parametrize(
@@ -154,17 +243,17 @@ def test_what_a_threshold_refuses_is_taken_from_the_bundles_evaluation() -> None
 )
 def test_an_evaluation_without_thresholds_tells_nothing(accuracy: dict[str, Any]) -> None:
     assert refused_by_evaluation(accuracy) == {}
-    assert Calibration("a 1", "id", "cpu", 0.5, 0.05, ()).refuses(0.5) is None
+    assert Calibration("a 1", "id", "cpu", 0.5, 0.5, 0.05, {}, ()).refuses(0.5) is None
 
 
 def test_the_price_of_the_suggested_threshold_is_said(
-    heads: list[Path], tiny_bundle: Path, tmp_path: Path
+    bled: list[Path], tiny_bundle: Path, tmp_path: Path
 ) -> None:
-    options = ("--bundle", tiny_bundle, "--slices", 1, "--clicks", 2)
-    plain = run(heads[0], *options, "--out", tmp_path / "plain")
+    options = ("--bundle", tiny_bundle, "--slices", 3, "--clicks", 8)
+    plain = run(bled[0], *options, "--out", tmp_path / "plain")
     assert "A higher threshold also refuses more hemorrhages" in plain.output
     manifest = tiny_bundle / "manifest.json"
-    written = json.loads(manifest.read_text())
-    manifest.write_text(json.dumps({**written, "accuracy": EVALUATED}))
-    known = run(heads[0], *options, "--out", tmp_path / "known")
+    old = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**old, "accuracy": EVALUATED}))
+    known = run(bled[0], *options, "--out", tmp_path / "known")
     assert "10% are refused at 0.500" in " ".join(known.output.split())

@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from samihs_runtime.calibration.normal_clicks import normal_clicks, soft_tissue
+from samihs_runtime.calibration.normal_clicks import brain_slices, normal_clicks, soft_tissue
 from samihs_runtime.errors import StudyError
 
 from .heads import BRAIN_HU, SIDE, VESSEL_HU, head, head_series
 
 
-@pytest.mark.parametrize("spacing", [(1.5, 1.5), (1.5, 1.6), (1.7, 1.5)])
+@pytest.mark.parametrize("spacing", [(1.5, 1.5), (1.5, 2.4), (2.4, 1.5)])
 @pytest.mark.parametrize("gap_mm", [0.0, 10.0])
 def test_soft_tissue_is_what_the_skull_encloses(
     spacing: tuple[float, float], gap_mm: float
@@ -31,6 +31,43 @@ def test_a_head_that_touches_the_edge_of_the_image_has_an_inside() -> None:
     cropped = whole[10:-10, 10:-10]
     assert cropped[0].max() > 200  # bone
     assert soft_tissue(cropped, (1.5, 1.5)).sum() > 0.9 * (whole == BRAIN_HU).sum()
+
+
+def test_what_is_calcified_or_air_is_no_soft_tissue() -> None:
+    plane = head()
+    plane[40:46, 50:56], plane[40:46, 70:76] = 150, -400
+    found = soft_tissue(plane, (1.5, 1.5))
+    assert not found[41:45, 51:55].any()
+    assert not found[41:45, 71:75].any()
+    assert found[43, 63]
+
+
+def test_small_cavities_of_bone_are_no_brain() -> None:
+    """Marrow in a thick base, and a passage from the brain into it that is 3 mm wide."""
+    plane = head()
+    base = (np.arange(SIDE)[:, None] > 70) & (plane != -1000) & (plane != 40)
+    plane[base] = 900
+    plane[80:90, 55:65] = BRAIN_HU
+    plane[70:80, 60] = BRAIN_HU
+    found = soft_tissue(plane, (1.5, 1.5))
+    assert found[30:60, 50:70].all()
+    assert not found[74:].any()
+
+
+def test_a_skull_that_is_wide_open_has_no_inside() -> None:
+    plane = head()
+    plane[:, : SIDE // 2 - 10] = np.where(plane == 900, 40, plane)[:, : SIDE // 2 - 10]
+    assert not soft_tissue(plane, (1.5, 1.5)).any()
+
+
+def test_a_picture_of_few_pixels_shows_brain_as_well() -> None:
+    """Its skull is two pixels thick."""
+    series = head_series()
+    coarse = replace(
+        series, hu=series.hu[:, ::2, ::2],
+        planes=tuple(replace(plane, spacing=(3.0, 3.0)) for plane in series.planes),
+    )  # fmt: skip
+    assert brain_slices(coarse) == brain_slices(series) == [1, 2, 3, 4, 5, 6]
 
 
 def test_without_bone_there_is_no_inside() -> None:

@@ -13,7 +13,9 @@ from samihs_runtime.calibration.trials import (
     Trial,
     accepted_share,
     click_through,
+    share_on_others,
     threshold_for,
+    threshold_interval,
 )
 from samihs_runtime.prompts import parse_request
 from samihs_runtime.segmenter import Segmenter
@@ -30,12 +32,9 @@ def test_a_click_counts_as_samihs_infer_answers_it(segmenter: Segmenter) -> None
     series = ball_series()
     clicks = [NormalClick(4, 36, 30, "bright"), NormalClick(4, 8, 8, "anywhere")]
     seen: list[tuple[NormalClick, SliceAnswer]] = []
-    told: list[tuple[int, int]] = []
     trials = click_through(
-        segmenter, series, clicks, 3,
-        told=lambda done, total: told.append((done, total)),
-        accepted=lambda click, answer: seen.append((click, answer)),
-    )  # fmt: skip
+        segmenter, series, clicks, 3, accepted=lambda click, answer: seen.append((click, answer))
+    )
     threshold = segmenter.score_threshold
     for each in trials:
         place = f"{each.click.x},{each.click.y},{each.click.index}"
@@ -44,7 +43,6 @@ def test_a_click_counts_as_samihs_infer_answers_it(segmenter: Segmenter) -> None
         assert each.score == pytest.approx(lesion.score)
     assert [each.accepted(threshold) for each in trials] == [True, False]
     assert [each.study for each in trials] == [3, 3]
-    assert told == [(1, 2), (2, 2)]
     ((click, answer),) = seen
     assert click == clicks[0]
     assert answer.mask[30, 36]
@@ -82,3 +80,35 @@ def test_the_threshold_is_the_lowest_that_accepts_few_enough(share: float) -> No
 def test_what_cannot_be_blood_takes_no_part_in_the_threshold() -> None:
     assert threshold_for([trial(0.9, possible=False), trial(0.2)], 0.0) == pytest.approx(0.201)
     assert threshold_for([trial(0.9, possible=False)], 0.0) == 0.0
+
+
+def test_the_share_in_other_studies_is_not_that_which_was_chosen() -> None:
+    """One head of three is worse than the others, which do not tell of it."""
+    trials = [
+        *(trial(score, study) for study in (1, 2) for score in (0.1, 0.1, 0.1, 0.3)),
+        *(trial(score, 3) for score in (0.1, 0.6, 0.7, 0.8)),
+    ]
+    chosen = threshold_for(trials, 0.25)
+    assert chosen == pytest.approx(0.301)
+    assert accepted_share(trials, chosen).mean == 0.25
+    # 1 and 2: the others give 0.601 and accept nothing; 3: they give 0.101 and accept three of 4.
+    others = share_on_others(trials, 0.25, least=0.0)
+    assert (others.mean, others.count) == (pytest.approx(3 / 12), 12)
+    assert share_on_others(trials, 0.25, least=0.65).mean == pytest.approx(2 / 12)
+    assert share_on_others(trials[:4], 0.25, least=0.0).count == 0
+
+
+def test_the_thresholds_interval_is_over_studies() -> None:
+    rng = np.random.default_rng(3)
+    level = rng.normal(0.2, 0.05, 12)
+    trials = [
+        trial(score, study)
+        for study, mean in enumerate(level.tolist())
+        for score in rng.normal(mean, 0.05, 40).tolist()
+    ]
+    low, high = threshold_interval(trials, 0.05, least=0.0)
+    assert low < threshold_for(trials, 0.05) < high
+    same = [trial(each.score, study) for study in range(12) for each in trials[:40]]
+    assert threshold_interval(same, 0.05, least=0.0) == (threshold_for(same, 0.05),) * 2
+    assert threshold_interval(trials, 0.05, least=0.9) == (0.9, 0.9)
+    assert all(math.isnan(each) for each in threshold_interval(trials[:40], 0.05, least=0.0))

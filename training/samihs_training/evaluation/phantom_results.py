@@ -14,8 +14,8 @@ from samihs_training.evaluation.score_trials import ScoreTrials, reliability
 
 BLEEDS = frozenset(BleedType) - {BleedType.NONE}
 KINDS = tuple(kind.name.lower() for kind in BleedType if kind in BLEEDS)
-THRESHOLDS = tuple(step / 20 for step in range(17))
-"""Of the summary's ``by_threshold``: 0 to 0.8."""
+THRESHOLDS = tuple(step / 20 for step in range(21))
+"""Of the summary's ``by_threshold``: 0 to 1."""
 Table = dict[str, dict[str, Estimate]]
 """Type of bleeding, or "all" -> metric -> its mean."""
 
