@@ -127,9 +127,12 @@ def plot_curves(out: Path) -> Path:
 
     steps, checks = read_log(out, StepReport), read_log(out, ValidationReport)
     stages = list(dict.fromkeys(row.stage for row in steps))
-    figure = Figure(figsize=(5 * max(len(stages), 1), 6), layout="constrained")
+    across = max(len(stages), 1)
+    figure = Figure(figsize=(5 * across, 6))
+    # Margins by hand: to have them laid out takes as long as all the rest.
+    figure.subplots_adjust(0.65 / (5 * across), 0.09, 1 - 0.15 / (5 * across), 0.94, 0.25, 0.25)
     FigureCanvasAgg(figure)
-    axes = figure.subplots(2, max(len(stages), 1), squeeze=False)
+    axes = figure.subplots(2, across, squeeze=False)
     for column, stage in enumerate(stages):
         trained = [row for row in steps if row.stage == stage]
         checked = [row for row in checks if row.stage == stage]
