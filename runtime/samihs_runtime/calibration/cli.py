@@ -5,35 +5,25 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from samihs_runtime.collector import patient_collector
 from samihs_runtime.errors import (
-    NonFiniteError,
-    StudyError,
     UsageError,
-    one_line,
     one_line_errors,
 )
 from samihs_runtime.precisions import PRECISIONS
 from samihs_runtime.termination import tidy_termination
 
 if TYPE_CHECKING:
-    from samihs_runtime.calibration.picture import AcceptedClicks
     from samihs_runtime.calibration.result import Calibration
-    from samihs_runtime.calibration.trials import Trial
     from samihs_runtime.console import Screen
-    from samihs_runtime.segmenter import Segmenter
 
 FEW_STUDIES = 20
 """With fewer, the interval over studies is too narrow: one head more or less changes much."""
-FEW_SLICES = 0.4
-"""If fewer of a series of several slices show brain, something is amiss with the skull."""
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -88,6 +78,7 @@ def main(
         os.environ["SAMIHS_DEBUG"] = "1"
     if math.isnan(share):
         raise UsageError("--share nan: expected 0 to 1")
+    from samihs_runtime.calibration.normal_clicks import Sampling
     from samihs_runtime.calibration.picture import AcceptedClicks
     from samihs_runtime.calibration.result import (
         FILES,
@@ -95,6 +86,7 @@ def main(
         Calibration,
         refused_by_evaluation,
     )
+    from samihs_runtime.calibration.studies import StudyTrials
     from samihs_runtime.console import Screen
     from samihs_runtime.segmenter import Segmenter
     from samihs_runtime.writers.drawing import save_png
@@ -106,82 +98,24 @@ def main(
         bundle, backend, adapters=adapters, precision=precision, score_threshold=score_threshold
     ) as segmenter:
         screen.backend(segmenter)
-        options = {"slices": slices, "clicks": clicks, "series": series, "seed": seed}
-        trials, left_out = _all_trials(segmenter, studies, options, screen, accepted)
+        sampling = Sampling(slices, clicks, seed)
+        asked = StudyTrials(segmenter, sampling, series, screen, accepted)
+        asked.click_through(studies)
         manifest = segmenter.bundle.manifest
         result = Calibration(
             f"{manifest.name} {manifest.version}", segmenter.bundle.id, segmenter.backend.name,
-            manifest.score_threshold, segmenter.score_threshold, share, options, tuple(trials),
-            refused_by_evaluation(manifest.accuracy), tuple(left_out),
+            manifest.score_threshold, segmenter.score_threshold, share, sampling,
+            tuple(asked.trials), refused_by_evaluation(manifest.accuracy), tuple(asked.left_out),
         )  # fmt: skip
-    if not trials:
+    if not result.trials:
         raise UsageError("none of the studies could be clicked on; the reasons are above")
     with staged_folder(out, FILES, overwrite=overwrite) as stage:
         result.write(stage.folder)
         if accepted.count:
-            save_png(accepted.page(result.threshold, len(trials)), stage.folder / PICTURE)
+            save_png(accepted.page(result.threshold, len(result.trials)), stage.folder / PICTURE)
     _show(result, screen)
     for path in stage.written.values():
         screen.say(f"written  {path}", "")
-
-
-def _all_trials(
-    segmenter: Segmenter,
-    studies: tuple[Path, ...],
-    options: Mapping[str, Any],
-    screen: Screen,
-    accepted: AcceptedClicks,
-) -> tuple[list[Trial], list[int]]:
-    """The trials of all studies, and the numbers of those that cannot be clicked on."""
-    trials: list[Trial] = []
-    left_out: list[int] = []
-    seen: dict[str, int] = {}
-    with screen.counting("clicking", "studies") as count:
-        for number, path in enumerate(studies, start=1):
-            count(number - 1, len(studies))
-            try:
-                trials += _trials(segmenter, number, path, options, seen, screen, accepted)
-            except (StudyError, NonFiniteError) as error:
-                left_out.append(number)
-                screen.say(f"study {number} ({path}) is left out: {one_line(error)}", "yellow")
-        count(len(studies), len(studies))
-    return trials, left_out
-
-
-def _trials(
-    segmenter: Segmenter,
-    number: int,
-    path: Path,
-    options: Mapping[str, Any],
-    seen: dict[str, int],
-    screen: Screen,
-    accepted: AcceptedClicks,
-) -> list[Trial]:
-    """The trials of one study; ``seen``: series UID -> number of the study that it was in."""
-    import numpy as np
-
-    from samihs_runtime.calibration.normal_clicks import brain_slices, normal_clicks
-    from samihs_runtime.calibration.trials import click_through
-    from samihs_runtime.study import read_study
-
-    series = read_study(path, series=options["series"])
-    first = seen.setdefault(series.series_uid, number)
-    if first != number:
-        raise StudyError(f"the same series as study {first}: heads must be different ones")
-    for note in series.notes:
-        screen.say(f"study {number}: {note}")
-    shown = len(brain_slices(series))
-    if len(series) > 1 and shown < FEW_SLICES * len(series):
-        screen.say(
-            f"study {number}: only {shown} of {len(series)} slices show brain within a closed "
-            "skull: is it open, as after a craniectomy, cut off, or of a neck as well?",
-            "yellow",
-        )
-    rng = np.random.default_rng([options["seed"], number])
-    clicks = normal_clicks(series, options["slices"], options["clicks"], rng)
-    return click_through(
-        segmenter, series, clicks, number, accepted=partial(accepted.add, number, series)
-    )
 
 
 def _show(result: Calibration, screen: Screen) -> None:

@@ -41,6 +41,17 @@ COARSE_MM = 2.0
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """How many clicks a study gets, and where."""
+
+    slices: int = 4
+    """At most."""
+    clicks: int = 10
+    """On each slice; every other one on bright tissue."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class NormalClick:
     """One click on a slice of a series."""
 
@@ -52,10 +63,9 @@ class NormalClick:
 
 
 def normal_clicks(
-    series: CTSeries, slices: int, clicks: int, rng: np.random.Generator
+    series: CTSeries, sampling: Sampling, rng: np.random.Generator
 ) -> list[NormalClick]:
-    """``clicks`` clicks on each of at most ``slices`` slices, evenly spread over those on which
-    :func:`brain_slices` finds brain.
+    """Clicks on slices evenly spread over those on which :func:`brain_slices` finds brain.
 
     Raises:
         StudyError: there is no such slice.
@@ -65,9 +75,9 @@ def normal_clicks(
         raise StudyError(
             "no slice shows brain within a skull: expected a CT of the head with its bone, in HU"
         )
-    middles = (np.arange(slices) + 0.5) / slices * (len(shown) - 1)
+    middles = (np.arange(sampling.slices) + 0.5) / sampling.slices * (len(shown) - 1)
     picked = sorted({shown[round(middle)] for middle in middles.tolist()})
-    return [each for index in picked for each in _on_slice(series, index, clicks, rng)]
+    return [each for index in picked for each in _on_slice(series, index, sampling.clicks, rng)]
 
 
 def soft_tissue(hu: NDArray[Any], spacing: Spacing) -> Mask:

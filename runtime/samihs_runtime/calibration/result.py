@@ -8,13 +8,13 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 
-from samihs_runtime.calibration.normal_clicks import Where
+from samihs_runtime.calibration.normal_clicks import Sampling, Where
 from samihs_runtime.calibration.trials import (
     Trial,
     accepted_share,
@@ -47,8 +47,7 @@ class Calibration:
     """The one that was tried: the bundle's own, or a given one."""
     share: float
     """Largest share of accepted clicks that is wanted."""
-    options: Mapping[str, Any]
-    """What else the clicks depend on."""
+    sampling: Sampling
     trials: tuple[Trial, ...]
     refused: Mapping[float, float] = field(default_factory=dict)
     """Threshold -> share of the clicks on bleeds of 1 mL and more that it refuses, by the bundle's
@@ -108,7 +107,7 @@ class Calibration:
             "tool": {"name": "samihs", "version": installed_version()},
             "model": {"bundle": self.bundle, "id": self.bundle_id},
             "backend": self.backend,
-            "options": dict(self.options),
+            "options": asdict(self.sampling),
             "studies": self.studies,
             "left_out": list(self.left_out),
             "clicks": len(self.trials),

@@ -16,6 +16,7 @@ from PIL import Image
 from samihs_runtime.answering import answer_prompt
 from samihs_runtime.calibration import trials
 from samihs_runtime.calibration.cli import main
+from samihs_runtime.calibration.normal_clicks import Sampling
 from samihs_runtime.calibration.result import Calibration, refused_by_evaluation
 from samihs_runtime.errors import NonFiniteError
 from samihs_training.data.phantom import BleedType, PhantomOptions, generate_study, write_dicom
@@ -67,7 +68,7 @@ def test_shares_a_threshold_and_every_click(
     found = summary(out)
     clicks = found["clicks"]
     assert (found["studies"], found["left_out"]) == (2, [])
-    assert found["options"] == {"slices": 3, "clicks": 8, "series": None, "seed": 0}
+    assert found["options"] == {"slices": 3, "clicks": 8, "seed": 0}
     with (out / "clicks.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == clicks == 48
@@ -230,7 +231,7 @@ EVALUATED = {
 
 def test_what_a_threshold_refuses_is_taken_from_the_bundles_evaluation() -> None:
     result = Calibration(
-        "a 1", "id", "cpu", 0.5, 0.5, 0.05, {}, (), refused_by_evaluation(EVALUATED)
+        "a 1", "id", "cpu", 0.5, 0.5, 0.05, Sampling(), (), refused_by_evaluation(EVALUATED)
     )
     assert [result.refuses(each) for each in (0.0, 0.25, 0.5, 0.65)] == pytest.approx(
         [0.0, 0.05, 0.1, 0.25]
@@ -243,7 +244,7 @@ def test_what_a_threshold_refuses_is_taken_from_the_bundles_evaluation() -> None
 )
 def test_an_evaluation_without_thresholds_tells_nothing(accuracy: dict[str, Any]) -> None:
     assert refused_by_evaluation(accuracy) == {}
-    assert Calibration("a 1", "id", "cpu", 0.5, 0.5, 0.05, {}, ()).refuses(0.5) is None
+    assert Calibration("a 1", "id", "cpu", 0.5, 0.5, 0.05, Sampling(), ()).refuses(0.5) is None
 
 
 def test_the_price_of_the_suggested_threshold_is_said(

@@ -7,7 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from samihs_runtime.calibration.normal_clicks import brain_slices, normal_clicks, soft_tissue
+from samihs_runtime.calibration.normal_clicks import (
+    Sampling,
+    brain_slices,
+    normal_clicks,
+    soft_tissue,
+)
 from samihs_runtime.errors import StudyError
 
 from .heads import BRAIN_HU, SIDE, VESSEL_HU, head, head_series
@@ -76,9 +81,9 @@ def test_without_bone_there_is_no_inside() -> None:
 
 
 def test_clicks_are_spread_over_the_slices_that_show_brain() -> None:
-    clicks = normal_clicks(head_series(slices=9), 3, 4, np.random.default_rng(0))
+    clicks = normal_clicks(head_series(slices=9), Sampling(3, 4), np.random.default_rng(0))
     assert [each.index for each in clicks] == [2] * 4 + [5] * 4 + [8] * 4
-    few = normal_clicks(head_series(slices=2), 5, 4, np.random.default_rng(0))
+    few = normal_clicks(head_series(slices=2), Sampling(5, 4), np.random.default_rng(0))
     assert sorted({each.index for each in few}) == [1, 2]
 
 
@@ -86,7 +91,7 @@ def test_every_other_click_is_on_what_is_bright() -> None:
     series = head_series()
     noise = np.random.default_rng(5).integers(-3, 4, series.hu.shape).astype(np.int16)
     series = replace(series, hu=series.hu + noise)
-    clicks = normal_clicks(series, 4, 40, np.random.default_rng(3))
+    clicks = normal_clicks(series, Sampling(4, 40), np.random.default_rng(3))
     hu: dict[str, list[int]] = {"anywhere": [], "bright": []}
     for each in clicks:
         hu[each.where].append(int(series.hu[each.index, each.y, each.x]))
@@ -99,7 +104,7 @@ def test_every_other_click_is_on_what_is_bright() -> None:
 def test_the_same_seed_clicks_on_the_same_spots() -> None:
     series = head_series()
     first, again, other = (
-        normal_clicks(series, 2, 6, np.random.default_rng(seed)) for seed in (1, 1, 2)
+        normal_clicks(series, Sampling(2, 6), np.random.default_rng(seed)) for seed in (1, 1, 2)
     )
     assert first == again
     assert first != other
@@ -109,4 +114,4 @@ def test_a_series_without_a_head_is_refused() -> None:
     series = head_series()
     body = np.full((len(series), SIDE, SIDE), 40, np.int16)
     with pytest.raises(StudyError, match="no slice shows brain within a skull"):
-        normal_clicks(replace(series, hu=body), 2, 4, np.random.default_rng(0))
+        normal_clicks(replace(series, hu=body), Sampling(2, 4), np.random.default_rng(0))
