@@ -11,10 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from samihs_runtime.collector import patient_collector
-from samihs_runtime.errors import (
-    UsageError,
-    one_line_errors,
-)
+from samihs_runtime.errors import UsageError, one_line_errors
 from samihs_runtime.precisions import PRECISIONS
 from samihs_runtime.termination import tidy_termination
 

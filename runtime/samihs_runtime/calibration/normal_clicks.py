@@ -8,6 +8,7 @@ no inside is found.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -63,18 +64,9 @@ class NormalClick:
 
 
 def normal_clicks(
-    series: CTSeries, sampling: Sampling, rng: np.random.Generator
+    series: CTSeries, shown: Sequence[int], sampling: Sampling, rng: np.random.Generator
 ) -> list[NormalClick]:
-    """Clicks on slices evenly spread over those on which :func:`brain_slices` finds brain.
-
-    Raises:
-        StudyError: there is no such slice.
-    """
-    shown = brain_slices(series)
-    if not shown:
-        raise StudyError(
-            "no slice shows brain within a skull: expected a CT of the head with its bone, in HU"
-        )
+    """Clicks on slices evenly spread over ``shown``, which :func:`brain_slices` has found."""
     middles = (np.arange(sampling.slices) + 0.5) / sampling.slices * (len(shown) - 1)
     picked = sorted({shown[round(middle)] for middle in middles.tolist()})
     return [each for index in picked for each in _on_slice(series, index, sampling.clicks, rng)]
@@ -125,7 +117,11 @@ def _brightness(hu: NDArray[Any], soft: Mask, spacing: Spacing) -> NDArray[np.fl
 
 
 def brain_slices(series: CTSeries) -> list[int]:
-    """Slices with at least LEAST_MM2 of soft tissue within the skull."""
+    """Slices with at least LEAST_MM2 of soft tissue within the skull; at least one.
+
+    Raises:
+        StudyError: there is none.
+    """
     shown = []
     for index, plane in enumerate(series.planes):
         steps = [max(1, round(COARSE_MM / each)) for each in plane.spacing]
@@ -133,6 +129,10 @@ def brain_slices(series: CTSeries) -> list[int]:
         spacing = (plane.spacing[0] * steps[0], plane.spacing[1] * steps[1])
         if soft_tissue(coarse, spacing).sum() * spacing[0] * spacing[1] >= LEAST_MM2:
             shown.append(index)
+    if not shown:
+        raise StudyError(
+            "no slice shows brain within a skull: expected a CT of the head with its bone, in HU"
+        )
     return shown
 
 

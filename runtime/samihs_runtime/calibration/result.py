@@ -9,6 +9,7 @@ import csv
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
@@ -60,13 +61,13 @@ class Calibration:
         """Number of studies that were clicked on."""
         return len({each.study for each in self.trials})
 
-    @property
+    @cached_property
     def suggested(self) -> float:
         """The lowest threshold that accepts no more than the wanted share of these clicks; never
         below the bundle's own, which was chosen on hemorrhages, too."""
         return max(threshold_for(self.trials, self.share), self.own)
 
-    @property
+    @cached_property
     def interval(self) -> tuple[float, float]:
         """95 % interval of the suggested threshold over studies; NaN for one study."""
         return threshold_interval(self.trials, self.share, self.own)

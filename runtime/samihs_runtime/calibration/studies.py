@@ -60,17 +60,17 @@ class StudyTrials:
         first = self.seen.setdefault(series.series_uid, number)
         if first != number:
             raise StudyError(f"the same series as study {first}: heads must be different ones")
-        self._say_what_is_odd(number, series)
+        shown = brain_slices(series)
+        self._say_what_is_odd(number, series, len(shown))
         rng = np.random.default_rng([self.sampling.seed, number])
-        clicks = normal_clicks(series, self.sampling, rng)
+        clicks = normal_clicks(series, shown, self.sampling, rng)
         keep = partial(self.accepted.add, number, series)
         return click_through(self.segmenter, series, clicks, number, accepted=keep)
 
-    def _say_what_is_odd(self, number: int, series: CTSeries) -> None:
+    def _say_what_is_odd(self, number: int, series: CTSeries, shown: int) -> None:
         for note in series.notes:
             self.screen.say(f"study {number}: {note}")
-        shown = len(brain_slices(series))
-        if len(series) > 1 and 0 < shown < FEW_SLICES * len(series):
+        if len(series) > 1 and shown < FEW_SLICES * len(series):
             self.screen.say(
                 f"study {number}: only {shown} of {len(series)} slices show brain within a closed "
                 "skull: is it open, as after a craniectomy, cut off, or of a neck as well?",

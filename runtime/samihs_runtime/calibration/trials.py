@@ -93,8 +93,10 @@ def share_on_others(trials: Sequence[Trial], share: float, least: float) -> Esti
     """What share :func:`threshold_for` accepts in studies that it has not seen: each study's clicks
     are judged by the threshold that the others give, but at least by ``least``."""
     by_study = _by_study(trials)
+    if len(by_study) < 2:
+        return estimate([], [])
     accepted, studies = [], []
-    for study, own in by_study.items() if len(by_study) > 1 else ():
+    for study, own in by_study.items():
         others = [each for number, group in by_study.items() if number != study for each in group]
         threshold = max(threshold_for(others, share), least)
         accepted += [float(each.accepted(threshold)) for each in own]

@@ -8,14 +8,20 @@ import numpy as np
 import pytest
 
 from samihs_runtime.calibration.normal_clicks import (
+    NormalClick,
     Sampling,
     brain_slices,
     normal_clicks,
     soft_tissue,
 )
 from samihs_runtime.errors import StudyError
+from samihs_runtime.series import CTSeries
 
 from .heads import BRAIN_HU, SIDE, VESSEL_HU, head, head_series
+
+
+def clicks_on(series: CTSeries, sampling: Sampling, rng: np.random.Generator) -> list[NormalClick]:
+    return normal_clicks(series, brain_slices(series), sampling, rng)
 
 
 @pytest.mark.parametrize("spacing", [(1.5, 1.5), (1.5, 2.4), (2.4, 1.5)])
@@ -81,9 +87,9 @@ def test_without_bone_there_is_no_inside() -> None:
 
 
 def test_clicks_are_spread_over_the_slices_that_show_brain() -> None:
-    clicks = normal_clicks(head_series(slices=9), Sampling(3, 4), np.random.default_rng(0))
+    clicks = clicks_on(head_series(slices=9), Sampling(3, 4), np.random.default_rng(0))
     assert [each.index for each in clicks] == [2] * 4 + [5] * 4 + [8] * 4
-    few = normal_clicks(head_series(slices=2), Sampling(5, 4), np.random.default_rng(0))
+    few = clicks_on(head_series(slices=2), Sampling(5, 4), np.random.default_rng(0))
     assert sorted({each.index for each in few}) == [1, 2]
 
 
@@ -91,7 +97,7 @@ def test_every_other_click_is_on_what_is_bright() -> None:
     series = head_series()
     noise = np.random.default_rng(5).integers(-3, 4, series.hu.shape).astype(np.int16)
     series = replace(series, hu=series.hu + noise)
-    clicks = normal_clicks(series, Sampling(4, 40), np.random.default_rng(3))
+    clicks = clicks_on(series, Sampling(4, 40), np.random.default_rng(3))
     hu: dict[str, list[int]] = {"anywhere": [], "bright": []}
     for each in clicks:
         hu[each.where].append(int(series.hu[each.index, each.y, each.x]))
@@ -104,7 +110,7 @@ def test_every_other_click_is_on_what_is_bright() -> None:
 def test_the_same_seed_clicks_on_the_same_spots() -> None:
     series = head_series()
     first, again, other = (
-        normal_clicks(series, Sampling(2, 6), np.random.default_rng(seed)) for seed in (1, 1, 2)
+        clicks_on(series, Sampling(2, 6), np.random.default_rng(seed)) for seed in (1, 1, 2)
     )
     assert first == again
     assert first != other
@@ -114,4 +120,4 @@ def test_a_series_without_a_head_is_refused() -> None:
     series = head_series()
     body = np.full((len(series), SIDE, SIDE), 40, np.int16)
     with pytest.raises(StudyError, match="no slice shows brain within a skull"):
-        normal_clicks(replace(series, hu=body), Sampling(2, 4), np.random.default_rng(0))
+        brain_slices(replace(series, hu=body))
