@@ -9,8 +9,8 @@ import numpy as np
 from .arrays import Array, ramp
 from .brain import Brain
 from .canvas import Window
+from .dura import paint_dura
 from .options import Tissue
-from .patient import Patient
 from .scene import Scene
 
 
@@ -38,23 +38,24 @@ class Parts:
         return np.asarray(np.clip(1 - fluid, 0, 1) * self.inside)
 
 
-def paint_brain(patient: Patient, scene: Scene) -> None:
+def paint_brain(brain: Brain, scene: Scene) -> None:
     """Everything that a brain without bleeding has, and the covers that bleeds need."""
-    parts = _parts(patient.brain, scene)
+    parts = _parts(brain, scene)
     if parts is None:
         return
     canvas, window = scene.canvas, parts.window
     tissue = parts.tissue
-    grey = _grey_share(patient.brain, scene, parts)
+    grey = _grey_share(brain, scene, parts)
     stem = scene.grid.lift_to(scene.fields.stem, window).below()
-    canvas.blend(window, tissue, _tissue_hu(patient.brain, scene, parts, grey, stem))
+    canvas.blend(window, tissue, _tissue_hu(brain, scene, parts, grey, stem))
     _label(scene, parts, tissue, grey, stem)
     full = (canvas.hu.shape[0], canvas.plane.matrix, canvas.plane.matrix)
     scene.csf = np.zeros(full, np.float32)
     scene.parenchyma = np.zeros(full, np.float32)
     scene.csf[:, *window.index] = np.maximum(parts.fluid - parts.chamber, 0) * parts.inside
     scene.parenchyma[:, *window.index] = tissue
-    _paint_dura(patient, scene)
+    scene.lining = np.zeros(full, np.float32)
+    paint_dura(brain, scene)
 
 
 def _parts(brain: Brain, scene: Scene) -> Parts | None:
@@ -125,21 +126,3 @@ def _label(scene: Scene, parts: Parts, tissue: Array, grey: Array, stem: Array) 
 
 def _most(cover: Array) -> Array:
     return np.asarray(cover.mean(axis=0) > 0.5)
-
-
-def _paint_dura(patient: Patient, scene: Scene) -> None:
-    """Falx, tentorium and the lining of the skull: sheets about as thin as a pixel."""
-    canvas, grid, brain, f = scene.canvas, scene.grid, patient.brain, scene.fields
-    for sheet, edge in (
-        (f.fissure, np.maximum(f.falx_floor, scene.inner)),
-        (f.tentorium, np.maximum(f.tentorium_edge, scene.inner)),
-    ):
-        lifted = grid.lift(np.maximum(np.abs(sheet) - 2.0, edge), 0.0)
-        if lifted is not None:
-            cover = grid.lift_to(sheet, lifted.window).within(brain.falx)
-            cover *= grid.lift_to(edge, lifted.window).below()
-            canvas.blend(lifted.window, cover, brain.dura_hu, Tissue.DURA)
-    half = patient.dura_mm / 2
-    lining = grid.lift(scene.inner + half, half)
-    if lining is not None:
-        canvas.blend(lining.window, lining.within(half), brain.dura_hu, Tissue.DURA)

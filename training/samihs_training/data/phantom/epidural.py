@@ -25,6 +25,7 @@ class Epidural(ExtraAxial):
     """A lens fed by an artery, or a thinner layer fed by veins."""
 
     kind = BleedType.EPIDURAL
+    strips_dura = True
 
     def __init__(self, rng: np.random.Generator, skull: Skull, volume_ml: float) -> None:
         self.volume_ml = volume_ml

@@ -7,6 +7,7 @@ import numpy as np
 from .arrays import Array, Points
 from .bleed import Bleed
 from .content import Content
+from .dura import paint_stripped_dura
 from .layers import Layer
 from .scene import Scene
 
@@ -14,6 +15,8 @@ from .scene import Scene
 class ExtraAxial(Bleed):
     """A layer under the skull that is filled with blood."""
 
+    strips_dura = False
+    """Whether it lies between bone and dura, or within the dura."""
     content: Content
     _layer: Layer
     _reach: float
@@ -31,12 +34,16 @@ class ExtraAxial(Bleed):
         return out.x * step, out.y * step, out.z * step
 
     def paint(self, scene: Scene) -> None:
-        """Fill the layer up to the bone."""
+        """Fill the layer."""
         field = np.maximum(-scene.vault - self._layer.at(scene.p), self._bounds(scene.p))
         lifted = scene.grid.lift(np.maximum(field, scene.inner - 2), 0.0)
         if lifted is None:
             return
         cover = lifted.below()
+        if self.strips_dura:
+            paint_stripped_dura(scene, lifted)
+        else:
+            cover *= scene.within_dura(lifted.window)
         self.content.paint(self, scene, lifted, cover)
         self._label(scene, lifted.window, cover)
 

@@ -83,5 +83,6 @@ class Intraparenchymal(Bleed):
             hu = hu - 28.0 * sigmoid(-low / 1.2)
         field = scene.grid.values(hu, lifted.window)
         cover = np.clip(0.5 - lifted.middle / (2 * self._soft), 0, 1) * lifted.below(self._soft)
+        cover *= scene.within_dura(lifted.window)
         scene.canvas.blend(lifted.window, cover, field, Tissue.BLOOD)
         self._label(scene, lifted.window, cover)

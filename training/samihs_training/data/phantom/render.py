@@ -28,7 +28,7 @@ def paint_slice(patient: Patient, plane: SlicePlane, down: tuple[float, float, f
     patient.face.paint_soft(canvas, grid, skin)
     scene = _scene(patient, canvas, grid, down)
     if (scene.inner < 1.0).any():
-        paint_brain(patient, scene)
+        paint_brain(patient.brain, scene)
         _paint_inside(patient, scene)
     _paint_skull(patient, scene, skin)
     if patient.fracture is not None and patient.fracture.depression is not None:
@@ -82,6 +82,8 @@ def _scene(patient: Patient, canvas: Canvas, grid: Grid, down: tuple[float, floa
         down=down,
         effacement=patient.effacement(p),
         swelling=patient.swelling(p),
+        dura_hu=patient.brain.dura_hu,
+        dura_mm=patient.dura_mm,
     )
 
 

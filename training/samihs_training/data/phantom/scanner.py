@@ -13,7 +13,7 @@ from .canvas import Canvas
 from .options import PhantomOptions, Tissue
 from .ranges import Range
 from .streaks import SIZE, resampling, streaks
-from .streams import UNDERSIZE, SideStreams
+from .streams import OFF_FOCAL_BLUR, UNDERSIZE, SideStreams
 
 PIXEL_MM = Range(0.40, 0.50, "mm", "textbook: 205 to 256 mm field of view, 512 pixels")
 THICKNESS_MM = (
@@ -37,6 +37,8 @@ BLUR_MM = {
     "sharp": Range(0.6, 0.85, "mm", "textbook: FWHM, MTF50 near 0.7 / mm"),
 }
 KERNEL_SHARES = {"soft": 0.4, "standard": 0.5, "sharp": 0.1}
+OFF_FOCAL = Range(0.0, 0.1, "1", "textbook: of a tube's radiation; measured on four real heads")
+OFF_FOCAL_MM = Range(3.0, 6.0, "mm", "measured: FWHM, on two real heads")
 SHARP_NOISE = 1.8  # a sharp kernel keeps the high frequencies in which most of the noise lies
 HARDENING = Range(0.04, 0.65, "1", "measured: 0, 0, 0.25 and 0.65 on four real heads", log=True)
 UNDERSIZE_HU = Range(20, 130, "HU", "measured 110 on one head: times the hardening")
@@ -71,6 +73,10 @@ class Scan:
     """FWHM of the point spread in the slice, mm."""
     edge: float
     """Relative edge enhancement of the kernel."""
+    off_focal: float
+    """Share of the radiation that starts beside the focal spot: it brightens what is below bone."""
+    off_focal_mm: float
+    """FWHM of that blur, mm."""
     noise_hu: float
     hardening: float
     """Share of the correction for beam hardening that fails: bone brightens the brain beside it."""
@@ -93,6 +99,7 @@ class Scan:
 def draw_scan(rng: np.random.Generator, options: PhantomOptions) -> Scan:
     """Settings drawn from the ranges above, where the options leave them open."""
     beside = SideStreams(rng)
+    off_focal = beside.stream(OFF_FOCAL_BLUR)
     thicknesses, shares = zip(*THICKNESS_MM, strict=True)
     thickness = float(rng.choice(thicknesses, p=np.array(shares) / sum(shares)))
     pixel = PIXEL_MM.draw(rng) * 512 / options.matrix
@@ -116,6 +123,8 @@ def draw_scan(rng: np.random.Generator, options: PhantomOptions) -> Scan:
         kernel=kernel,
         blur_mm=BLUR_MM[kernel].draw(rng),
         edge=float(rng.uniform(0.0, 0.35)) if kernel != "soft" else 0.0,
+        off_focal=OFF_FOCAL.draw(off_focal) * options.artefacts,
+        off_focal_mm=OFF_FOCAL_MM.draw(off_focal),
         noise_hu=noise if options.noise_hu is None else options.noise_hu,
         hardening=hardening if options.artefacts else 0.0,
         undersize_hu=hardening * UNDERSIZE_HU.draw(beside.stream(UNDERSIZE)) * options.artefacts,
@@ -212,6 +221,9 @@ def _blurred(hu: Array, scan: Scan) -> Array:
     if scan.edge:
         wide = ndimage.gaussian_filter(blurred, 1.6 * sigma, truncate=2.5)
         blurred += scan.edge * (blurred - wide)
+    if scan.off_focal:
+        beside = scan.off_focal_mm / 2.355 / scan.pixel_mm
+        blurred += scan.off_focal * (ndimage.gaussian_filter(hu, beside, truncate=2.5) - blurred)
     return np.asarray(blurred, np.float32)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from .arrays import Array, Points
 from .brain import BrainFields
-from .canvas import Canvas, Grid
+from .canvas import Canvas, Grid, Window
 
 
 @dataclass
@@ -36,15 +36,24 @@ class Scene:
     """0 to 1: how far swelling closes the sulci."""
     swelling: Array
     """mm added to the half width of sulci that blood fills."""
+    dura_hu: float
+    dura_mm: float
+    """Thickness of the dura that lines the skull, mm."""
     csf: Array = field(default_factory=lambda: np.zeros(0, np.float32))
     """Cover of sulci, fissures and cisterns, [segments, matrix, matrix]."""
     parenchyma: Array = field(default_factory=lambda: np.zeros(0, np.float32))
     """Cover of brain tissue, [segments, matrix, matrix]."""
+    lining: Array = field(default_factory=lambda: np.zeros(0, np.float32))
+    """Cover of the dura that lines the skull, [segments, matrix, matrix]."""
 
     @property
     def p(self) -> Points:
         """Head coordinates of the grid."""
         return self.grid.points
+
+    def within_dura(self, window: Window) -> Array:
+        """Share of each pixel that the lining of the skull leaves to what lies within it."""
+        return 1 - self.lining[:, *window.index]
 
     @property
     def gravity(self) -> Array:

@@ -6,7 +6,7 @@ from copy import deepcopy
 
 import numpy as np
 
-SUTURES, FRACTURES, UNDERSIZE, SINUSES, DURA = range(1, 6)
+SUTURES, FRACTURES, UNDERSIZE, SINUSES, DURA, OFF_FOCAL_BLUR = range(1, 7)
 """One number for each structure, never reused for another."""
 
 

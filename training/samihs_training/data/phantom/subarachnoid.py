@@ -71,7 +71,7 @@ class Subarachnoid(Bleed):
             return
         window = lifted.window
         soft = 1 - np.clip((lifted.middle + 2.0) / 4.0, 0, 1)
-        cover = scene.csf[:, *window.index] * soft
+        cover = scene.csf[:, *window.index] * soft * scene.within_dura(window)
         value = scene.grid.values(self.hu + 4.0 * self._grain.at(scene.p), window)
         scene.canvas.blend(window, cover, value, Tissue.BLOOD)
         self._label(scene, window, cover)

@@ -105,6 +105,6 @@ class DuralSheet(Bleed):
         lifted = scene.grid.lift(np.maximum(field, scene.inner), 0.0)
         if lifted is None:
             return
-        cover = lifted.below()
+        cover = lifted.below() * scene.within_dura(lifted.window)
         self.content.paint(self, scene, lifted, cover)
         self._label(scene, lifted.window, cover)
