@@ -20,7 +20,7 @@ from samihs_training.data.phantom import (
 from samihs_training.data.phantom.arrays import Array, Points
 from samihs_training.data.phantom.fractures import AIR_HU, Fracture, FractureLine, Frame
 from samihs_training.data.phantom.patient import Patient
-from samihs_training.data.phantom.scanner import draw_scan
+from samihs_training.data.phantom.scan import draw_scan
 from samihs_training.data.phantom.skull import Skull
 from samihs_training.data.phantom.streams import FRACTURES, SUTURES, SideStreams
 from samihs_training.data.phantom.study import Acquisition

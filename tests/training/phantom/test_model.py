@@ -23,7 +23,7 @@ from samihs_training.data.phantom.arrays import Array, Points
 from samihs_training.data.phantom.epidural import Epidural
 from samihs_training.data.phantom.incidentals import Rod, vessels
 from samihs_training.data.phantom.patient import Patient
-from samihs_training.data.phantom.scanner import draw_scan
+from samihs_training.data.phantom.scan import draw_scan
 from samihs_training.data.phantom.skull import Skull
 from samihs_training.data.phantom.study import Acquisition, crossing_height
 

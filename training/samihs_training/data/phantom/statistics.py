@@ -20,7 +20,8 @@ from .bleed import VOLUMES
 from .contact_sheet import write_contact_sheet
 from .options import BleedType, PhantomOptions, Tissue
 from .patient import Patient
-from .scanner import correlated_noise, draw_scan
+from .scan import draw_scan
+from .scanner import correlated_noise
 from .study import PhantomSlice, generate_slice
 
 BEGIN, END = "<!-- statistics: begin -->", "<!-- statistics: end -->"

@@ -13,7 +13,8 @@ from .canvas import SlicePlane
 from .options import BleedType, PhantomOptions
 from .patient import Patient
 from .render import paint_slice
-from .scanner import Scan, draw_scan, scan_slice
+from .scan import Scan, draw_scan
+from .scanner import scan_slice
 from .threads import one_thread
 
 TOP_MARGIN_MM = 14.0  # above the inner vault: bone, scalp, a little air
