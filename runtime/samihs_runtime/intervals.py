@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,3 +64,24 @@ def estimate(
     means: NDArray[np.float64] = sums[picks].sum(1) / counts[picks].sum(1)
     low, high = np.percentile(means, [2.5, 97.5])
     return Estimate(mean, float(low), float(high), int(defined.sum()), undefined)
+
+
+def estimate_share(happened: Sequence[bool], studies: Sequence[int] | Sequence[str]) -> Estimate:
+    """The share of clicks with which something happened; its interval over ``studies`` is at least
+    as wide as that of as many independent clicks (Clopper and Pearson, 1934).
+
+    Resampled studies alone would give 0 to 0 if it happened with none of a few clicks.
+    """
+    over_studies = estimate([float(each) for each in happened], studies)
+    if math.isnan(over_studies.low):
+        return over_studies
+    low, high = _clopper_pearson(sum(happened), len(happened))
+    return replace(over_studies, low=min(low, over_studies.low), high=max(high, over_studies.high))
+
+
+def _clopper_pearson(happened: int, of: int) -> tuple[float, float]:
+    from scipy.special import betaincinv  # slow to import
+
+    low = float(betaincinv(happened, of - happened + 1, 0.025)) if happened else 0.0
+    high = float(betaincinv(happened + 1, of - happened, 0.975)) if happened < of else 1.0
+    return low, high

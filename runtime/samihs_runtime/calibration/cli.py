@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from samihs_runtime.calibration.result import Calibration
     from samihs_runtime.console import Screen
 
-FEW_STUDIES = 20
-"""With fewer, the interval over studies is too narrow: one head more or less changes much."""
-
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("studies", type=click.Path(path_type=Path), nargs=-1, required=True)
@@ -119,24 +116,42 @@ def _show(result: Calibration, screen: Screen) -> None:
     """The shares at the tried threshold, and the suggested one with what it costs."""
     from rich.table import Table
 
-    from samihs_runtime.intervals import interval_text
+    from samihs_runtime.calibration.result import FEW_STUDIES
 
     table = Table("clicks on", "number", "accepted", "95 % over studies")
     for where, share in result.accepted(result.threshold).items():
         table.add_row(where, str(share.count), f"{share.mean:.1%}", share.interval(".1%"))
     screen.say(f"accepted at a score threshold of {result.threshold:.3f}:", "")
     screen.console.print(table)
-    if result.studies < FEW_STUDIES:
+    if result.is_provisional:
         screen.say(f"few studies: give {FEW_STUDIES} or more, of one scanner and kernel", "yellow")
     if result.suggested == result.own:
-        screen.say(
-            f"The bundle's own threshold of {result.own:.3f} accepts at most {result.share:.0%} "
-            "of these clicks: nothing need be changed.",
-            "",
-        )
-        return
+        screen.say(_enough(result), "")
+    else:
+        _show_suggested(result, screen)
+
+
+def _enough(result: Calibration) -> str:
+    """That the bundle's own threshold accepts few enough, as far as the clicks can tell."""
+    share = result.accepted(result.own)["all"]
+    text = (
+        f"The bundle's own threshold of {result.own:.3f} accepts {share.mean:.1%} of these clicks, "
+        f"no more than {result.share:.0%}"
+    )
+    if share.high <= result.share and not result.is_provisional:
+        return f"{text}: nothing need be changed."
+    more = "" if math.isnan(share.high) else f"; up to {share.high:.0%} is possible"
+    return f"{text}, but these are too few to tell{more}."
+
+
+def _show_suggested(result: Calibration, screen: Screen) -> None:
+    from samihs_runtime.intervals import interval_text
+
     interval = interval_text(*result.interval)
-    screen.say(f"suggested: --score-threshold {result.suggested:.3f} ({interval})", "bold")
+    provisional = "provisional: so few studies may give another, " if result.is_provisional else ""
+    screen.say(
+        f"suggested: --score-threshold {result.suggested:.3f} ({provisional}{interval})", "bold"
+    )
     others = result.on_others()
     if others.count:
         screen.say(

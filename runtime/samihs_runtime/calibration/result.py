@@ -30,6 +30,8 @@ from samihs_runtime.writers.report_json import write_report
 SCHEMA, SCHEMA_VERSION = "samihs-calibration", 1
 SUMMARY, CLICKS, PICTURE = "summary.json", "clicks.csv", "accepted.png"
 FILES = (SUMMARY, CLICKS, PICTURE)
+FEW_STUDIES = 20
+"""With fewer, one head more or less changes much."""
 LADDER = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 """Thresholds of the summary's table."""
 
@@ -60,6 +62,11 @@ class Calibration:
     def studies(self) -> int:
         """Number of studies that were clicked on."""
         return len({each.study for each in self.trials})
+
+    @property
+    def is_provisional(self) -> bool:
+        """Whether the studies are too few for the suggested threshold to hold for others."""
+        return self.studies < FEW_STUDIES
 
     @cached_property
     def suggested(self) -> float:
@@ -110,6 +117,7 @@ class Calibration:
             "backend": self.backend,
             "options": asdict(self.sampling),
             "studies": self.studies,
+            "provisional": self.is_provisional,
             "left_out": list(self.left_out),
             "clicks": len(self.trials),
             "score_threshold": self.threshold,

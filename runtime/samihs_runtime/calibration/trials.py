@@ -12,7 +12,7 @@ import numpy as np
 
 from samihs_runtime.answering import SliceAnswer, answer_prompt
 from samihs_runtime.calibration.normal_clicks import NormalClick, Where
-from samihs_runtime.intervals import Estimate, estimate
+from samihs_runtime.intervals import Estimate, estimate_share
 from samihs_runtime.segmentation import FOREGROUND, Prompt
 from samihs_runtime.workflow import why_rejected
 
@@ -75,8 +75,8 @@ def accepted_share(
     """Share of the clicks (``where`` only, if given) that a threshold accepts, with a 95 % interval
     over studies."""
     chosen = [each for each in trials if where is None or each.click.where == where]
-    accepted = [float(each.accepted(threshold)) for each in chosen]
-    return estimate(accepted, [each.study for each in chosen])
+    accepted = [each.accepted(threshold) for each in chosen]
+    return estimate_share(accepted, [each.study for each in chosen])
 
 
 def threshold_for(trials: Sequence[Trial], share: float) -> float:
@@ -94,28 +94,35 @@ def share_on_others(trials: Sequence[Trial], share: float, least: float) -> Esti
     are judged by the threshold that the others give, but at least by ``least``."""
     by_study = _by_study(trials)
     if len(by_study) < 2:
-        return estimate([], [])
+        return estimate_share([], [])
     accepted, studies = [], []
     for study, own in by_study.items():
         others = [each for number, group in by_study.items() if number != study for each in group]
         threshold = max(threshold_for(others, share), least)
-        accepted += [float(each.accepted(threshold)) for each in own]
+        accepted += [each.accepted(threshold) for each in own]
         studies += [study] * len(own)
-    return estimate(accepted, studies)
+    return estimate_share(accepted, studies)
 
 
 def threshold_interval(
     trials: Sequence[Trial], share: float, least: float, draws: int = 500
 ) -> tuple[float, float]:
-    """95 % interval of the threshold, or ``least`` where that is higher, over resampled studies;
-    NaN for a single study."""
+    """95 % interval of the threshold, or ``least`` where that is higher; NaN for a single study.
+
+    Studies are resampled, and the clicks within each: with few studies, it is where the clicks fell
+    that moves the threshold most.
+    """
     groups = list(_by_study(trials).values())
     if len(groups) < 2:
         return math.nan, math.nan
     rng = np.random.default_rng(0)
     found = []
     for picks in rng.integers(len(groups), size=(draws, len(groups))):
-        drawn = [each for pick in picks for each in groups[pick]]
+        drawn = [
+            groups[pick][each]
+            for pick in picks
+            for each in rng.integers(len(groups[pick]), size=len(groups[pick]))
+        ]
         found.append(max(threshold_for(drawn, share), least))
     low, high = np.percentile(found, [2.5, 97.5])
     return float(low), float(high)

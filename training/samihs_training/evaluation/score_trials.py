@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from samihs_runtime.intervals import Estimate, estimate
+from samihs_runtime.intervals import Estimate, estimate_share
 from samihs_training.data.phantom import PhantomOptions
 from samihs_training.data.studies import STUDY_SEED, StudySlice, StudySpec, is_bleed, study_slices
 from samihs_training.evaluation.metrics import best_threshold
@@ -80,9 +80,9 @@ def score_trials(
     accepted, of_study = [], []
     for each in bleed_free_slices(studies, workers=workers, progress=progress):
         answers = predictor.answer(each.hu, [target.click for target in each.clicks])
-        accepted += [float(score >= threshold) for _, score in answers]
+        accepted += [score >= threshold for _, score in answers]
         of_study += [each.study] * len(answers)
-    share = estimate(accepted, of_study)
+    share = estimate_share(accepted, of_study)
     return ScoreTrials(threshold, studies, len(accepted), share)
 
 
