@@ -46,7 +46,7 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 $(VENV)/.gpu: $(VENV)/.dev
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[gpu]'
 	$(BIN)/pip uninstall --quiet --yes onnxruntime onnxruntime-gpu
-	$(BIN)/pip install --quiet --disable-pip-version-check 'onnxruntime-gpu>=1.22'
+	$(BIN)/pip install --quiet --disable-pip-version-check 'onnxruntime-gpu>=1.24'
 	touch $@
 
 # --- what users run ---------------------------------------------------------------------------

@@ -45,7 +45,7 @@ def choose(bundle: Bundle, wanted: str = "auto", timings: Timings | None = None)
         timings: where the loading of sessions and engines is recorded.
 
     Raises:
-        UsageError: no such backend.
+        UsageError: no such backend, or a wrong setting of the environment.
         BackendError: the requested one cannot run, or, for ``auto``, none can; one line says why.
         Exception: with ``--debug``, whatever a library raised when opening one.
     """
@@ -62,6 +62,8 @@ def choose(bundle: Bundle, wanted: str = "auto", timings: Timings | None = None)
     for name in ORDER:
         try:
             return Choice(openers[name](bundle, timings), tuple(reasons))
+        except UsageError:  # such as a wrong SAMIHS_THREADS: no other backend mends that
+            raise
         except (BackendError, BundleError) as error:
             reasons.append(f"{name}: {error}")
         except Exception as error:  # a bug of ours or of a library: the next backend may work

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from samihs_runtime.bundle import Bundle
+from samihs_runtime.bundle.onnx_file import Span, fields
 from samihs_runtime.bundle.tensor_file import RawTensor, read_tensors
 from samihs_runtime.errors import BundleError
 
@@ -22,9 +23,6 @@ _MODEL_GRAPH, _GRAPH_INITIALIZER = 7, 5
 _TENSOR_TYPE, _TENSOR_NAME, _TENSOR_RAW, _TENSOR_EXTERNAL = 2, 8, 9, 13
 _TYPES = {"F32": 1, "F16": 10, "BF16": 16}
 """``TensorProto.DataType`` of each safetensors type."""
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-
-Span = tuple[int, int]
 
 
 def exchanged_tensors(bundle: Bundle, family: str, precision: str, part: str) -> Tensors | None:
@@ -73,13 +71,13 @@ def _misfit(path: Path, name: str, fault: str) -> BundleError:
 
 def _initializers(path: Path, model: memoryview) -> Iterator[tuple[str, tuple[int, Span]]]:
     """(name, (type, span of its bytes)) of each initializer; raises if one is in another file."""
-    for number, graph in _fields(model, (0, len(model))):
+    for number, graph in fields(model, (0, len(model))):
         if number != _MODEL_GRAPH or isinstance(graph, int):
             continue
-        for inner, tensor in _fields(model, graph):
+        for inner, tensor in fields(model, graph):
             if inner != _GRAPH_INITIALIZER or isinstance(tensor, int):
                 continue
-            found = dict(_fields(model, tensor))
+            found = dict(fields(model, tensor))
             if _TENSOR_EXTERNAL in found:
                 raise BundleError(
                     f"{path} keeps its weights in a file beside it, where they cannot be "
@@ -88,33 +86,3 @@ def _initializers(path: Path, model: memoryview) -> Iterator[tuple[str, tuple[in
             name, kind, raw = (found.get(n) for n in (_TENSOR_NAME, _TENSOR_TYPE, _TENSOR_RAW))
             if isinstance(name, tuple) and isinstance(kind, int) and isinstance(raw, tuple):
                 yield bytes(model[slice(*name)]).decode(), (kind, raw)
-
-
-def _fields(message: memoryview, span: Span) -> Iterator[tuple[int, int | Span]]:
-    """Field number and value (or the value's span) of each field of one protobuf message."""
-    place, end = span
-    while place < end:
-        key, place = _varint(message, place)
-        kind = key & 7
-        if kind == _VARINT:
-            value, place = _varint(message, place)
-            yield key >> 3, value
-            continue
-        if kind == _BYTES:
-            length, place = _varint(message, place)
-        elif kind in (_FIXED64, _FIXED32):
-            length = 8 if kind == _FIXED64 else 4
-        else:
-            raise BundleError("an ONNX graph is no valid protobuf: export the bundle again")
-        yield key >> 3, (place, place + length)
-        place += length
-
-
-def _varint(message: memoryview, place: int) -> tuple[int, int]:
-    value, shift = 0, 0
-    while True:
-        byte = message[place]
-        value |= (byte & 0x7F) << shift
-        place, shift = place + 1, shift + 7
-        if byte < 0x80:
-            return value, place

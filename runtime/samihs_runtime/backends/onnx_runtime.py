@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from samihs_runtime.backends.contract import DECODER, ENCODER, GraphContract
@@ -18,6 +19,15 @@ _ERRORS_ONLY = 3
 EXACT_INT8 = ("session.x64quantprecision", "1")
 """Session entry: sum 8-bit products without overflow. x86 CPUs without VNNI add pairs of them in 16
 bits, which saturate, so that answers of int8 graphs were far off. With VNNI it changes nothing."""
+CPU_PROVIDER = "CPUExecutionProvider"
+_ABOUT_THE_GRAPH = (
+    "INVALID_GRAPH",
+    "INVALID_PROTOBUF",
+    "NO_SUCHFILE",
+    "NO_MODEL",
+    "NOT_IMPLEMENTED",
+)
+"""ONNX Runtime's codes for a graph that it cannot read or has no kernels for."""
 _DOING = {ENCODER.part: "encode a slice", DECODER.part: "answer a prompt"}
 
 
@@ -59,10 +69,12 @@ class SessionMaker:
             without: ONNX Runtime's optimizers to disable.
 
         Raises:
-            BundleError: ONNX Runtime refuses the graph, or its tensors do not match the contract.
+            BundleError: ONNX Runtime refuses the graph, its tensors do not match the contract, or
+                it was changed since the bundle was opened.
             BackendError: the provider did not start; DeviceMemoryError if memory is short.
         """
         path = self._paths[contract.part]
+        self._check_unchanged(path)
         tensors = exchanged_tensors(self._bundle, "onnx", self.precision, contract.part)
         options = self.ort.SessionOptions()
         options.log_severity_level = _ERRORS_ONLY
@@ -79,6 +91,10 @@ class SessionMaker:
         except Exception as error:  # onnxruntime's own classes derive from Exception
             if _is_full(error):
                 raise DeviceMemoryError(f"no memory for the {contract.part}: {error}") from error
+            if provider != CPU_PROVIDER and not _is_about_the_graph(error):
+                raise BackendError(
+                    f"onnxruntime's {provider} did not start: {error}; see samihs-doctor"
+                ) from error
             raise BundleError(
                 f"onnxruntime {self.ort.__version__} cannot load {path}: {error}; export the "
                 "bundle again, or install a newer onnxruntime"
@@ -91,6 +107,12 @@ class SessionMaker:
             )
         contract.check(_types(session.get_inputs()), _types(session.get_outputs()), str(path))
         return session
+
+    def _check_unchanged(self, graph: Path) -> None:
+        self._bundle.check_unchanged(graph)
+        tensors = self._bundle.adapter_tensors("onnx", self.precision)
+        if tensors is not None:
+            self._bundle.check_unchanged(tensors)
 
 
 @contextmanager
@@ -133,6 +155,10 @@ def import_onnxruntime(extra: str) -> Any:
 
 def _is_full(error: Exception) -> bool:
     return any(words in str(error) for words in _FULL_MEMORY)
+
+
+def _is_about_the_graph(error: Exception) -> bool:
+    return any(code in str(error) for code in _ABOUT_THE_GRAPH)
 
 
 def _types(tensors: Sequence[Any]) -> dict[str, str]:

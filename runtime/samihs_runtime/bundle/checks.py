@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from samihs_runtime.bundle.entries import FileEntry, check_relative
 from samihs_runtime.bundle.manifest import Manifest
+from samihs_runtime.bundle.onnx_file import external_locations
 from samihs_runtime.errors import BundleError
 
 MANIFEST = "manifest.json"
@@ -17,6 +19,21 @@ _HASHED_AT_ONCE = 4 << 20
 """Bytes hashed between two waits for the interpreter lock, which another thread may hold for
 milliseconds each time. In hashlib's own steps of 256 kB the shipped bundle takes 140 of them, which
 beside a busy thread took 2.4 s."""
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What changes when a file is replaced or written to, and costs nothing to read."""
+
+    inode: int
+    bytes: int
+    modified_ns: int
+
+
+def stamp_of(path: Path) -> Stamp:
+    """The stamp of a file. Raises OSError."""
+    found = path.stat()
+    return Stamp(found.st_ino, found.st_size, found.st_mtime_ns)
 
 
 def sha256_of(path: Path) -> str:
@@ -67,17 +84,20 @@ def _check_inside(root: Path, name: str) -> None:
         )
 
 
-def check_file(root: Path, name: str, entry: FileEntry) -> None:
-    """Check that a listed file exists inside the bundle and is unchanged. Raises BundleError."""
+def check_file(root: Path, name: str, entry: FileEntry) -> Stamp:
+    """Check that a listed file exists inside the bundle and is unchanged. Raises BundleError.
+
+    Returns its stamp from before it was hashed.
+    """
     path = root / name
     with _readable(path):
         _check_inside(root, name)
         if not path.is_file():
             raise BundleError(f"bundle {root}: {name} is missing; copy or export the bundle again")
-        size = path.stat().st_size
-    if size != entry.bytes:
+        stamp = stamp_of(path)
+    if stamp.bytes != entry.bytes:
         raise BundleError(
-            f"bundle {root}: {name} has {size} bytes, the manifest says {entry.bytes}: "
+            f"bundle {root}: {name} has {stamp.bytes} bytes, the manifest says {entry.bytes}: "
             "it was changed or copied in part; copy or export the bundle again"
         )
     with _readable(path):
@@ -87,6 +107,24 @@ def check_file(root: Path, name: str, entry: FileEntry) -> None:
             f"bundle {root}: {name} was changed: its sha256 is {digest[:12]}..., the manifest "
             f"says {entry.sha256[:12]}...; copy or export the bundle again"
         )
+    return stamp
+
+
+def check_still(root: Path, name: str, entry: FileEntry, stamp: Stamp) -> None:
+    """Check that a file is the one that was verified when the bundle was opened. It is hashed again
+    only if its stamp is another.
+
+    Raises BundleError.
+    """
+    try:
+        if stamp_of(root / name) == stamp:
+            return
+        check_file(root, name, entry)
+    except (OSError, BundleError) as error:
+        raise BundleError(
+            f"bundle {root}: {name} was changed or removed since the bundle was opened: open it "
+            "again"
+        ) from error
 
 
 def check_sets_listed(root: Path, manifest: Manifest) -> None:
@@ -111,9 +149,27 @@ def check_graphs_listed(root: Path, manifest: Manifest) -> None:
         raise BundleError(
             f"bundle {root}: graph {name} is not under 'files'; export the bundle again"
         )
+    for name in sorted(graphs):
+        _check_external(root, name, manifest)
     for folder in sorted({PurePosixPath(name).parent for name in graphs} - {PurePosixPath(".")}):
         with _readable(root / folder):
             _check_all_listed(root, folder, manifest)
+
+
+def _check_external(root: Path, graph: str, manifest: Manifest) -> None:
+    """Refuse a graph whose weights are in a file that was not verified, maybe outside the bundle.
+
+    ONNX Runtime before 1.24 reads any path that a graph names.
+    """
+    with _readable(root / graph):
+        locations = external_locations(root / graph)
+    for location in sorted(locations):
+        beside = str(PurePosixPath(graph).parent / location)
+        if "/" in location or beside not in manifest.files:
+            raise BundleError(
+                f"bundle {root}: {graph} keeps weights in {location!r}, which is no listed file "
+                "beside it; do not use this bundle unless you know who made it"
+            )
 
 
 def _check_all_listed(root: Path, folder: PurePosixPath, manifest: Manifest) -> None:

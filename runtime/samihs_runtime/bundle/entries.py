@@ -111,6 +111,7 @@ class AdapterSet:
         if not pairs or len(set(pairs)) < len(pairs):
             raise wrong_field("adapter_sets.tensors", pairs, "each family and precision once")
         check_relative(self.reference)
+        check_threshold("adapter_sets.score_threshold", self.score_threshold)
 
     def __str__(self) -> str:
         """Its name and, if stated, its method: ``north (lora)``."""
@@ -125,6 +126,12 @@ class AdapterSet:
 def method_name(method: Mapping[str, Any]) -> str:
     """The name of an adaptation method, such as ``pr`` or ``lora``; ``unknown`` if not stated."""
     return str(method.get("adapters", "unknown"))
+
+
+def check_threshold(key: str, value: float) -> None:
+    """Refuse a threshold that no score could reach, such as a percentage. Raises BundleError."""
+    if not 0 <= value <= 1:
+        raise wrong_field(key, value, "a score from 0 to 1")
 
 
 def check_set_name(name: str) -> None:

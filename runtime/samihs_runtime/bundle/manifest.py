@@ -22,6 +22,7 @@ from samihs_runtime.bundle.entries import (
     GraphEntry,
     WindowRule,
     check_relative,
+    check_threshold,
     wrong_field,
 )
 from samihs_runtime.bundle.manifest_fields import OTHER_VERSION, READERS, check_keys
@@ -88,6 +89,7 @@ class Manifest:
             raise wrong_field(
                 "plausible_hu", list(self.plausible_hu), "[low, high] with low below high"
             )
+        check_threshold("score_threshold", self.score_threshold)
         if not self.graphs:
             raise wrong_field("graphs", "none", "at least one graph pair")
         pairs = [(graph.family, graph.precision) for graph in self.graphs]

@@ -5,19 +5,23 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Self
 
 from samihs_runtime.bundle.checks import (
     MANIFEST,
+    Stamp,
     check_file,
     check_graphs_listed,
     check_sets_listed,
+    check_still,
     read_manifest,
 )
 from samihs_runtime.bundle.entries import AdapterSet
+from samihs_runtime.bundle.graph_identity import files_beside
 from samihs_runtime.bundle.manifest import Manifest
 from samihs_runtime.bundle.trained_prompts import TrainedPrompts
 from samihs_runtime.errors import BundleError
@@ -48,6 +52,8 @@ class Bundle:
     """The set that replaces the bundle's own adapters (:meth:`with_adapters`)."""
     precision: str | None = None
     """The one asked for (:meth:`with_precision`); None if any graph may be used."""
+    stamps: Mapping[str, Stamp] = field(default_factory=dict, repr=False, compare=False)
+    """Of every listed file when it was verified."""
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Self:
@@ -61,11 +67,25 @@ class Bundle:
         root = Path(path)
         text = read_manifest(root)
         manifest = Manifest.from_json(text)
-        for name, entry in manifest.files.items():
-            check_file(root, name, entry)
+        stamps = {name: check_file(root, name, each) for name, each in manifest.files.items()}
         check_graphs_listed(root, manifest)
         check_sets_listed(root, manifest)
-        return cls(root, manifest, hashlib.sha256(text).hexdigest())
+        return cls(root, manifest, hashlib.sha256(text).hexdigest(), stamps=stamps)
+
+    def check_unchanged(self, path: Path) -> None:
+        """Check that a listed file, and what lies beside it if it is a graph, is still what was
+        verified: graphs may be loaded long after the bundle was opened.
+
+        Args:
+            path: of the file, as this bundle gives it.
+
+        Raises:
+            BundleError: changed or removed since then.
+        """
+        own = path.relative_to(self.root).as_posix()
+        for name in (own, *files_beside(self.manifest, own)):
+            if name in self.stamps:
+                check_still(self.root, name, self.manifest.files[name], self.stamps[name])
 
     def graph(self, family: str, precision: str | None = None) -> GraphFiles:
         """Encoder and decoder of a family; if no precision is given, the first pair listed.

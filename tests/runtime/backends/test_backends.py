@@ -213,6 +213,24 @@ def test_sessions_load_when_first_needed(
         assert (timings["load encoder"].count, timings["load decoder"].count) == (1, 0)
 
 
+def test_a_graph_that_was_exchanged_since_the_bundle_was_opened_is_not_loaded(
+    tiny_bundle: Path, bright_slice: NDArray[np.float32]
+) -> None:
+    """The decoder is loaded at the first click: it must not be another model's."""
+    with open_cpu(Bundle.open(tiny_bundle), Timings()) as backend:
+        (embedding,) = backend.encode(bright_slice[None, None], WINDOW)
+        path = tiny_bundle / "onnx/decoder.onnx"
+        content = path.read_bytes()
+        path.write_bytes(content.replace(b"spread", b"spraed"))
+        with pytest.raises(BundleError, match=r"decoder.onnx was changed .*: open it again"):
+            backend.decode([embedding], *clicks((20, 20)), None)
+        path.unlink()
+        with pytest.raises(BundleError, match=r"decoder.onnx was changed or removed"):
+            backend.decode([embedding], *clicks((20, 20)), None)
+        path.write_bytes(content)  # copied again: another file with the same content
+        assert backend.decode([embedding], *clicks((20, 20)), None).scores.shape == (1,)
+
+
 def test_what_the_graph_refuses_is_a_backend_error(tiny_bundle: Path) -> None:
     with (
         open_cpu(Bundle.open(tiny_bundle), Timings()) as backend,

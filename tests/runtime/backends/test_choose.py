@@ -15,7 +15,7 @@ from samihs_runtime.backends.cuda import Device
 from samihs_runtime.backends.fake import FakeBackend
 from samihs_runtime.backends.probe import GpuProbe, _probe
 from samihs_runtime.bundle import Bundle
-from samihs_runtime.errors import BackendError, UsageError
+from samihs_runtime.errors import BackendError, BundleError, UsageError
 from samihs_runtime.segmenter import Segmenter
 from samihs_runtime.timing import Timings
 from tests.runtime.planted_gpu import GPU, PlantedCuda
@@ -107,6 +107,15 @@ def test_without_a_gpu_the_cpu_serves_and_says_why(
         )
 
 
+def test_a_wrong_setting_is_the_users_mistake_and_no_internal_error(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_gpu(monkeypatch)
+    monkeypatch.setenv("SAMIHS_THREADS", "abc")
+    with pytest.raises(UsageError, match="SAMIHS_THREADS is 'abc'"):
+        choose(bundle)
+
+
 def test_nothing_installed_names_the_extra(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     no_gpu(monkeypatch)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
@@ -137,6 +146,37 @@ def test_a_provider_that_falls_back_is_refused(
     monkeypatch.setattr(onnx_cuda, "open_device", lambda: Device(PlantedCuda()))
     monkeypatch.setitem(sys.modules, "onnxruntime", planted)
     with pytest.raises(BackendError, match="fell back to CPUExecutionProvider"):
+        choose(bundle, "cuda")
+
+
+@pytest.mark.parametrize(
+    ("message", "kind", "words"),
+    [
+        ("[ONNXRuntimeError] : 1 : FAIL : CUDA failure 35", BackendError, "see samihs-doctor"),
+        ("[ONNXRuntimeError] : 7 : INVALID_PROTOBUF : x", BundleError, "export the bundle again"),
+    ],
+)
+def test_a_provider_that_cannot_start_is_no_fault_of_the_bundle(
+    bundle: Bundle,
+    monkeypatch: pytest.MonkeyPatch,
+    message: str,
+    kind: type[Exception],
+    words: str,
+) -> None:
+    with_gpu(monkeypatch)
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise RuntimeError(message)
+
+    planted = SimpleNamespace(
+        __version__="1.99",
+        SessionOptions=onnx_runtime.import_onnxruntime("cpu").SessionOptions,
+        get_available_providers=lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
+        InferenceSession=fail,
+    )
+    monkeypatch.setattr(onnx_cuda, "open_device", lambda: Device(PlantedCuda()))
+    monkeypatch.setitem(sys.modules, "onnxruntime", planted)
+    with pytest.raises(kind, match=words):
         choose(bundle, "cuda")
 
 

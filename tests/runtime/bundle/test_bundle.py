@@ -9,10 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
 from samihs_runtime.bundle import Bundle, Manifest, opened, shipped_bundle, write_bundle, writing
+from samihs_runtime.bundle.onnx_file import external_locations
 from samihs_runtime.errors import BundleError, OutputError
+from samihs_runtime.folder_lock import held_alone
 from samihs_runtime.precisions import FASTEST_FIRST, PRECISIONS
 from tests.runtime.tiny_model import manifest, write_tiny_bundle
 
@@ -62,6 +65,7 @@ def test_manifest_survives_a_round_trip(tiny_bundle: Path) -> None:
         (lambda raw: raw.update(clinical_use=0), "clinical_use is 0, expected true or false"),
         (lambda raw: raw.update(score_threshold=float("nan")), "expected a finite number"),
         (lambda raw: raw.update(score_threshold=10**400), "expected a finite number"),
+        (lambda raw: raw.update(score_threshold=42), "expected a score from 0 to 1"),
         (lambda raw: raw["window"].update(rule="auto"), "window.rule is 'auto'"),
         (lambda raw: raw["window"].update(low=200), "expected low below high"),
         (lambda raw: raw.update(plausible_hu=[1]), r"expected \[low, high\]"),
@@ -92,6 +96,69 @@ def test_paths_that_leave_the_folder_are_refused(tiny_bundle: Path, path: str) -
     edit(tiny_bundle, lambda raw: raw["files"].update({path: {"sha256": "0" * 64, "bytes": 1}}))
     with pytest.raises(BundleError, match="could leave the bundle's folder"):
         Bundle.open(tiny_bundle)
+
+
+def with_weights_in(bundle: Path, location: str, weights: Path) -> Manifest:
+    """Let the decoder name a file for one of its tensors; the manifest of what is there then."""
+    path = bundle / "onnx/decoder.onnx"
+    model = onnx.load(path)
+    tensor = next(each for each in model.graph.initializer if each.raw_data)
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    weights.write_bytes(tensor.raw_data)
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    entry = tensor.external_data.add()
+    entry.key, entry.value = "location", location
+    path.write_bytes(model.SerializeToString())
+    return manifest()
+
+
+@pytest.mark.parametrize("location", ["../../outside.bin", "{absolute}", "../other/weights.bin"])
+def test_weights_that_were_not_verified_are_refused(
+    tiny_bundle: Path, tmp_path: Path, location: str
+) -> None:
+    """ONNX Runtime before 1.24 reads them from wherever the graph says."""
+    location = location.format(absolute=tmp_path / "outside.bin")
+    weights = (tiny_bundle / "onnx" / location).resolve()
+    described = with_weights_in(tiny_bundle, location, weights)
+    with pytest.raises(BundleError, match=r"keeps weights in '.*', which is no listed file beside"):
+        write_bundle(tiny_bundle, described, tmp_path / "made")
+
+
+def test_weights_beside_their_graph_may_be_in_a_file(tiny_bundle: Path, tmp_path: Path) -> None:
+    described = with_weights_in(tiny_bundle, "weights.bin", tiny_bundle / "onnx/weights.bin")
+    made = write_bundle(tiny_bundle, described, tmp_path / "made")
+    assert external_locations(made.graph("onnx").decoder) == {"weights.bin"}
+    assert external_locations(made.graph("onnx").encoder) == set()
+
+
+def test_weights_are_found_wherever_a_graph_may_hold_them(tmp_path: Path) -> None:
+    """Within the branches of an If, in a constant node, in a function."""
+    tensor = onnx.helper.make_tensor("x", onnx.TensorProto.FLOAT, [1], [0.0])
+    tensor.ClearField("float_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", "hidden.bin"), ("offset", "0")):
+        entry = tensor.external_data.add()
+        entry.key, entry.value = key, value
+    constant = onnx.helper.make_node("Constant", [], ["y"], value=tensor)
+    branch = onnx.helper.make_graph([constant], "branch", [], [])
+    either = onnx.helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)
+    plain = onnx.helper.make_graph([], "plain", [], [])
+    function = onnx.helper.make_function(
+        "here", "f", [], ["y"], [constant], [onnx.helper.make_opsetid("", 20)]
+    )
+    models = {
+        "branch": onnx.helper.make_model(onnx.helper.make_graph([either], "whole", [], [])),
+        "node": onnx.helper.make_model(branch),
+        "function": onnx.helper.make_model(plain, functions=[function]),
+    }
+    for name, model in models.items():
+        path = tmp_path / f"{name}.onnx"
+        path.write_bytes(model.SerializeToString())
+        assert external_locations(path) == {"hidden.bin"}, name
+    (tmp_path / "cut.onnx").write_bytes(models["branch"].SerializeToString()[:-3])
+    with pytest.raises(BundleError, match="no valid protobuf"):
+        external_locations(tmp_path / "cut.onnx")
 
 
 def test_a_link_that_leads_out_is_refused(tiny_bundle: Path) -> None:
@@ -226,6 +293,34 @@ def test_a_failed_write_leaves_the_old_bundle(
         write_tiny_bundle(tmp_path / "b", destination, version="1")
     assert Bundle.open(destination).id == old.id
     assert sorted(each.name for each in tmp_path.iterdir()) == ["a", "b", "bundle", "empty"]
+
+
+def test_what_is_replaced_is_asked_about_last_and_locked(tmp_path: Path) -> None:
+    destination = tmp_path / "bundle"
+    old = write_tiny_bundle(tmp_path / "a", destination)
+    asked: list[Path] = []
+
+    def refuse(target: Path) -> None:
+        asked.append(target)
+        (fresh,) = tmp_path.glob(".bundle-*/new")
+        assert Bundle.open(fresh).manifest.version == "1"  # nothing is left but the renames
+        with (
+            pytest.raises(OutputError, match="another process changes the bundle"),
+            held_alone(target, "changes the bundle"),
+        ):
+            pass
+        raise OutputError("a site was added")
+
+    again = manifest(version="1")
+    with pytest.raises(OutputError, match=r"^a site was added$"):
+        write_bundle(tmp_path / "a/files", again, destination, may_replace=refuse)
+    assert asked == [destination]
+    assert Bundle.open(destination).id == old.id
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["a", "bundle"]
+    write_bundle(tmp_path / "a/files", again, tmp_path / "elsewhere", may_replace=refuse)
+    assert asked == [destination]
+    write_bundle(tmp_path / "a/files", again, destination, may_replace=asked.append)
+    assert Bundle.open(destination).manifest.version == "1"
 
 
 def fail_renames(monkeypatch: pytest.MonkeyPatch, faults: dict[str, type[BaseException]]) -> None:
