@@ -34,6 +34,15 @@ def test_it_writes_a_series_and_its_truth(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["study"]
 
 
+def test_a_volume_that_the_slices_do_not_hold_is_said(tmp_path: Path) -> None:
+    options = ["--bleed", "intraparenchymal", "--matrix", "128", "--slices", "2"]
+    result = run(tmp_path / "much", *options, "--volume", "150")
+    assert "150.0" in result.output
+    assert "asked" in result.output
+    result = run(tmp_path / "little", *options, "--thickness", "20", "--volume", "20")
+    assert "asked" not in result.output
+
+
 def test_several_studies_in_both_formats(tmp_path: Path) -> None:
     result = run(
         tmp_path, "--count", "2", "--format", "both", "--seg", "--bleed", "epidural", *SMALL
@@ -62,6 +71,8 @@ def test_overwrite_replaces_our_files_and_leaves_others(tmp_path: Path) -> None:
     [
         (["--volume", "much"], "--volume much"),
         (["--volume", "9-3"], "volume_range_ml"),
+        (["--volume", "9", "--bleed", "none"], "--volume has no effect with --bleed none"),
+        (["--seg", "--format", "nifti"], "--seg is DICOM"),
         (["--slices", "0"], "slices"),
         (["--tilt", "80"], "tilt_deg"),
         (["--count", "0"], "--count"),

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections import defaultdict
 from functools import partial
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from .study import PhantomStudy, generate_study
 from .truth import suggested_click
 
 BLEED_NAMES = {kind.name.lower(): kind for kind in BleedType if kind is not BleedType.NONE}
+LACKING = 0.5  # a volume below this share of the one asked for is said
 OURS = re.compile(r"IM\d{4}\.dcm|truth\.json|truth_seg\.dcm|image\.nii\.gz|mask(_[a-z]+)?\.nii\.gz")
 DICOM_SUBFOLDER, NIFTI_SUBFOLDER = "dicom", "nifti"
 
@@ -104,6 +106,10 @@ def main(
             raise UsageError(f"--count {count}: expected 1 or more")
         if seed < 0:
             raise UsageError(f"--seed {seed}: expected 0 or more")
+        if volume is not None and bleeds == ("none",):
+            raise UsageError("--volume has no effect with --bleed none: leave one of them out")
+        if seg and file_format == "nifti":
+            raise UsageError("--seg is DICOM beside a DICOM series: leave it out, or --format both")
         try:
             options = PhantomOptions(
                 matrix=matrix,
@@ -234,19 +240,30 @@ def _table() -> Table:
 
 
 def _add_row(table: Table, study: PhantomStudy, folder: Path) -> None:
-    volumes = [
-        f"{kind.name.lower()} {study.volume_ml(kind):.1f}"
-        for kind in BLEED_NAMES.values()
-        if study.volume_ml(kind) > 0
-    ]
     spot = suggested_click(study)
     table.add_row(
         str(study.seed),
         str(study.hu.shape[0]),
-        ", ".join(volumes) or "none",
+        ", ".join(_volumes_of(study)) or "none",
         spot.text if spot else "-",
         str(folder),
     )
+
+
+def _volumes_of(study: PhantomStudy) -> list[str]:
+    """mL of each type, and what was asked for where much less is in the slices: they do not cover
+    the bleed, or it does not fit into the head."""
+    asked: dict[str, float] = defaultdict(float)
+    for bleed in study.parameters["bleeds"]:
+        asked[bleed["type"]] += bleed["requested_ml"]
+    said = []
+    for name, kind in BLEED_NAMES.items():
+        found = study.volume_ml(kind)
+        if found < LACKING * asked[name]:
+            said.append(f"{name} {found:.1f} of {asked[name]:.1f} asked for")
+        elif found > 0:
+            said.append(f"{name} {found:.1f}")
+    return said
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ class PhantomOptions:
     motion: bool | None = None
     """Mild patient motion during a slice; drawn, seldom."""
     artefacts: bool = True
-    """Beam hardening, streaks and cupping."""
+    """Beam hardening, streaks, cupping, and the blur of off-focal radiation."""
     distractors: bool = True
     """Calcifications, infarcts, tumours, metal, shunts, scalp hematoma: drawn if True."""
     bone_detail: bool = True
