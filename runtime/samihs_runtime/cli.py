@@ -10,7 +10,7 @@ import click
 
 from samihs_runtime.collector import patient_collector
 from samihs_runtime.errors import UsageError, one_line_errors
-from samihs_runtime.formats import DEFAULT_FORMATS, NAMES
+from samihs_runtime.formats import CHANGED_BY, DEFAULT_FORMATS, NAMES
 from samihs_runtime.options import Click, Options
 from samihs_runtime.precisions import PRECISIONS
 from samihs_runtime.termination import tidy_termination
@@ -91,7 +91,8 @@ from samihs_runtime.termination import tidy_termination
     "--store",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Keep embeddings in DIR: the next click on the same study need not encode it again.",
+    help="Keep embeddings in DIR: the next click on the same study need not encode it again. An "
+    "image can be reconstructed from them.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an earlier result in --out.")
 @click.option("--identify", is_flag=True, help="Put the patient's identity into the JSON report.")
@@ -169,11 +170,19 @@ def _options(
 
     if identify and deidentify:
         raise UsageError("--identify and --deidentify ask for opposites: give one of them")
+    formats = formats or DEFAULT_FORMATS
+    given = {
+        "--fractional": fractional,
+        "--resample": resample,
+        "--identify": identify,
+        "--deidentify": deidentify,
+    }
+    _refuse_idle([name for name, is_given in given.items() if is_given], formats)
     return Options(
         bundle=bundle,
         backend=backend,
         out=out or Path("samihs-result"),
-        formats=formats or DEFAULT_FORMATS,
+        formats=formats,
         propagation=not no_propagation,
         write=WriteOptions(
             overwrite=overwrite,
@@ -187,6 +196,17 @@ def _options(
         precision=precision,
         score_threshold=score_threshold,
     )
+
+
+def _refuse_idle(given: list[str], formats: tuple[str, ...]) -> None:
+    """Refuse options that change none of the formats."""
+    for option in given:
+        changed = CHANGED_BY[option]
+        if not set(changed) & set(formats):
+            raise UsageError(
+                f"{option} changes only {' and '.join(changed)}, and what is written is "
+                f"{', '.join(formats)}: leave it out, or name such a --format"
+            )
 
 
 def _many_clicks(

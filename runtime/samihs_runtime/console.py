@@ -72,12 +72,18 @@ class Screen:
         for reason in segmenter.reasons:
             self._print(f"         {reason}", "dim")
 
+    def answered(self, row: TableRow, position: int, total: int) -> None:
+        """One line for a log; on a terminal the bar shows it."""
+        if not self.console.is_terminal:
+            volume = f", {row.volume_ml} mL" if row.status == "found" else ""
+            self._print(f"{position} of {total}: {row.id} {row.status}{volume}")
+
     def clicks(self, rows: list[TableRow], path: Path) -> None:
         """The table of ``--clicks``, and where it was written."""
-        table = Table("click", "result", "mL", "ABC/2 mL", "slices", "score", "s")
+        table = _folding_table("click", "result", "mL", "ABC/2 mL", "slices", "score", "s")
         for row in rows:
             slices = f"{row.first_slice} to {row.last_slice}" if row.last_slice else ""
-            result = f"{row.status}: {row.why}" if row.why else row.status
+            result = f"{row.status}: {row.reason or row.why}" if row.failed else row.status
             table.add_row(
                 row.id, result, row.volume_ml, row.abc2_ml, slices, row.score, row.seconds
             )
@@ -127,7 +133,7 @@ def print_series(study: Path) -> None:
     numbers = [each.number for each in rows]
     repeated = len(set(numbers)) < len(numbers)
     headings = ("series", "kind", "slices", "description", "read", "why")
-    table = Table(*headings, *(["UID"] if repeated else []))
+    table = _folding_table(*headings, *(["UID"] if repeated else []))
     for each in rows:
         number = "" if each.number is None else str(each.number)
         kind = each.kind if each.kernel == "unknown" else f"{each.kind}, {each.kernel}"
@@ -135,6 +141,14 @@ def print_series(study: Path) -> None:
         texts = (number, kind, str(each.slices), each.description, read, each.reason)
         table.add_row(*texts, *([each.uid] if repeated else []))
     plain_console().print(table)
+
+
+def _folding_table(*headings: str) -> Table:
+    """A table that breaks what is too wide for the terminal, instead of cutting it."""
+    table = Table()
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    return table
 
 
 def _about(series: CTSeries) -> str:

@@ -26,17 +26,43 @@ print it to stderr and exit with the code above; a traceback is shown only with 
 from __future__ import annotations
 
 import functools
-import io
 import os
 import sys
 from collections.abc import Callable
-from typing import NoReturn, ParamSpec, TypeVar
+from typing import Literal, NoReturn, ParamSpec, TypeVar
+
+from samihs_runtime.streams import tolerant_streams
 
 EXIT_OWN_FAULT = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 EXIT_TERMINATED = 143  # 128 + SIGTERM
 
+Reason = Literal[
+    "",
+    "missing",
+    "no_access",
+    "no_dicom",
+    "damaged",
+    "refused_zip",
+    "over_limit",
+    "no_ct",
+    "mixed_series",
+    "no_such_series",
+    "several_series",
+    "several_studies",
+    "outside_image",
+    "outside_series",
+    "no_such_slice",
+    "different_slices",
+    "no_plausible_hu",
+    "uneven_slices",
+    "not_writable",
+    "not_finite",
+    "internal_error",
+]
+"""What ``clicks.csv`` says of a failed click instead of the message (docs/clicking.md): a fixed
+word identifies nobody. Empty for errors that no click of many can cause."""
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -45,6 +71,11 @@ class SamihsError(Exception):
     """Base class of all; caught by the commands."""
 
     exit_code = EXIT_OWN_FAULT
+
+    def __init__(self, message: str = "", *, reason: Reason = "") -> None:
+        """Its one-line message, and which of the fixed reasons it is, if any."""
+        super().__init__(message)
+        self.reason = reason
 
 
 class UserError(SamihsError):
@@ -112,6 +143,8 @@ class ParityError(ExportError):
 def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
     """Wrap a command's body: a :class:`SamihsError` becomes one line on stderr and its exit code.
 
+    The body goes on if nobody reads what it prints any more (:mod:`samihs_runtime.streams`).
+
     Other exceptions are bugs: one line as well and exit 1, unless ``SAMIHS_DEBUG=1`` (set by
     ``--debug``) asks for the traceback. Click's own exceptions are left for Click to handle.
     """
@@ -119,7 +152,7 @@ def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(command)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
-        _print_what_the_terminal_can()
+        tolerant_streams()
         try:
             return command(*args, **kwargs)
         except (Abort, ClickException, Exit):
@@ -137,13 +170,6 @@ def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
             _exit(f"internal error: {text} (--debug shows where)", EXIT_OWN_FAULT)
 
     return guarded
-
-
-def _print_what_the_terminal_can() -> None:
-    """Replace characters that the encoding lacks (a superscript in ASCII) instead of failing."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
 
 
 def shows_tracebacks() -> bool:

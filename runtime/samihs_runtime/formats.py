@@ -25,3 +25,10 @@ are to be written."""
 DEFAULT_FORMATS = ("seg", "overlay", "json")
 DICOM_FORMATS = ("seg", "capture")
 """Written last, since their library takes longest to load (``preparing.py``)."""
+CHANGED_BY = {
+    "--fractional": ("seg",),
+    "--resample": ("nifti",),
+    "--identify": ("json",),
+    "--deidentify": DICOM_FORMATS,
+}
+"""Option of ``samihs-infer`` to the formats that it changes."""

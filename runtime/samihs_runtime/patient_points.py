@@ -36,7 +36,8 @@ class PatientRequest:
         if len(slices) > 1:
             named = ", ".join(map(str, slices))
             raise PromptError(
-                f"the points lie on different slices ({named}): one lesion, one slice"
+                f"the points lie on different slices ({named}): one lesion, one slice",
+                reason="different_slices",
             )
         return Request(Prompt(tuple((x, y) for _, x, y in feet), self.labels), slices[0])
 
@@ -54,10 +55,10 @@ def parse_patient_request(
         PromptError: a text that is not such a point, or no point at all.
     """
     if box is not None or slice_index is not None:
-        named = "--box" if box is not None else "--slice"
-        raise UsageError(f"{named} counts pixels and slices: leave it out, or leave out --mm")
+        named = "box" if box is not None else "slice"
+        raise UsageError(f"a {named} counts pixels or slices, not mm: leave out the {named} or mm")
     if not points:
-        raise PromptError("nothing was clicked: give --point x,y,z in mm")
+        raise PromptError("nothing was clicked: give a point x,y,z in mm")
     texts = [*points, *negatives]
     labels = (FOREGROUND,) * len(points) + (BACKGROUND,) * len(negatives)
     return PatientRequest(tuple(_point(text) for text in texts), labels)
@@ -77,7 +78,8 @@ def _foot(series: CTSeries, point: Point) -> tuple[int, float, float]:
         raise PromptError(
             f"the point {place} mm lies outside the series: {away:.1f} mm from the plane of slice "
             f"{index}, at its column {x:.0f} and row {y:.0f} (of {series.shape[1]} and "
-            f"{series.shape[0]}); expected LPS mm, as DICOM has them"
+            f"{series.shape[0]}); expected LPS mm, as DICOM has them",
+            reason="outside_series",
         )
     return index, x, y
 

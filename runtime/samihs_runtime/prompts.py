@@ -43,7 +43,7 @@ def parse_request(
         named = ", ".join(str(index) for index in sorted(slices))
         raise PromptError(f"the clicks name different slices ({named}): one lesion, one slice")
     if not points and box is None:
-        raise PromptError("nothing was clicked: give --point x,y[,z] or --box x0,y0,x1,y1")
+        raise PromptError("nothing was clicked: give a point x,y[,z] or a box x0,y0,x1,y1")
     prompt = Prompt(
         points=tuple((x, y) for (x, y, _), _ in parsed),
         labels=tuple(label for _, label in parsed),
@@ -81,7 +81,8 @@ def _check_point(what: str, x: float, y: float, rows: int, columns: int) -> None
     if not is_inside(x, y, (rows, columns)):
         raise PromptError(
             f"{what} {x:g},{y:g} lies outside the image of {columns} columns and {rows} rows: "
-            f"expected x (column) 0 to {columns - 1} and y (row) 0 to {rows - 1}"
+            f"expected x (column) 0 to {columns - 1} and y (row) 0 to {rows - 1}",
+            reason="outside_image",
         )
 
 
@@ -108,7 +109,10 @@ def check_slice(index: int, slices: int) -> None:
         PromptError: names those that it has.
     """
     if not 0 <= index < slices:
-        raise PromptError(f"slice {index} is out of range: this series has 0 to {slices - 1}")
+        raise PromptError(
+            f"slice {index} is out of range: this series has 0 to {slices - 1}",
+            reason="no_such_slice",
+        )
 
 
 def numbers(text: str, counts: tuple[int, ...], form: str) -> list[float]:

@@ -270,7 +270,8 @@ class Segmenter(Closing):
             f"the {self.backend.name} backend ({self.backend.description}) answered "
             f"{np.sum(~finite)} of {len(finite)} prompts with numbers that are not finite, "
             "expected a score and logits: take another --backend or --precision, and see "
-            "samihs-doctor"
+            "samihs-doctor",
+            reason="not_finite",
         )
 
     def _check_open(self) -> None:

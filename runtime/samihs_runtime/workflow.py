@@ -139,7 +139,8 @@ def _locate(segmenter: Segmenter, series: CTSeries, request: Request, say: Say) 
         low, high = _plausible(segmenter)
         raise PromptError(
             f"on none of the {len(series)} slices is the clicked spot between {low:g} and "
-            f"{high:g} HU, as blood is: name the slice with --slice N or --point x,y,z"
+            f"{high:g} HU, as blood is: name the slice with --slice N or --point x,y,z",
+            reason="no_plausible_hu",
         )
     best: _Located | None = None  # only the best is kept: a series may have hundreds of slices
     for done, index in enumerate(candidates, start=1):

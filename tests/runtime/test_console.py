@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,28 @@ def test_uids_are_listed_where_numbers_repeat(
     assert "if asked" in shown
     assert "1.2.31" in shown
     assert "1.2.32" in shown
+
+
+def test_nothing_in_the_list_is_cut(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A whole UID is what --series takes."""
+    monkeypatch.setenv("COLUMNS", "80")
+    uids = [f"1.2.826.0.1.3680043.8.498.{'7' * 37}{end}" for end in (1, 2)]
+    assert len(uids[0]) == 64
+    description = "Haemorrhagieverlaufskontrolle_Duennschicht"
+    for uid in uids:
+        tags = {"SeriesNumber": 2, "SeriesInstanceUID": uid, "SeriesDescription": description}
+        write_series(tmp_path / uid[-1], **tags)
+    print_series(tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    cells = zip(*(re.split("[│┃]", line)[1:-1] for line in lines if line[0] in "│┃"), strict=True)
+    *_, descriptions, _, why, shown = ("".join(part.strip() for part in each) for each in cells)
+    assert shown == "UID" + "".join(uids)
+    assert descriptions == "description" + 2 * description
+    assert "axial" in why
+    assert "…" not in "".join(lines)
 
 
 def test_nothing_that_is_said_is_markup() -> None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
 import subprocess
 import sys
 import zlib
+from pathlib import Path
+from typing import get_args
 
 import click
 import pytest
 from click.testing import CliRunner, Result
 
 from samihs_runtime import errors
-from samihs_runtime.errors import SamihsError, StudyError, one_line_errors
+from samihs_runtime.errors import PromptError, Reason, SamihsError, StudyError, one_line_errors
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # Click's runner
 
@@ -67,6 +70,19 @@ def test_the_tree_at_the_top_of_the_module_is_the_tree() -> None:
     drawn = re.findall(r"^(?:[\s│├└─]*)(\w+Error)  ", str(errors.__doc__), re.MULTILINE)
     assert len(drawn) == len(set(drawn))
     assert set(drawn) == names(SamihsError)
+
+
+def test_every_reason_is_documented() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "clicking.md").read_text()
+    documented = re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
+    assert documented == [reason for reason in get_args(Reason) if reason]
+
+
+def test_a_reason_stays_with_its_error() -> None:
+    error = PromptError("slice 9", reason="no_such_slice")
+    for each in (error, pickle.loads(pickle.dumps(error))):
+        assert (str(each), each.reason, each.args) == ("slice 9", "no_such_slice", ("slice 9",))
+    assert StudyError("no series").reason == ""
 
 
 def test_an_interruption_is_said() -> None:

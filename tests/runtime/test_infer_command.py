@@ -330,6 +330,50 @@ def test_every_format_at_once(phantom: Path, tiny_bundle: Path, tmp_path: Path) 
     assert {"lesion-seg.dcm", "contact-sheet.dcm", "lesion.nii.gz", "lesion.stl"} <= names
 
 
+@pytest.mark.parametrize(
+    ("option", "formats"),
+    [
+        ("--resample", ()),
+        ("--resample", ("seg", "stl")),
+        ("--fractional", ("capture", "nifti", "json", "overlay", "stl")),
+        ("--identify", ("seg", "overlay", "nifti", "capture", "stl")),
+        ("--deidentify", ("json", "overlay", "nifti", "stl")),
+    ],
+)
+def test_an_option_without_effect_is_refused(
+    option: str, formats: tuple[str, ...], tmp_path: Path
+) -> None:
+    named = [each for name in formats for each in ("--format", name)]
+    line = _one_line_nothing_written(
+        [tmp_path / "no such study", "--point", "5,5", option, *named], tmp_path / "out"
+    )
+    assert f"{option} changes only " in line
+
+
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [
+        ("--resample", "nifti"),
+        ("--fractional", "seg"),
+        ("--identify", "json"),
+        ("--deidentify", "seg"),
+        ("--deidentify", "capture"),
+    ],
+)
+def test_an_option_with_effect_is_not(option: str, name: str, tmp_path: Path) -> None:
+    result = run(tmp_path / "no study", "--point", "5,5", option, "--format", name)
+    assert "no study: no such file" in result.stderr
+
+
+def test_a_value_may_begin_with_a_minus_sign(tmp_path: Path) -> None:
+    result = run(tmp_path / "no study", "--point", "-3,5", "--out", tmp_path / "out")
+    assert "no study: no such file" in result.stderr
+
+
+def test_help_tells_what_is_in_a_store() -> None:
+    assert "An image can be reconstructed from them" in " ".join(run("--help").output.split())
+
+
 def test_without_a_study_the_way_out_is_named() -> None:
     result = run("--point", "5,5")
     assert result.exit_code == 2

@@ -12,6 +12,7 @@ from PIL import Image
 
 from samihs_runtime.errors import DataError
 from samihs_training.cli import main
+from samihs_training.data.cases.case import Layout
 from samihs_training.data.cases.finding import find_cases
 from samihs_training.data.cases.reading import read_case
 from samihs_training.data.checking import check_cases, read_checked
@@ -122,8 +123,15 @@ def test_what_pictures_mean_must_be_said(tmp_path: Path, scale: str, said: str) 
     assert "pictures.toml" in str(caught.value)
 
 
-def test_without_a_scale_pictures_are_no_data_set(tmp_path: Path) -> None:
+@pytest.mark.parametrize("layout", [None, "pictures"])
+def test_without_a_scale_its_absence_is_told(layout: Layout | None, tmp_path: Path) -> None:
     (archive(tmp_path, "1_1") / "pictures.toml").unlink()
+    with pytest.raises(DataError, match=r"pictures\.toml: missing; .* what their grey values mean"):
+        find_cases(tmp_path, layout)
+
+
+def test_other_pictures_are_no_data_set(tmp_path: Path) -> None:
+    save(head()[0], tmp_path / "images" / "1_1.png")
     with pytest.raises(DataError, match="dicom or pictures"):
         find_cases(tmp_path)
 

@@ -59,6 +59,8 @@ def read_clicks(path: Path, study: Path | None = None) -> list[ClickRow]:
         document = json.loads(path.read_text(encoding="utf-8-sig"))  # Windows editors write a BOM
     except OSError as error:
         raise UsageError(f"cannot read {path.name}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path.name} is not UTF-8 text: save it as UTF-8") from error
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path.name} is no JSON ({error})") from error
     entries = document.get("clicks") if isinstance(document, dict) else document
@@ -154,10 +156,12 @@ def _numbers_text(value: Any, key: str) -> str:
 
 
 def _refuse_twins(rows: list[ClickRow], path: Path) -> None:
-    twins = sorted(
-        name for name, count in Counter(row.id.lower() for row in rows).items() if count > 1
-    )
+    """Some file systems take ``a`` and ``A`` for one folder."""
+    counts = Counter(row.id.lower() for row in rows)
+    twins = [row.id for row in rows if counts[row.id.lower()] > 1]
     if twins:
-        raise UsageError(
-            f"{path.name}: the id {twins[0]} is given twice; each needs its own folder"
-        )
+        other = next(name for name in twins[1:] if name.lower() == twins[0].lower())
+        twice = f"the id {other} is given twice"
+        if other != twins[0]:
+            twice = f"the ids {twins[0]} and {other} are the same, as case does not count"
+        raise UsageError(f"{path.name}: {twice}; each needs its own folder")

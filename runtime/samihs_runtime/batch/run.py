@@ -25,6 +25,8 @@ from samihs_runtime.errors import (
     NonFiniteError,
     OutputError,
     PromptError,
+    Reason,
+    SamihsError,
     SeriesError,
     UserError,
 )
@@ -41,6 +43,14 @@ if TYPE_CHECKING:
     from samihs_runtime.options import Options
     from samihs_runtime.segmenter import Segmenter
     from samihs_runtime.series import CTSeries
+
+
+_IN_THE_FILE: dict[Reason, str] = {
+    "no_plausible_hu": '"slice": N, or a third number in "points"',
+    "several_series": '"series"',
+    "several_studies": '"series", or one study as "study"',
+}
+"""What the clicks file has instead of the options that the messages for these reasons name."""
 
 
 def run_clicks(rows: list[ClickRow], options: Options) -> Path:
@@ -95,12 +105,20 @@ def _answer(
     jobs: list[Job], done: dict[str, TableRow], worker: _Worker, screen: Screen
 ) -> list[TableRow]:
     """A row for each job; those of jobs already done are taken unchanged."""
-    results = []
-    with screen.counting("clicks", "clicks") as count:
-        for position, job in enumerate(jobs, start=1):
-            results.append(done.get(job.row.id) or worker.answer(job))
-            count(position, len(jobs))
-    return results
+    results: dict[str, TableRow] = {}
+    try:
+        with screen.counting("clicks", "clicks") as count:
+            for position, job in enumerate(jobs, start=1):
+                name = job.row.id
+                results[name] = done.get(name) or worker.answer(job)
+                if name not in done:
+                    screen.answered(results[name], position, len(jobs))
+                count(position, len(jobs))
+    except (KeyboardInterrupt, SystemExit):  # Ctrl-C, SIGTERM
+        answered = sum(not row.failed for row in {**done, **results}.values())
+        screen.say(f"{answered} of {len(jobs)} clicks done; {worker.how_to_go_on}", "yellow")
+        raise
+    return list(results.values())
 
 
 class _Worker:
@@ -116,6 +134,13 @@ class _Worker:
         self._last: tuple[tuple[Path, str | None], CTSeries] | None = None
         bundle = segmenter.bundle
         self._made_by = (installed_version(), f"{bundle.manifest.name} {bundle.id[:12]}")
+
+    @property
+    def how_to_go_on(self) -> str:
+        """What to do after an interruption."""
+        if self._options.write.overwrite:
+            return "the same command without --overwrite continues, and keeps earlier answers"
+        return "the same command continues"
 
     def answer(self, job: Job) -> TableRow:
         """Do the job: write its files and record its row. An error becomes a row, too.
@@ -158,7 +183,9 @@ class _Worker:
         """The row of a failure; it is recorded unless an earlier answer stays in its place."""
         name = job.row.id
         self._screen.say(f"{name}: {_told(error)}", "red")
-        failure = self._signed(job, TableRow(name, FAILED, why=type(error).__name__))
+        reason = error.reason if isinstance(error, SamihsError) else "internal_error"
+        failure = TableRow(name, FAILED, why=type(error).__name__, reason=reason)
+        failure = self._signed(job, failure)
         if not keeps_earlier(error):
             self._remove_files(name)
         elif self._table.has_answer(name):
@@ -209,7 +236,8 @@ def keeps_earlier(error: Exception) -> bool:
 def _told(error: Exception) -> str:
     """The message of a user error; for an internal error its type, and how to see more."""
     if isinstance(error, UserError):
-        return str(error)
+        instead = _IN_THE_FILE.get(error.reason)
+        return f"{error} (in the clicks file: {instead})" if instead else str(error)
     kind, text = type(error).__name__, " ".join(str(error).split())
     return f"internal error: {kind}: {text} (run this click alone with --debug to see where)"
 

@@ -30,6 +30,8 @@ class TableRow:
     """``found``, ``not found`` or ``failed``."""
     why: str = ""
     """Kind of error, such as StudyError or PromptError; the message went to the terminal."""
+    reason: str = ""
+    """Which of the fixed reasons of ``errors.Reason`` it is, such as ``outside_image``."""
     volume_ml: str = ""
     abc2_ml: str = ""
     largest_diameter_mm: str = ""

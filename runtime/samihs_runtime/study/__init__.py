@@ -108,11 +108,13 @@ def read_files(
     """The same of these files alone, such as those of one series in a folder that holds many."""
     listed = sorted(Path(path).absolute() for path in paths)
     if not listed:
-        raise StudyError("no files: expected those of a CT series")
+        raise StudyError("no files: expected those of a CT series", reason="missing")
     try:
         files = [source_at(path) for path in listed]
     except OSError as error:
-        raise StudyError(f"{error.filename}: cannot be read ({error.strerror})") from error
+        raise StudyError(
+            f"{error.filename}: cannot be read ({error.strerror})", reason="no_access"
+        ) from error
     folder = Path(os.path.commonpath([path.parent for path in listed]))
     with quiet_dicom():
         return _read(files, folder, series, progress)
@@ -162,11 +164,15 @@ def _series(headers: Headers, path: Path) -> list[Candidate]:
     why = "".join(f"; {note}" for note in unreadable(headers))
     if headers.damaged:
         named = headers.damaged[0].name
-        raise StudyError(f"{named}: a damaged DICOM file, and there is no other image to read{why}")
+        raise StudyError(
+            f"{named}: a damaged DICOM file, and there is no other image to read{why}",
+            reason="damaged",
+        )
     count = headers.others + len(headers.unreadable)
     what = "no DICOM image" if count == 1 else f"no DICOM image among {count} files"
     raise StudyError(
-        f"{path.name}: {what}{why}; expected CT as DICOM: a file, folder, zip or DICOMDIR"
+        f"{path.name}: {what}{why}; expected CT as DICOM: a file, folder, zip or DICOMDIR",
+        reason="no_access" if headers.unreadable else "no_dicom",
     )
 
 

@@ -22,11 +22,14 @@ def choose(found: list[Candidate], wanted: str | None, where: str) -> tuple[Cand
         return _as_asked(found, wanted.strip(), where)
     eligible = [candidate for candidate in found if candidate.verdict.eligible]
     if not eligible:
-        raise StudyError(f"{where}: no axial CT series in HU; found {_reasons(found)}")
+        raise StudyError(
+            f"{where}: no axial CT series in HU; found {_reasons(found)}", reason="no_ct"
+        )
     if len({candidate.study_uid for candidate in eligible}) > 1:
         _check_uids_differ(eligible, where)
         raise SeriesError(
-            f"{where}: holds CT of several studies; choose one with --series: {_choices(eligible)}"
+            f"{where}: holds CT of several studies; choose one with --series: {_choices(eligible)}",
+            reason="several_studies",
         )
     chosen = max(eligible, key=_rank)
     if len(found) == 1:
@@ -64,15 +67,21 @@ def _why(chosen: Candidate, eligible: list[Candidate], found: list[Candidate]) -
 def _as_asked(found: list[Candidate], wanted: str, where: str) -> tuple[Candidate, list[str]]:
     matches = _matching(found, wanted)
     if not matches:
-        raise SeriesError(f"{where}: no series {wanted!r}; there are {_labels(found)}")
+        raise SeriesError(
+            f"{where}: no series {wanted!r}; there are {_labels(found)}", reason="no_such_series"
+        )
     if len({(match.study_uid, match.uid) for match in matches}) > 1:
         _check_uids_differ(matches, where)
         raise SeriesError(
-            f"{where}: series {wanted!r} is not unique: {_uids(matches)}; give its UID"
+            f"{where}: series {wanted!r} is not unique: {_uids(matches)}; give its UID",
+            reason="several_series",
         )
     readable = [match for match in matches if match.verdict.readable]
     if not readable:
-        raise StudyError(f"{where}: series {wanted!r} cannot be read: {matches[0].verdict.reason}")
+        raise StudyError(
+            f"{where}: series {wanted!r} cannot be read: {matches[0].verdict.reason}",
+            reason="no_ct",
+        )
     chosen = max(readable, key=lambda match: match.slices)
     notes = [f"{_label(chosen)} read as asked for"]
     if not chosen.verdict.eligible:
@@ -85,7 +94,8 @@ def _check_uids_differ(found: list[Candidate], where: str) -> None:
     if len({candidate.uid for candidate in found}) == 1:
         raise SeriesError(
             f"{where}: {_label(found[0])} has the same UID in several studies, so --series cannot "
-            "choose one; point STUDY to the folder of one study"
+            "choose one; point STUDY to the folder of one study",
+            reason="several_studies",
         )
 
 

@@ -27,6 +27,8 @@ from .limits import (
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 """What nearly all zips use. Of the others zipfile expands 4 KiB at once, whatever they hold: with
 bzip2 that can be gigabytes."""
+_ZIP_MEMBER = b"PK\x03\x04"
+"""How each member of a zip begins, and so the zip, unless something was put before it."""
 PREFIX_BYTES = 132
 """PS3.10 7.1: 128 bytes of preamble and ``DICM``."""
 
@@ -61,7 +63,7 @@ def study_files(path: Path) -> Iterator[list[SourceFile]]:
     if stat.S_ISDIR(kind):
         yield _in_folder(path)
     elif not stat.S_ISREG(kind):
-        raise StudyError(f"{path.name}: neither a file nor a folder")
+        raise StudyError(f"{path.name}: neither a file nor a folder", reason="no_dicom")
     elif _is_zip(path):
         with _zip(path) as archive:
             yield _in_zip(path, archive)
@@ -74,16 +76,19 @@ def _kind(path: Path) -> int:
     try:
         return path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise StudyError(f"{path.name}: no such file or folder") from error
+        raise StudyError(f"{path.name}: no such file or folder", reason="missing") from error
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         why = error.strerror if isinstance(error, OSError) else error
-        raise StudyError(f"{path.name}: cannot be read ({why})") from error
+        raise StudyError(f"{path.name}: cannot be read ({why})", reason="no_access") from error
 
 
 def file_on_disk(path: Path) -> SourceFile:
     """One file as a source; StudyError if it is DICOM and too large: other files are not read."""
     if path.stat().st_size > MAX_FILE_BYTES and _starts_like_dicom(path):
-        raise StudyError(f"{path.name}: larger than the limit of {MAX_FILE_BYTES / 2**30:g} GiB")
+        limit = MAX_FILE_BYTES / 2**30
+        raise StudyError(
+            f"{path.name}: larger than the limit of {limit:g} GiB", reason="over_limit"
+        )
     return SourceFile(path, lambda: path.open("rb"))
 
 
@@ -109,15 +114,26 @@ def looks_like_dicom(start: bytes) -> bool:
 
 
 def _starts_like_dicom(path: Path) -> bool:
+    return looks_like_dicom(_start(path))
+
+
+def _start(path: Path) -> bytes:
     with path.open("rb") as stream:
-        return looks_like_dicom(stream.read(PREFIX_BYTES))
+        return stream.read(PREFIX_BYTES)
 
 
 def _is_zip(path: Path) -> bool:
+    """Whether it is meant to be one: what a download was cut off from lacks the directory at the
+    end by which zipfile knows a zip."""
     try:
-        return not _starts_like_dicom(path) and zipfile.is_zipfile(path)
+        start = _start(path)
+        if looks_like_dicom(start):
+            return False
+        return start.startswith(_ZIP_MEMBER) or zipfile.is_zipfile(path)
     except OSError as error:
-        raise StudyError(f"{path.name}: cannot be read ({error.strerror})") from error
+        raise StudyError(
+            f"{path.name}: cannot be read ({error.strerror})", reason="no_access"
+        ) from error
 
 
 def _in_folder(folder: Path) -> list[SourceFile]:
@@ -142,7 +158,8 @@ def _in_folder(folder: Path) -> list[SourceFile]:
                 continue
             if len(found) > MAX_FILES:
                 raise StudyError(
-                    f"{folder.name}: more than {MAX_FILES} files; point to the study's own folder"
+                    f"{folder.name}: more than {MAX_FILES} files; point to the study's own folder",
+                    reason="over_limit",
                 )
     return sorted(found, key=lambda source: source.path)
 
@@ -159,7 +176,7 @@ def _zip(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise StudyError(f"{path.name}: a damaged zip file") from error
+        raise StudyError(f"{path.name}: a damaged zip file", reason="damaged") from error
     with archive:
         yield archive
 
@@ -167,7 +184,9 @@ def _zip(path: Path) -> Iterator[zipfile.ZipFile]:
 def _in_zip(path: Path, archive: zipfile.ZipFile) -> list[SourceFile]:
     members = [info for info in archive.infolist() if not info.is_dir()]
     if len(members) > MAX_FILES:
-        raise StudyError(f"{path.name}: more than {MAX_FILES} files in the zip")
+        raise StudyError(
+            f"{path.name}: more than {MAX_FILES} files in the zip", reason="over_limit"
+        )
     for info in members:
         _check_member(path, info)
     sources = [
@@ -183,15 +202,16 @@ def _check_member(path: Path, info: zipfile.ZipInfo) -> None:
     name = PurePosixPath(info.filename.replace("\\", "/"))
     drive = len(info.filename) > 1 and info.filename[1] == ":"
     if name.is_absolute() or ".." in name.parts or drive:
-        raise StudyError(f"{path.name}: the zip has a member whose path leaves it; not read")
-    if stat.S_ISLNK(info.external_attr >> 16):
-        raise StudyError(f"{path.name}: the zip holds a symbolic link; not read")
-    if info.flag_bits & 0x1:
-        raise StudyError(f"{path.name}: the zip is encrypted; unpack it first")
-    if info.compress_type not in _METHODS:
-        raise StudyError(
-            f"{path.name}: {name.name} is packed neither with Deflate nor as it is; unpack it first"
-        )
+        problem = "the zip has a member whose path leaves it; not read"
+    elif stat.S_ISLNK(info.external_attr >> 16):
+        problem = "the zip holds a symbolic link; not read"
+    elif info.flag_bits & 0x1:
+        problem = "the zip is encrypted; unpack it first"
+    elif info.compress_type not in _METHODS:
+        problem = f"{name.name} is packed neither with Deflate nor as it is; unpack it first"
+    else:
+        return
+    raise StudyError(f"{path.name}: {problem}", reason="refused_zip")
 
 
 def _check_sizes(path: Path, sizes: list[int], sources: list[SourceFile]) -> None:
@@ -207,10 +227,15 @@ def _check_sizes(path: Path, sizes: list[int], sources: list[SourceFile]) -> Non
     sizes = [size for size, source in zip(sizes, sources, strict=True) if _is_dicom(source)]
     if max(sizes, default=0) > MAX_ZIP_MEMBER_BYTES:
         limit = MAX_ZIP_MEMBER_BYTES / 2**30
-        raise StudyError(f"{path.name}: a DICOM file in it expands to more than {limit:g} GiB")
+        raise StudyError(
+            f"{path.name}: a DICOM file in it expands to more than {limit:g} GiB",
+            reason="over_limit",
+        )
     if sum(sizes) > MAX_ZIP_BYTES:
         limit = MAX_ZIP_BYTES / 2**30
-        raise StudyError(f"{path.name}: its DICOM files expand to more than {limit:g} GiB")
+        raise StudyError(
+            f"{path.name}: its DICOM files expand to more than {limit:g} GiB", reason="over_limit"
+        )
 
 
 def _is_dicom(member: SourceFile) -> bool:
@@ -231,6 +256,8 @@ def _member_opener(
         try:
             return io.BufferedReader(archive.open(info), 2**16)  # type: ignore[type-var]
         except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError) as error:
-            raise StudyError(f"{path.name}: a damaged or unusual zip file") from error
+            raise StudyError(
+                f"{path.name}: a damaged or unusual zip file", reason="damaged"
+            ) from error
 
     return opened

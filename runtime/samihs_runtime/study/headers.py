@@ -137,7 +137,9 @@ def _check_deflated(source: SourceFile, start: bytes, stream: BinaryIO) -> None:
         MAX_DEFLATED_BYTES
     ):
         limit = MAX_DEFLATED_BYTES / 2**20
-        raise StudyError(f"{source.name}: a deflated file that expands beyond {limit:g} MiB")
+        raise StudyError(
+            f"{source.name}: a deflated file that expands beyond {limit:g} MiB", reason="over_limit"
+        )
 
 
 def _is_dicomdir(dataset: Any) -> bool:
@@ -162,7 +164,9 @@ def _follow(directory: SourceFile, dataset: Any) -> Headers:
     paths = [path for path in (_locate(root, parts) for parts in named) if path]
     if not paths:
         raise StudyError(
-            f"{directory.name}: refers to {counted(len(named), 'file')}, none of which is beside it"
+            f"{directory.name}: refers to {counted(len(named), 'file')}, none of which is beside "
+            "it",
+            reason="missing",
         )
     headers = read_headers([source_at(path) for path in paths], follow_dicomdir=False)
     if len(paths) < len(named):

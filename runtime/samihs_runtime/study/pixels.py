@@ -39,7 +39,7 @@ def read_frames(source: SourceFile, frames: list[Frame]) -> Iterator[NDArray[Any
     except StudyError:
         raise
     except Exception as error:  # the header could be read: the file is damaged after it
-        raise StudyError(f"{source.name}: the pixel data cannot be read, it is damaged") from error
+        raise _damaged(source, "the pixel data cannot be read, it is damaged") from error
     for frame in frames:
         raw = _decode(source, dataset, (frame.number or 1) - 1)
         yield _to_hu(raw, dataset, *rescale_of(frame))
@@ -49,10 +49,10 @@ def _decode(source: SourceFile, dataset: Any, index: int) -> Stored:
     """Stored values as in the file, including unused bits."""
     syntax = UID(text(dataset.file_meta, "TransferSyntaxUID"))
     if not syntax.is_transfer_syntax:
-        raise StudyError(f"{source.name}: its transfer syntax is private, unknown or damaged")
+        raise _damaged(source, "its transfer syntax is private, unknown or damaged")
     data = value(dataset, "PixelData")
     if not isinstance(data, bytes) or not data:
-        raise StudyError(f"{source.name}: has no pixel data")
+        raise _damaged(source, "has no pixel data")
     options: dict[str, Any] = {"index": index}
     if syntax.is_encapsulated:
         options["decoding_plugin"] = _checked_decoder(source, dataset, data, index, syntax)
@@ -62,13 +62,18 @@ def _decode(source: SourceFile, dataset: Any, index: int) -> Stored:
         decoder = get_decoder(syntax)
         decoded = decoder.as_array(dataset, correct_unused_bits=False, **options)[0]
     except Exception as error:  # decoders raise nearly anything on damaged data
-        raise StudyError(
-            f"{source.name}: the pixel data cannot be decoded ({syntax.name}); "
-            "it is damaged, or of a kind that is not supported"
+        raise _damaged(
+            source,
+            f"the pixel data cannot be decoded ({syntax.name}); "
+            "it is damaged, or of a kind that is not supported",
         ) from error
     if decoded.shape != (dataset.Rows, dataset.Columns):
-        raise StudyError(f"{source.name}: decodes to {decoded.shape}, not {_matrix(dataset)}")
+        raise _damaged(source, f"decodes to {decoded.shape}, not {_matrix(dataset)}")
     return np.asarray(decoded)
+
+
+def _damaged(source: SourceFile, what: str) -> StudyError:
+    return StudyError(f"{source.name}: {what}", reason="damaged")
 
 
 def _matrix(dataset: Any) -> str:
@@ -79,9 +84,7 @@ def _check_native(source: SourceFile, dataset: Any, data: bytes) -> None:
     frames = integer(dataset, "NumberOfFrames") or 1
     expected = dataset.Rows * dataset.Columns * dataset.BitsAllocated // 8 * frames
     if len(data) < expected:
-        raise StudyError(
-            f"{source.name}: pixel data is cut short: {len(data)} bytes, expected {expected}"
-        )
+        raise _damaged(source, f"pixel data is cut short: {len(data)} bytes, expected {expected}")
 
 
 def _checked_decoder(source: SourceFile, dataset: Any, data: bytes, index: int, syntax: UID) -> str:
@@ -94,14 +97,14 @@ def _checked_decoder(source: SourceFile, dataset: Any, data: bytes, index: int, 
         frames = integer(dataset, "NumberOfFrames") or 1
         frame = get_frame(data, index, number_of_frames=frames)
     except Exception as error:
-        raise StudyError(f"{source.name}: pixel data is cut short or damaged") from error
+        raise _damaged(source, "pixel data is cut short or damaged") from error
     if syntax == _RLE:
         # The fast decoder panics on inconsistent data, which no except clause catches.
         exact = rle_adds_up(frame, dataset.Rows * dataset.Columns)
         return "pylibjpeg" if exact else "pydicom"
     problem = codestream_problem(frame, dataset.Rows, dataset.Columns)
     if problem:
-        raise StudyError(f"{source.name}: {problem}")
+        raise _damaged(source, problem)
     return "pylibjpeg"
 
 

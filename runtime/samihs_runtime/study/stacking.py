@@ -72,7 +72,8 @@ def read_stack(
             if filled[index] and not np.array_equal(volume[index], hu.astype(volume.dtype)):
                 raise StudyError(
                     f"{source.name}: a second, different image lies at the same place; the series "
-                    "mixes phases or reconstructions: keep the files of one of them"
+                    "mixes phases or reconstructions: keep the files of one of them",
+                    reason="mixed_series",
                 )
             volume[index] = hu
             filled[index] = True

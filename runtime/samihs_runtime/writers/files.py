@@ -92,7 +92,9 @@ def check_destination(
 
 def _check_free(destination: Path, names: Sequence[str], overwrite: bool) -> None:
     if os.path.exists(destination) and not destination.is_dir():
-        raise OutputError(f"{destination} is a file: --out takes a folder; name another")
+        raise OutputError(
+            f"{destination} is a file: --out takes a folder; name another", reason="not_writable"
+        )
     taken = [name for name in names if os.path.lexists(destination / name)]
     if taken and not overwrite:
         raise OutputError(
@@ -204,4 +206,6 @@ def _exchange(new: Path, destination: Path, names: Sequence[str]) -> None:
 
 def _unwritable(destination: Path, error: OSError) -> OutputError:
     reason = error.strerror or type(error).__name__
-    return OutputError(f"{destination} cannot be written ({reason}): name another folder")
+    return OutputError(
+        f"{destination} cannot be written ({reason}): name another folder", reason="not_writable"
+    )

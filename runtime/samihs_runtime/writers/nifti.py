@@ -36,7 +36,8 @@ def check_grid(series: CTSeries, *, resample: bool) -> Grid:
     if not grid.uniform and not resample:
         raise FormatError(
             f"NIfTI cannot hold this series: {grid.reason}; give --resample, which evens out "
-            "distances, or take the DICOM SEG, which holds each slice's own place"
+            "distances, or take the DICOM SEG, which holds each slice's own place",
+            reason="uneven_slices",
         )
     if not grid.uniform:
         slice_line(series)

@@ -79,7 +79,8 @@ def slice_line(series: CTSeries) -> Array:
     if off > GRID_TOLERANCE_MM or not alike:
         raise FormatError(
             "--resample evens out distances only, and these slices are turned, scaled or shifted "
-            f"against each other (by {off:.2f} mm at most): take the DICOM SEG"
+            f"against each other (by {off:.2f} mm at most): take the DICOM SEG",
+            reason="uneven_slices",
         )
     return line
 

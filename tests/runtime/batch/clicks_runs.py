@@ -46,7 +46,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return reads
 
 
-def failing(monkeypatch: pytest.MonkeyPatch, name: str, error: Exception) -> None:
+def failing(monkeypatch: pytest.MonkeyPatch, name: str, error: BaseException) -> None:
     """Let the click of this id end in an error."""
     real = batch.answer_click
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pydicom
 import pytest
 
 from samihs_runtime.errors import BackendError, NonFiniteError, PromptError
-from tests.runtime.dicom_factory import write_bleed, write_series
+from tests.runtime.dicom_factory import uid, write_bleed, write_series
 
 from .clicks_runs import ROWS, SEG, counted, failing, run, table
 from .test_clicks import clicks_file
@@ -49,6 +51,7 @@ def test_every_column_says_what_the_report_does(studies: Path, tiny_bundle: Path
         "id": "a",
         "status": "found",
         "why": "",
+        "reason": "",
         "volume_ml": f"{measured['volume_ml']:.3f}",
         "abc2_ml": f"{measured['abc2_ml']:.3f}",
         "largest_diameter_mm": f"{measured['largest_diameter_mm']:.2f}",
@@ -85,6 +88,7 @@ def test_a_failing_click_stops_no_other_and_is_tried_again(
     assert "2 of 4 clicks failed" in result.stderr
     rows = table(out)
     assert [row["why"] for row in rows.values()] == ["", "StudyError", "PromptError", ""]
+    assert [row["reason"] for row in rows.values()] == ["", "missing", "outside_image", ""]
     assert "p3: no such file" in result.output
     write_series(studies / "p3")
     run(path, tiny_bundle, out)
@@ -102,7 +106,49 @@ def test_a_fault_of_ours_stops_no_other_click(
     assert "b: internal error: ValueError: month must be in 1..12" in result.output
     rows = table(out)
     assert [row["why"] for row in rows.values()] == ["", "ValueError", ""]
-    assert rows["b"]["status"] == "failed"
+    assert (rows["b"]["status"], rows["b"]["reason"]) == ("failed", "internal_error")
+
+
+def test_the_table_tells_why_each_click_failed(studies: Path, tiny_bundle: Path) -> None:
+    for name in "xy":
+        write_series(studies / "several" / name, StudyInstanceUID=uid(name))
+    write_series(studies / "air", hu=np.full((64, 64), -1000, np.int16))
+    write_series(studies / "cut")
+    for path in (studies / "cut").iterdir():
+        path.write_bytes(path.read_bytes()[:-100])
+    (studies / "text").write_text("no study")
+    (studies / "half.zip").write_bytes(b"PK\x03\x04")
+    wrong: dict[str, dict[str, Any]] = {
+        "missing": {"study": "p3"},
+        "no_dicom": {"study": "text"},
+        "damaged": {"study": "half.zip"},
+        "no_such_series": {"series": 9},
+        "several_studies": {"study": "several"},
+        "outside_image": {"points": [[400, 5, 1]]},
+        "no_such_slice": {"points": [[4, 5, 77]]},
+        "outside_series": {"points": [[4, 5, 9000]], "mm": True},
+        "no_plausible_hu": {"study": "air", "points": [[4, 5]]},
+    }
+    rows = [{**ROWS[0], "id": name, **change} for name, change in wrong.items()]
+    rows.append({**ROWS[0], "id": "cut", "study": "cut"})
+    out = studies / "out"
+    result = run(clicks_file(studies, *rows), tiny_bundle, out)
+    reasons = {name: row["reason"] for name, row in table(out).items()}
+    assert reasons == {**{name: name for name in wrong}, "cut": "damaged"}
+    assert "10 of 10 clicks failed" in result.stderr
+    said = " ".join(result.output.split())
+    assert '(in the clicks file: "slice": N, or a third number in "points")' in said
+
+
+def test_a_log_has_a_line_for_each_click_that_is_answered(studies: Path, tiny_bundle: Path) -> None:
+    path, out = clicks_file(studies, ROWS[0], {**ROWS[1], "study": "p3"}), studies / "out"
+    lines = run(path, tiny_bundle, out).output.splitlines()
+    status = table(out)["a"]["status"]
+    assert [line for line in lines if line.startswith("1 of 2: ")] == [f"1 of 2: a {status}"]
+    assert "2 of 2: b failed" in lines
+    again = run(path, tiny_bundle, out).output.splitlines()
+    assert not [line for line in again if line.startswith("1 of 2: ")]
+    assert "2 of 2: b failed" in again
 
 
 def test_a_backend_that_fails_stops_the_run(

@@ -32,7 +32,9 @@ def test_a_run_that_was_cut_off_goes_on_where_it_was(
         return real(*arguments)
 
     monkeypatch.setattr(batch, "answer_click", pulled_plug)
-    assert run(path, tiny_bundle, out).exit_code == 130
+    cut_off = run(path, tiny_bundle, out)
+    assert cut_off.exit_code == 130
+    assert "2 of 3 clicks done; the same command continues" in cut_off.output
     assert list(table(out)) == ["a", "b"]
     monkeypatch.setattr(batch, "answer_click", real)
     before = (out / "a" / "report.json").stat().st_mtime_ns
@@ -43,6 +45,17 @@ def test_a_run_that_was_cut_off_goes_on_where_it_was(
     assert reads == ["p2"]
     assert (out / "a" / "report.json").stat().st_mtime_ns == before
     assert list(table(out)) == ["a", "b", "c"]
+
+
+def test_a_run_that_overwrites_and_was_cut_off_says_how_to_go_on(
+    studies: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, out = clicks_file(studies, *ROWS), studies / "out"
+    failing(monkeypatch, "b", KeyboardInterrupt())
+    cut_off = run(path, tiny_bundle, out, "--overwrite")
+    assert cut_off.exit_code == 130
+    said = " ".join(cut_off.output.split())
+    assert "1 of 3 clicks done; the same command without --overwrite continues" in said
 
 
 def test_a_changed_row_or_setting_is_answered_anew(

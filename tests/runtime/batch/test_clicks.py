@@ -58,7 +58,10 @@ def test_the_command_lines_study_stands_in(tmp_path: Path) -> None:
         ({"study": "a", "points": [[1, 2]], "id": "../x"}, "id '../x'"),
         ({"study": "a", "points": [[1, 2]], "id": ".hidden"}, "letters"),
         ({"study": "a", "mm": True, "points": [[1, 2]]}, "x,y,z"),
-        ({"study": "a", "mm": True, "points": [[1, 2, 3]], "box": [1, 2, 3, 4]}, "--box"),
+        (
+            {"study": "a", "mm": True, "points": [[1, 2, 3]], "box": [1, 2, 3, 4]},
+            "a box counts pixels or slices, not mm: leave out the box or mm",
+        ),
         ({"study": None, "points": [[1, 2]]}, "study None: expected a path"),
         ({"study": "", "points": [[1, 2]]}, "study '': expected a path"),
         ({"study": 3, "points": [[1, 2]]}, "study 3: expected a path"),
@@ -102,7 +105,24 @@ def test_a_path_that_is_not_utf_8_is_asked_as_any_other(surrogate: int, tmp_path
     assert named.fingerprint != other.fingerprint
 
 
-def test_two_rows_of_one_name_are_refused(tmp_path: Path) -> None:
-    rows = [{"id": name, "study": "a", "points": [[1, 2]]} for name in ("x", "X")]
-    with pytest.raises(UsageError, match="given twice"):
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("y", "x", "X"), "the ids x and X are the same, as case does not count"),
+        (("x", "y", "x"), "the id x is given twice"),
+    ],
+)
+def test_two_rows_of_one_name_are_refused(
+    names: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    rows = [{"id": name, "study": "a", "points": [[1, 2]]} for name in names]
+    with pytest.raises(UsageError, match=f"{said}; each needs its own folder"):
         read_clicks(clicks_file(tmp_path, *rows))
+
+
+def test_a_file_in_another_encoding_is_to_be_saved_as_utf_8(tmp_path: Path) -> None:
+    """Windows editors may offer UTF-16 as "Unicode"."""
+    path = clicks_file(tmp_path, {"study": "a", "points": [[1, 2]]})
+    path.write_text(path.read_text(), encoding="utf-16")
+    with pytest.raises(UsageError, match=r"^clicks\.json is not UTF-8 text: save it as UTF-8$"):
+        read_clicks(path)

@@ -64,17 +64,25 @@ class PictureCase(CaseFiles):
 
 
 def find_picture_cases(root: Path) -> list[CaseFiles]:
-    """A case for each patient; none if ``root`` has no ``pictures.toml``.
+    """A case for each patient; none if ``root`` has neither such folders nor ``pictures.toml``.
 
     The patient is what comes before the slice's number (``049_12.png``), or the folder of pictures
     whose names say the slice only (``049/12.png``, ``049/slice_12.png``). If such pictures lie
     directly in ``images/``, their patients are not known: they stay one case, so that no fold can
     separate slices of one patient.
+
+    Raises:
+        DataError: pictures and masks without ``pictures.toml``, or two of one name in a folder.
     """
     scale_file, images, masks = root / SCALE_FILE, root / "images", root / "masks"
-    if not scale_file.is_file():
-        return []
     slices, labels = _pictures(images), _pictures(masks)
+    if not scale_file.is_file():
+        if slices and labels:
+            raise DataError(
+                f"{scale_file}: missing; images/ and masks/ hold pictures, which do not say what "
+                "their grey values mean: docs/data.md shows the file"
+            )
+        return []
     of_patient: dict[str, list[str]] = defaultdict(list)
     for name in sorted(slices.keys() | labels.keys(), key=_by_number):
         of_patient[_patient(name)].append(name)
