@@ -168,19 +168,22 @@ def engines(
 @click.option(
     "--backend",
     type=click.Choice(["tensorrt", "cuda", "cpu"]),
-    help="Also check this backend of the runtime, refitted for each adapter set.",
+    help="Also check this backend of the runtime: with tensorrt the engines of every precision, "
+    "refitted for each adapter set.",
 )
 @one_line_errors
 def verify(path: Path, backend: str | None) -> None:
     """Check every hash, and every graph against torch's answers at export. Needs no torch."""
     from samihs_export.verify import verify_bundle
 
-    opened, results = verify_bundle(path, backend)
-    console = Console()
+    verified = verify_bundle(path, backend)
+    opened, console = verified.bundle, Console()
     console.print(f"{opened.root}  {opened.manifest.name} {opened.manifest.version}: intact")
     if opened.manifest.adapter_sets:
         console.print(_sets_table(opened))
-    console.print(_parity_table([result.summary() for result in results]))
+    console.print(_parity_table([result.summary() for result in verified.results]))
+    for each in verified.not_run:
+        click.echo(f"not run: {each}")
 
 
 @main.command("add-adapters")

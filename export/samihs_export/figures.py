@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from samihs_runtime.bundle.entries import THRESHOLDS
 from samihs_runtime.errors import ExportError, UsageError
 from samihs_training.checkpoints.checkpoint import LoadedAdapters
 
@@ -57,7 +58,8 @@ def figures_of(
         score_threshold: replaces the measured one, 0 to 1.
 
     Raises:
-        ExportError: no readable summary, or ``evaluation`` is one of other weights.
+        ExportError: no readable summary, ``evaluation`` is one of other weights, or a score
+            threshold that would be used is none, such as a percentage.
         UsageError: ``score_threshold`` is not a number from 0 to 1.
     """
     if score_threshold is not None and not 0 <= score_threshold <= 1:
@@ -75,12 +77,14 @@ def figures_of(
             patients = patients or found
         else:
             phantoms = found
+            if phantoms and score_threshold is None:
+                _check_threshold(path, phantoms, measure)
     accuracy = {**phantoms, **({"patients": patients} if patients else {})}
     if score_threshold is not None:
         return Figures(accuracy, score_threshold, "given")
     threshold, origin = DEFAULT_THRESHOLD, Figures.threshold_is
     if phantoms:  # an older summary does not say where its threshold comes from
-        threshold = round(float(phantoms["score_threshold"]), _THRESHOLD_DIGITS)
+        threshold = _rounded(phantoms)
         origin = str(phantoms.get("score_threshold_is", "measured"))
     if origin == Figures.threshold_is:
         lacking = "no score threshold" if accuracy else "nothing"
@@ -130,6 +134,20 @@ def _accuracy(
 def _of_data_set(figures: Mapping[str, Any]) -> bool:
     """Whether ``samihs-evaluate --data`` wrote it, which measures no score threshold."""
     return "by_patient" in figures and "score_threshold" not in figures
+
+
+def _check_threshold(path: Path, figures: Mapping[str, Any], measure: str) -> None:
+    """Refuse a threshold that no bundle may have, such as a percentage."""
+    low, high = THRESHOLDS
+    if not low <= _rounded(figures) <= high:
+        raise ExportError(
+            f"{path}: score_threshold is {figures['score_threshold']}, expected {low:g} to "
+            f"{high:g}: measure again ({measure}), or set --score-threshold"
+        )
+
+
+def _rounded(figures: Mapping[str, Any]) -> float:
+    return round(float(figures["score_threshold"]), _THRESHOLD_DIGITS)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:

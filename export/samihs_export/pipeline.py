@@ -6,7 +6,7 @@ import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from importlib import metadata as packages
 from pathlib import Path
 
@@ -114,8 +114,9 @@ def export_bundle(
             manifest = _manifest(merged, metadata, options, report, proof, results, entries)
             _write_papers(folder, manifest, proof, options)
             _write_report(folder, manifest, proof, worst)
-            check_destination(out, overwrite=overwrite)  # a site may have been added since
-            return write_bundle(folder, manifest, out)
+            # Asked again under the bundle's lock: a site may have been added since.
+            refuse = partial(_check_sets, overwrite=overwrite)
+            return write_bundle(folder, manifest, out, may_replace=refuse)
     except OSError as error:
         raise OutputError(f"the export could not be written: {error}") from error
 
@@ -140,18 +141,23 @@ def check_destination(out: Path, *, overwrite: bool = False) -> list[str]:
         # Only trying shows whether a folder can be written: permissions alone do not decide it.
         beside = next(each for each in out.parents if each.exists())
         tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=beside).cleanup()
-        sets = sorted(each.name for each in (out / ADAPTERS).glob("*"))
+        _check_sets(out, overwrite=overwrite)
         engines = sorted(each.name for each in (out / ENGINES).glob("*.engine"))
     except OSError as error:
         raise OutputError(
             f"cannot write beside {out}: {error.strerror or error}; name another place with --out"
         ) from error
+    return engines
+
+
+def _check_sets(out: Path, *, overwrite: bool) -> None:
+    """Refuse to lose other sites' adapters with a bundle. Raises OutputError."""
+    sets = sorted(each.name for each in (out / ADAPTERS).glob("*"))
     if sets and not overwrite:
         raise OutputError(
             f"{out} holds other sites' adapters, which would be lost: {', '.join(sets)}; name "
             "another place with --out, or --overwrite to lose them"
         )
-    return engines
 
 
 def _empty(folder: Path) -> bool:

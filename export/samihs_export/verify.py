@@ -7,6 +7,7 @@ tensors.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,27 @@ from samihs_export.proof.parity import (
 )
 from samihs_runtime.backends.choose import choose
 from samihs_runtime.backends.exchange import exchanged_graph, exchanged_tensors
+from samihs_runtime.backends.sidecar import EngineSidecar
+from samihs_runtime.backends.tensorrt_engines import find_engines, sidecars
 from samihs_runtime.bundle import AdapterSet, Bundle, GraphEntry
-from samihs_runtime.errors import BundleError
+from samihs_runtime.errors import BackendError, BundleError
 
 REFERENCE = "parity_reference.npz"
 
 
+@dataclass(frozen=True)
+class Verified:
+    """A bundle that is what its export proved."""
+
+    bundle: Bundle
+    results: tuple[ParityResult, ...]
+    """Every comparison with torch, each within its gates."""
+    not_run: tuple[str, ...] = ()
+    """Engines that were not compared: their precision, or their name, and why they do not fit."""
+
+
 @advised("export the bundle again, or build its engines again")
-def verify_bundle(path: Path, backend: str | None = None) -> tuple[Bundle, list[ParityResult]]:
+def verify_bundle(path: Path, backend: str | None = None) -> Verified:
     """Open the bundle (checks every hash), run every graph in ONNX Runtime, and apply the gates.
 
     First with the bundle's own adapters, then with every set. bfloat16 graphs, which ONNX Runtime
@@ -37,24 +51,28 @@ def verify_bundle(path: Path, backend: str | None = None) -> tuple[Bundle, list[
 
     Args:
         path: the bundle's folder.
-        backend: also check this backend of the runtime, such as ``tensorrt``: its engines, refitted
-            for each set.
+        backend: also check this backend of the runtime. ``tensorrt``: the engines of every
+            precision, refitted for each set; ``cpu``: the graphs of every precision; ``cuda``: the
+            graphs that it takes by itself, which are fp32.
 
     Raises:
         BundleError: changed, incomplete, or without a parity reference.
-        BackendError: the named backend cannot run.
-        ParityError: a graph no longer answers as torch did.
+        BackendError: the named backend cannot run: no GPU, or no engines of any precision fit.
+        ParityError: a graph or an engine no longer answers as torch did.
     """
     bundle = Bundle.open(path)
     if REFERENCE not in bundle.manifest.files:
         raise BundleError(f"bundle {path} holds no {REFERENCE}: export it with samihs-export")
-    results = []
+    results: list[ParityResult] = []
+    not_run: list[str] = []
     for name in (None, *(each.name for each in bundle.manifest.adapter_sets)):
         chosen = bundle.with_adapters(name)
         results += list(_graphs_asked(chosen))
         if backend is not None:
-            results.append(_backend_asked(chosen, backend))
-    return bundle, results
+            asked, others = _asked(chosen, backend)
+            results += [_backend_asked(each, backend) for each in asked]
+            not_run += others
+    return Verified(bundle, tuple(results), tuple(dict.fromkeys(not_run)))
 
 
 def _graphs_asked(bundle: Bundle) -> Iterator[ParityResult]:
@@ -68,6 +86,52 @@ def _graphs_asked(bundle: Bundle) -> Iterator[ParityResult]:
         result = compare(name, reference, answers)
         result.require(_gates(bundle, entry.precision))
         yield result
+
+
+def _asked(bundle: Bundle, backend: str) -> tuple[list[Bundle], list[str]]:
+    """The bundle with each precision that the backend is to run; the others, and why they are not.
+
+    If there is none, the bundle itself: opening the backend then says why.
+    """
+    precisions: list[str] = []  # cuda: what it takes unasked, which is fp32
+    not_run: list[str] = []
+    if backend == "tensorrt":
+        precisions, not_run = _fitting(bundle)
+    elif backend == "cpu":
+        graphs = [each for each in bundle.manifest.graphs if each.family == "onnx"]
+        precisions = [each.precision for each in graphs if _serves(bundle.adapters, each)]
+    return [bundle.with_precision(each) for each in precisions] or [bundle], not_run
+
+
+def _fitting(bundle: Bundle) -> tuple[list[str], list[str]]:
+    """The precisions of which engines fit this machine; the others, and why they do not."""
+    from samihs_runtime.backends.tensorrt import first_gpu
+
+    capability = first_gpu().compute_capability
+    built, not_run = _built(bundle)
+    fitting = []
+    for precision in built:
+        try:
+            find_engines(bundle.with_precision(precision), capability)
+        except (BackendError, BundleError) as error:
+            not_run.append(f"tensorrt {precision}{_of(bundle)}: {error}")
+        else:
+            fitting.append(precision)
+    return fitting, not_run
+
+
+def _built(bundle: Bundle) -> tuple[list[str], list[str]]:
+    """The precisions of its engines, if they take the adapters; and which sidecar is unreadable."""
+    found: set[str] = set()
+    unread = []
+    for path in sidecars(bundle):
+        try:
+            found.add(EngineSidecar.read(path).precision)
+        except BackendError as error:
+            unread.append(f"tensorrt {path.stem}: {error}")
+    if bundle.adapters is not None:
+        found &= {each.precision for each in bundle.adapters.tensors if each.family == "trt"}
+    return sorted(found), unread
 
 
 def _backend_asked(bundle: Bundle, backend: str) -> ParityResult:

@@ -29,8 +29,13 @@ ACCELERATION = (
 COMPUTING = ("samihs", "numpy", "scipy", *ACCELERATION)
 """All packages that an embedding's values depend on."""
 RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
-"""Compute capabilities that TensorRT-RTX 1.7 builds for (its ``ComputeCapability``)."""
-_INSTALL_TENSORRT = "pip install 'samihs[tensorrt]' --extra-index-url https://pypi.nvidia.com"
+"""Compute capabilities that TensorRT-RTX 1.7 builds for (its ``ComputeCapability``; not 9.0)."""
+INSTALL = {
+    # PyPI has only a stub of it, which fetches the libraries from NVIDIA's own index.
+    "tensorrt": "pip install 'samihs[tensorrt]' --extra-index-url https://pypi.nvidia.com",
+    "tensorrt_rtx": "pip install 'samihs[gpu]'",
+}
+"""Module of a TensorRT flavour -> the command that installs it."""
 _CUDA = re.compile(r"-cu(\d+)")
 _CUDNN = re.compile(r"nvidia-cudnn-cu(\d+)")
 _ONNXRUNTIME_CUDA = ((1, 19), (1, 22), 12), ((1, 31), (99, 0), 13)
@@ -98,7 +103,7 @@ def unserved_gpu(packages: Mapping[str, str], compute_capability: str) -> Confli
     return Conflict(
         f"TensorRT-RTX builds no engine for compute capability {compute_capability}, only for "
         f"{', '.join(RTX_CAPABILITIES)}",
-        f"{_INSTALL_TENSORRT}, or --backend cuda",
+        f"{INSTALL['tensorrt']}, or --backend cuda",
     )
 
 
@@ -117,7 +122,7 @@ def _stub_tensorrt(packages: Mapping[str, str]) -> Conflict | None:
         return None
     return Conflict(
         f"tensorrt {packages['tensorrt']} is PyPI's stub: its libraries are not installed",
-        _INSTALL_TENSORRT,
+        INSTALL["tensorrt"],
     )
 
 
@@ -132,7 +137,7 @@ def _mixed_tensorrt(packages: Mapping[str, str]) -> Conflict | None:
     words = ", ".join(f"{name} {version}" for name, version in family.items())
     return Conflict(
         f"TensorRT packages of different major versions: {words}",
-        f"pip uninstall -y {' '.join(family)} && {_INSTALL_TENSORRT}",
+        f"pip uninstall -y {' '.join(family)} && {INSTALL['tensorrt']}",
     )
 
 

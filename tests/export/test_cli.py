@@ -187,6 +187,43 @@ def test_other_sites_adapters_are_only_lost_with_overwrite(
     assert "export begins" in error
 
 
+def test_adapters_that_are_added_while_the_bundle_is_copied_are_not_lost(
+    checkpoints: Checkpoints, exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(exported.bundle.root, out)
+    hashed = writing.sha256_of
+
+    def add_site(path: Path) -> str:
+        (out / "adapters/north").mkdir(parents=True, exist_ok=True)
+        return hashed(path)
+
+    only_write(monkeypatch, exported)
+    monkeypatch.setattr(writing, "sha256_of", add_site)
+    paths = ("--checkpoint", checkpoints.adapters, "--base", checkpoints.base, "--untrained")
+    refused(run("bundle", *paths, "--out", out), "would be lost: north", "--overwrite")
+    assert (out / "adapters/north").is_dir()
+    assert Bundle.open(out).id == exported.bundle.id
+    assert [each.name for each in tmp_path.iterdir()] == ["out"]
+
+
+def only_write(monkeypatch: pytest.MonkeyPatch, exported: Exported) -> None:
+    """An export whose graphs are those of the session's bundle, taken as they are."""
+
+    def copy(folder: Path, *given: object) -> GraphEntry:
+        shutil.copytree(exported.bundle.root / "onnx", folder / "onnx")
+        return exported.bundle.manifest.graphs[0]
+
+    def agrees(*given: object) -> ParityResult:
+        return ParityResult("stand-in", 1, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+
+    monkeypatch.setattr(pipeline, "families", lambda precisions: [("onnx", "fp32")])
+    monkeypatch.setattr(pipeline, "write_graphs", copy)
+    monkeypatch.setattr(Proof, "prove_graph", agrees)
+    monkeypatch.setattr(pipeline, "draw_worst_cases", lambda *given: False)
+    monkeypatch.setattr(pipeline, "ExportOptions", lambda **given: OPTIONS)
+
+
 def test_the_current_folder_names_the_bundle(
     checkpoints: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -313,21 +350,11 @@ def test_a_full_disk_leaves_the_old_bundle(
     def full(*given: object, **named: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    def nothing(*given: object) -> GraphEntry:
-        return exported.bundle.manifest.graphs[0]
-
-    def agrees(*given: object) -> ParityResult:
-        return ParityResult("stand-in", 1, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0)
-
+    only_write(monkeypatch, exported)
     if where == "while graphs are written":
         monkeypatch.setattr(pipeline, "write_graphs", full)
     else:
-        monkeypatch.setattr(pipeline, "families", lambda precisions: [("onnx", "fp32")])
-        monkeypatch.setattr(pipeline, "write_graphs", nothing)
-        monkeypatch.setattr(Proof, "prove_graph", agrees)
-        monkeypatch.setattr(pipeline, "draw_worst_cases", lambda *given: False)
         monkeypatch.setattr(writing, "sha256_of", full)
-    monkeypatch.setattr(pipeline, "ExportOptions", lambda **given: OPTIONS)
     out = tmp_path / "out"
     out.mkdir()
     old = (exported.bundle.root / "manifest.json").read_bytes()

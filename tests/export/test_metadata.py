@@ -73,12 +73,22 @@ def test_an_invalid_threshold_is_refused(tmp_path: Path, value: float) -> None:
             figures(tmp_path, summary(score_threshold=value))
 
 
-@pytest.mark.parametrize("value", [-0.25, 1.15])
-def test_a_score_is_a_regression_that_may_leave_its_range(tmp_path: Path, value: float) -> None:
-    """So may the threshold that tells blood best; measured again it would be the same."""
-    assert figures(tmp_path, summary(score_threshold=value)) == Figures(
-        json.loads(summary(score_threshold=value)), value, "measured"
-    )
+@pytest.mark.parametrize("value", [-1.2, 2.1, 42])
+def test_a_measured_threshold_that_is_none_is_refused_unless_one_is_given(
+    tmp_path: Path, value: float
+) -> None:
+    """A percentage would refuse every answer."""
+    place = rf"{tmp_path}/evaluation\.json: score_threshold is {value}, expected -1 to 2"
+    with pytest.raises(ExportError, match=f"^{place}: .*, or set --score-threshold$"):
+        figures(tmp_path, summary(score_threshold=value))
+    given = figures(tmp_path, summary(score_threshold=value), score_threshold=0.0)
+    assert given == Figures(json.loads(summary(score_threshold=value)), 0.0, "given")
+
+
+@pytest.mark.parametrize(("value", "kept"), [(-0.0001, 0), (-0.25, -0.25), (1.15, 1.15)])
+def test_a_measured_threshold_is_kept(tmp_path: Path, value: float, kept: float) -> None:
+    """A score is a regression: what separates best may lie a little outside 0 to 1."""
+    assert figures(tmp_path, summary(score_threshold=value)).score_threshold == kept
 
 
 @pytest.mark.parametrize("origin", ["measured", "given", "not measured"])

@@ -26,21 +26,15 @@ from samihs_runtime.atomic_file import atomic_path
 from samihs_runtime.backends.contract import DECODER, ENCODER, GraphContract, tensor_shapes
 from samihs_runtime.backends.probe import probe_gpus
 from samihs_runtime.backends.sidecar import EngineSidecar, Shape
-from samihs_runtime.backends.tensorrt_engines import PACKAGES, import_flavour
+from samihs_runtime.backends.tensorrt_engines import import_flavour
 from samihs_runtime.bundle import Bundle
 from samihs_runtime.bundle.graph_identity import graph_sha256
 from samihs_runtime.bundle.manifest import Manifest
+from samihs_runtime.environment import INSTALL, RTX_CAPABILITIES
 from samihs_runtime.errors import BackendError, ExportError, OutputError
 
-TARGETS = {
-    "sm75": "7.5",
-    "sm80": "8.0",
-    "sm86": "8.6",
-    "sm89": "8.9",
-    "sm120": "12.0",
-    "sm121": "12.1",
-}
-"""Compute capabilities that TensorRT-RTX builds for (1.7; not SM90)."""
+TARGETS = {f"sm{each.replace('.', '')}": each for each in RTX_CAPABILITIES}
+"""Target -> compute capability that TensorRT-RTX builds for, such as ``sm89``: ``8.9``."""
 RECORDS = "builds"
 """Folder beside the engines: a JSON file for each build, with what was read back from its network.
 """
@@ -76,8 +70,8 @@ def choose_flavour(flavour: str = "auto", targets: Sequence[str | None] = ()) ->
         wanted = wanted[::-1]
     reasons = []
     for name in wanted:
-        if name not in PACKAGES:
-            raise ExportError(f"no TensorRT flavour {name!r}: there are {', '.join(PACKAGES)}")
+        if name not in INSTALL:
+            raise ExportError(f"no TensorRT flavour {name!r}: there are {', '.join(INSTALL)}")
         try:
             return name, import_flavour(name)
         except BackendError as error:
@@ -307,13 +301,13 @@ def _require_served(job: _Job) -> None:
     if job.flavour == "tensorrt_rtx" and not _served_by_rtx(job.compute_capability):
         raise ExportError(
             f"{job.flavour} runs no engine on this GPU, of compute capability "
-            f"{job.compute_capability}, but on {', '.join(TARGETS.values())}: name a target of "
-            "another machine, install samihs[tensorrt] from NVIDIA's index, or use --backend cuda"
+            f"{job.compute_capability}, but on {', '.join(RTX_CAPABILITIES)}: name a target of "
+            f"another machine, {INSTALL['tensorrt']}, or use --backend cuda"
         )
 
 
 def _served_by_rtx(compute_capability: str) -> bool:
-    return compute_capability in TARGETS.values()
+    return compute_capability in RTX_CAPABILITIES
 
 
 def _profile(

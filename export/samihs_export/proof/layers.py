@@ -17,8 +17,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from samihs_export.proof.cpu_session import cpu_session
 from samihs_export.proof.parity import relative_difference
-from samihs_runtime.backends.onnx_runtime import EXACT_INT8, import_onnxruntime
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -87,17 +87,12 @@ def inputs_of_onnx(path: Path, feeds: Mapping[str, NDArray[Any]]) -> Inputs:
     for value in dict.fromkeys(layers.values()):
         if value not in given:
             model.graph.output.append(onnx.ValueInfoProto(name=value))
-    ort = import_onnxruntime("cpu")
-    options = ort.SessionOptions()
-    options.log_severity_level = 3  # errors only
-    options.add_session_config_entry(*EXACT_INT8)
     asked = [value for value in dict.fromkeys(layers.values()) if value not in feeds]
     with tempfile.TemporaryDirectory(prefix="samihs-layers-") as scratch:
         # Weights in a separate file: with them the graph may exceed protobuf's 2 GB limit.
         probe = Path(scratch) / path.name
         onnx.save(model, probe, save_as_external_data=True, location=f"{path.name}.data")
-        session = ort.InferenceSession(str(probe), options, providers=["CPUExecutionProvider"])
-        answers = session.run(asked, dict(feeds))
+        answers = cpu_session(probe).run(asked, dict(feeds))
     found = {**feeds, **dict(zip(asked, answers, strict=True))}
     return {
         name: found[value]

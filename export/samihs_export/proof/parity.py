@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samihs_export.proof.cases import Answer, ParityCase
+from samihs_export.proof.cpu_session import advice_for, cpu_session
 from samihs_export.proof.gates import Gates
 from samihs_runtime.backends.base import Backend
-from samihs_runtime.backends.onnx_runtime import EXACT_INT8, import_onnxruntime
-from samihs_runtime.errors import ExportError, ParityError, one_line
+from samihs_runtime.errors import BackendError, ExportError, ParityError, one_line
 
 NOT_IN_ONNX_RUNTIME = ("bf16",)
 """Precisions for which ONNX Runtime has no CPU kernels (1.32)."""
@@ -139,24 +139,16 @@ def answers_of_onnx(
         ExportError: ONNX Runtime cannot load or run a graph.
         BackendError: ONNX Runtime is not installed.
     """
-    ort = import_onnxruntime("cpu")
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # errors only
-    options.add_session_config_entry(*EXACT_INT8)
     try:
-        sessions = [
-            ort.InferenceSession(
-                graph if isinstance(graph, bytes) else str(graph),
-                options,
-                providers=["CPUExecutionProvider"],
-            )
-            for graph in (encoder, decoder)
-        ]
+        sessions = [cpu_session(graph, threads) for graph in (encoder, decoder)]
         return [_ask_onnx(sessions[0], sessions[1], case) for case in cases]
+    except BackendError:
+        raise
     except Exception as error:  # onnxruntime's own classes derive from Exception
         where = "these" if isinstance(encoder, bytes) else f"{encoder.parent.name}'s"
-        raise ExportError(f"onnxruntime cannot run {where} graphs: {error}") from error
+        raise ExportError(
+            f"onnxruntime cannot run {where} graphs: {one_line(error)}{advice_for(error)}"
+        ) from error
 
 
 def answers_of_backend(backend: Backend, cases: Sequence[ParityCase]) -> list[Answer]:

@@ -66,10 +66,13 @@ class KernelCache:
         return context
 
     def save(self) -> None:
-        """Keep the compiled kernels; an unwritable folder only makes the next start slower."""
+        """Keep the compiled kernels; if that fails, only the next start is slower."""
         if self._cache is None:
             return
-        blob = self._cache.serialize()
+        try:
+            blob = self._cache.serialize()
+        except Exception:  # of TensorRT's: it costs this process nothing
+            return
         body = b"" if blob is None else bytes(blob)
         if not body or body == self._known:
             return

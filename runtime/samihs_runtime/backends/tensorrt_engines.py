@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,12 @@ from typing import Any
 from samihs_runtime.backends.sidecar import FLAVOURS, EngineSidecar
 from samihs_runtime.bundle import Bundle
 from samihs_runtime.bundle.graph_identity import graph_sha256
+from samihs_runtime.environment import INSTALL
 from samihs_runtime.errors import BackendError, BundleError
 from samihs_runtime.precisions import FASTEST_FIRST
 
-PACKAGES = {"tensorrt": "samihs[tensorrt]", "tensorrt_rtx": "samihs[gpu]"}
-"""What to install for each flavour's module."""
+_TO_EXPORT = "fp16"
+"""The one to export where a bundle has no graphs that would do, and none was asked for."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +51,33 @@ def sidecars(bundle: Bundle) -> list[Path]:
 
 
 def mend_command(bundle: Bundle) -> str:
-    """The command that builds the engines again, for the chosen precision and adapters."""
-    precision = "" if bundle.precision is None else f" --precision {bundle.precision}"
-    refit = "" if bundle.adapters is None else " --refittable"
-    return f"samihs-export engines {bundle.root}{precision}{refit}"
+    """The command that builds the engines again, for the chosen precision and adapters.
+
+    In front of it stands what has to be done first, if the bundle has no graphs to build them from.
+    """
+    first, precision = _before_building(bundle)
+    command = f"samihs-export engines {shlex.quote(str(bundle.root))}"
+    if first or bundle.precision or bundle.adapters:  # otherwise the first of its graphs will do
+        command += f" --precision {precision}"
+    return first + command + (" --refittable" if bundle.adapters else "")
+
+
+def _before_building(bundle: Bundle) -> tuple[str, str]:
+    """What has to be done before engines can be built, if anything, and their precision."""
+    graphs = [each.precision for each in bundle.manifest.graphs if each.family == "trt"]
+    if bundle.adapters is None:
+        if graphs:
+            return "", graphs[0]
+        wanted = bundle.precision or _TO_EXPORT
+        return f"export the bundle with --precision {wanted}, then ", wanted
+    served = [each.precision for each in bundle.adapters.tensors if each.family == "trt"]
+    ready = [each for each in served if each in graphs]
+    if ready:
+        return "", ready[0]
+    if served and bundle.precision:  # one was chosen for which no adapters can be exchanged
+        return f"take --precision {served[0]} and build its engines: ", served[0]
+    again = f"add adapters {bundle.adapters.name} again"
+    return f"export the bundle with --precision {_TO_EXPORT}, {again}, then ", _TO_EXPORT
 
 
 def import_flavour(flavour: str) -> Any:
@@ -62,15 +87,14 @@ def import_flavour(flavour: str) -> Any:
         BackendError: not installed, or installed without its libraries: the ``tensorrt`` package
             on PyPI is a stub that fetches them from NVIDIA's own index.
     """
-    mend = f"pip install '{PACKAGES[flavour]}'"
+    mend = INSTALL[flavour]
     if importlib.util.find_spec(flavour) is None:
         raise BackendError(f"{flavour} is not installed: {mend}")
     try:
         module = importlib.import_module(flavour)
     except (ImportError, OSError, RuntimeError) as error:
         raise BackendError(
-            f"{flavour} is installed without the libraries it needs ({error}): {mend} "
-            "--extra-index-url https://pypi.nvidia.com"
+            f"{flavour} is installed without the libraries it needs ({error}): {mend}"
         ) from error
     if not hasattr(module, "Runtime"):
         raise BackendError(f"{flavour} is a stub without a runtime: {mend}")
@@ -93,7 +117,7 @@ def find_engines(bundle: Bundle, compute_capability: str) -> tuple[EnginePair, A
     paths = sidecars(bundle)
     mend = mend_command(bundle)
     if not paths:
-        raise BackendError(f"the bundle holds no TensorRT engines: build them with {mend}")
+        raise BackendError(f"the bundle holds no TensorRT engines; fix: {mend}")
     refusals: list[str] = []
     for flavour in FLAVOURS:
         try:
@@ -108,7 +132,7 @@ def find_engines(bundle: Bundle, compute_capability: str) -> tuple[EnginePair, A
             return pair, module
     raise BackendError(
         f"no TensorRT engine of {bundle.root} fits: {'; '.join(dict.fromkeys(refusals))}; "
-        f"build them here with {mend}"
+        f"fix: {mend}"
     )
 
 

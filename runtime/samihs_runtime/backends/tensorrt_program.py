@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -154,13 +154,19 @@ class Program:
         """Free everything; calling it twice is harmless."""
         shaped, self._shaped = self._shaped, OrderedDict()
         scratch, self._scratch = self._scratch, None
-        if self._engine is not None:
-            self._kernels.save()
-        try:
-            close_all([*shaped.values(), self._kernels, self.buffers])
-        finally:
-            self._engine = self._runtime = None
-            close_all([self.stream] if scratch is None else [scratch, self.stream])
+        with ExitStack() as stack:  # everything, even if TensorRT cannot say what it compiled
+            stack.callback(close_all, [self.stream] if scratch is None else [scratch, self.stream])
+            stack.callback(self._release)
+            stack.callback(close_all, [*shaped.values(), self._kernels, self.buffers])
+            if self._engine is not None:
+                self.save_kernels()
+
+    def save_kernels(self) -> None:
+        """Keep on disk what TensorRT-RTX has compiled so far, for the next process."""
+        self._kernels.save()
+
+    def _release(self) -> None:
+        self._engine = self._runtime = None
 
     def _allocate(self, device: Device) -> None:
         largest = self._largest()

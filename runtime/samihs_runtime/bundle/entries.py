@@ -14,6 +14,8 @@ from samihs_runtime.precisions import PRECISIONS
 FAMILIES = ("onnx", "trt")
 """Graph families: for ONNX Runtime, and as the source of TensorRT engines."""
 WINDOW_RULES = ("fixed", "percentiles")
+THRESHOLDS = (-1.0, 2.0)
+"""What a score threshold may be."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
@@ -129,9 +131,12 @@ def method_name(method: Mapping[str, Any]) -> str:
 
 
 def check_threshold(key: str, value: float) -> None:
-    """Refuse a threshold that no score could reach, such as a percentage. Raises BundleError."""
-    if not 0 <= value <= 1:
-        raise wrong_field(key, value, "a score from 0 to 1")
+    """Refuse a threshold that is none, such as a percentage. Raises BundleError.
+
+    A score is a regression: what separates best may lie outside 0 to 1, but not far.
+    """
+    if not THRESHOLDS[0] <= value <= THRESHOLDS[1]:
+        raise wrong_field(key, value, f"a score from {THRESHOLDS[0]:g} to {THRESHOLDS[1]:g}")
 
 
 def check_set_name(name: str) -> None:

@@ -17,8 +17,16 @@ from samihs_runtime.errors import OutputError
 from samihs_runtime.folder_lock import held_alone
 
 
+def _anything(target: Path) -> None:
+    """Refuse no bundle."""
+
+
 def write_bundle(
-    folder: str | os.PathLike[str], manifest: Manifest, destination: str | os.PathLike[str]
+    folder: str | os.PathLike[str],
+    manifest: Manifest,
+    destination: str | os.PathLike[str],
+    *,
+    may_replace: Callable[[Path], None] = _anything,
 ) -> Bundle:
     """Make a bundle from a folder's files; a bundle already at the destination is replaced.
 
@@ -30,11 +38,13 @@ def write_bundle(
             ``engines/`` is copied but not listed.
         manifest: its ``files`` are ignored and determined anew.
         destination: the bundle's folder.
+        may_replace: called with the destination if it exists, once the new bundle is ready; raises
+            to refuse. No other process changes the old one between this call and the renames.
 
     Raises:
         BundleError: the manifest does not match the files.
         OutputError: the destination is something other than a bundle, cannot be written, or is
-            being changed by another process.
+            being changed by another process; or whatever ``may_replace`` raises.
     """
     source, target = Path(folder), Path(destination)
     if target.exists() and not (target / MANIFEST).is_file() and not _is_empty_folder(target):
@@ -57,7 +67,7 @@ def write_bundle(
         listed = dataclasses.replace(manifest, files=files)
         (fresh / MANIFEST).write_text(listed.to_json(), encoding="utf-8")
         Bundle.open(fresh)
-        _swap(fresh, target, old)
+        _swap(fresh, target, old, may_replace)
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         rest = f"; the one that was there is now {old}" if old.exists() else ""
@@ -85,12 +95,13 @@ def _is_empty_folder(path: Path) -> bool:
     return path.is_dir() and not any(path.iterdir())
 
 
-def _swap(fresh: Path, target: Path, old: Path) -> None:
+def _swap(fresh: Path, target: Path, old: Path, may_replace: Callable[[Path], None]) -> None:
     """Put ``fresh`` in the target's place; restore the old one if that fails or is interrupted."""
     if not target.exists():
         fresh.rename(target)
         return
     with held_alone(target, "changes the bundle"):  # no one adds adapters to it meanwhile
+        may_replace(target)
         try:
             target.rename(old)
             fresh.rename(target)

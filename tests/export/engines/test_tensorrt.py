@@ -36,6 +36,7 @@ from samihs_runtime.backends import sidecar
 from samihs_runtime.backends.probe import Gpu, GpuProbe, probe_gpus
 from samihs_runtime.backends.sidecar import EngineSidecar
 from samihs_runtime.bundle import GraphEntry, sha256_of, write_bundle
+from samihs_runtime.environment import RTX_CAPABILITIES
 from samihs_runtime.errors import BackendError, ExportError, OutputError
 from tests.export.conftest import SLICE, TINY, Exported
 
@@ -105,6 +106,12 @@ def test_targets() -> None:
     assert parse_targets("sm89, SM120,sm89") == ("sm89", "sm120")
     with pytest.raises(ExportError, match=r"'sm90'.*sm80"):
         parse_targets("sm80,sm90")
+
+
+def test_the_targets_are_what_the_runtime_says_tensorrt_rtx_builds_for() -> None:
+    assert tuple(TARGETS.values()) == RTX_CAPABILITIES
+    known = trt.ComputeCapability.__members__
+    assert {name.lower() for name in known if name.startswith("SM")} == set(TARGETS)
 
 
 def test_no_target_and_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib.util
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,9 +17,23 @@ from samihs_runtime.backends import tensorrt as tensorrt_backend
 from samihs_runtime.backends.cuda import Device
 from samihs_runtime.backends.engine_loading import deserialise
 from samihs_runtime.backends.tensorrt import open_tensorrt
-from samihs_runtime.backends.tensorrt_engines import find_engines, refusal_of
-from samihs_runtime.bundle import Bundle, GraphEntry, sha256_of, write_bundle
+from samihs_runtime.backends.tensorrt_engines import (
+    find_engines,
+    import_flavour,
+    mend_command,
+    refusal_of,
+)
+from samihs_runtime.bundle import (
+    AdapterSet,
+    Bundle,
+    GraphEntry,
+    WindowRule,
+    sha256_of,
+    write_bundle,
+)
+from samihs_runtime.bundle.entries import AdapterTensors
 from samihs_runtime.bundle.graph_identity import graph_sha256
+from samihs_runtime.environment import INSTALL
 from samihs_runtime.errors import BackendError, BundleError
 from samihs_runtime.timing import Timings
 from tests.runtime.planted_gpu import GPU, PlantedCuda
@@ -109,13 +126,106 @@ def test_an_engine_of_other_weights_beside_the_same_graph_is_refused(
     )
 
 
-def test_the_mend_is_for_the_precision_that_was_asked_for(bundle: Bundle) -> None:
-    with pytest.raises(
-        BackendError, match=r"build them with samihs-export engines \S+ --precision fp32$"
-    ):
-        find_engines(bundle.with_precision("fp32"), "8.9")
-    with pytest.raises(BackendError, match=r"build them with samihs-export engines \S+$"):
+FILES = ("onnx/encoder.onnx", "onnx/decoder.onnx")
+NORTH = AdapterSet(
+    name="north",
+    base_sha256="0" * 64,
+    training_data="none",
+    window=WindowRule("fixed", 0.0, 100.0),
+    score_threshold=0.5,
+    tensors=tuple(
+        AdapterTensors(*kind, "north.safetensors") for kind in (("onnx", "fp32"), ("trt", "fp16"))
+    ),
+    reference="reference.npz",
+)
+
+
+def with_trt(bundle: Bundle, *precisions: str, adapters: AdapterSet | None = None) -> Bundle:
+    """The bundle with an fp32 graph for ONNX Runtime, and for TensorRT those of the precisions."""
+    kinds = [("onnx", "fp32"), *(("trt", each) for each in precisions)]
+    graphs = tuple(GraphEntry(*kind, *FILES) for kind in kinds)
+    manifest = dataclasses.replace(bundle.manifest, graphs=graphs)
+    return dataclasses.replace(bundle, manifest=manifest, adapters=adapters)
+
+
+def advised(bundle: Bundle) -> list[str]:
+    """What an error about missing engines ends in, as a shell splits it."""
+    with pytest.raises(BackendError, match="holds no TensorRT engines; fix: ") as caught:
         find_engines(bundle, "8.9")
+    said = str(caught.value).partition("; fix: ")[2]
+    assert said == mend_command(bundle)
+    return shlex.split(said)
+
+
+def test_the_mend_is_for_the_precision_that_was_asked_for(bundle: Bundle) -> None:
+    both = with_trt(bundle, "int8", "fp16")
+    assert advised(both) == ["samihs-export", "engines", str(bundle.root)]
+    command = advised(both.with_precision("fp16"))
+    assert command == ["samihs-export", "engines", str(bundle.root), "--precision", "fp16"]
+    assert both.graph("trt", command[-1])
+
+
+def test_the_mend_is_no_command_that_the_bundle_has_no_graphs_for(bundle: Bundle) -> None:
+    """They have to be exported first."""
+    for opened, wanted in (
+        (with_trt(bundle, "fp16").with_precision("fp32"), "fp32"),
+        (with_trt(bundle), "fp16"),
+    ):
+        with pytest.raises(BundleError, match="has no trt"):
+            opened.graph("trt", wanted)
+        words = ["export", "the", "bundle", "with", "--precision", f"{wanted},", "then"]
+        command = ["samihs-export", "engines", str(bundle.root), "--precision", wanted]
+        assert advised(opened) == words + command
+
+
+@pytest.mark.parametrize("chosen", [None, "fp16", "int8"])
+def test_the_mend_for_adapters_names_a_precision_that_takes_them(
+    bundle: Bundle, chosen: str | None
+) -> None:
+    """Without one, engines of the first graphs would be built: of 8 bits, which take none."""
+    both = with_trt(bundle, "int8", "fp16", adapters=NORTH)
+    said = advised(both.with_precision(chosen))
+    *first, _, _, root, _, precision, last = said
+    assert (root, precision, last) == (str(bundle.root), "fp16", "--refittable")
+    assert both.graph("trt", precision)
+    assert both.adapter_tensors("trt", precision)
+    # Asked for int8 again, it would take none of these engines.
+    assert first[:3] == (["take", "--precision", "fp16"] if chosen == "int8" else [])
+
+
+def test_the_mend_for_adapters_that_fit_no_graph_exports_first(bundle: Bundle) -> None:
+    alone = dataclasses.replace(
+        NORTH, tensors=(AdapterTensors("onnx", "fp32", "fp32.safetensors"),)
+    )
+    said = " ".join(advised(with_trt(bundle, "int8", adapters=alone)))
+    assert said.startswith(
+        "export the bundle with --precision fp16, add adapters north again, then samihs-export "
+    )
+    assert said.endswith("--precision fp16 --refittable")
+
+
+def test_the_mend_can_be_pasted_into_a_shell(bundle: Bundle) -> None:
+    spaced = dataclasses.replace(with_trt(bundle, "fp16"), root=Path("/data/my bundle; ls"))
+    assert advised(spaced) == ["samihs-export", "engines", "/data/my bundle; ls"]
+
+
+@pytest.mark.parametrize("flavour", ["tensorrt", "tensorrt_rtx"])
+@pytest.mark.parametrize("state", ["not installed", "without the libraries", "a stub"])
+def test_what_installs_tensorrt_is_said_alike_everywhere(
+    monkeypatch: pytest.MonkeyPatch, flavour: str, state: str
+) -> None:
+    def broken(name: str) -> object:
+        raise ImportError("libnvinfer.so")
+
+    spec = None if state == "not installed" else object()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
+    stub = broken if state == "without the libraries" else lambda name: object()
+    with monkeypatch.context() as patch:
+        patch.setattr(importlib, "import_module", stub)
+        with pytest.raises(BackendError, match=state) as caught:
+            import_flavour(flavour)
+    assert str(caught.value).endswith(f": {INSTALL[flavour]}")
+    assert ("https://pypi.nvidia.com" in INSTALL[flavour]) == (flavour == "tensorrt")
 
 
 def truncate(engine: Path) -> None:
@@ -166,7 +276,7 @@ def test_no_engines_and_no_gpu(
     tiny_bundle: Path, trt: PlantedTensorRT, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = Bundle.open(tiny_bundle)
-    with pytest.raises(BackendError, match="holds no TensorRT engines: build them with samihs-exp"):
+    with pytest.raises(BackendError, match="holds no TensorRT engines; fix: "):
         open_tensorrt(opened, Timings())
     monkeypatch.undo()
     probe = type(GPU)((), None, "no NVIDIA driver is installed")

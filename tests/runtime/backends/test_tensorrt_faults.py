@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from samihs_runtime.backends.cuda import Device, DeviceBuffer
+from samihs_runtime.backends.kernel_cache import KernelCache
 from samihs_runtime.backends.onnx_cpu import open_cpu
 from samihs_runtime.backends.tensorrt import TensorRTBackend, open_tensorrt
 from samihs_runtime.bundle import Bundle
@@ -32,6 +33,29 @@ def test_an_engine_larger_than_the_free_memory_is_not_called_outdated(
     ):
         open_tensorrt(with_engines, Timings())
     assert (cuda.live, cuda.pinned, cuda.streams) == ({}, {}, {})
+
+
+@pytest.mark.parametrize("fault", [RuntimeError, KeyboardInterrupt])
+def test_everything_is_freed_though_the_kernels_cannot_be_saved(
+    with_engines: Bundle,
+    trt: PlantedTensorRT,
+    cuda: PlantedCuda,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: type[BaseException],
+) -> None:
+    def broken(cache: KernelCache) -> None:
+        raise fault("planted")
+
+    backend = open_tensorrt(with_engines, Timings())
+    encoded = backend.encode(slices(1), WINDOW)
+    backend.decode(encoded, *prompts(1, 2), None)
+    del encoded
+    assert cuda.graphs
+    monkeypatch.setattr(KernelCache, "save", broken)
+    with pytest.raises(fault, match="planted"):
+        backend.close()
+    assert (cuda.live, cuda.pinned, cuda.streams, cuda.graphs) == ({}, {}, {}, [])
+    backend.close()
 
 
 def test_contexts_that_find_no_memory_are_an_error_in_words(

@@ -65,7 +65,7 @@ def test_manifest_survives_a_round_trip(tiny_bundle: Path) -> None:
         (lambda raw: raw.update(clinical_use=0), "clinical_use is 0, expected true or false"),
         (lambda raw: raw.update(score_threshold=float("nan")), "expected a finite number"),
         (lambda raw: raw.update(score_threshold=10**400), "expected a finite number"),
-        (lambda raw: raw.update(score_threshold=42), "expected a score from 0 to 1"),
+        (lambda raw: raw.update(score_threshold=42), "expected a score from -1 to 2"),
         (lambda raw: raw["window"].update(rule="auto"), "window.rule is 'auto'"),
         (lambda raw: raw["window"].update(low=200), "expected low below high"),
         (lambda raw: raw.update(plausible_hu=[1]), r"expected \[low, high\]"),
