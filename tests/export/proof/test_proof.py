@@ -18,7 +18,7 @@ from samihs_export.graphs import families as graph_families
 from samihs_export.graphs import precision as precisions
 from samihs_export.graphs.families import families, write_graphs
 from samihs_export.merge import merge
-from samihs_export.proof import layers
+from samihs_export.proof import cpu_session, layers
 from samihs_export.proof.cases import phantom_cases
 from samihs_export.proof.export_proof import Proof
 from samihs_export.proof.gates import GATES, MOST_RANDOM_ERROR, OwnError, gates_for
@@ -278,7 +278,7 @@ def test_layers_are_compared_in_a_graph_too_large_to_pass_in_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Protobuf's limit is 2 GB: this stand-in accepts only files."""
-    original = layers.import_onnxruntime("cpu")
+    original = cpu_session.import_onnxruntime("cpu")
 
     def session(graph: str, *options: Any, **providers: Any) -> Any:
         assert Path(graph).stat().st_size < sum(each.nbytes for each in weights)
@@ -288,6 +288,6 @@ def test_layers_are_compared_in_a_graph_too_large_to_pass_in_memory(
     stored = onnx.load(folder / entry.encoder).graph.initializer
     weights = [numpy_helper.to_array(each) for each in stored]
     kinds = SimpleNamespace(SessionOptions=original.SessionOptions, InferenceSession=session)
-    monkeypatch.setattr(layers, "import_onnxruntime", lambda name: kinds)
+    monkeypatch.setattr(cpu_session, "import_onnxruntime", lambda name: kinds)
     seen = layers.inputs_of_onnx(folder / entry.encoder, proof.cases[0].slice_feeds())
     assert "blocks.1.mlp.lin2" in seen
