@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from samihs_runtime.backends.onnx_runtime import EXACT_INT8, import_onnxruntime
+from samihs_runtime.backends.onnx_runtime import (
+    CPU_PROVIDER,
+    ERRORS_ONLY,
+    EXACT_INT8,
+    import_onnxruntime,
+)
 
-_ERRORS_ONLY = 3
-"""ONNX Runtime's severity: 0 verbose, 1 info, 2 warning, 3 error."""
 _TOO_NEW = ("opset", "domain_version", "IR version", "NOT_IMPLEMENTED")
 """What its messages (1.32) contain if a graph is newer than it is: its opset, an operator, the file
 format, or an operator's version."""
@@ -24,10 +27,10 @@ def cpu_session(graph: Path | bytes, threads: int = 2) -> Any:
     ort = import_onnxruntime("cpu")
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = _ERRORS_ONLY
+    options.log_severity_level = ERRORS_ONLY
     options.add_session_config_entry(*EXACT_INT8)
     content = graph if isinstance(graph, bytes) else str(graph)
-    return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(content, options, providers=[CPU_PROVIDER])
 
 
 def advice_for(error: Exception) -> str:

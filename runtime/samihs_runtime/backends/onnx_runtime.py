@@ -14,7 +14,7 @@ from samihs_runtime.errors import BackendError, BundleError, DeviceMemoryError
 
 _FULL_MEMORY = ("Failed to allocate memory", "out of memory", "ALLOC_FAILED")
 """What ONNX Runtime's arena, CUDA and cuBLAS or cuDNN report if memory is short."""
-_ERRORS_ONLY = 3
+ERRORS_ONLY = 3
 """ONNX Runtime's severity: 0 verbose, 1 info, 2 warning, 3 error."""
 EXACT_INT8 = ("session.x64quantprecision", "1")
 """Session entry: sum 8-bit products without overflow. x86 CPUs without VNNI add pairs of them in 16
@@ -77,7 +77,7 @@ class SessionMaker:
         self._check_unchanged(path)
         tensors = exchanged_tensors(self._bundle, "onnx", self.precision, contract.part)
         options = self.ort.SessionOptions()
-        options.log_severity_level = _ERRORS_ONLY
+        options.log_severity_level = ERRORS_ONLY
         configure(options)
         graph = str(path) if tensors is None else exchanged_graph(path, tensors)
         try:
