@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,13 @@ from samihs_export.cli import main
 from samihs_export.proof.cases import phantom_cases, save_reference
 from samihs_export.proof.parity import answers_of_onnx
 from samihs_export.verify import REFERENCE, Verified, verify_bundle
-from samihs_runtime.backends.contract import DECODER, ENCODER, tensor_shapes
-from samihs_runtime.backends.sidecar import REFITTABLE, EngineSidecar
-from samihs_runtime.bundle import AdapterSet, Bundle, GraphEntry, sha256_of, write_bundle
+from samihs_runtime.backends.sidecar import REFITTABLE
+from samihs_runtime.bundle import AdapterSet, Bundle, GraphEntry, write_bundle
 from samihs_runtime.bundle.entries import AdapterTensors
 from samihs_runtime.bundle.sets import add_set
 from samihs_runtime.errors import BackendError
 from tests.runtime.planted_gpu import PlantedCuda
-from tests.runtime.planted_tensorrt import VERSION, PlantedTensorRT, plant_tensorrt
+from tests.runtime.planted_tensorrt import PlantedTensorRT, plant_engines, plant_tensorrt
 from tests.runtime.tiny_model import LOW, SIZE, manifest, write_tiny_bundle
 
 EXCHANGED = {"encoder": "one", "decoder": "spread"}
@@ -50,23 +48,8 @@ def trt(monkeypatch: pytest.MonkeyPatch) -> PlantedTensorRT:
 
 def plant(bundle: Bundle, precision: str, **changes: Any) -> None:
     """Engines of one precision: the bundle's own graphs under other names."""
-    bundle.engines.mkdir(exist_ok=True)
     files = bundle.graph("trt", precision)
-    low, high = tensor_shapes(bundle.manifest, 1, 1), tensor_shapes(bundle.manifest, 4, 6)
-    for contract, source in ((ENCODER, files.encoder), (DECODER, files.decoder)):
-        engine = bundle.engines / f"{contract.part}.{precision}.engine"
-        shutil.copyfile(source, engine)
-        fields: dict[str, Any] = {
-            "part": contract.part,
-            "engine_sha256": sha256_of(engine),
-            "onnx_sha256": sha256_of(source),
-            "flavour": "tensorrt_rtx",
-            "version": VERSION,
-            "compute_capability": ("8.9",),
-            "precision": precision,
-            "profiles": ({name: (low[name], low[name], high[name]) for name in contract.inputs},),
-        }
-        EngineSidecar(**{**fields, **changes}).write(engine.with_suffix(".json"))
+    plant_engines(bundle, batch=4, files=files, suffix=f".{precision}", **changes)
 
 
 def ran(verified: Verified, backend: str) -> list[str]:

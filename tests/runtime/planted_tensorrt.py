@@ -22,6 +22,7 @@ from samihs_runtime.backends.contract import DECODER, ENCODER, tensor_shapes
 from samihs_runtime.backends.cuda import Device
 from samihs_runtime.backends.sidecar import EngineSidecar
 from samihs_runtime.bundle import Bundle, sha256_of
+from samihs_runtime.bundle.opened import GraphFiles
 from samihs_runtime.errors import BackendError
 
 from .planted_gpu import GPU, PlantedCuda, memory
@@ -241,15 +242,21 @@ class PlantedTensorRT(SimpleNamespace):
 
 
 def plant_engines(
-    bundle: Bundle, batch: int = PLANTED_BATCH, points: int = 6, **changes: Any
+    bundle: Bundle,
+    batch: int = PLANTED_BATCH,
+    points: int = 6,
+    files: GraphFiles | None = None,
+    suffix: str = "",
+    **changes: Any,
 ) -> None:
-    """Write ``engines/`` for the bundle: its ONNX graphs under other names, with sidecars."""
+    """Write ``engines/`` for the bundle: its graphs (those for ONNX Runtime, if none are given)
+    under other names, with sidecars. ``suffix``: of those names, such as ``.fp16``."""
     bundle.engines.mkdir(exist_ok=True)
-    files = bundle.graph("onnx")
+    files = files or bundle.graph("onnx")
     low = tensor_shapes(bundle.manifest, 1, 2)
     high = tensor_shapes(bundle.manifest, batch, points)
     for contract, source in ((ENCODER, files.encoder), (DECODER, files.decoder)):
-        engine = bundle.engines / f"{contract.part}.engine"
+        engine = bundle.engines / f"{contract.part}{suffix}.engine"
         engine.write_bytes(Path(source).read_bytes())
         profile = {name: (low[name], low[name], high[name]) for name in contract.inputs}
         fields: dict[str, Any] = {
@@ -259,7 +266,7 @@ def plant_engines(
             "flavour": "tensorrt_rtx",
             "version": VERSION,
             "compute_capability": ("8.9",),
-            "precision": "fp32",
+            "precision": files.precision,
             "profiles": (profile,),
         }
         EngineSidecar(**{**fields, **changes}).write(engine.with_suffix(".json"))
